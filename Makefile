@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## create .venv with everything that demo and tests need
+
+$(READY): pyproject.toml
+	@echo "== Setting up $(VENV) (once; torch is the large part)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,export,dev]'
+	@touch $(READY)
+
+demo: $(READY) ## the whole line on the embedded data: distill, export, bench, report
+	@echo "== dhox demo"
+	$(BIN)/dhox demo --overwrite
+
+test: $(READY) ## the test suite (under 12 minutes on 2 cores)
+	@echo "== Tests"
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## kill, fuzz, many-process and fresh-environment tests
+	@echo "== Slow tests"
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY) ## ruff and mypy
+	@echo "== ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "== mypy, over the package as a wheel lays it out"
+	@rm -rf build/lint
+	@$(BIN)/python -m pip install --quiet --no-deps --target build/lint .
+	cd build/lint && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p dhox
+
+clean: ## remove .venv, build products and the demo's output
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/dhox.egg-info
+	rm -rf demo-data runs/demo runs/demo-labels-only

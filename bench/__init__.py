@@ -1,0 +1,1 @@
+"""Stage 3: measure latency, throughput and accuracy of the very files that ship (no torch needed)."""

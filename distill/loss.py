@@ -1,0 +1,44 @@
+"""The losses of DHO (arXiv 2505.07675, eqs. 4-6) and of its baselines, with their temperatures made explicit."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+CE_WEIGHT = 0.5  # lambda
+TEMPERATURE = 2.0  # eta
+
+
+def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in float32.
+
+    Both logits are [B, C]. The factor T^2 (Hinton et al. 2015) is in the authors' code, though not in the paper.
+    """
+    student = F.log_softmax(student_logits.float() / TEMPERATURE, dim=-1)
+    teacher = F.log_softmax(teacher_logits.float() / TEMPERATURE, dim=-1)
+    return TEMPERATURE**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def training_loss(
+    ce_logits: torch.Tensor,
+    kd_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    use_ce: bool,
+    use_kd: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cross-entropy, distillation) of one batch whose first `len(labels)` rows are labelled.
+
+    All logits are [B, C]; `labels` int64 [B_L]. The distillation term is the sum of two means, one over the labelled
+    and one over the unlabelled rows (eq. 5), so a labelled image weighs more. A term that is not used, or has no
+    row, is 0. The whole loss is `CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd`.
+    """
+    n = len(labels)
+    zero = ce_logits.new_zeros((), dtype=torch.float32)
+    ce = F.cross_entropy(ce_logits[:n].float(), labels) if use_ce and n else zero
+    kd = zero
+    for rows in (slice(0, n), slice(n, len(kd_logits))):
+        if use_kd and len(kd_logits[rows]):
+            kd = kd + distillation_loss(kd_logits[rows], teacher_logits[rows])
+    return ce, kd

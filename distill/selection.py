@@ -1,0 +1,65 @@
+"""Choosing alpha and beta on validation logits: DESIGN's rules, numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dhox.files import stable_hash
+from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.stats import negative_log_likelihood, softmax
+
+ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
+BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+FEWEST_IMAGES = 50  # below, (0.4, 0.5) stays
+IMAGES_FOR_HALVES = 1000  # from here on one half selects and the other gates
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Selection:
+    """alpha weights the CE head. `accuracy_grid` is [len(ALPHAS)][len(BETAS)], empty where nothing was searched."""
+
+    alpha: float
+    beta: float
+    searched: bool
+    accuracy_grid: list[list[float]]
+
+
+def choose_alpha_beta(ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray) -> Selection:
+    """Maximise top-1 accuracy over the grid; ties go to the lower NLL, then to the point nearest to (0.4, 0.5).
+
+    Logits [N, C], labels [N]. With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
+    """
+    if len(labels) < FEWEST_IMAGES:
+        return Selection(FIXED_ALPHA, FIXED_BETA, False, [])
+    grid = np.zeros((len(ALPHAS), len(BETAS)))
+    ranked = []
+    ce_probs = softmax(ce_logits)
+    for column, beta in enumerate(BETAS):
+        kd_probs = softmax(kd_logits / beta)
+        for row, alpha in enumerate(ALPHAS):
+            probs = alpha * ce_probs + (1 - alpha) * kd_probs
+            correct = int((probs.argmax(-1) == labels).sum())
+            distance = (alpha - FIXED_ALPHA) ** 2 + (beta - FIXED_BETA) ** 2
+            ranked.append((-correct, round(negative_log_likelihood(probs, labels), 6), distance, alpha, beta))
+            grid[row, column] = correct / len(labels)
+    *_, alpha, beta = min(ranked)
+    return Selection(alpha, beta, True, grid.tolist())
+
+
+def selecting_half(names: list[str]) -> np.ndarray:
+    """bool [N]: which validation images select; the others gate.
+
+    With at least IMAGES_FOR_HALVES images, halves by a hash of the path; with fewer, all select (and gates cross-fit
+    over `fold_of`).
+    """
+    if len(names) < IMAGES_FOR_HALVES:
+        return np.ones(len(names), bool)
+    return np.array([stable_hash(name) % 2 == 0 for name in names], bool)
+
+
+def fold_of(names: list[str]) -> np.ndarray:
+    """int [N]: the cross-fitting fold of each validation image, by a hash of the path."""
+    return np.array([stable_hash(name) % FOLDS for name in names], int)

@@ -1,0 +1,149 @@
+"""Which images are labelled (L), unlabelled (U), validation and test: the rules of the sets, without torch."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dhox.dataset import Item, Splits, shorten
+from dhox.errors import DhoxError
+
+HOLD_OUT_SHARE = 0.2  # of the labelled images of a class, where DATA has no val
+HOLD_OUT_FROM = 5  # labelled images per class; with fewer, none is held out
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training sets of one run. `labelled` and `unlabelled` share no content with each other or with val and test.
+
+    `selection`: where validation comes from, `val` (DATA's split), `held-out` (of the labelled images) or `none`.
+    """
+
+    labelled: list[Item]
+    unlabelled: list[Item]
+    validation: list[Item]
+    test: list[Item]
+    selection: str
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_sets(
+    splits: Splits,
+    labels: list[str],
+    content: dict[str, str],
+    *,
+    shots: int | None = None,
+    label_fraction: float | None = None,
+    use_labels: bool = True,
+    split_seed: int = 0,
+) -> Sets:
+    """Choose L and U from DATA's splits.
+
+    `labels`: the class list. `content`: image name -> content hash. `shots`: labelled images per class;
+    `label_fraction`: share of each class in (0, 1]; neither: every labelled image of train. `use_labels` False (method
+    kd): L is empty and all of train is unlabelled. Raises DhoxError for more shots than images, for classes without a
+    labelled image, and where no training image is left.
+    """
+    notes: list[str] = []
+    kept_out = {content[item.name] for split in ("val", "test") for item in splits[split]}
+    train = [item for item in splits["train"] if content[item.name] not in kept_out]
+    if len(train) < len(splits["train"]):
+        notes.append(f"{len(splits['train']) - len(train)} training images stand in val or test too and were dropped")
+
+    generator = np.random.default_rng(split_seed)
+    labelled = draw_labelled(train, labels, shots, label_fraction, generator) if use_labels else []
+    validation, selection = splits["val"], "val" if splits["val"] else "none"
+    if labelled and not validation:
+        labelled, validation = hold_out(labelled, labels, generator)
+        selection = "held-out" if validation else "none"
+        notes.append(
+            f"DATA has no val: {len(validation)} of the labelled images are held out to choose alpha and beta"
+            if validation
+            else f"DATA has no val and some class has fewer than {HOLD_OUT_FROM} labels: alpha and beta stay fixed"
+        )
+
+    drawn = {item.name for item in labelled} | {item.name for item in validation}
+    unlabelled = [item for item in train if item.name not in drawn] + splits["unlabelled"]
+    unlabelled, dropped = without_leaks(unlabelled, labelled + validation + splits["test"], validation, content)
+    if dropped:
+        notes.append(f"{dropped} unlabelled images stand among labelled, validation or test images and were dropped")
+    if not labelled and not unlabelled:
+        raise DhoxError("Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/.")
+    return Sets(labelled, [Item(i.path, i.name) for i in unlabelled], validation, splits["test"], selection, notes)
+
+
+def draw_labelled(
+    train: list[Item],
+    labels: list[str],
+    shots: int | None,
+    label_fraction: float | None,
+    generator: np.random.Generator,
+) -> list[Item]:
+    """Per class `shots` images, or `label_fraction` of them (at least one), or all."""
+    by_class: dict[str, list[Item]] = defaultdict(list)
+    for item in train:
+        by_class[str(item.label)].append(item)
+    empty = [label for label in labels if not by_class[label]]
+    if empty:
+        raise DhoxError(f"Classes without a labelled training image: {shorten(empty)}. Add images or drop the class.")
+    if shots is not None:
+        short = [f"{label} ({len(by_class[label])})" for label in labels if len(by_class[label]) < shots]
+        if short:
+            raise DhoxError(
+                f"--shots {shots} asks for more labelled images than these classes have: {shorten(short)}. "
+                "Lower --shots or add images."
+            )
+    labelled = []
+    for label in labels:
+        items = by_class[label]
+        wanted = len(items)
+        if shots is not None:
+            wanted = shots
+        elif label_fraction is not None:
+            wanted = max(1, round(label_fraction * len(items)))
+        labelled += [items[i] for i in sorted(generator.permutation(len(items))[:wanted])]
+    return labelled
+
+
+def hold_out(
+    labelled: list[Item], labels: list[str], generator: np.random.Generator
+) -> tuple[list[Item], list[Item]]:
+    """Split L into (training part, held-out part), stratified; whole groups where images have them.
+
+    Nothing is held out where a class has fewer than HOLD_OUT_FROM labelled images.
+    """
+    counts = Counter(item.label for item in labelled)
+    if min(counts.values()) < HOLD_OUT_FROM:
+        return labelled, []
+    held: set[str] = set()
+    for label in labels:
+        items = [item for item in labelled if item.label == label]
+        wanted = max(1, round(HOLD_OUT_SHARE * len(items)))
+        for i in generator.permutation(len(items)):
+            if sum(item.name in held for item in items) >= wanted:
+                break
+            group = items[i].group
+            held |= {items[i].name} | {item.name for item in labelled if group is not None and item.group == group}
+    remaining = [item for item in labelled if item.name not in held]
+    lost = sorted(set(labels) - {str(item.label) for item in remaining})
+    if lost:
+        raise DhoxError(
+            f"Holding out whole groups leaves no labelled image of: {shorten(lost)}. Give DATA a val split of its own."
+        )
+    return remaining, [item for item in labelled if item.name in held]
+
+
+def without_leaks(
+    unlabelled: list[Item], known: list[Item], validation: list[Item], content: dict[str, str]
+) -> tuple[list[Item], int]:
+    """U without copies of known images, without copies of itself, and without the groups of validation images."""
+    seen = {content[item.name] for item in known}
+    groups = {item.group for item in validation} - {None}
+    kept = []
+    for item in unlabelled:
+        if content[item.name] not in seen and item.group not in groups:
+            kept.append(item)
+        seen.add(content[item.name])
+    return kept, len(unlabelled) - len(kept)

@@ -1,0 +1,157 @@
+"""The student: a timm backbone and its heads, and the files it is kept in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dhox.dataset import shorten
+from dhox.distill.teacher import closest
+from dhox.errors import DhoxError
+from dhox.images import Preprocessing
+
+WEIGHTS_FILE = "student.safetensors"
+
+
+class Student(nn.Module):
+    """Backbone -> features z [B, d] -> CE head and KD head, two linear layers [C, d].
+
+    The single-head methods (ce, kd, sho) have no KD head: both outputs are the one head's logits.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.ce_head = nn.Linear(features, classes)
+        self.kd_head = nn.Linear(features, classes) if two_heads else None
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised float images [B, 3, H, W] to (CE logits, KD logits), each [B, C]."""
+        z = self.backbone(images)
+        ce_logits = self.ce_head(z)
+        return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What rebuilds a student from its weights file."""
+
+    name: str
+    image_size: int
+    classes: int
+    two_heads: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for run.json."""
+        return dict(vars(self))
+
+
+def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm backbone without its classifier, and its data configuration (input_size, mean, std, interpolation).
+
+    `weights`: `pretrained`, `none`, or a file (.safetensors, or a state dict that loads with weights_only). Raises
+    DhoxError for unknown names (with the closest ones) and for weights that cannot be had or do not fit.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        raise DhoxError(
+            f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
+            "Any name of timm.list_models() will do."
+        )
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
+    if image_size is not None:
+        options["img_size"] = image_size
+    try:
+        backbone = timm.create_model(name, **options)
+    except TypeError:  # convolutional models take any size and know no img_size
+        options.pop("img_size", None)
+        backbone = create_or_explain(name, options)
+    except Exception as err:
+        raise no_weights(name, err) from err
+    if weights not in {"pretrained", "none"}:
+        load_backbone_weights(backbone, Path(weights))
+    data = timm.data.resolve_data_config({}, model=backbone)
+    return backbone, data | {"image_size": image_size or data["input_size"][-1]}
+
+
+def create_or_explain(name: str, options: dict[str, Any]) -> nn.Module:
+    """timm.create_model, with a DhoxError where pretrained weights cannot be had."""
+    try:
+        return timm.create_model(name, **options)
+    except Exception as err:
+        raise no_weights(name, err) from err
+
+
+def no_weights(name: str, err: Exception) -> DhoxError:
+    """The error for pretrained weights that cannot be had."""
+    return DhoxError(
+        f"The student {name} could not be created ({err}). Without a network, pass --student-weights FILE with a local "
+        "state dict, or --student-weights none to train from scratch."
+    )
+
+
+def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict into a backbone; a classifier in the file is ignored. Raises DhoxError where it does not fit."""
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+        missing = backbone.load_state_dict(state, strict=False).missing_keys
+    except Exception as err:
+        raise DhoxError(
+            f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict of this model."
+        ) from err
+    if missing:
+        raise DhoxError(
+            f"{path} lacks {len(missing)} tensors of this student, among them {shorten(missing, 3)}. "
+            "Pass the weights of the same timm model."
+        )
+
+
+def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool) -> Student:
+    """Put the heads on a backbone; the feature width is what one forward gives."""
+    backbone.eval()
+    with torch.no_grad():
+        z = backbone(torch.zeros(1, 3, image_size, image_size))
+    return Student(backbone, z.shape[-1], classes, two_heads)
+
+
+def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
+    """Evaluation preprocessing: shorter side to the image size, centre crop, the backbone's mean and std."""
+    size = data["image_size"]
+    return Preprocessing(size, size, data["interpolation"], tuple(data["mean"]), tuple(data["std"]))
+
+
+def save_student(student: Student, run: Path) -> None:
+    """Write the weights; the file appears whole or not at all."""
+    temporary = run / f".{WEIGHTS_FILE}.tmp"
+    save_file({name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}, temporary)
+    temporary.replace(run / WEIGHTS_FILE)
+
+
+def load_student(run: Path, spec: StudentSpec) -> Student:
+    """Rebuild the student of a run, in eval mode, from its weights file.
+
+    Attention is built in its plain form, which exports without Shape arithmetic (the values are the same).
+    """
+    fused = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(False)
+    try:
+        backbone, _ = create_backbone(spec.name, "none", spec.image_size)
+    finally:
+        timm.layers.set_fused_attn(bool(fused))
+    student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads)
+    try:
+        student.load_state_dict(load_file(run / WEIGHTS_FILE))
+    except Exception as err:
+        raise DhoxError(
+            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({err}). Train it again."
+        ) from err
+    return student.eval()

@@ -1,0 +1,34 @@
+"""The one user-error type, and the seam for optional dependencies."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+class DhoxError(Exception):
+    """A mistake that the user can mend: the message says what is wrong and ends with what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(DhoxError):
+    """The command line itself is incomplete or contradictory."""
+
+    exit_code = 2
+
+
+class GateFailedError(DhoxError):
+    """The work was done, and a measured result is worse than what was promised."""
+
+    exit_code = 3
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or raise a DhoxError that says how to install it."""
+    try:
+        return import_module(module)
+    except ImportError as err:
+        raise DhoxError(
+            f"{module} could not be imported ({err}). Install it with: pip install 'dhox[{extra}]'"
+        ) from err

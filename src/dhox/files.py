@@ -1,0 +1,157 @@
+"""Files between the stages: JSON with a schema, hashes, and writes that leave the old state or the new, never a half."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.errors import DhoxError
+
+RUN_SCHEMA = "dhox.run/1"
+EXPORT_SCHEMA = "dhox.export/1"
+BENCH_SCHEMA = "dhox.bench/1"
+
+# The JSON file that says what a directory is.
+RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file atomically: temporary file beside it, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as err:
+        temporary.unlink(missing_ok=True)
+        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space or choose another --out.") from err
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; NaN and Infinity are refused (ValueError)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write a compressed .npz atomically; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of an .npz; nothing in it may run code."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError) as err:
+        raise DhoxError(f"{path} is missing or damaged ({err}). Write it again with the stage that made it.") from err
+
+
+def read_json(path: Path, schema: str) -> dict[str, Any]:
+    """Read a JSON file that dhox wrote, and check that its schema has the major version that this dhox reads."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise DhoxError(f"Could not read {path}: {err.strerror}. Check the path.") from err
+    except ValueError as err:
+        raise DhoxError(f"{path} is not valid JSON ({err}). Write it again with the stage that made it.") from err
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise DhoxError(
+            f"{path} has the schema {found!r}, this dhox reads {schema!r}. "
+            "Check the path, or write it again with this version."
+        )
+    return content
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit hash of a text that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def newest(root: Path, file_name: str, schema: str) -> Path | None:
+    """The directory below `root` whose complete `file_name` has the greatest `finished_at`; None where there is none."""
+    found = []
+    for path in root.glob(f"**/{file_name}"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content.get("schema") == schema and content.get("status") == "complete":
+            found.append((str(content.get("finished_at", "")), path.parent))
+    return max(found)[1] if found else None
+
+
+def holds(directory: Path, file_name: str, schema: str) -> bool:
+    """Whether a directory is one that dhox wrote for this schema."""
+    try:
+        return bool(read_json(directory / file_name, schema))
+    except DhoxError:
+        return False
+
+
+def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
+    """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
+    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+        return
+    if not holds(final, file_name, schema):
+        raise DhoxError(
+            f"{final} exists and was not written by this command, so it is never overwritten. Choose another --out."
+        )
+    if not overwrite:
+        raise DhoxError(f"{final} is not empty. Add --overwrite to replace it, or choose another --out.")
+
+
+def partial_directory(final: Path) -> Path:
+    """Where a stage works before its output is complete."""
+    return final.with_name(f"{final.name}.partial")
+
+
+@contextlib.contextmanager
+def output_directory(final: Path, file_name: str, schema: str, overwrite: bool) -> Iterator[Path]:
+    """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
+
+    An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory; after
+    a kill or a bug it remains, marked `status: running`, and the next run of the same command replaces it.
+    """
+    check_output(final, file_name, schema, overwrite)
+    partial = partial_directory(final)
+    check_output(partial, file_name, schema, overwrite=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as err:
+        raise DhoxError(f"Could not create {partial}: {err.strerror}. Choose another --out.") from err
+    write_json(partial / file_name, {"schema": schema, "status": "running"})
+    try:
+        yield partial
+    except DhoxError:
+        shutil.rmtree(partial)
+        raise
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Image files to pixels, in one way for training, validation, ledger, bench and predict (numpy and Pillow only)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dhox.errors import DhoxError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class UnreadableImageError(DhoxError):
+    """One image file that cannot be decoded; `reason` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"{name} cannot be read as an image ({reason}). Replace or remove it.")
+
+
+def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Decode one image to RGB, 8 bits, upright (EXIF orientation applied).
+
+    Alpha is laid over black, palettes go through RGBA, 16-bit samples are shifted right by 8. Raises
+    UnreadableImageError for what is no image, is truncated, or is a decompression bomb by
+    Pillow's limit (more than 178,956,970 pixels).
+    """
+    name = name or str(source)
+    try:
+        image = Image.open(source)
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image), name)
+    except Image.DecompressionBombError as err:
+        raise UnreadableImageError(name, f"a decompression bomb: {err}") from err
+    except UnidentifiedImageError as err:
+        raise UnreadableImageError(name, "not an image that Pillow knows") from err
+    except (OSError, SyntaxError, ValueError, EOFError) as err:
+        raise UnreadableImageError(name, str(err)) from err
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Any Pillow mode to RGB, by the rules of `decode`."""
+    if image.mode.startswith("I"):
+        samples = np.asarray(image, np.int64) >> 8
+        image = Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise UnreadableImageError(name, "floating-point samples have no agreed range; save it with 8 or 16 bits")
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The evaluation preprocessing that ships with a model.
+
+    `resize`: length of the shorter side in pixels; `crop`: side of the centre crop; `mean`, `std`: per channel, for
+    pixels in [0, 1], applied inside the exported graph.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Preprocessing:
+        """Read what `to_json` wrote."""
+        return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+
+def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """An RGB image to the model's input, uint8 [crop, crop, 3].
+
+    Shorter side to `resize`, longer to int(resize * long / short), with the named Pillow kernel; then the centre crop
+    whose corner is int(round((side - crop) / 2)), as torchvision rounds.
+    """
+    width, height = image.size
+    short, size = min(width, height), preprocessing.resize
+    target = (
+        size if width == short else int(size * width / short),
+        size if height == short else int(size * height / short),
+    )
+    if target != image.size:
+        image = image.resize(target, INTERPOLATIONS[preprocessing.interpolation])
+    left = round((target[0] - preprocessing.crop) / 2)
+    top = round((target[1] - preprocessing.crop) / 2)
+    return np.asarray(image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop)))
+
+
+def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 [B, H, W, 3] to the conventional float32 [B, 3, H, W] for graphs with `--input float-nchw`."""
+    scaled = pixels.astype(np.float32) / np.float32(255)
+    scaled = (scaled - np.asarray(preprocessing.mean, np.float32)) / np.asarray(preprocessing.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

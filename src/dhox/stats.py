@@ -1,0 +1,65 @@
+"""Statistics shared by selection, fold, ledger and bench (numpy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+
+import numpy as np
+
+Z_95_TWO_SIDED = 1.959964
+Z_95_ONE_SIDED = 1.644854
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    exp = np.exp(shifted)
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion, in [0, 1] (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = Z_95_TWO_SIDED, correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference_lower_bound(new: np.ndarray, old: np.ndarray) -> float:
+    """One-sided 95 % lower bound of the accuracy difference new - old on the same images, in [-1, 1].
+
+    `new`, `old`: bool [N], right or wrong. Wald's bound with half an observation added to each cell of the 2 x 2 table
+    (Agresti and Min 2005), so that a few images without a difference prove nothing.
+    """
+    n = len(new) + 2
+    gained, lost = (new & ~old).sum() + 0.5, (old & ~new).sum() + 0.5
+    difference = (gained - lost) / n
+    return float(difference - Z_95_ONE_SIDED * sqrt((gained + lost) / n - difference**2) / sqrt(n))
+
+
+def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of the top-1 probability, equal-width bins, in [0, 1] (Guo et al. 2017, eq. 3)."""
+    confidence, right = probs.max(-1), probs.argmax(-1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[index == b].sum() - right[index == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / max(len(labels), 1))
+
+
+def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-likelihood of the labels, in nats; probabilities are clipped at 1e-12."""
+    return float(-np.log(np.clip(probs[np.arange(len(labels)), labels], 1e-12, None)).mean())
+
+
+def percentile(samples: Sequence[float] | np.ndarray, percent: float) -> float:
+    """Nearest-rank percentile: the smallest sample that at least `percent` % of the samples do not exceed."""
+    ordered = np.sort(np.asarray(samples))
+    return float(ordered[max(ceil(percent / 100 * len(ordered)) - 1, 0)])
+
+
+def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:
+    """Accuracy of bool [N] with its 95 % interval, as every dhox file writes it."""
+    n, correct = len(right), int(right.sum())
+    return {"n": n, "correct": correct, "accuracy": correct / n if n else 0.0, "interval": list(wilson_interval(correct, n))}
