@@ -74,8 +74,12 @@ def training_batches(
 
 
 def steps_per_epoch(n_labelled: int, n_unlabelled: int, batch_labelled: int, batch_unlabelled: int) -> int:
-    """An epoch is one pass over U, or over L where U is empty."""
-    return -(-n_unlabelled // batch_unlabelled) if n_unlabelled else -(-n_labelled // batch_labelled)
+    """An epoch is one pass over U, or over L where U is empty.
+
+    The method does not matter: labels-only training takes as many steps as DHO on the same DATA.
+    """
+    n, batch = (n_unlabelled, batch_unlabelled) if n_unlabelled else (n_labelled, batch_labelled)
+    return -(-n // min(batch, n))
 
 
 def to_model(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -97,6 +101,7 @@ def train(
     use_ce: bool,
     use_kd: bool,
     epochs: int,
+    epoch_steps: int,
     batch_labelled: int,
     batch_unlabelled: int,
     learning_rate: float,
@@ -115,7 +120,6 @@ def train(
     """
     n_labelled, n_unlabelled = len(labels), len(items) - len(labels)
     batch_labelled, batch_unlabelled = min(batch_labelled, n_labelled), min(batch_unlabelled, n_unlabelled)
-    epoch_steps = steps_per_epoch(n_labelled, n_unlabelled, batch_labelled, batch_unlabelled)
     steps = epochs * epoch_steps
 
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay)
@@ -129,7 +133,7 @@ def train(
 
     batches = training_batches(n_labelled, n_unlabelled, batch_labelled, batch_unlabelled, steps, views, seed)
     dataset = StudentViews(items, seed, preprocessing)
-    loader = DataLoader(dataset, batch_sampler=list(batches) if workers else batches, num_workers=workers)  # type: ignore[arg-type]
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)  # type: ignore[arg-type]
     labels = fabric.to_device(labels)
     sums = torch.zeros(2, device=fabric.device)
 

@@ -1,0 +1,285 @@
+"""`dhox distill`: DATA to a run directory."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+
+from dhox.dataset import Item, class_names, read_dataset
+from dhox.distill.scan import scan
+from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
+from dhox.distill.sets import Sets, choose_sets
+from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
+from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
+from dhox.distill.train import predict_logits, steps_per_epoch, train
+from dhox.environment import now, versions
+from dhox.errors import DhoxError
+from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_json, write_npz
+from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
+from dhox.stats import accuracy_row
+
+METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
+MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where validation is too small to select on
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What `dhox distill` reports: the content of run.json and of selection.json."""
+
+    run: Path
+    summary: dict[str, Any]
+    selection: dict[str, Any]
+
+
+def distill(
+    data: Path,
+    out: Path,
+    *,
+    teacher: str,
+    student: str,
+    student_weights: str = "pretrained",
+    method: str = "dho",
+    shots: int | None = None,
+    label_fraction: float | None = None,
+    class_file: Path | None = None,
+    templates: list[str] | None = None,
+    teacher_scale: float | None = None,
+    image_size: int | None = None,
+    epochs: int = 30,
+    batch_labelled: int = 64,
+    batch_unlabelled: int = 192,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    views: int = 8,
+    seed: int = 0,
+    split_seed: int = 0,
+    device: str = "auto",
+    precision: str | None = None,
+    workers: int = 0,
+    skip_bad_images: bool = False,
+    overwrite: bool = False,
+) -> DistillResult:
+    """Train a student on DATA and write the run directory `out`.
+
+    `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
+    `precision`: a Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError
+    for every mistake in DATA or the options, before anything is written.
+    """
+    use_ce, use_kd = METHODS[method]
+    check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
+    fabric = create_fabric(device, precision)
+    splits, content, bad = scan(read_dataset(data), skip_bad_images)
+    classes = class_names(splits, class_file)
+    labels = [label for label, _ in classes]
+    sets = choose_sets(
+        splits, labels, content, shots=shots, label_fraction=label_fraction, use_labels=use_ce, split_seed=split_seed
+    )
+    notes = list(sets.notes)
+    if bad:
+        notes.append(f"{len(bad)} unreadable images were skipped")
+    if use_kd and use_ce and not sets.unlabelled:
+        notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
+    if not sets.test:
+        notes.append("DATA has no test: no test accuracy is reported")
+
+    torch.manual_seed(seed)
+    backbone, data_config = create_backbone(student, student_weights, image_size)
+    preprocessing = preprocessing_of(data_config)
+    spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
+    model = fabric.to_device(with_heads(backbone, spec.image_size, spec.classes, spec.two_heads))
+
+    items = sets.labelled + (sets.unlabelled if use_kd else [])
+    epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
+    views = min(views, passes_over(len(sets.unlabelled) or len(sets.labelled), epochs, epoch_steps, batch_unlabelled))
+    label_numbers = torch.tensor([labels.index(str(item.label)) for item in sets.labelled], dtype=torch.int64)
+
+    guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
+    with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
+        embeddings, text, teacher_summary, teacher_right = None, torch.empty(0), None, None
+        if guide is not None:
+            used_templates = list(templates or DEFAULT_TEMPLATES)
+            text = guide.encode_classes([prompt for _, prompt in classes], used_templates)
+            embeddings = embed_views(guide, items, views, seed, workers)
+            test_labels = label_array(sets.test, labels)
+            teacher_right = zero_shot_predictions(guide, text, sets.test, workers) == test_labels
+            teacher_summary = {"name": teacher, "scale": guide.scale, "templates": used_templates, "views": views}
+
+        curves = Curves(run)
+        on_device = text.to(fabric.device)
+        scale = guide.scale if guide is not None else 1.0
+
+        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            if sets.validation:
+                logits = predict_logits(fabric, model, sets.validation, preprocessing, workers)
+                metrics |= validation_metrics(*logits, label_array(sets.validation, labels), spec.two_heads)
+            curves.add(epoch, metrics)
+
+        train(
+            fabric, model, items, label_numbers, embeddings, lambda z: scale * z @ on_device.T, preprocessing,
+            use_ce=use_ce, use_kd=use_kd, epochs=epochs, epoch_steps=epoch_steps, batch_labelled=batch_labelled,
+            batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
+            seed=seed, workers=workers, on_epoch=on_epoch,
+        )  # fmt: skip
+        curves.close()
+        save_student(model, run)
+
+        arrays = {
+            name: logit_arrays(fabric, model, chosen, labels, preprocessing, workers)
+            for name, chosen in (("val", sets.validation), ("test", sets.test))
+        }
+        selection = select(arrays["val"], sets.selection, spec.two_heads)
+        if spec.two_heads and not selection["searched"] and sets.unlabelled:
+            sample = sets.unlabelled[:: max(1, len(sets.unlabelled) // MATCHING_IMAGES)][:MATCHING_IMAGES]
+            ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
+            arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
+        for name, of_split in arrays.items():
+            write_npz(run / f"{name}.npz", **of_split)
+        write_json(run / "selection.json", selection)
+
+        summary = {
+            "schema": RUN_SCHEMA,
+            "status": "complete",
+            "finished_at": now(),
+            "method": method,
+            "data": str(data.absolute()),
+            "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
+            "sets": sets_summary(sets),
+            "teacher": teacher_summary,
+            "student": spec.to_json() | {"weights": student_weights},
+            "preprocessing": preprocessing.to_json(),
+            "training": {
+                "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": batch_labelled,
+                "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
+                "views": views, "seed": seed, "split_seed": split_seed, "precision": str(fabric._precision.precision),
+                "device": str(fabric.device),
+            },
+            "test": test_rows(arrays["test"], teacher_right, selection, spec.two_heads) if sets.test else None,
+            "notes": notes,
+            "environment": versions(),
+        }  # fmt: skip
+        write_json(run / RUN_FILE, summary)
+    return DistillResult(out, summary, selection)
+
+
+def create_fabric(device: str, precision: str | None) -> Fabric:
+    """One device and its precision. Raises DhoxError where CUDA is asked for and not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DhoxError("--device cuda: torch finds no CUDA device here. Use --device cpu, or run `dhox doctor`.")
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    default = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision or default)  # type: ignore[arg-type]
+    except ValueError as err:
+        raise DhoxError(f"--precision {precision}: {err}. Use 32-true, bf16-mixed or 16-mixed.") from err
+
+
+def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
+    """How often training sees each of n images at most: more views than that would never be drawn."""
+    return max(1, -(-epochs * epoch_steps * min(batch, n) // n))
+
+
+def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
+    """Class numbers of labelled items, int64 [N]."""
+    return np.array([labels.index(str(item.label)) for item in items], np.int64)
+
+
+def logit_arrays(fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int) -> dict[str, np.ndarray]:
+    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images, as val.npz and test.npz hold them."""
+    empty = np.zeros((0, len(labels)), np.float32)
+    ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)
+    return {
+        "ce_logits": ce_logits,
+        "kd_logits": kd_logits,
+        "labels": label_array(items, labels),
+        "names": np.array([item.name for item in items], dtype=np.str_),
+    }
+
+
+def select(val: dict[str, np.ndarray], source: str, two_heads: bool) -> dict[str, Any]:
+    """Choose alpha and beta on the selecting part of validation; the content of selection.json."""
+    half = selecting_half(val["names"].tolist())
+    ce_logits, kd_logits, labels = (val[name][half] for name in ("ce_logits", "kd_logits", "labels"))
+    chosen = Selection(1.0, 1.0, False, [])
+    if two_heads:
+        chosen = choose_alpha_beta(ce_logits, kd_logits, labels)
+    return {
+        "schema": "dhox.selection/1",
+        "alpha": chosen.alpha,
+        "beta": chosen.beta,
+        "searched": chosen.searched,
+        "source": source,
+        "n_validation": len(val["labels"]),
+        "n_selection_labels": len(labels) if chosen.searched else 0,
+        "fewest_images": FEWEST_IMAGES,
+        "grid": {"alphas": ALPHAS, "betas": BETAS, "accuracy": chosen.accuracy_grid} if chosen.searched else None,
+    }
+
+
+def validation_metrics(
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
+) -> dict[str, float]:
+    """Accuracies for the learning curves, in [0, 1]."""
+    if not two_heads:
+        return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
+    mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
+    predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
+    return {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
+
+
+def test_rows(
+    test: dict[str, np.ndarray], teacher_right: np.ndarray | None, selection: dict[str, Any], two_heads: bool
+) -> list[dict[str, Any]]:
+    """Accuracy on test with 95 % intervals: teacher, both heads, the mixture at fixed and at chosen alpha and beta."""
+    ce_logits, kd_logits, labels = test["ce_logits"], test["kd_logits"], test["labels"]
+    scores = {"student": ce_logits}
+    if two_heads:
+        scores = {
+            "ce_head": ce_logits,
+            "kd_head": kd_logits,
+            "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
+            "dho": dho_probs(ce_logits, kd_logits, selection["alpha"], selection["beta"]),
+        }
+    rows = [] if teacher_right is None else [{"stage": "teacher_zero_shot", **accuracy_row(teacher_right)}]
+    return rows + [{"stage": stage, **accuracy_row(score.argmax(-1) == labels)} for stage, score in scores.items()]
+
+
+def sets_summary(sets: Sets) -> dict[str, Any]:
+    """The sets as run.json holds them: counts, and the names that an image folder alone would not tell."""
+    return {
+        "n_labelled": len(sets.labelled),
+        "n_unlabelled": len(sets.unlabelled),
+        "n_validation": len(sets.validation),
+        "n_test": len(sets.test),
+        "selection": sets.selection,
+        "labelled": [item.name for item in sets.labelled],
+        "validation": [item.name for item in sets.validation],
+    }
+
+
+class Curves:
+    """Epoch metrics to metrics.csv (whole after every epoch) and to TensorBoard."""
+
+    def __init__(self, run: Path) -> None:
+        self.path, self.board = run / "metrics.csv", SummaryWriter(str(run / "tensorboard"))
+
+    def add(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Append one epoch."""
+        first = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *metrics])
+            if first:
+                writer.writeheader()
+            writer.writerow({"epoch": epoch} | {name: f"{value:.6g}" for name, value in metrics.items()})
+        for name, value in metrics.items():
+            self.board.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self.board.close()

@@ -1,0 +1,1 @@
+"""The embedded default: Fashion-MNIST images and a tiny OpenCLIP teacher."""

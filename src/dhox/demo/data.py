@@ -1,0 +1,35 @@
+"""The embedded images as an ordinary image folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dhox.errors import DhoxError
+
+HERE = Path(__file__).parent
+TEACHER = f"local-dir:{HERE / 'teacher'}"
+MARKER = "ABOUT.txt"
+
+
+def write_image_folder(folder: Path) -> bool:
+    """Write train/, val/ and test/ as PNG files below `folder`; False where they are there already.
+
+    Raises DhoxError where `folder` holds something else.
+    """
+    if (folder / MARKER).exists():
+        return False
+    if folder.exists() and any(folder.iterdir()):
+        raise DhoxError(f"{folder} is not empty and does not hold the demo's images. Choose another --data.")
+    with np.load(HERE / "fashion_mnist.npz", allow_pickle=False) as archive:
+        classes = archive["classes"].tolist()
+        for split in ("train", "val", "test"):
+            for name in classes:
+                (folder / split / name).mkdir(parents=True, exist_ok=True)
+            pairs = zip(archive[f"{split}_images"], archive[f"{split}_labels"], strict=True)
+            for number, (pixels, label) in enumerate(pairs):
+                Image.fromarray(pixels).save(folder / split / classes[label] / f"{number:04d}.png", compress_level=1)
+    (folder / MARKER).write_text((HERE / "LICENSE.fashion-mnist").read_text(encoding="utf-8"), encoding="utf-8")
+    return True
