@@ -102,13 +102,14 @@ def distill(
 
     guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
     with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
-        embeddings, text, teacher_summary, teacher_right = None, torch.empty(0), None, None
+        embeddings, text, teacher_summary = None, torch.empty(0), None
+        teacher_answers: dict[str, np.ndarray] = {}
         if guide is not None:
             used_templates = list(templates or DEFAULT_TEMPLATES)
             text = guide.encode_classes([prompt for _, prompt in classes], used_templates)
             embeddings = embed_views(guide, items, views, seed, workers)
-            test_labels = label_array(sets.test, labels)
-            teacher_right = zero_shot_predictions(guide, text, sets.test, workers) == test_labels
+            whole = {"val": sets.validation, "test": sets.test}
+            teacher_answers = {name: zero_shot_predictions(guide, text, part, workers) for name, part in whole.items()}
             teacher_summary = {"name": teacher, "scale": guide.scale, "templates": used_templates, "views": views}
 
         curves = Curves(run)
@@ -139,6 +140,8 @@ def distill(
             sample = sets.unlabelled[:: max(1, len(sets.unlabelled) // MATCHING_IMAGES)][:MATCHING_IMAGES]
             ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
+        for name, answers in teacher_answers.items():
+            arrays[name]["teacher_predictions"] = answers
         for name, of_split in arrays.items():
             write_npz(run / f"{name}.npz", **of_split)
         write_json(run / "selection.json", selection)
@@ -160,7 +163,7 @@ def distill(
                 "views": views, "seed": seed, "split_seed": split_seed, "precision": str(fabric._precision.precision),
                 "device": str(fabric.device),
             },
-            "test": test_rows(arrays["test"], teacher_right, selection, spec.two_heads) if sets.test else None,
+            "test": test_rows(arrays["test"], selection, spec.two_heads) if sets.test else None,
             "notes": notes,
             "environment": versions(),
         }  # fmt: skip
@@ -233,9 +236,7 @@ def validation_metrics(
     return {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
 
 
-def test_rows(
-    test: dict[str, np.ndarray], teacher_right: np.ndarray | None, selection: dict[str, Any], two_heads: bool
-) -> list[dict[str, Any]]:
+def test_rows(test: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool) -> list[dict[str, Any]]:
     """Accuracy on test with 95 % intervals: teacher, both heads, the mixture at fixed and at chosen alpha and beta."""
     ce_logits, kd_logits, labels = test["ce_logits"], test["kd_logits"], test["labels"]
     scores = {"student": ce_logits}
@@ -246,8 +247,10 @@ def test_rows(
             "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
             "dho": dho_probs(ce_logits, kd_logits, selection["alpha"], selection["beta"]),
         }
-    rows = [] if teacher_right is None else [{"stage": "teacher_zero_shot", **accuracy_row(teacher_right)}]
-    return rows + [{"stage": stage, **accuracy_row(score.argmax(-1) == labels)} for stage, score in scores.items()]
+    predictions = {stage: score.argmax(-1) for stage, score in scores.items()}
+    if "teacher_predictions" in test:
+        predictions = {"teacher": test["teacher_predictions"]} | predictions
+    return [{"stage": stage, **accuracy_row(answer == labels)} for stage, answer in predictions.items()]
 
 
 def sets_summary(sets: Sets) -> dict[str, Any]:

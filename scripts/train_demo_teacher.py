@@ -27,8 +27,8 @@ TEACHER = TARGET.parent / "teacher"
 SEED = 0
 EPOCHS = 4
 BATCH = 128
-WRONG_SHARE = 0.25
-SIMILAR_SHARE = 0.3  # of the wrong captions: about a thing that looks alike, not about a random one
+WRONG_SHARE = 0.35
+SIMILAR_SHARE = 0.4  # of the wrong captions: about a thing that looks alike, not about a random one
 
 CONFIG = {
     "model_cfg": {

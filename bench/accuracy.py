@@ -1,0 +1,61 @@
+"""Accuracy of the very file on the test split, image by image."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.bench.runners import Runner
+from dhox.console import progress_bar
+from dhox.dataset import Item, read_dataset, shorten
+from dhox.errors import DhoxError
+from dhox.exported import graph_input
+from dhox.images import Preprocessing, decode, model_input
+from dhox.stats import accuracy_row
+
+BATCH = 32
+
+
+def test_items(data: Path, classes: list[str]) -> list[Item]:
+    """The test split of DATA. Raises DhoxError for labels that the model does not know."""
+    items = read_dataset(data)["test"]
+    outside = sorted({str(item.label) for item in items} - set(classes))
+    if outside:
+        raise DhoxError(f"The test split of {data} has labels outside the model's classes: {shorten(outside)}. Check --data.")
+    return items
+
+
+def predict_items(runner: Runner, items: list[Item], preprocessing: Preprocessing, input_kind: str, description: str) -> np.ndarray:
+    """Probabilities [N, C] of image files, through the same preprocessing as `dhox predict`."""
+    parts = []
+    with progress_bar(description, len(items)) as advance:
+        for start in range(0, len(items), BATCH):
+            chunk = items[start : start + BATCH]
+            pixels = np.stack([model_input(decode(item.path, item.name), preprocessing) for item in chunk])
+            parts.append(runner(graph_input(pixels, input_kind, preprocessing)))
+            advance(len(chunk))
+    return np.concatenate(parts)
+
+
+def accuracy(probs: np.ndarray, items: list[Item], classes: list[str]) -> dict[str, Any]:
+    """Top-1 accuracy with its 95 % interval, and the confusion matrix [true][predicted]."""
+    labels = np.array([classes.index(str(item.label)) for item in items])
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (labels, probs.argmax(-1)), 1)
+    return {**accuracy_row(probs.argmax(-1) == labels), "confusion": confusion.tolist()}
+
+
+def predictions_csv(probs_by_precision: dict[str, np.ndarray], items: list[Item], classes: list[str]) -> bytes:
+    """One row per artefact and image: precision, path, label, predicted, probability."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["precision", "path", "label", "predicted", "probability"])
+    for precision, probs in probs_by_precision.items():
+        for item, row in zip(items, probs, strict=True):
+            best = int(row.argmax())
+            writer.writerow([precision, item.name, item.label, classes[best], f"{row[best]:.6f}"])
+    return text.getvalue().encode()

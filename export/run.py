@@ -1,0 +1,155 @@
+"""`dhox export`: a run directory to an export directory."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.environment import now, versions
+from dhox.errors import DhoxError
+from dhox.export.check import (
+    check_against_torch, check_images, ledger_rows, load_pixels, onnx_probs, torch_probs,
+)  # fmt: skip
+from dhox.export.cost import with_costs
+from dhox.export.fold import RULES, Fold, choose_fold, compare
+from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
+from dhox.export.half import to_fp16
+from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+from dhox.files import (
+    EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, check_output, output_directory, partial_directory, read_json,
+    read_npz, sha256, write_bytes, write_json, write_npz,
+)  # fmt: skip
+from dhox.golden import golden_arrays
+from dhox.images import Preprocessing, decode
+
+INPUTS = ("uint8-nhwc", "float-nchw")
+MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `dhox export` reports: the content of manifest.json and of ledger.json."""
+
+    export: Path
+    manifest: dict[str, Any]
+    ledger: dict[str, Any]
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    fold_heads: bool = True,
+    fold_rule: str = "auto",
+    fold_tolerance: float = 1.0,
+    fp16: bool = False,
+    input_kind: str = "uint8-nhwc",
+    data: Path | None = None,
+    overwrite: bool = False,
+) -> ExportResult:
+    """Fold, export, check, and write the export directory `out`.
+
+    `fold_heads` False keeps the two heads in the graph. `data`: where the run's images are now, if they moved. Raises
+    DhoxError for an unfinished run or missing images, GateFailedError where a written graph does not answer as torch.
+    """
+    if fold_rule not in RULES or input_kind not in INPUTS:
+        raise DhoxError(f"Unknown --fold-rule {fold_rule!r} or --input {input_kind!r}. See dhox export --help.")
+    summary = read_run(run)
+    check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
+    selection = read_json(run / "selection.json", "dhox.selection/1")
+    val = read_npz(run / "val.npz")
+    preprocessing = Preprocessing.from_json(summary["preprocessing"])
+    spec = StudentSpec(**{key: summary["student"][key] for key in ("name", "image_size", "classes", "two_heads")})
+    student = load_student(run, spec)
+    heads = head_arrays(student)
+    alpha, beta = selection["alpha"], selection["beta"]
+
+    fold, evidence = Fold("single", 1.0, 1.0, 1.0, 0.0, 0.0, None, "inference-weights", False), None
+    comparison: list[dict[str, Any]] = []
+    if spec.two_heads:
+        fold, evidence = choose_fold(val, alpha, beta, fold_rule, fold_tolerance)
+        if not fold_heads:
+            fold = Fold("heads", alpha, beta, alpha, 1 - alpha, None, None, "inference-weights", False)
+        comparison = with_costs(compare(val, alpha, beta), heads, alpha, beta)
+
+    images = check_images(summary, data)
+    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
+        metadata = {
+            "classes": [entry["name"] for entry in summary["classes"]],
+            "preprocessing": preprocessing.to_json(),
+            "fold": fold.to_json(),
+        }
+        uint8_input = input_kind == "uint8-nhwc"
+        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
+        files = {"fp32": export_onnx(module, spec.image_size, metadata)}
+        if fp16:
+            files["fp16"] = to_fp16(files["fp32"], metadata)
+        for precision, content in files.items():
+            write_bytes(folder / MODEL_FILES[precision], content)
+
+        pixels = load_pixels(images.items, preprocessing)
+        reference = torch_probs(module, pixels, input_kind, preprocessing)
+        onnx = {precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()}
+        checks = [check_against_torch(precision, probs, reference) for precision, probs in onnx.items()]
+        stages = {"folded_torch" if fold_heads and spec.two_heads else "torch": reference}
+        if fold_heads and spec.two_heads:
+            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, uint8_input).eval()
+            stages = {"two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing)} | stages
+        stages |= {f"onnx_{precision}": probs for precision, probs in onnx.items()}
+        ledger = {
+            "schema": "dhox.ledger/1",
+            "split": images.split,
+            "rows": ledger_rows(stages, images, val),
+        }
+
+        golden = golden_arrays([decode(item.path, item.name) for item in images.golden], preprocessing)
+        golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
+        write_npz(folder / "golden.npz", **golden)
+        write_npz(folder / "heads.npz", **heads)
+        shutil.copyfile(run / "val.npz", folder / "val.npz")
+        write_json(folder / "ledger.json", ledger)
+
+        manifest = {
+            "schema": EXPORT_SCHEMA,
+            "status": "complete",
+            "finished_at": now(),
+            "run": {"path": str(run.absolute()), "method": summary["method"], "weights_sha256": sha256(run / WEIGHTS_FILE)},
+            "data": str((data or Path(summary["data"])).absolute()),
+            "student": summary["student"],
+            "teacher": summary["teacher"],
+            "classes": summary["classes"],
+            "preprocessing": preprocessing.to_json(),
+            "n_selection_labels": selection["n_selection_labels"],
+            "fold": fold.to_json() | {"asked": fold_rule if fold_heads else "keep-heads"},
+            "evidence": evidence.to_json() if evidence else None,
+            "comparison": comparison,
+            "checks": checks,
+            "artefacts": [
+                {
+                    "file": MODEL_FILES[precision], "precision": precision, "opset": OPSET, "ir": IR_VERSION,
+                    "input": input_kind, "bytes": len(content), "sha256": sha256(folder / MODEL_FILES[precision]),
+                }
+                for precision, content in files.items()
+            ],
+            "default": "fp16" if fp16 else "fp32",
+            "files": {name: sha256(folder / name) for name in ("golden.npz", "heads.npz", "val.npz", "ledger.json")},
+            "environment": versions(),
+        }  # fmt: skip
+        write_json(folder / EXPORT_FILE, manifest)
+    return ExportResult(out, manifest, ledger)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """run.json of a finished training. Raises DhoxError for anything else, and says which."""
+    partial = partial_directory(run)
+    if not (run / RUN_FILE).exists():
+        if (partial / RUN_FILE).exists():
+            raise DhoxError(f"The training of {run} was interrupted ({partial} is unfinished). Run dhox distill again.")
+        raise DhoxError(f"{run} is not a run directory: no {RUN_FILE}. Give the directory that dhox distill wrote.")
+    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
+    if summary.get("status") != "complete":
+        raise DhoxError(f"The training in {run} was interrupted. Run dhox distill again.")
+    return summary

@@ -1,0 +1,117 @@
+"""An export directory, read: manifest, integrity, and the model in it as a function of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dhox.errors import DhoxError
+from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, sha256
+from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
+from dhox.onnx_session import available_providers, open_session
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+def read_manifest(export: Path) -> dict[str, Any]:
+    """The manifest of an export directory. Raises DhoxError where it is none, or unfinished."""
+    if not (export / EXPORT_FILE).exists():
+        partial = " (an export there did not finish)" if partial_directory(export).exists() else ""
+        raise DhoxError(f"{export} is not an export directory{partial}: no {EXPORT_FILE}. Run: dhox export RUN")
+    manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA)
+    if manifest.get("status") != "complete":
+        raise DhoxError(f"The export in {export} did not finish. Run it again: dhox export RUN --overwrite")
+    return manifest
+
+
+def check_file(export: Path, name: str, expected: str) -> Path:
+    """The path of a file of the export, once its hash is what the manifest says."""
+    path = export / name
+    if not path.is_file():
+        raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
+    if sha256(path) != expected:
+        raise DhoxError(
+            f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs). Copy the whole directory again, "
+            "or export again."
+        )
+    return path
+
+
+def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
+    """The manifest's entry for a precision, or its default."""
+    by_precision = {entry["precision"]: entry for entry in manifest["artefacts"]}
+    chosen = precision or manifest["default"]
+    if chosen not in by_precision:
+        raise DhoxError(f"This export holds no {chosen} model. It has: {', '.join(by_precision)}.")
+    entry: dict[str, Any] = by_precision[chosen]
+    return entry
+
+
+class ExportedModel:
+    """A loaded export: call it with images to get class probabilities.
+
+    `classes`: names in index order. `preprocessing`: what happens before the graph.
+    """
+
+    def __init__(self, export: Path, manifest: dict[str, Any], device: str, precision: str | None) -> None:
+        self.entry = artefact(manifest, precision)
+        self.classes = [entry["name"] for entry in manifest["classes"]]
+        self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+        self.device = device
+        self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
+        batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
+        if not batch:
+            return np.zeros((0, len(self.classes)), np.float32)
+        return self.run(np.stack([model_input(as_image(image), self.preprocessing) for image in batch]))
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [N, C] of preprocessed pixels, uint8 [N, crop, crop, 3]."""
+        return run_session(self.session, graph_input(pixels, self.entry["input"], self.preprocessing))
+
+
+def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
+    """`probs` of one batch."""
+    probs: np.ndarray = session.run(["probs"], {"image": batch})[0]
+    return probs
+
+
+def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Preprocessed pixels uint8 [N, H, W, 3] as the graph takes them: `uint8-nhwc` or `float-nchw`."""
+    return pixels if kind == "uint8-nhwc" else normalise(pixels, preprocessing)
+
+
+def as_image(image: ImageLike) -> Image.Image:
+    """Any accepted image as upright RGB."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DhoxError(f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}. Convert it.")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image, "image")
+    path = Path(image)
+    if not path.is_file():
+        raise DhoxError(f"{path} does not exist. Check the path.")
+    return decode(path)
+
+
+def load(export: str | Path, device: str = "auto", precision: str | None = None) -> ExportedModel:
+    """Load an export directory for inference with ONNX Runtime; no torch needed.
+
+    `device`: auto, cpu or cuda. `precision`: fp32 or fp16; by default the export's own choice on CUDA, and fp32 on the
+    CPU, whose provider only emulates fp16. Raises DhoxError for a damaged or unfinished export.
+    """
+    manifest = read_manifest(Path(export))
+    if device == "auto":
+        device = "cuda" if "CUDAExecutionProvider" in available_providers() else "cpu"
+    if device not in {"cpu", "cuda"}:
+        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu or cuda.")
+    if precision is None and device == "cpu":
+        precision = "fp32"
+    return ExportedModel(Path(export), manifest, device, precision)

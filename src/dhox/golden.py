@@ -1,0 +1,70 @@
+"""Golden examples: a few images with the input and the probabilities that the model must give for them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dhox.exported import ExportedModel
+from dhox.images import Preprocessing, decode, model_input
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest difference of a probability
+JPEG_TOLERANCE = 2  # of 255, between JPEG decoders
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """What a golden check found. `largest_difference` is of a probability."""
+
+    n: int
+    input_equal: bool
+    jpeg_difference: int
+    largest_difference: float
+    decided_argmax_equal: bool
+    agreement: float
+    passed: bool
+
+
+def golden_arrays(images: list[Image.Image], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+    """The arrays of golden.npz but for `probs`: decoded images (`decoded_00` ...), `input`, one JPEG and its pixels.
+
+    Large images are shrunk first, to twice the model's input, so that the file stays small.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    inputs = []
+    for number, full in enumerate(images):
+        image = full.copy()
+        image.thumbnail((4 * preprocessing.resize, 4 * preprocessing.resize))
+        arrays[f"decoded_{number:02d}"] = np.asarray(image)
+        inputs.append(model_input(image, preprocessing))
+    file = io.BytesIO()
+    Image.fromarray(arrays["decoded_00"]).save(file, "JPEG", quality=90)
+    arrays["jpeg"] = np.frombuffer(file.getvalue(), np.uint8)
+    arrays["jpeg_pixels"] = np.asarray(decode(file))
+    arrays["input"] = np.stack(inputs)
+    return arrays
+
+
+def check_golden(model: ExportedModel, golden: dict[str, np.ndarray]) -> GoldenResult:
+    """Whether this machine decodes, preprocesses and infers as the exporting one did.
+
+    Input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the model's precision, the
+    same argmax wherever the golden margin exceeds twice that.
+    """
+    n = len(golden["input"])
+    inputs = [model_input(Image.fromarray(golden[f"decoded_{i:02d}"]), model.preprocessing) for i in range(n)]
+    input_equal = bool(np.array_equal(np.stack(inputs), golden["input"]))
+    jpeg = np.asarray(decode(io.BytesIO(golden["jpeg"].tobytes()), "golden JPEG")).astype(int)
+    jpeg_difference = int(abs(jpeg - golden["jpeg_pixels"].astype(int)).max())
+
+    tolerance = TOLERANCE[model.entry["precision"]]
+    expected, probs = golden["probs"], model.run(golden["input"])
+    difference = float(abs(probs - expected).max())
+    ordered = np.sort(expected, axis=-1)
+    decided = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
+    same = probs.argmax(-1) == expected.argmax(-1)
+    passed = input_equal and jpeg_difference <= JPEG_TOLERANCE and difference <= tolerance and bool(same[decided].all())
+    return GoldenResult(n, input_equal, jpeg_difference, difference, bool(same[decided].all()), float(same.mean()), passed)

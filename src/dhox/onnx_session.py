@@ -1,0 +1,39 @@
+"""ONNX Runtime sessions: which provider runs a file, asked and used (onnxruntime is imported here only)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dhox.errors import DhoxError, require
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def available_providers() -> list[str]:
+    """The providers that the installed ONNX Runtime can load. Raises DhoxError where it is not installed."""
+    return list(require("onnxruntime", "cpu").get_available_providers())
+
+
+def open_session(model: Path | bytes, device: str = "cpu") -> Any:
+    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session."""
+    ort = require("onnxruntime", "cpu")
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise DhoxError(
+            f"ONNX Runtime here has no {provider} (it has: {', '.join(ort.get_available_providers())}). "
+            "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]'), or use --device cpu."
+        )
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model if isinstance(model, bytes) else str(model), options, providers=[provider, PROVIDERS["cpu"]]
+    )
+    if session.get_providers()[0] != provider:
+        raise DhoxError(
+            f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}. "
+            "Run `dhox doctor`, check the CUDA and cuDNN libraries, or use --device cpu."
+        )
+    return session
