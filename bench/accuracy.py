@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from dhox.bench.runners import Runner
+
 from dhox.console import progress_bar
 from dhox.dataset import Item, read_dataset, shorten
 from dhox.errors import DhoxError
@@ -25,11 +25,15 @@ def test_items(data: Path, classes: list[str]) -> list[Item]:
     items = read_dataset(data)["test"]
     outside = sorted({str(item.label) for item in items} - set(classes))
     if outside:
-        raise DhoxError(f"The test split of {data} has labels outside the model's classes: {shorten(outside)}. Check --data.")
+        raise DhoxError(
+            f"The test split of {data} has labels outside the model's classes: {shorten(outside)}. Check --data."
+        )
     return items
 
 
-def predict_items(runner: Runner, items: list[Item], preprocessing: Preprocessing, input_kind: str, description: str) -> np.ndarray:
+def predict_items(
+    runner: Runner, items: list[Item], preprocessing: Preprocessing, input_kind: str, description: str
+) -> np.ndarray:
     """Probabilities [N, C] of image files, through the same preprocessing as `dhox predict`."""
     parts = []
     with progress_bar(description, len(items)) as advance:

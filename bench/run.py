@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from dhox.bench.accuracy import accuracy, predict_items, predictions_csv, test_items
 from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
-from dhox.bench.runners import OnnxRuntimeRunner, choose_device
+from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
+
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.exported import ExportedModel, check_file, graph_input, read_manifest
+from dhox.exported import check_file, graph_input, read_manifest
 from dhox.files import (
-    BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, check_output, output_directory, read_npz, sha256, write_bytes, write_json, write_npz,
+    BENCH_FILE,
+    BENCH_SCHEMA,
+    EXPORT_FILE,
+    check_output,
+    output_directory,
+    read_npz,
+    sha256,
+    write_bytes,
+    write_json,
+    write_npz,
 )  # fmt: skip
 from dhox.golden import check_golden
 from dhox.images import Preprocessing
@@ -86,8 +96,10 @@ def bench(
                     }
                 )  # fmt: skip
             if items:
-                probs[precision] = predict_items(runner, items, preprocessing, entry["input"], f"{precision}, test images")
-            result = check_golden(ExportedModel(export, manifest, used, precision), golden)
+                probs[precision] = predict_items(
+                    runner, items, preprocessing, entry["input"], f"{precision}, test images"
+                )
+            result = check_golden(golden, on_pixels(runner, entry["input"], preprocessing), precision, preprocessing)
             golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
 
         content = {
@@ -104,7 +116,9 @@ def bench(
                 "data": str(where.absolute()),
                 "note": accuracy_note,
                 "classes": classes,
-                "rows": [{"precision": precision, **accuracy(of_one, items, classes)} for precision, of_one in probs.items()],
+                "rows": [
+                    {"precision": precision, **accuracy(of_one, items, classes)} for precision, of_one in probs.items()
+                ],
             },
             "golden": golden_rows,
             "environment": versions(),
@@ -114,3 +128,8 @@ def bench(
             write_bytes(folder / "predictions.csv", predictions_csv(probs, items, classes))
         write_json(folder / BENCH_FILE, content)
     return BenchResult(out, content, all(row["passed"] for row in golden_rows))
+
+
+def on_pixels(runner: Runner, input_kind: str, preprocessing: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
+    """The runner as a function of preprocessed pixels, uint8 [N, H, W, 3]."""
+    return lambda pixels: runner(graph_input(pixels, input_kind, preprocessing))

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from torch.utils.tensorboard import SummaryWriter
-
-from dhox.dataset import Item, class_names, read_dataset
 from dhox.distill.scan import scan
 from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
 from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
 from dhox.distill.train import predict_logits, steps_per_epoch, train
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+
+from dhox.dataset import Item, class_names, read_dataset
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_json, write_npz
@@ -193,7 +193,9 @@ def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
     return np.array([labels.index(str(item.label)) for item in items], np.int64)
 
 
-def logit_arrays(fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int) -> dict[str, np.ndarray]:
+def logit_arrays(
+    fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int
+) -> dict[str, np.ndarray]:
     """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images, as val.npz and test.npz hold them."""
     empty = np.zeros((0, len(labels)), np.float32)
     ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)

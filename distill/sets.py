@@ -70,7 +70,9 @@ def choose_sets(
     if dropped:
         notes.append(f"{dropped} unlabelled images stand among labelled, validation or test images and were dropped")
     if not labelled and not unlabelled:
-        raise DhoxError("Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/.")
+        raise DhoxError(
+            "Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/."
+        )
     return Sets(labelled, [Item(i.path, i.name) for i in unlabelled], validation, splits["test"], selection, notes)
 
 
@@ -107,9 +109,7 @@ def draw_labelled(
     return labelled
 
 
-def hold_out(
-    labelled: list[Item], labels: list[str], generator: np.random.Generator
-) -> tuple[list[Item], list[Item]]:
+def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
     """Split L into (training part, held-out part), stratified; whole groups where images have them.
 
     Nothing is held out where a class has fewer than HOLD_OUT_FROM labelled images.

@@ -8,11 +8,11 @@ from typing import Any
 
 import timm
 import torch
+from dhox.distill.teacher import closest
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dhox.dataset import shorten
-from dhox.distill.teacher import closest
 from dhox.errors import DhoxError
 from dhox.images import Preprocessing
 

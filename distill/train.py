@@ -10,14 +10,14 @@ from math import cos, pi
 
 import numpy as np
 import torch
+from dhox.distill.loss import CE_WEIGHT, training_loss
+from dhox.distill.student import Student
+from dhox.distill.views import render, view_of
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
 from dhox.dataset import Item
-from dhox.distill.loss import CE_WEIGHT, training_loss
-from dhox.distill.student import Student
-from dhox.distill.views import render, view_of
 from dhox.images import Preprocessing, decode, model_input
 
 WARM_UP_SHARE = 0.1

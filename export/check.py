@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from dhox.export.fold import gate_images
 from torch import nn
 
 from dhox.console import progress_bar
 from dhox.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError
-from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing, decode, model_input
@@ -112,9 +112,7 @@ def check_against_torch(precision: str, probs: np.ndarray, reference: np.ndarray
     }
 
 
-def ledger_rows(
-    stages: dict[str, np.ndarray], images: CheckImages, val: dict[str, np.ndarray]
-) -> list[dict[str, Any]]:
+def ledger_rows(stages: dict[str, np.ndarray], images: CheckImages, val: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Accuracy stage by stage on the check images, and top-1 agreement with the first torch stage.
 
     `stages`: name -> probs [N, C], in order. The teacher's row comes from val.npz, where it answered all of them.

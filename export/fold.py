@@ -12,8 +12,8 @@ from math import inf, isinf
 from typing import Any
 
 import numpy as np
-
 from dhox.distill.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
+
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import (
     accuracy_row,

@@ -11,7 +11,6 @@ from typing import Any
 
 import onnx
 import torch
-
 from dhox.export.graph import Deployable
 
 OPSET = 18

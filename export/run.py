@@ -8,19 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
-from dhox.environment import now, versions
-from dhox.errors import DhoxError
 from dhox.export.check import (
-    check_against_torch, check_images, ledger_rows, load_pixels, onnx_probs, torch_probs,
+    check_against_torch,
+    check_images,
+    ledger_rows,
+    load_pixels,
+    onnx_probs,
+    torch_probs,
 )  # fmt: skip
 from dhox.export.cost import with_costs
 from dhox.export.fold import RULES, Fold, choose_fold, compare
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
 from dhox.export.half import to_fp16
 from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+
+from dhox.environment import now, versions
+from dhox.errors import DhoxError
 from dhox.files import (
-    EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, check_output, output_directory, partial_directory, read_json,
-    read_npz, sha256, write_bytes, write_json, write_npz,
+    EXPORT_FILE,
+    EXPORT_SCHEMA,
+    RUN_FILE,
+    RUN_SCHEMA,
+    check_output,
+    output_directory,
+    partial_directory,
+    read_json,
+    read_npz,
+    sha256,
+    write_bytes,
+    write_json,
+    write_npz,
 )  # fmt: skip
 from dhox.golden import golden_arrays
 from dhox.images import Preprocessing, decode
@@ -92,7 +109,9 @@ def export(
 
         pixels = load_pixels(images.items, preprocessing)
         reference = torch_probs(module, pixels, input_kind, preprocessing)
-        onnx = {precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()}
+        onnx = {
+            precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()
+        }
         checks = [check_against_torch(precision, probs, reference) for precision, probs in onnx.items()]
         stages = {"folded_torch" if fold_heads and spec.two_heads else "torch": reference}
         if fold_heads and spec.two_heads:

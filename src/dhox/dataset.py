@@ -95,7 +95,9 @@ def read_rows(manifest: Path) -> list[dict[str, str]]:
     if suffix == ".csv":
         try:
             with manifest.open(newline="", encoding="utf-8-sig") as file:
-                return [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)]
+                return [
+                    {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
+                ]
         except UnicodeDecodeError as err:
             raise DhoxError(f"{manifest} is not UTF-8 text ({err}). Save it as UTF-8.") from err
     if suffix == ".parquet":

@@ -91,7 +91,9 @@ def as_image(image: ImageLike) -> Image.Image:
     """Any accepted image as upright RGB."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DhoxError(f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}. Convert it.")
+            raise DhoxError(
+                f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}. Convert it."
+            )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         return to_rgb(image, "image")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from dhox.exported import ExportedModel
 from dhox.images import Preprocessing, decode, model_input
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest difference of a probability
@@ -48,23 +48,30 @@ def golden_arrays(images: list[Image.Image], preprocessing: Preprocessing) -> di
     return arrays
 
 
-def check_golden(model: ExportedModel, golden: dict[str, np.ndarray]) -> GoldenResult:
+def check_golden(
+    golden: dict[str, np.ndarray],
+    run: Callable[[np.ndarray], np.ndarray],
+    precision: str,
+    preprocessing: Preprocessing,
+) -> GoldenResult:
     """Whether this machine decodes, preprocesses and infers as the exporting one did.
 
-    Input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the model's precision, the
+    `run`: preprocessed pixels uint8 [N, H, W, 3] to probabilities, through the model under test. Input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the model's precision, the
     same argmax wherever the golden margin exceeds twice that.
     """
     n = len(golden["input"])
-    inputs = [model_input(Image.fromarray(golden[f"decoded_{i:02d}"]), model.preprocessing) for i in range(n)]
+    inputs = [model_input(Image.fromarray(golden[f"decoded_{i:02d}"]), preprocessing) for i in range(n)]
     input_equal = bool(np.array_equal(np.stack(inputs), golden["input"]))
     jpeg = np.asarray(decode(io.BytesIO(golden["jpeg"].tobytes()), "golden JPEG")).astype(int)
     jpeg_difference = int(abs(jpeg - golden["jpeg_pixels"].astype(int)).max())
 
-    tolerance = TOLERANCE[model.entry["precision"]]
-    expected, probs = golden["probs"], model.run(golden["input"])
+    tolerance = TOLERANCE[precision]
+    expected, probs = golden["probs"], run(golden["input"])
     difference = float(abs(probs - expected).max())
     ordered = np.sort(expected, axis=-1)
     decided = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     same = probs.argmax(-1) == expected.argmax(-1)
     passed = input_equal and jpeg_difference <= JPEG_TOLERANCE and difference <= tolerance and bool(same[decided].all())
-    return GoldenResult(n, input_equal, jpeg_difference, difference, bool(same[decided].all()), float(same.mean()), passed)
+    return GoldenResult(
+        n, input_equal, jpeg_difference, difference, bool(same[decided].all()), float(same.mean()), passed
+    )

@@ -28,9 +28,8 @@ def open_session(model: Path | bytes, device: str = "cpu") -> Any:
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model if isinstance(model, bytes) else str(model), options, providers=[provider, PROVIDERS["cpu"]]
-    )
+    providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
+    session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     if session.get_providers()[0] != provider:
         raise DhoxError(
             f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}. "

@@ -62,4 +62,9 @@ def percentile(samples: Sequence[float] | np.ndarray, percent: float) -> float:
 def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:
     """Accuracy of bool [N] with its 95 % interval, as every dhox file writes it."""
     n, correct = len(right), int(right.sum())
-    return {"n": n, "correct": correct, "accuracy": correct / n if n else 0.0, "interval": list(wilson_interval(correct, n))}
+    return {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n if n else 0.0,
+        "interval": list(wilson_interval(correct, n)),
+    }

@@ -1,7 +1,8 @@
-"""The embedded images as an ordinary image folder."""
+"""The embedded images as an ordinary image folder, with the teacher beside them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,11 @@ from PIL import Image
 from dhox.errors import DhoxError
 
 HERE = Path(__file__).parent
-TEACHER = f"local-dir:{HERE / 'teacher'}"
 MARKER = "ABOUT.txt"
 
 
 def write_image_folder(folder: Path) -> bool:
-    """Write train/, val/ and test/ as PNG files below `folder`; False where they are there already.
+    """Write train/, val/ and test/ as PNG files and teacher/ below `folder`; False where they are there already.
 
     Raises DhoxError where `folder` holds something else.
     """
@@ -31,5 +31,6 @@ def write_image_folder(folder: Path) -> bool:
             pairs = zip(archive[f"{split}_images"], archive[f"{split}_labels"], strict=True)
             for number, (pixels, label) in enumerate(pairs):
                 Image.fromarray(pixels).save(folder / split / classes[label] / f"{number:04d}.png", compress_level=1)
+    shutil.copytree(HERE / "teacher", folder / "teacher", dirs_exist_ok=True)
     (folder / MARKER).write_text((HERE / "LICENSE.fashion-mnist").read_text(encoding="utf-8"), encoding="utf-8")
     return True

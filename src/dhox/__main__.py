@@ -1,0 +1,5 @@
+"""`python -m dhox`."""
+
+from dhox.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""Size and latency of the stages before ONNX, for the demo's table: the same clock and boundary as `dhox bench`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dhox.bench.measure import latency_summary, measure
+from dhox.bench.torch_runner import TorchRunner
+from dhox.distill.student import StudentSpec, load_student
+from dhox.distill.teacher import Teacher, load_teacher
+from dhox.export.fold import Fold, inference_linear
+from dhox.export.graph import Deployable, folded_head, head_arrays
+from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.images import Preprocessing
+
+SECONDS = 1.0
+
+
+class ZeroShot(nn.Module):
+    """The teacher's image tower as a classifier: uint8 [B, H, W, 3] to probs [B, C]."""
+
+    def __init__(self, teacher: Teacher, text_embeddings: torch.Tensor) -> None:
+        super().__init__()
+        self.visual, self.scale, self.text = teacher.model.visual, teacher.scale, text_embeddings
+        self.mean, self.std = teacher.mean, teacher.std
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Probs of images."""
+        pixels = ((image.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2).contiguous()
+        z = nn.functional.normalize(self.visual(pixels), dim=-1)
+        return (self.scale * z @ self.text.T).softmax(-1)
+
+
+def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
+    """stage -> {"bytes": fp32 weights, "latency_ms": p50 at batch 1 in torch} for every stage that is no ONNX file."""
+    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
+    fold = Fold(
+        **{k: v for k, v in read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)["fold"].items() if k != "asked"}
+    )
+    teacher = load_teacher(summary["teacher"]["name"], torch.device("cpu"))
+    text = teacher.encode_classes([entry["prompt"] for entry in summary["classes"]], summary["teacher"]["templates"])
+    single = replace(inference_linear(1.0, 1.0), rule="single")
+    modules = {
+        "teacher": ZeroShot(teacher, text),
+        "labels_only": deployable(labels_only, single),
+        "ce_head": deployable(run, single),
+        "dho": deployable(run, replace(fold, rule="heads")),
+        "folded_torch": deployable(run, fold),
+    }
+    size = teacher.size
+    costs = {stage: cost(stage, module, size) for stage, module in modules.items()}
+    return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
+
+
+def deployable(run: Path, fold: Fold) -> Deployable:
+    """A run's student with the head that `fold` describes."""
+    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
+    spec = StudentSpec(**{key: summary["student"][key] for key in ("name", "image_size", "classes", "two_heads")})
+    student = load_student(run, spec)
+    preprocessing = Preprocessing.from_json(summary["preprocessing"])
+    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, uint8_input=True)
+
+
+def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
+    """fp32 bytes of the parameters, and the median latency of one image."""
+    samples = measure(TorchRunner(module), np.zeros((1, size, size, 3), np.uint8), SECONDS, f"torch, {stage}")
+    return {
+        "bytes": 4 * sum(parameter.numel() for parameter in module.parameters()),
+        "latency_ms": latency_summary(samples, 1)["latency_ms"]["p50"],
+    }

@@ -1,0 +1,79 @@
+"""`dhox demo`: the three commands as a user would type them, on the embedded data, and one table at the end."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from dhox.console import console
+from dhox.demo.data import write_image_folder
+from dhox.errors import DhoxError, require
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, EXPORT_SCHEMA, newest, read_json
+from dhox.report import line_rows, write_report
+
+# Fixed on validation before test was read (docs/demo.md).
+STUDENT = ["--student", "resnet10t", "--student-weights", "none", "--image-size", "28", "--epochs", "20"]
+
+
+def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
+    """Write the data, run distill, export, bench and the labels-only comparison, print the table, write the report."""
+    require("torch", "export")
+    start = time.perf_counter()
+    written = write_image_folder(data)
+    say(
+        f"{data}: 6,000 train, 1,000 val and 3,000 test images, and the teacher"
+        + ("" if written else " (already there)")
+    )
+    labels_only = out.with_name(f"{out.name}-labels-only")
+    again = ["--overwrite"] if overwrite else []
+    common = [str(data), *STUDENT, "--shots", str(shots)]
+    run_command("distill", *common, "--teacher", f"local-dir:{data / 'teacher'}", "--out", str(out), *again)
+    run_command("export", str(out), "--fold-heads", "--fp16")
+    run_command("bench", str(out / "export"), "--device", "auto")
+    say("For comparison, the same student and the same number of steps with the labels only:")
+    run_command("distill", *common, "--method", "ce", "--out", str(labels_only), *again)
+
+    from dhox.demo.costs import stage_costs
+
+    costs = stage_costs(out, labels_only)
+    report = write_report(out, costs, labels_only)
+    bench = newest(out / "bench", BENCH_FILE, BENCH_SCHEMA)
+    assert bench is not None
+    manifest = read_json(out / "export" / EXPORT_FILE, EXPORT_SCHEMA)
+    rows = line_rows(out, manifest, read_json(bench / BENCH_FILE, BENCH_SCHEMA), costs, labels_only)
+    table = Table(
+        "stage",
+        "test accuracy (95 % interval)",
+        "weights, MB",
+        "latency, ms",
+        title=f"{shots} labels per class, 3,000 test images",
+    )
+    for row in rows:
+        low, high = row["interval"]
+        accuracy = f"{100 * row['accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
+        table.add_row(row["name"], accuracy, row["size"], row["latency"])
+    console.print(table)
+    say("Latency: median of one image on this machine's CPU; ONNX rows in ONNX Runtime, the others in torch.")
+    say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
+    say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
+
+
+def run_command(*arguments: str) -> None:
+    """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails (its message is shown)."""
+    console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
+    done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
+    if done.returncode != 0:
+        raise DhoxError(
+            f"dhox {arguments[0]} ended with exit code {done.returncode}. Its message above says what to do."
+        )
+
+
+def say(text: str) -> None:
+    """One line."""
+    console.print(escape(text), soft_wrap=True)

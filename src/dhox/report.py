@@ -1,0 +1,349 @@
+"""report.html: what a run, its export and its bench say, on one page without external resources."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.errors import DhoxError, require
+from dhox.files import (
+    BENCH_FILE,
+    BENCH_SCHEMA,
+    EXPORT_FILE,
+    EXPORT_SCHEMA,
+    RUN_FILE,
+    RUN_SCHEMA,
+    holds,
+    newest,
+    read_json,
+    read_npz,
+    write_bytes,
+)  # fmt: skip
+from dhox.heads import dho_probs, linear_probs
+from dhox.stats import accuracy_row
+from dhox.tables import STAGES, fold_sentence, selection_sentence
+
+MOST_CONFUSION_CLASSES = 30
+
+
+def report_libraries_missing() -> str | None:
+    """Why no report can be drawn here, or None."""
+    try:
+        require("jinja2", "report")
+        require("matplotlib", "report")
+    except DhoxError as err:
+        return str(err)
+    return None
+
+
+def write_report(
+    directory: Path, costs: dict[str, dict[str, Any]] | None = None, labels_only: Path | None = None
+) -> Path:
+    """Write DIRECTORY/report.html for a run or a bench directory, with what belongs to it.
+
+    A run directory brings its own export and newest bench; a bench directory its export and its run, where they are
+    still there. `costs`: stage -> {"bytes", "latency_ms"} measured elsewhere. `labels_only`: a run to compare with.
+    """
+    jinja2 = require("jinja2", "report")
+    run, export, bench = related(directory)
+    summary = read_json(run / RUN_FILE, RUN_SCHEMA) if run else None
+    manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA) if export else None
+    content = read_json(bench / BENCH_FILE, BENCH_SCHEMA) if bench else None
+    selection = read_json(run / "selection.json", "dhox.selection/1") if run else None
+
+    rows = line_rows(run, manifest, content, costs or {}, labels_only)
+    page = {
+        "title": f"{(run or directory).name}: {(summary or manifest or {})['student']['name']}",
+        "subtitle": subtitle(summary, content),
+        "rows": rows,
+        "show_cost": content is not None,
+        "rows_caption": rows_caption(rows, summary, content),
+        "ledger": ledger_table(export) if export else None,
+        "fold": fold_sentence(manifest) if manifest else None,
+        "curves": learning_curves(run) if run else None,
+        "latency": latency_chart(bench, content) if bench and content else None,
+        "latency_caption": latency_caption(content) if content else None,
+        "heat": heat_map(selection) if selection else None,
+        "confusion": confusion_table(run, summary, content),
+        "method": method_lines(summary, selection, content),
+    }
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8"))
+    write_bytes(directory / "report.html", template.render(page).encode())
+    return directory / "report.html"
+
+
+def related(directory: Path) -> tuple[Path | None, Path | None, Path | None]:
+    """(run, export, bench) directories that belong to a run or a bench directory."""
+    if holds(directory, RUN_FILE, RUN_SCHEMA):
+        export = directory / "export" if holds(directory / "export", EXPORT_FILE, EXPORT_SCHEMA) else None
+        return directory, export, newest(directory / "bench", BENCH_FILE, BENCH_SCHEMA) if export else None
+    export = Path(read_json(directory / BENCH_FILE, BENCH_SCHEMA)["export"]["path"])
+    if not holds(export, EXPORT_FILE, EXPORT_SCHEMA):
+        return None, None, directory
+    run = Path(read_json(export / EXPORT_FILE, EXPORT_SCHEMA)["run"]["path"])
+    return run if holds(run, RUN_FILE, RUN_SCHEMA) else None, export, directory
+
+
+def line_rows(
+    run: Path | None,
+    manifest: dict[str, Any] | None,
+    bench: dict[str, Any] | None,
+    costs: dict[str, dict[str, Any]],
+    labels_only: Path | None = None,
+) -> list[dict[str, Any]]:
+    """The line, stage by stage, on test: name, accuracy, interval, size in MB and latency in ms as texts."""
+    rows: list[dict[str, Any]] = []
+    if run:
+        rows = list(read_json(run / RUN_FILE, RUN_SCHEMA)["test"] or [])
+    if labels_only:
+        row = read_json(labels_only / RUN_FILE, RUN_SCHEMA)["test"][0]
+        rows.insert(1, {**row, "stage": "labels_only"})
+    if run and manifest and rows and manifest["fold"]["rule"] in {"linear", "exact"}:
+        test = read_npz(run / "test.npz")
+        right = folded_predictions(test, manifest["fold"]) == test["labels"]
+        rows.append({"stage": "folded_torch", **accuracy_row(right)})
+    for accuracy in (bench or {"accuracy": {"rows": []}})["accuracy"]["rows"]:
+        rows.append({**accuracy, "stage": f"onnx_{accuracy['precision']}"})
+    costs = onnx_costs(bench) | costs
+    return [
+        {
+            "stage": row["stage"],
+            "name": STAGES[row["stage"]],
+            "accuracy": row["accuracy"],
+            "interval": row["interval"],
+            "size": f"{costs[row['stage']]['bytes'] / 1e6:.2f}" if row["stage"] in costs else "",
+            "latency": latency_text(costs.get(row["stage"])),
+        }
+        for row in rows
+    ]
+
+
+def folded_predictions(test: dict[str, np.ndarray], fold: dict[str, Any]) -> np.ndarray:
+    """The folded head's labels from both heads' logits, int [N]."""
+    if fold["rule"] == "exact":
+        return dho_probs(test["ce_logits"], test["kd_logits"], fold["alpha"], fold["beta"]).argmax(-1)
+    return linear_probs(test["ce_logits"], test["kd_logits"], fold["c_ce"], fold["c_kd"]).argmax(-1)
+
+
+def onnx_costs(bench: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Size and batch-1 latency of each benched file; no time where the CPU emulated the precision."""
+    rows = [row for row in (bench or {"latency": []})["latency"] if row["batch"] == 1]
+    return {
+        f"onnx_{row['precision']}": {
+            "bytes": row["bytes"],
+            "latency_ms": None if row["emulated"] else row["latency_ms"]["p50"],
+        }
+        for row in rows
+    }
+
+
+def latency_text(cost: dict[str, Any] | None) -> str:
+    """A latency cell."""
+    if cost is None:
+        return ""
+    return "fp16 emulated on CPU" if cost["latency_ms"] is None else f"{cost['latency_ms']:.3f}"
+
+
+def subtitle(summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:
+    """One line: sets, teacher, machine."""
+    parts = []
+    if summary:
+        sets = summary["sets"]
+        teacher = summary["teacher"]["name"] if summary["teacher"] else "no teacher"
+        parts.append(
+            f"{summary['method']} with {sets['n_labelled']} labelled and {sets['n_unlabelled']} unlabelled images, "
+            f"{len(summary['classes'])} classes, teacher {teacher}"
+        )
+    if bench:
+        parts.append(
+            f"measured on {bench['device']['cpu']}, {bench['device']['cpu_cores']} cores, {bench['finished_at'][:10]}"
+        )
+    return "; ".join(parts)
+
+
+def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:
+    """What the first table's numbers are."""
+    n = (
+        summary["sets"]["n_test"]
+        if summary
+        else (bench or {"accuracy": {"rows": [{"n": 0}]}})["accuracy"]["rows"][0]["n"]
+    )
+    text = f"Test split, {n} images; nothing was chosen on it. Wilson intervals."
+    if bench and any(row["latency"] and row["stage"] not in {"onnx_fp32", "onnx_fp16"} for row in rows):
+        text += (
+            " Latency of ONNX rows: ONNX Runtime; of the others: torch, eager; all on the CPU, same clock and boundary."
+        )
+    return text
+
+
+def ledger_table(export: Path) -> dict[str, Any]:
+    """ledger.json with readable stage names."""
+    ledger = read_json(export / "ledger.json", "dhox.ledger/1")
+    rows = [{**row, "name": STAGES[row["stage"]]} for row in ledger["rows"]]
+    return {"split": ledger["split"], "rows": rows} if rows else {}
+
+
+def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
+    """The alpha-beta grid as table cells; shades from the lowest to the highest accuracy."""
+    grid = selection["grid"]
+    if grid is None:
+        return None
+    accuracy = np.array(grid["accuracy"])
+    low, high = float(accuracy.min()), float(accuracy.max())
+    lines = [
+        {
+            "beta": beta,
+            "cells": [
+                {
+                    "accuracy": accuracy[row, column],
+                    "shade": round(0.75 * ((accuracy[row, column] - low) / max(high - low, 1e-9)) ** 3, 3),
+                    "chosen": alpha == selection["alpha"] and beta == selection["beta"],
+                }
+                for row, alpha in enumerate(grid["alphas"])
+            ],
+        }
+        for column, beta in enumerate(grid["betas"])
+    ]
+    return {"n": selection["n_selection_labels"], "alphas": grid["alphas"], "lines": lines}
+
+
+def confusion_table(
+    run: Path | None, summary: dict[str, Any] | None, bench: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
+    if bench and bench["accuracy"]["rows"]:
+        row = bench["accuracy"]["rows"][-1]
+        matrix, classes = np.array(row["confusion"]), bench["accuracy"]["classes"]
+        caption = f"Test images through the {row['precision']} ONNX file"
+    elif run and summary and summary["test"]:
+        classes = [entry["name"] for entry in summary["classes"]]
+        test = read_npz(run / "test.npz")
+        selection = read_json(run / "selection.json", "dhox.selection/1")
+        answers = dho_probs(test["ce_logits"], test["kd_logits"], selection["alpha"], selection["beta"]).argmax(-1)
+        matrix = np.zeros((len(classes), len(classes)), int)
+        np.add.at(matrix, (test["labels"], answers), 1)
+        caption = "Test images through the student in torch"
+    else:
+        return None
+    if len(classes) > MOST_CONFUSION_CLASSES:
+        return None
+    shades = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).round(3)
+    lines = [
+        {
+            "name": classes[i],
+            "cells": [
+                {"count": int(matrix[i, j]), "shade": 0.75 * float(shades[i, j]), "right": i == j}
+                for j in range(len(classes))
+            ],
+        }
+        for i in range(len(classes))
+    ]
+    return {"caption": caption, "classes": classes, "lines": lines}
+
+
+def method_lines(
+    summary: dict[str, Any] | None, selection: dict[str, Any] | None, bench: dict[str, Any] | None
+) -> list[str]:
+    """How the numbers came about."""
+    lines = []
+    if summary and selection:
+        training = summary["training"]
+        lines.append(f"alpha, beta: {selection_sentence(selection, summary['method'])}.")
+        lines.append(
+            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} labelled "
+            f"and {training['batch_unlabelled']} unlabelled images per step, AdamW {training['learning_rate']:g}, "
+            f"{training['views']} teacher views per image, seed {training['seed']}; the last weights are kept."
+        )
+        lines += [f"Note: {note}." for note in summary["notes"]]
+    if bench:
+        lines.append(f"Latency: {bench['method']}")
+        lines += sorted({f"fp16: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        for golden in bench["golden"]:
+            word = "passed" if golden["passed"] else "FAILED"
+            lines.append(
+                f"Golden outputs, {golden['artefact']}: {word} on {golden['n']} images, largest difference of a probability "
+                f"{golden['largest_difference']:.1e}."
+            )
+    versions = (bench or summary or {}).get("environment", {})
+    lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
+    return lines
+
+
+def latency_caption(bench: dict[str, Any]) -> str:
+    """What the latency chart shows."""
+    return "Share of calls that took at most so long (milliseconds, log scale), from every raw sample." + (
+        " fp16 is left out: this CPU emulates it." if any(row["emulated"] for row in bench["latency"]) else ""
+    )
+
+
+def learning_curves(run: Path) -> Any:
+    """Losses and validation accuracies over epochs, as SVG."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows]
+    names = list(rows[0])
+    accuracies = [name for name in names if name.startswith("val_")]
+
+    def draw(axes: Any) -> None:
+        for name in ("ce_loss", "kd_loss"):
+            axes[0].plot(
+                epochs, [float(row[name]) for row in rows], label=name.replace("_", " ").upper().replace("LOSS", "loss")
+            )
+        axes[0].set(ylabel="loss", yscale="log")
+        for name in accuracies:
+            label = STAGES.get(name.removeprefix("val_"), "student")
+            axes[-1].plot(epochs, [100 * float(row[name]) for row in rows], label=label)
+        if accuracies:
+            axes[-1].set_ylabel("validation accuracy, %")
+        for ax in axes:
+            ax.legend(frameon=False)
+        axes[-1].set_xlabel("epoch")
+
+    return svg(draw, panels=2 if accuracies else 1)
+
+
+def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
+    """Empirical distribution of call times per model and batch size, as SVG; emulated precisions are left out."""
+    samples = read_npz(bench / "samples.npz")
+
+    def draw(axes: Any) -> None:
+        for row in content["latency"]:
+            if row["emulated"]:
+                continue
+            times = np.sort(samples[f"{row['precision']}_batch{row['batch']}_ns"]) / 1e6
+            axes[0].plot(
+                times,
+                100 * np.arange(1, len(times) + 1) / len(times),
+                label=f"{row['precision']}, batch {row['batch']}",
+            )
+        axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
+        axes[0].legend(frameon=False)
+
+    return svg(draw, panels=1)
+
+
+def svg(draw: Any, panels: int) -> Any:
+    """A matplotlib figure as inline SVG whose text and axes take the page's colour, in light and in dark."""
+    matplotlib = require("matplotlib", "report")
+    markup = require("markupsafe", "report")
+    from io import StringIO
+
+    from matplotlib.figure import Figure
+
+    ink = "#010203"  # stands for the page's text colour
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink, "axes.labelcolor": ink,
+        "xtick.color": ink, "ytick.color": ink, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": matplotlib.cycler(color=["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4"]),
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.2, 2.7 * panels + 0.4), layout="constrained")
+        draw(np.atleast_1d(figure.subplots(panels, 1, sharex=panels > 1)))
+        file = StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return markup.Markup(text[text.index("<svg") :].replace(ink, "currentColor"))
