@@ -90,8 +90,9 @@ def bench(
                 samples[f"{precision}_batch{batch}_ns"] = taken
                 rows.append(
                     {
-                        "artefact": entry["file"], "precision": precision, "bytes": entry["bytes"], "runner": runner.name,
-                        "device": used, "provider": runner.provider, "boundary": BOUNDARY, "emulated": emulated,
+                        "artefact": entry["file"], "precision": precision, "bytes": entry["bytes"],
+                        "runner": runner.name,
+                                               "device": used, "provider": runner.provider, "boundary": BOUNDARY, "emulated": emulated,
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip

@@ -62,7 +62,7 @@ def choose_device(asked: str) -> str:
         how = (
             "Install JetPack's build of onnxruntime-gpu into this environment"
             if asked == "jetson"
-            else "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]') on a machine with an NVIDIA GPU"
+            else "With an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime: pip install 'dhox[cuda]'"
         )
         raise DhoxError(
             f"--device {asked}: ONNX Runtime here has no CUDA provider (it has: {', '.join(providers)}). "

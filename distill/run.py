@@ -196,7 +196,7 @@ def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
 def logit_arrays(
     fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int
 ) -> dict[str, np.ndarray]:
-    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images, as val.npz and test.npz hold them."""
+    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images: val.npz and test.npz."""
     empty = np.zeros((0, len(labels)), np.float32)
     ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)
     return {

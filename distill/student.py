@@ -96,7 +96,7 @@ def no_weights(name: str, err: Exception) -> DhoxError:
 
 
 def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
-    """Load a state dict into a backbone; a classifier in the file is ignored. Raises DhoxError where it does not fit."""
+    """Load a state dict into a backbone, ignoring a classifier in it. Raises DhoxError where it does not fit."""
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -106,7 +106,7 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
         missing = backbone.load_state_dict(state, strict=False).missing_keys
     except Exception as err:
         raise DhoxError(
-            f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict of this model."
+            f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict."
         ) from err
     if missing:
         raise DhoxError(

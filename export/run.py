@@ -135,7 +135,10 @@ def export(
             "schema": EXPORT_SCHEMA,
             "status": "complete",
             "finished_at": now(),
-            "run": {"path": str(run.absolute()), "method": summary["method"], "weights_sha256": sha256(run / WEIGHTS_FILE)},
+            "run": {
+                "path": str(run.absolute()), "method": summary["method"],
+                "weights_sha256": sha256(run / WEIGHTS_FILE),
+            },
             "data": str((data or Path(summary["data"])).absolute()),
             "student": summary["student"],
             "teacher": summary["teacher"],

@@ -63,7 +63,7 @@ def read_folder(root: Path) -> Splits:
 
 
 def read_manifest(manifest: Path) -> Splits:
-    """Read a CSV or Parquet manifest. Paths are relative to its folder; rows of `train` without a label are unlabelled."""
+    """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled."""
     rows = read_rows(manifest)
     if rows and not {"path", "label"} <= rows[0].keys():
         raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}. Name at least these two: path, label.")

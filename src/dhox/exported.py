@@ -35,7 +35,7 @@ def check_file(export: Path, name: str, expected: str) -> Path:
         raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
     if sha256(path) != expected:
         raise DhoxError(
-            f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs). Copy the whole directory again, "
+            f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs). Copy the directory again, "
             "or export again."
         )
     return path

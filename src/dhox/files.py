@@ -1,4 +1,4 @@
-"""Files between the stages: JSON with a schema, hashes, and writes that leave the old state or the new, never a half."""
+"""Files between the stages: JSON with a schema, hashes, and writes that leave the old state or the new."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stable_hash(text: str) -> int:
 
 
 def newest(root: Path, file_name: str, schema: str) -> Path | None:
-    """The directory below `root` whose complete `file_name` has the greatest `finished_at`; None where there is none."""
+    """The directory below `root` whose complete `file_name` has the greatest `finished_at`, or None."""
     found = []
     for path in root.glob(f"**/{file_name}"):
         try:

@@ -254,9 +254,9 @@ def method_lines(
         training = summary["training"]
         lines.append(f"alpha, beta: {selection_sentence(selection, summary['method'])}.")
         lines.append(
-            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} labelled "
-            f"and {training['batch_unlabelled']} unlabelled images per step, AdamW {training['learning_rate']:g}, "
-            f"{training['views']} teacher views per image, seed {training['seed']}; the last weights are kept."
+            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} "
+            f"labelled and {training['batch_unlabelled']} unlabelled images per step, "
+            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, seed {training['seed']}; the last weights are kept."
         )
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
@@ -265,8 +265,8 @@ def method_lines(
         for golden in bench["golden"]:
             word = "passed" if golden["passed"] else "FAILED"
             lines.append(
-                f"Golden outputs, {golden['artefact']}: {word} on {golden['n']} images, largest difference of a probability "
-                f"{golden['largest_difference']:.1e}."
+                f"Golden outputs, {golden['artefact']}: {word} on {golden['n']} images, largest difference of a "
+                f"probability {golden['largest_difference']:.1e}."
             )
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
@@ -336,7 +336,8 @@ def svg(draw: Any, panels: int) -> Any:
 
     ink = "#010203"  # stands for the page's text colour
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink, "axes.labelcolor": ink,
+        "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink,
+        "axes.labelcolor": ink,
         "xtick.color": ink, "ytick.color": ink, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
         "axes.prop_cycle": matplotlib.cycler(color=["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4"]),
     }  # fmt: skip

@@ -73,8 +73,8 @@ def selection_sentence(selection: dict[str, Any], method: str) -> str:
         )
     source = {"val": "the val split", "held-out": "held-out labels"}[selection["source"]]
     return (
-        f"({selection['alpha']}, {selection['beta']}), chosen with {selection['n_selection_labels']} labels of {source} "
-        f"({selection['n_validation']} in all)"
+        f"({selection['alpha']}, {selection['beta']}), chosen with {selection['n_selection_labels']} labels of "
+        f"{source} ({selection['n_validation']} in all)"
     )
 
 
@@ -100,8 +100,9 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         console.print(table)
     for check in manifest["checks"]:
         say(
-            f"{check['precision']} against torch ({check['runner']}): {check['n']} images, {100 * check['agreement']:.1f} % "
-            f"same label, largest difference {check['largest_difference']:.1e} (allowed {check['tolerance']:g})"
+            f"{check['precision']} against torch ({check['runner']}): {check['n']} images, "
+            f"{100 * check['agreement']:.1f} % same label, largest difference "
+            f"{check['largest_difference']:.1e} (allowed {check['tolerance']:g})"
         )
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
@@ -138,8 +139,8 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     accuracies = {row["precision"]: row for row in content["accuracy"]["rows"]}
     goldens = {row["precision"]: row for row in content["golden"]}
     table = Table(
-        "model", "runs on", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "test accuracy (95 % interval)", "golden",
-        title="Latency per call, host memory to host memory",
+        "model", "runs on", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "test accuracy (95 % interval)",
+        "golden",        title="Latency per call, host memory to host memory",
     )  # fmt: skip
     for row in content["latency"]:
         ms = row["latency_ms"]

@@ -65,7 +65,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails (its message is shown)."""
+    """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails."""
     console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
     if done.returncode != 0:
