@@ -92,7 +92,7 @@ def bench(
                     {
                         "artefact": entry["file"], "precision": precision, "bytes": entry["bytes"],
                         "runner": runner.name,
-                                               "device": used, "provider": runner.provider, "boundary": BOUNDARY, "emulated": emulated,
+                        "device": used, "provider": runner.provider, "boundary": BOUNDARY, "emulated": emulated,
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip

@@ -18,6 +18,7 @@ from dhox.distill.train import predict_logits, steps_per_epoch, train
 from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 
+from dhox.console import console
 from dhox.dataset import Item, class_names, read_dataset
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
@@ -75,9 +76,19 @@ def distill(
     use_ce, use_kd = METHODS[method]
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric = create_fabric(device, precision)
-    splits, content, bad = scan(read_dataset(data), skip_bad_images)
+    splits = read_dataset(data)
     classes = class_names(splits, class_file)
     labels = [label for label, _ in classes]
+
+    with console.status("Loading the models"):
+        torch.manual_seed(seed)
+        backbone, data_config = create_backbone(student, student_weights, image_size)
+        preprocessing = preprocessing_of(data_config)
+        spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
+        model = fabric.to_device(with_heads(backbone, spec.image_size, spec.classes, spec.two_heads))
+        guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
+
+    splits, content, bad = scan(splits, skip_bad_images)
     sets = choose_sets(
         splits, labels, content, shots=shots, label_fraction=label_fraction, use_labels=use_ce, split_seed=split_seed
     )
@@ -89,18 +100,11 @@ def distill(
     if not sets.test:
         notes.append("DATA has no test: no test accuracy is reported")
 
-    torch.manual_seed(seed)
-    backbone, data_config = create_backbone(student, student_weights, image_size)
-    preprocessing = preprocessing_of(data_config)
-    spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
-    model = fabric.to_device(with_heads(backbone, spec.image_size, spec.classes, spec.two_heads))
-
     items = sets.labelled + (sets.unlabelled if use_kd else [])
     epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
     views = min(views, passes_over(len(sets.unlabelled) or len(sets.labelled), epochs, epoch_steps, batch_unlabelled))
     label_numbers = torch.tensor([labels.index(str(item.label)) for item in sets.labelled], dtype=torch.int64)
 
-    guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
     with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
         embeddings, text, teacher_summary = None, torch.empty(0), None
         teacher_answers: dict[str, np.ndarray] = {}
@@ -178,7 +182,7 @@ def create_fabric(device: str, precision: str | None) -> Fabric:
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     default = "bf16-mixed" if accelerator == "cuda" else "32-true"
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision or default)  # type: ignore[arg-type]
+        return Fabric(accelerator=accelerator, devices=1, precision=precision or default)
     except ValueError as err:
         raise DhoxError(f"--precision {precision}: {err}. Use 32-true, bf16-mixed or 16-mixed.") from err
 

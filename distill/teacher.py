@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -28,7 +29,7 @@ class Teacher:
     """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size]."""
 
     name: str
-    model: torch.nn.Module
+    model: Any
     tokenizer: Callable[[list[str]], torch.Tensor]
     transform: Callable[[Image.Image], torch.Tensor]
     scale: float

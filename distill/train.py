@@ -32,7 +32,7 @@ class StudentViews(Dataset[tuple[torch.Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, int, int]:  # type: ignore[override]
+    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         number, view = index
         item = self.items[number]
         image = decode(item.path, item.name)
@@ -133,7 +133,7 @@ def train(
 
     batches = training_batches(n_labelled, n_unlabelled, batch_labelled, batch_unlabelled, steps, views, seed)
     dataset = StudentViews(items, seed, preprocessing)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)  # type: ignore[arg-type]
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)
     labels = fabric.to_device(labels)
     sums = torch.zeros(2, device=fabric.device)
 
@@ -151,7 +151,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
             optimizer.step()
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             schedule.step()
 
             # Metrics, without a synchronisation inside the epoch.

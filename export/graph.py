@@ -96,6 +96,8 @@ class Deployable(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, uint8_input: bool) -> None:
         super().__init__()
         self.backbone, self.head, self.uint8_input = backbone, head, uint8_input
+        self.offset: torch.Tensor
+        self.factor: torch.Tensor
         self.register_buffer("offset", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("factor", 1 / (255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1)))
 

@@ -79,14 +79,17 @@ def distill(
         raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
     check_choice("--method", method, ("dho", "sho", "ce", "kd"))
     check_choice("--device", device, ("auto", "cpu", "cuda"))
+    if label_fraction == 0:
+        raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     for text in template or []:
         if "{}" not in text:
             raise UsageError(f"--template {text!r} has no place for the class name. Write {{}} where it belongs.")
-    out = out or Path("runs") / data.resolve().stem
+    out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
     from dhox.errors import require
 
     require("torch", "distill")
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip and timm speak through the root logger
+    for logger in (None, "huggingface_hub", "timm"):  # their failures come back as exceptions
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     from dhox.distill.run import distill as run_distill
     from dhox.tables import print_distill
 

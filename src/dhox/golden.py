@@ -57,8 +57,8 @@ def check_golden(
     """Whether this machine decodes, preprocesses and infers as the exporting one did.
 
     `run`: preprocessed pixels uint8 [N, H, W, 3] to probabilities, through the model under test. Passed means:
-    input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the precision, and the same argmax wherever the
-    golden margin exceeds twice that.
+    input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the precision, and the
+    same argmax wherever the golden margin exceeds twice that.
     """
     n = len(golden["input"])
     inputs = [model_input(Image.fromarray(golden[f"decoded_{i:02d}"]), preprocessing) for i in range(n)]

@@ -256,7 +256,8 @@ def method_lines(
         lines.append(
             f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} "
             f"labelled and {training['batch_unlabelled']} unlabelled images per step, "
-            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, seed {training['seed']}; the last weights are kept."
+            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
+            f"seed {training['seed']}; the last weights are kept."
         )
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:

@@ -27,7 +27,8 @@ class ZeroShot(nn.Module):
 
     def __init__(self, teacher: Teacher, text_embeddings: torch.Tensor) -> None:
         super().__init__()
-        self.visual, self.scale, self.text = teacher.model.visual, teacher.scale, text_embeddings
+        self.visual: nn.Module = teacher.model.visual
+        self.scale, self.text = teacher.scale, text_embeddings
         self.mean, self.std = teacher.mean, teacher.std
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

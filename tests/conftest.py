@@ -1,0 +1,71 @@
+"""One tiny real line for the whole suite: real images, the real teacher, a tiny real student, all three stages."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+DEMO = Path(__file__).parents[1] / "src/dhox/demo"
+TEACHER = f"local-dir:{DEMO / 'teacher'}"
+CLASSES = ("bag", "dress", "sandal", "trousers")
+PER_CLASS = {"train": 24, "val": 20, "test": 12}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marker gpu skips without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/ (four demo classes), runs/tiny (dho), runs/tiny/export (fp32 and fp16), runs/tiny/bench."""
+    from dhox.bench.run import bench
+    from dhox.distill.run import distill
+    from dhox.export.run import export
+
+    root = tmp_path_factory.mktemp("line")
+    write_data(root / "data")
+    run = root / "runs/tiny"
+    distill(
+        root / "data", run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=8,
+        epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2,
+    )  # fmt: skip
+    export(run, run / "export", fp16=True)
+    bench(run / "export", run / "bench/here", seconds=0.1)
+    return root
+
+
+@pytest.fixture
+def own_line(line: Path, tmp_path: Path) -> Path:
+    """A copy of `line` that a test may change."""
+    shutil.copytree(line, tmp_path / "line")
+    return tmp_path / "line"
+
+
+def write_data(root: Path) -> None:
+    """Real images of CLASSES as an image folder."""
+    with np.load(DEMO / "fashion_mnist.npz") as archive:
+        names = archive["classes"].tolist()
+        for split, count in PER_CLASS.items():
+            images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
+            for name in CLASSES:
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for number, pixels in enumerate(images[labels == names.index(name)][:count]):
+                    Image.fromarray(pixels).save(folder / f"{number:03d}.png")

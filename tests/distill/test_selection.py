@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dhox.distill.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
+from dhox.heads import dho_probs
+
+
+def logits(n: int, seed: int, right: float, labels: np.ndarray) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    out = random.normal(0, 1, (n, 4))
+    out[np.arange(n), labels] += np.where(random.random(n) < right, 3, -1)
+    return out.astype(np.float32)
+
+
+def test_the_chosen_point_is_the_best_of_the_grid() -> None:
+    labels = np.arange(400) % 4
+    ce, kd = logits(400, 0, 0.6, labels), logits(400, 1, 0.7, labels)
+    chosen = choose_alpha_beta(ce, kd, labels)
+    accuracy = np.array(chosen.accuracy_grid)
+    assert accuracy.shape == (len(ALPHAS), len(BETAS))
+    assert chosen.searched
+    here = (dho_probs(ce, kd, chosen.alpha, chosen.beta).argmax(-1) == labels).mean()
+    assert here == pytest.approx(accuracy.max())
+    for row, column in ((0, 0), (7, 3), (20, 8)):
+        there = (dho_probs(ce, kd, ALPHAS[row], BETAS[column]).argmax(-1) == labels).mean()
+        assert accuracy[row, column] == pytest.approx(there)
+
+
+def test_equal_heads_tie_and_the_lower_nll_wins() -> None:
+    labels = np.arange(200) % 4
+    same = logits(200, 2, 0.8, labels)
+    chosen = choose_alpha_beta(same, same, labels)
+    assert len(set(np.array(chosen.accuracy_grid).ravel())) == 1
+    nll = {
+        (a, b): -np.log(dho_probs(same, same, a, b)[np.arange(200), labels]).mean() for a in ALPHAS for b in BETAS
+    }
+    assert nll[chosen.alpha, chosen.beta] == pytest.approx(min(nll.values()), abs=1e-6)
+
+
+def test_forty_nine_images_search_nothing_and_fifty_do() -> None:
+    labels = np.arange(50) % 4
+    ce, kd = logits(50, 0, 0.9, labels), logits(50, 1, 0.2, labels)
+    few = choose_alpha_beta(ce[:49], kd[:49], labels[:49])
+    assert (few.alpha, few.beta, few.searched, few.accuracy_grid) == (0.4, 0.5, False, [])
+    assert choose_alpha_beta(ce, kd, labels).searched
+
+
+def test_halves_from_a_thousand_images_by_path_alone() -> None:
+    names = [f"val/{i}.png" for i in range(1000)]
+    assert selecting_half(names[:999]).all()
+    half = selecting_half(names)
+    assert 400 < half.sum() < 600
+    order = np.random.default_rng(0).permutation(1000)
+    assert np.array_equal(selecting_half([names[i] for i in order]), half[order])
+    assert set(fold_of(names)) == set(range(5))

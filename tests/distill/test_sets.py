@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dhox.dataset import Item, Splits
+from dhox.distill.sets import Sets, choose_sets
+from dhox.errors import DhoxError
+
+
+def items(split: str, counts: dict[str, int]) -> list[Item]:
+    return [Item(Path(), f"{split}/{label}/{i:03d}", label) for label, n in counts.items() for i in range(n)]
+
+
+def unique(splits: Splits) -> dict[str, str]:
+    return {item.name: item.name for of_split in splits.values() for item in of_split}
+
+
+def make(**counts: dict[str, int]) -> Splits:
+    return {split: items(split, counts.get(split, {})) for split in ("train", "val", "test")} | {
+        "unlabelled": [Item(Path(), f"unlabelled/{i}") for i in range(sum(counts.get("unlabelled", {}).values()))]
+    }
+
+
+def names(sets: list[Item]) -> set[str]:
+    return {item.name for item in sets}
+
+
+@given(shots=st.integers(1, 12), seed=st.integers(0, 5), with_val=st.booleans())
+def test_sets_are_disjoint_and_complete(shots: int, seed: int, with_val: bool) -> None:
+    splits = make(train={"a": 15, "b": 12}, val={"a": 3, "b": 3} if with_val else {}, test={"a": 2}, unlabelled={"": 4})
+    sets = choose_sets(splits, ["a", "b"], unique(splits), shots=shots, split_seed=seed)
+    parts = [names(part) for part in (sets.labelled, sets.unlabelled, sets.validation, sets.test)]
+    assert sum(len(part) for part in parts) == len(set().union(*parts)) == sum(len(part) for part in splits.values())
+    held = 0 if with_val or shots < 5 else max(1, round(0.2 * shots))
+    assert Counter(item.label for item in sets.labelled) == {"a": shots - held, "b": shots - held}
+    assert sets.selection == ("val" if with_val else "held-out" if held else "none")
+    assert all(item.label is None for item in sets.unlabelled)
+
+
+def test_split_seed_alone_decides_which_images_are_labelled() -> None:
+    splits = make(train={"a": 30, "b": 30}, val={"a": 1, "b": 1})
+
+    def draw(seed: int) -> Sets:
+        return choose_sets(splits, ["a", "b"], unique(splits), shots=4, split_seed=seed)
+
+    assert draw(1) == draw(1)
+    assert names(draw(1).labelled) != names(draw(2).labelled)
+
+
+def test_copies_of_known_images_leave_the_unlabelled_set() -> None:
+    splits = make(train={"a": 4, "b": 4}, val={"a": 1}, test={"b": 1}, unlabelled={"": 4})
+    content = unique(splits)
+    content["unlabelled/0"] = content["val/a/000"]
+    content["unlabelled/1"] = content["test/b/000"]
+    content["unlabelled/3"] = content["unlabelled/2"]
+    content["train/a/000"] = content["test/b/000"]
+    sets = choose_sets(splits, ["a", "b"], content)
+    assert names(sets.unlabelled) == {"unlabelled/2"}
+    assert "train/a/000" not in names(sets.labelled)
+    assert any("1 training images stand in val or test" in note for note in sets.notes)
+    assert any("3 unlabelled images" in note for note in sets.notes)
+
+
+def test_label_fraction_takes_its_share_of_every_class() -> None:
+    splits = make(train={"a": 40, "b": 7}, val={"a": 1, "b": 1})
+    sets = choose_sets(splits, ["a", "b"], unique(splits), label_fraction=0.1)
+    assert Counter(item.label for item in sets.labelled) == {"a": 4, "b": 1}
+    assert len(sets.unlabelled) == 42
+
+
+def test_without_labels_all_of_train_is_unlabelled() -> None:
+    splits = make(train={"a": 4, "b": 4})
+    sets = choose_sets(splits, ["a", "b"], unique(splits), use_labels=False)
+    assert (len(sets.labelled), len(sets.unlabelled), sets.selection) == (0, 8, "none")
+    empty = make(test={"a": 1})
+    with pytest.raises(DhoxError, match="Neither a labelled nor an unlabelled"):
+        choose_sets(empty, ["a", "b"], unique(empty), use_labels=False)
+
+
+def test_more_shots_than_images_and_empty_classes_are_named() -> None:
+    splits = make(train={"a": 9, "b": 3})
+    with pytest.raises(DhoxError, match=r"--shots 4 asks for more .*: b \(3\)\. Lower --shots"):
+        choose_sets(splits, ["a", "b"], unique(splits), shots=4)
+    with pytest.raises(DhoxError, match="without a labelled training image: c"):
+        choose_sets(splits, ["a", "b", "c"], unique(splits))
+
+
+def test_groups_never_straddle_training_and_held_out_images() -> None:
+    splits = make(train={"a": 40, "b": 40})
+    splits["train"] = [Item(i.path, i.name, i.label, f"camera{n % 8}") for n, i in enumerate(splits["train"])]
+    sets = choose_sets(splits, ["a", "b"], unique(splits), shots=20)
+    group = {item.name: item.group for item in splits["train"]}
+    held = {group[name] for name in names(sets.validation)}
+    assert held
+    assert not held & {group[name] for name in names(sets.labelled) | names(sets.unlabelled)}
+    one = make(train={"a": 10, "b": 10})
+    one["train"] = [Item(i.path, i.name, i.label, "camera") for i in one["train"]]
+    with pytest.raises(DhoxError, match="whole groups leaves no labelled image of: a, b"):
+        choose_sets(one, ["a", "b"], unique(one))

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dhox.export.fold import (
+    R_GRID,
+    choose_fold,
+    choose_r,
+    coefficients,
+    compare,
+    inference_linear,
+    pool,
+    tune_on_labels,
+    tune_on_mixture,
+    tuned_linear,
+)
+from dhox.export.graph import folded_head
+from dhox.heads import dho_probs, linear_probs
+from dhox.stats import negative_log_likelihood, softmax
+
+ALPHA = st.floats(0, 1)
+BETA = st.floats(0.1, 4)
+SEED = st.integers(0, 2**20)
+
+
+def two_heads(seed: int, classes: int = 5, features: int = 7) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        f"{head}_{part}": random.normal(0, 1, shape).astype(np.float32)
+        for head in ("ce", "kd")
+        for part, shape in (("weight", (classes, features)), ("bias", (classes,)))
+    }
+
+
+def logits_of(heads: dict[str, np.ndarray], z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return z @ heads["ce_weight"].T + heads["ce_bias"], z @ heads["kd_weight"].T + heads["kd_bias"]
+
+
+def validation(n: int, seed: int = 0, ce_right: float = 0.7, kd_right: float = 0.7, **more: np.ndarray) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 6, n)
+    out = {"labels": labels, "names": np.array([f"val/{i}.png" for i in range(n)])}
+    for head, right in (("ce", ce_right), ("kd", kd_right)):
+        logits = random.normal(0, 1, (n, 6))
+        logits[np.arange(n), labels] += np.where(random.random(n) < right, 4, -1)
+        out[f"{head}_logits"] = logits.astype(np.float32)
+    return out | more
+
+
+@given(alpha=ALPHA, beta=BETA, seed=SEED, classes=st.integers(2, 40))
+def test_exact_fold_and_kept_heads_equal_dho_inference(alpha: float, beta: float, seed: int, classes: int) -> None:
+    heads = two_heads(seed, classes)
+    z = np.random.default_rng(seed).normal(0, 1, (16, 7)).astype(np.float32)
+    expected = dho_probs(*logits_of(heads, z), alpha, beta)
+    val = validation(0)
+    exact, _ = choose_fold(val, alpha, beta, "exact", 1.0)
+    for fold in (exact, type(exact)(**{**exact.to_json(), "rule": "heads"})):
+        probs = folded_head(heads, fold)(torch.from_numpy(z)).detach().numpy()
+        assert probs.dtype == np.float32
+        assert abs(probs - expected).max() < 2e-5
+
+
+@given(seed=SEED, r=st.floats(0, 50), tau=st.floats(0.1, 10))
+def test_linear_fold_is_one_layer_of_the_pooled_logits(seed: int, r: float, tau: float) -> None:
+    heads = two_heads(seed)
+    z = np.random.default_rng(seed).normal(0, 1, (16, 7)).astype(np.float32)
+    fold = type(inference_linear(0.5, 1))("linear", 0.5, 1, *coefficients(r, tau), r, tau, "validation", True)
+    head = folded_head(heads, fold)
+    assert head.linear.weight.shape == (5, 7)
+    expected = softmax(pool(*logits_of(heads, z), r) / tau)
+    assert abs(head(torch.from_numpy(z)).detach().numpy() - expected).max() < 1e-4
+
+
+@given(seed=SEED, alpha=ALPHA, beta=BETA, r=st.one_of(st.floats(0, 1e3), st.just(inf)))
+def test_where_both_heads_agree_every_fold_agrees(seed: int, alpha: float, beta: float, r: float) -> None:
+    ce, kd = logits_of(two_heads(seed), np.random.default_rng(seed).normal(0, 1, (64, 7)))
+    both = ce.argmax(-1) == kd.argmax(-1)
+    for logits in (ce, kd):
+        ordered = np.sort(logits, -1)
+        both &= ordered[:, -1] - ordered[:, -2] > 1e-3
+    mixture = dho_probs(ce, kd, alpha, beta).argmax(-1)
+    linear = linear_probs(ce, kd, *coefficients(r, 1.0)).argmax(-1)
+    assert np.array_equal(mixture[both], ce.argmax(-1)[both])
+    assert np.array_equal(linear[both], ce.argmax(-1)[both])
+
+
+def test_inference_weights_are_those_of_the_mixture() -> None:
+    fold = inference_linear(0.4, 0.5)
+    assert (fold.c_ce, fold.c_kd, fold.r) == (0.4, pytest.approx(1.2), pytest.approx(3.0))
+    assert inference_linear(0, 0.5).r is None
+
+
+def test_r_is_the_centre_of_the_longest_plateau() -> None:
+    ce, kd = np.array([[1.0, 0.0]] * 2), np.array([[0.0, 1.0]] * 2)  # class 1 wins where r > 1
+    above = R_GRID[R_GRID > 1]
+    assert choose_r(ce, kd, np.array([1, 1])) == above[len(above) // 2]
+    below = R_GRID[R_GRID < 1]
+    assert choose_r(ce, kd, np.array([0, 0])) == below[len(below) // 2]
+
+
+def test_one_head_alone_wins_only_where_it_is_strictly_better() -> None:
+    ce = np.array([[1.0, 0.0], [0.0, 1.0]])
+    kd = np.array([[0.0, 100.0], [100.0, 0.0]])  # every r of the grid follows the KD head, which is always wrong
+    assert choose_r(ce, kd, np.array([0, 1])) == 0
+    assert choose_r(ce, kd, np.array([1, 0])) not in {0.0, inf}
+    assert choose_r(100 * kd, 1e-3 * ce, np.array([0, 1])) == inf
+
+
+def test_tau_minimises_the_nll() -> None:
+    val = validation(600)
+    r, tau = tune_on_labels(val["ce_logits"], val["kd_logits"], val["labels"])
+    pooled = pool(val["ce_logits"], val["kd_logits"], r)
+    best = negative_log_likelihood(softmax(pooled / tau), val["labels"])
+    for factor in (0.9, 1.1, 3):
+        assert negative_log_likelihood(softmax(pooled / (tau * factor)), val["labels"]) >= best
+
+
+def test_without_labels_the_mixture_is_matched() -> None:
+    val = validation(800, ce_right=0.9, kd_right=0.9)
+    r, tau = tune_on_mixture(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
+    linear, mixture = linear_probs(val["ce_logits"], val["kd_logits"], *coefficients(r, tau)), dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
+    assert (linear.argmax(-1) == mixture.argmax(-1)).mean() > 0.95
+    assert linear.max(-1).mean() == pytest.approx(mixture.max(-1).mean(), abs=1e-3)
+    few = validation(0, unlabelled_ce_logits=val["ce_logits"], unlabelled_kd_logits=val["kd_logits"])
+    fold = tuned_linear(few, 0.4, 0.5)
+    assert (fold.tuned_on, fold.calibrated, fold.r) == ("unlabelled", False, r)
+    assert tuned_linear(validation(0), 0.4, 0.5).tuned_on == "inference-weights"
+
+
+def test_auto_is_linear_only_with_evidence() -> None:
+    good = validation(3000, ce_right=0.97, kd_right=0.97)
+    fold, evidence = choose_fold(good, 0.5, 1.0, "auto", 1.0)
+    assert evidence is not None
+    assert (fold.rule, evidence.images, evidence.passed) == ("linear", "gate-half", True)
+    assert evidence.lower_bound <= evidence.difference
+    assert choose_fold(good, 0.5, 1.0, "auto", 0.0)[0].rule == ("linear" if evidence.lower_bound >= 0 else "exact")
+
+    few, shown = choose_fold(validation(60), 0.5, 1.0, "auto", 1.0)
+    assert shown is not None
+    assert (few.rule, shown.images, shown.n, shown.passed) == ("exact", "cross-fitted", 60, False)
+    assert choose_fold(validation(60), 0.5, 1.0, "linear", 1.0)[0].rule == "linear"
+
+    none, nothing = choose_fold(validation(49), 0.4, 0.5, "auto", 1.0)
+    assert (none.rule, nothing) == ("exact", None)
+
+
+def test_evidence_never_comes_from_the_selecting_half() -> None:
+    """Wrong labels in the gating half must show in the evidence, and must not move r."""
+    val = validation(2000, ce_right=0.9, kd_right=0.9)
+    from dhox.distill.selection import selecting_half
+
+    gate = ~selecting_half(val["names"].tolist())
+    before, _ = choose_fold(val, 0.5, 1.0, "linear", 1.0)
+    changed = {**val, "labels": np.where(gate, (val["labels"] + 1) % 6, val["labels"])}
+    after, evidence = choose_fold(changed, 0.5, 1.0, "linear", 1.0)
+    assert before == after
+    assert evidence is not None
+    assert evidence.n == gate.sum()
+    assert compare(changed, 0.5, 1.0)[0]["accuracy"] < 0.2
+
+
+def test_comparison_lists_every_way_to_answer() -> None:
+    rows = {row["stage"]: row for row in compare(validation(400), 0.4, 0.5)}
+    assert list(rows) == ["ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned"]
+    assert rows["exact"]["agreement_with_dho"] == 1
+    assert rows["exact"]["accuracy"] == rows["dho"]["accuracy"]
+    assert compare(validation(0), 0.4, 0.5) == []

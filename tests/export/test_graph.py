@@ -1,0 +1,142 @@
+"""Every exported graph against torch in ONNX Runtime, and against TensorRT-RTX's parser and builder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from dhox.distill.student import create_backbone, preprocessing_of, with_heads
+from dhox.export.fold import Fold, inference_linear
+from dhox.export.graph import Deployable, folded_head, head_arrays
+from dhox.export.half import fp32_nodes, to_fp16
+from dhox.export.onnx_export import export_onnx
+from dhox.exported import graph_input, run_session
+from dhox.onnx_session import open_session
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tensorrt_rtx_build import build
+
+STUDENTS = {"resnet18": 32, "test_resnet": 28, "mobilenetv2_050": 32, "tf_efficientnet_lite0": 32, "convnext_atto": 32, "test_vit": 32}
+SHAPE_OPS = {"Shape", "Range", "Expand", "ConstantOfShape"}
+
+
+def deployable(student: str, size: int, rule: str = "exact", uint8: bool = True) -> Deployable:
+    """A student with random weights, and BatchNorm statistics that fit them (else fp16 overflows)."""
+    torch.manual_seed(0)
+    backbone, data = create_backbone(student, "none", size)
+    model = with_heads(backbone, size, 5, two_heads=True)
+    model.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.randn(8, 3, size, size))
+    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule})
+    return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), uint8).eval()
+
+
+def pixels(size: int, n: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def shape_arithmetic(content: bytes) -> list[str]:
+    """Operators that compute with the batch axis, in order; a Gather at a constant place of an activation is none."""
+    nodes = onnx.load_from_string(content).graph.node
+    sizes = {name for node in nodes if node.op_type == "Shape" for name in node.output}
+    return [node.op_type for node in nodes if node.op_type in SHAPE_OPS or (node.op_type == "Gather" and sizes & set(node.input))]
+
+
+def torch_answer(module: Deployable, batch: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        answer: np.ndarray = module(torch.from_numpy(batch)).numpy()
+    return answer
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_onnx_equals_torch_and_tensorrt_builds_it(student: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+    size = STUDENTS[student]
+    module = deployable(student, size)
+    fp32 = export_onnx(module, size, {})
+    fp16 = to_fp16(fp32, {})
+    for n in (1, 5):
+        batch = pixels(size, n)
+        expected = torch_answer(module, batch)
+        assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
+        half = run_session(open_session(fp16), batch)
+        assert np.isfinite(half).all()
+        assert abs(half - expected).max() < 2e-2
+    assert shape_arithmetic(fp32) in ([], ["Shape", "Expand"])  # a class token may keep one Shape and one Expand
+    assert build(fp32)["HALF"] == 0
+    types = build(fp16)
+    assert types["HALF"] > types["FLOAT"]
+
+
+@pytest.mark.parametrize("rule", ["single", "heads", "exact", "linear"])
+@pytest.mark.parametrize("uint8", [True, False])
+def test_every_head_and_input_builds(rule: str, uint8: bool) -> None:
+    module = deployable("test_resnet", 28, rule, uint8)
+    fp32 = export_onnx(module, 28, {})
+    batch = graph_input(pixels(28), "uint8-nhwc" if uint8 else "float-nchw", module_preprocessing())
+    assert abs(run_session(open_session(fp32), batch) - torch_answer(module, batch)).max() < 1e-4
+    layers = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
+    assert layers.count("Gemm") == (2 if rule == "heads" else 1)
+    for content in (fp32, to_fp16(fp32, {})):
+        assert build(content).total() > 0
+
+
+def module_preprocessing() -> object:
+    return preprocessing_of(create_backbone("test_resnet", "none", 28)[1])
+
+
+def test_both_inputs_give_the_same_answer() -> None:
+    preprocessing = module_preprocessing()
+    batch = pixels(28)
+    answers = [
+        torch_answer(deployable("test_resnet", 28, uint8=kind == "uint8-nhwc"), graph_input(batch, kind, preprocessing))
+        for kind in ("uint8-nhwc", "float-nchw")
+    ]
+    assert abs(answers[0] - answers[1]).max() < 1e-5
+
+
+def test_equal_input_gives_equal_bytes_and_no_trace_of_this_machine() -> None:
+    metadata = {"classes": ["a", "<b>"], "fold": {"rule": "exact"}}
+    first, second = (export_onnx(deployable("test_resnet", 28), 28, metadata) for _ in range(2))
+    assert first == second
+    assert to_fp16(first, metadata) == to_fp16(second, metadata)
+    for content in (first, to_fp16(first, metadata)):
+        model = onnx.load_from_string(content)
+        assert {entry.key: entry.value for entry in model.metadata_props} == {
+            "dhox.classes": '["a", "<b>"]', "dhox.fold": '{"rule": "exact"}',
+        }  # fmt: skip
+        assert b".py" not in content
+        assert str(Path.cwd()).encode() not in content
+        assert (model.ir_version, model.opset_import[0].version) == (10, 18)
+
+
+def test_fp16_keeps_normalisation_and_tail_in_fp32_and_halves_the_rest() -> None:
+    fp32 = export_onnx(deployable("test_resnet", 28), 28, {})
+    graph = onnx.load_from_string(fp32).graph
+    kept = {node.op_type for node in graph.node if node.name in fp32_nodes(graph)}
+    assert {"Softmax", "ReduceSum", "Cast", "Transpose"} <= kept
+    assert not kept & {"Conv", "Gemm", "Relu"}
+    half = onnx.load_from_string(to_fp16(fp32, {})).graph
+    types = {tensor.name: tensor.data_type for tensor in half.initializer}
+    for node in half.node:
+        if node.op_type in {"Conv", "Gemm"}:
+            assert {types[name] for name in node.input[1:]} == {onnx.TensorProto.FLOAT16}
+    assert [node.op_type for node in half.node].count("Cast") == 3  # uint8 to fp32, into fp16, back to fp32
+    assert len(to_fp16(fp32, {})) < 0.55 * len(fp32)
+
+
+def test_a_weight_beyond_fp16_is_named() -> None:
+    module = deployable("test_resnet", 28)
+    with torch.no_grad():
+        module.head.linear.weight[0, 0] = 1e6
+    from dhox.errors import DhoxError
+
+    with pytest.raises(DhoxError, match=r"head\.linear\.weight holds 1e\+06, beyond fp16\. Export without --fp16"):
+        to_fp16(export_onnx(module, 28, {}), {})

@@ -1,0 +1,136 @@
+"""Rules of the layout: who may import whom, what stays free of torch, and that documents tell the truth about files."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s for s in ("distill", "export", "bench")}
+TOP = {"dhox.cli", "dhox.__main__", "dhox.report", "dhox.tables", "dhox.doctor", "dhox.demo"}
+LAYERS = ("shared", "distill", "export", "bench", "top")
+HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
+
+# What a board needs, in one process where every training library is missing.
+BOARD = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError("not on this board: " + name)
+sys.meta_path.insert(0, Missing())
+from dhox.cli import main
+main(sys.argv[1:])
+"""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in (ROOT / folder).glob("*.py"):
+            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    return found
+
+
+def layer(module: str) -> int:
+    if any(module == top or module.startswith(f"{top}.") for top in TOP):
+        return LAYERS.index("top")
+    part = module.split(".")[1] if "." in module else ""
+    return LAYERS.index(part) if part in LAYERS else 0
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "dhox"}
+
+
+def test_imports_point_one_way() -> None:
+    known = modules()
+    assert len(known) > 40
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in known.items()
+        for name in imported(path) & known.keys()
+        if layer(name) > layer(module) and not (module == "dhox" or layer(module) == LAYERS.index("top"))
+    ]
+    assert wrong == []
+
+
+def loaded_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys, json; print('\\n' + json.dumps(sorted(sys.modules)))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = loaded_after("from dhox.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0")
+    assert not loaded & {*HEAVY, "numpy", "PIL", "onnxruntime"}
+
+
+def test_the_board_part_imports_without_torch() -> None:
+    loaded = loaded_after("import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load")
+    assert not loaded & set(HEAVY)
+
+
+def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> None:
+    def board(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, "-c", BOARD, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    export = str(own_line / "runs/tiny/export")
+    assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
+    image = next((own_line / "data/test/bag").iterdir())
+    assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
+    doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}
+    assert not next(works for what, works in doctor.items() if what.startswith("torch "))
+    assert next(works for what, works in doctor.items() if "CPUExecutionProvider" in what)
+
+
+def test_packages_of_the_project_file_are_the_folders() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    packages = re.search(r"^packages = \[(.*)\]$", text, re.MULTILINE)
+    assert packages is not None
+    assert set(re.findall(r'"([^"]+)"', packages[1])) == set(FOLDERS)
+    assert {path.parent for path in modules().values()} == {ROOT / folder for folder in FOLDERS.values()}
+
+
+def test_readme_maps_every_module_once() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The map of files") :]
+    for module, path in modules().items():
+        if path.name != "__init__.py":
+            assert len(re.findall(rf"^\s*{re.escape(path.name)}\s", tree, re.MULTILINE)) >= 1, module
+    for name in re.findall(r"^\s*(\w+\.py)\s", tree, re.MULTILINE):
+        assert list(ROOT.glob(f"*/**/{name}")) or list(ROOT.glob(f"*/{name}")), name
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_and_commands_of_documents_exist(document: str) -> None:
+    from typer.main import get_command
+
+    from dhox.cli import app
+
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", text):
+        if "://" not in target:
+            assert (ROOT / document).parent.joinpath(target).exists(), target
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for line in re.findall(r"^\s*(?:\$ )?dhox (.*)$", text.replace("\\\n", " "), re.MULTILINE):
+        words = line.split("#")[0].split()
+        assert words[0] in commands or words[0].startswith("-"), line
+        known = {option for parameter in commands[words[0]].params for option in [*parameter.opts, *parameter.secondary_opts]} if words[0] in commands else {"--help", "--version"}
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line

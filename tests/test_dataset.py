@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from dhox.dataset import class_names, read_dataset
+from dhox.errors import DhoxError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def manifest(root: Path, text: str, *images: str) -> Path:
+    touch(root, *images)
+    (root / "m.csv").write_text(text)
+    return root / "m.csv"
+
+
+def names(items: list) -> list[str]:
+    return [item.name for item in items]
+
+
+def test_folder_is_read_into_sorted_splits(tmp_path: Path) -> None:
+    root = touch(
+        tmp_path, "train/b/2.png", "train/b/deep/1.JPG", "train/a/1.webp", "train/a/notes.txt", "train/a/.hidden.png",
+        "unlabelled/x/y/3.png", "unlabelled/1.png", "val/a/1.png", "test/b/1.png", "other/a/1.png",
+    )  # fmt: skip
+    splits = read_dataset(root)
+    assert names(splits["train"]) == ["train/a/1.webp", "train/b/2.png", "train/b/deep/1.JPG"]
+    assert [item.label for item in splits["train"]] == ["a", "b", "b"]
+    assert [(item.name, item.label) for item in splits["unlabelled"]] == [
+        ("unlabelled/1.png", None), ("unlabelled/x/y/3.png", None),
+    ]  # fmt: skip
+    assert names(splits["val"]) == ["val/a/1.png"]
+    assert names(splits["test"]) == ["test/b/1.png"]
+
+
+def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
+    csv = manifest(
+        tmp_path, "path,label,split,group\n1.png,a,train,g1\n2.png,,,g1\n3.png,b,,\n4.png,a,val,g2\n5.png,a,unlabelled,\n",
+        "1.png", "2.png", "3.png", "4.png", "5.png",
+    )  # fmt: skip
+    splits = read_dataset(csv)
+    assert [(item.name, item.label, item.group) for item in splits["train"]] == [("1.png", "a", "g1"), ("3.png", "b", None)]
+    assert [(item.name, item.label) for item in splits["unlabelled"]] == [("2.png", None), ("5.png", None)]
+    table = {
+        "path": [f"{i}.png" for i in range(1, 6)], "label": ["a", None, "b", "a", "a"],
+        "split": ["train", None, "train", "val", "unlabelled"], "group": ["g1", "g1", None, "g2", None],
+    }  # fmt: skip
+    parquet.write_table(pyarrow.table(table), tmp_path / "m.parquet")
+    assert read_dataset(tmp_path / "m.parquet") == splits
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n1.png,a\n", "Name at least these two: path, label"),
+        ("path,label,split\n1.png,a,dev\n", "row 2: split 'dev' is unknown. Use one of: train"),
+        ("path,label\n9.png,a\n", "row 2: 9.png does not exist"),
+        ("path,label\n1.png,a\n1.png,b\n", "row 3: 1.png is listed twice"),
+        ("path,label,split\n1.png,,test\n", "an image of test needs a label"),
+        ("path,label,split,group\n1.png,a,train,cam\n2.png,a,test,cam\n", "Group 'cam' stands in train and in test"),
+        ("path,label\n", "holds no image"),
+    ],
+)
+def test_wrong_manifests_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        read_dataset(manifest(tmp_path, text, "1.png", "2.png"))
+
+
+def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
+    with pytest.raises(DhoxError, match="does not exist. DATA is an image folder"):
+        read_dataset(tmp_path / "none")
+    with pytest.raises(DhoxError, match="holds no image"):
+        read_dataset(tmp_path)
+    with pytest.raises(DhoxError, match="lies in no class folder"):
+        read_dataset(touch(tmp_path, "train/1.png"))
+    touch(tmp_path, "m.txt")
+    with pytest.raises(DhoxError, match="neither a folder nor a .csv or .parquet"):
+        read_dataset(tmp_path / "m.txt")
+    (tmp_path / "m.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DhoxError, match="cannot be read as Parquet"):
+        read_dataset(tmp_path / "m.parquet")
+
+
+def test_classes_are_in_code_point_order_with_spaces_for_underscores(tmp_path: Path) -> None:
+    splits = read_dataset(touch(tmp_path, "train/b_c/1.png", "train/Z/1.png", "train/a/1.png"))
+    assert class_names(splits, None) == [("Z", "Z"), ("a", "a"), ("b_c", "b c")]
+
+
+def test_class_file_gives_order_and_prompt_names(tmp_path: Path) -> None:
+    splits = read_dataset(touch(tmp_path, "train/n02/1.png", "train/n01/1.png"))
+    (tmp_path / "classes.txt").write_text("n02,goldfish, a fish\nn01\tgreat white shark\n\nn_03\n")
+    assert class_names(splits, tmp_path / "classes.txt") == [
+        ("n02", "goldfish, a fish"), ("n01", "great white shark"), ("n_03", "n 03"),
+    ]  # fmt: skip
+    (tmp_path / "classes.txt").write_text("n01\nn01\n")
+    with pytest.raises(DhoxError, match="lists a class twice: n01"):
+        class_names(splits, tmp_path / "classes.txt")
+    with pytest.raises(DhoxError, match=r"class list .* cannot be read"):
+        class_names(splits, tmp_path / "none.txt")
+
+
+def test_labels_outside_the_classes_and_one_class(tmp_path: Path) -> None:
+    with pytest.raises(DhoxError, match="at least two classes, found: a"):
+        class_names(read_dataset(touch(tmp_path / "one", "train/a/1.png")), None)
+    splits = read_dataset(touch(tmp_path / "two", "train/a/1.png", "train/b/1.png", "test/c/1.png"))
+    with pytest.raises(DhoxError, match=r"test has labels outside the class list \(the training labels\): c"):
+        class_names(splits, None)

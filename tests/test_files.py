@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhox.errors import DhoxError
+from dhox.files import (
+    RUN_FILE,
+    RUN_SCHEMA,
+    newest,
+    output_directory,
+    partial_directory,
+    read_json,
+    read_npz,
+    sha256,
+    stable_hash,
+    write_bytes,
+    write_json,
+    write_npz,
+)
+
+
+def finished(folder: Path, at: str, **content: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RUN_FILE, {"schema": RUN_SCHEMA, "status": "complete", "finished_at": at, **content})
+    return folder
+
+
+def test_json_round_trip_refuses_nan_and_foreign_schemas(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"schema": "dhox.run/1", "x": "é"})
+    assert read_json(path, "dhox.run/1")["x"] == "é"
+    with pytest.raises(DhoxError, match="dhox.run/1.*reads 'dhox.run/2'"):
+        read_json(path, "dhox.run/2")
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path, "dhox.run/1")["x"] == "é"
+    path.write_text("{")
+    with pytest.raises(DhoxError, match="not valid JSON"):
+        read_json(path, "dhox.run/1")
+
+
+def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(5), "names": np.array(["x", "yz"])}
+    write_npz(tmp_path / "1.npz", **arrays)
+    write_npz(tmp_path / "2.npz", **arrays)
+    assert sha256(tmp_path / "1.npz") == sha256(tmp_path / "2.npz")
+    assert read_npz(tmp_path / "1.npz")["names"].tolist() == ["x", "yz"]
+    np.savez(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(tmp_path / "3.npz")
+    (tmp_path / "4.npz").write_bytes((tmp_path / "1.npz").read_bytes()[:40])
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(tmp_path / "4.npz")
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DhoxError, match=r"Could not write .*choose another --out"):
+        write_bytes(tmp_path / "folder", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_stable_hash_does_not_depend_on_the_process() -> None:
+    assert stable_hash("train/cat/1.png") == 4190777528381747787
+
+
+def test_output_directory_appears_only_when_complete(tmp_path: Path) -> None:
+    final = tmp_path / "runs/a"
+    with output_directory(final, RUN_FILE, RUN_SCHEMA, overwrite=False) as folder:
+        assert not final.exists()
+        assert json.loads((folder / RUN_FILE).read_text())["status"] == "running"
+        finished(folder, "1")
+    assert final.is_dir()
+    assert not partial_directory(final).exists()
+
+
+def test_overwrite_keeps_the_old_directory_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    final = finished(tmp_path / "a", "1", kept=True)
+    with pytest.raises(DhoxError, match="not empty. Add --overwrite"), output_directory(final, RUN_FILE, RUN_SCHEMA, False):
+        pass
+    with pytest.raises(DhoxError, match="mid-way"), output_directory(final, RUN_FILE, RUN_SCHEMA, True):
+        raise DhoxError("mid-way")
+    assert read_json(final / RUN_FILE, RUN_SCHEMA)["kept"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with output_directory(final, RUN_FILE, RUN_SCHEMA, True) as folder:
+        finished(folder, "2")
+    assert read_json(final / RUN_FILE, RUN_SCHEMA)["finished_at"] == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a", "a.partial"])
+def test_foreign_directories_are_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious.txt").write_text("mine")
+    with pytest.raises(DhoxError, match="never overwritten"), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, True):
+        pass
+    assert (tmp_path / name / "precious.txt").read_text() == "mine"
+
+
+def test_a_killed_command_leaves_a_running_partial_that_the_next_one_replaces(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+        raise KeyboardInterrupt
+    assert json.loads((folder / RUN_FILE).read_text())["status"] == "running"
+    with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+        finished(folder, "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_newest_is_the_greatest_finished_at_of_complete_ones(tmp_path: Path) -> None:
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
+    finished(tmp_path / "x/old", "2026-01-01")
+    new = finished(tmp_path / "new", "2026-02-01")
+    write_json(finished(tmp_path / "running", "") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "finished_at": "9"})
+    write_json(finished(tmp_path / "other", "") / RUN_FILE, {"schema": "dhox.bench/1", "status": "complete", "finished_at": "9"})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / RUN_FILE).write_text("[")
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) == new
