@@ -103,16 +103,18 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
-        missing = backbone.load_state_dict(state, strict=False).missing_keys
     except Exception as err:
         raise DhoxError(
             f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict."
         ) from err
-    if missing:
+    own = backbone.state_dict()
+    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    if unfit:
         raise DhoxError(
-            f"{path} lacks {len(missing)} tensors of this student, among them {shorten(missing, 3)}. "
-            "Pass the weights of the same timm model."
+            f"{path} lacks {len(unfit)} of the {len(own)} tensors of this student, or has them in other shapes: "
+            f"{shorten(unfit, 3)}. Pass the weights of the same timm model."
         )
+    backbone.load_state_dict({name: state[name] for name in own})
 
 
 def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool) -> Student:
@@ -151,7 +153,8 @@ def load_student(run: Path, spec: StudentSpec) -> Student:
     try:
         student.load_state_dict(load_file(run / WEIGHTS_FILE))
     except Exception as err:
+        reason = " ".join(str(err).split())[:200]
         raise DhoxError(
-            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({err}). Train it again."
+            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({reason}). Train it again."
         ) from err
     return student.eval()

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from dhox.distill.run import DistillResult, distill
+from dhox.errors import DhoxError
+from dhox.files import read_npz, sha256
+
+DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
+QUICK = {
+    "teacher": DEMO_TEACHER, "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 1,
+    "batch_labelled": 8, "batch_unlabelled": 32, "views": 2,
+}  # fmt: skip
+
+
+def quick(data: Path, out: str = "runs/x", **options: object) -> DistillResult:
+    return distill(data, Path(out), **{**QUICK, **options})  # type: ignore[arg-type]
+
+
+def without(data: Path, *parts: str) -> Path:
+    copy = Path("data").absolute()
+    shutil.copytree(data, copy)
+    for part in parts:
+        shutil.rmtree(copy / part)
+    return copy
+
+
+def test_the_run_directory_holds_the_contract(line: Path) -> None:
+    run = line / "runs/tiny"
+    assert {path.name for path in run.iterdir()} >= {
+        "run.json", "student.safetensors", "selection.json", "val.npz", "test.npz", "metrics.csv", "tensorboard", "report.html",
+    } - {"report.html"}  # fmt: skip
+    summary, selection = (json.loads((run / name).read_text()) for name in ("run.json", "selection.json"))
+    assert summary["status"] == "complete"
+    assert summary["classes"][3] == {"id": 3, "name": "trousers", "prompt": "trousers"}
+    sets = summary["sets"]
+    assert (sets["n_labelled"], sets["n_unlabelled"], sets["n_validation"], sets["n_test"]) == (32, 64, 80, 48)
+    assert [row["stage"] for row in summary["test"]] == ["teacher", "ce_head", "kd_head", "dho_fixed", "dho"]
+    assert (selection["source"], selection["searched"], selection["n_selection_labels"]) == ("val", True, 80)
+    assert not set(sets["labelled"]) & set(sets["validation"])
+    test = read_npz(run / "test.npz")
+    assert test["ce_logits"].shape == (48, 4)
+    kd = next(row for row in summary["test"] if row["stage"] == "kd_head")
+    assert kd["correct"] == (test["kd_logits"].argmax(-1) == test["labels"]).sum()
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(i) for i in range(1, 9)]
+    assert float(rows[-1]["ce_loss"]) < float(rows[0]["ce_loss"])
+    assert float(rows[-1]["kd_loss"]) < float(rows[0]["kd_loss"])
+
+
+def test_same_seed_same_bits_other_seed_other_bits(line: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        quick(line / "data", f"runs/{name}", shots=4, seed=seed)
+    digests = [sha256(Path(f"runs/{name}/student.safetensors")) for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+    labelled = [json.loads(Path(f"runs/{name}/run.json").read_text())["sets"]["labelled"] for name in "abc"]
+    assert labelled[0] == labelled[1] == labelled[2]
+
+
+@pytest.mark.parametrize("method", ["ce", "sho", "kd"])
+def test_baselines_have_one_head(line: Path, method: str) -> None:
+    result = quick(line / "data", method=method, shots=4)
+    weights = load_file("runs/x/student.safetensors")
+    assert not [name for name in weights if name.startswith("kd_head")]
+    stages = [row["stage"] for row in result.summary["test"]]
+    assert stages == (["student"] if method == "ce" else ["teacher", "student"])
+    assert result.summary["sets"]["n_labelled"] == (0 if method == "kd" else 16)
+
+
+def test_kd_needs_no_label(line: Path) -> None:
+    data = without(line / "data", "val", "test")
+    (data / "train").rename(data / "unlabelled")
+    Path("classes.txt").write_text("bag\ndress\n")
+    result = quick(data, method="kd", class_file=Path("classes.txt"))
+    assert result.summary["test"] is None
+    assert result.summary["sets"]["n_unlabelled"] == 96
+
+
+def test_without_val_labels_are_held_out_and_said(line: Path) -> None:
+    result = quick(without(line / "data", "val"), shots=16)
+    assert (result.selection["source"], result.selection["n_validation"]) == ("held-out", 12)
+    assert any("12 of the labelled images are held out" in note for note in result.summary["notes"])
+    assert not result.selection["searched"]  # 12 images are fewer than 50
+    assert (result.selection["alpha"], result.selection["beta"]) == (0.4, 0.5)
+    assert read_npz(Path("runs/x/val.npz"))["unlabelled_ce_logits"].shape == (32, 4)
+
+
+def test_too_few_labels_to_hold_out_keep_alpha_and_beta_fixed(line: Path) -> None:
+    result = quick(without(line / "data", "val"), shots=4)
+    assert (result.selection["source"], result.selection["n_validation"]) == ("none", 0)
+    assert any("stay fixed" in note for note in result.summary["notes"])
+
+
+def test_with_every_image_labelled_the_unlabelled_term_is_dropped_and_said(line: Path) -> None:
+    result = quick(line / "data")
+    assert result.summary["sets"]["n_unlabelled"] == 0
+    assert any("no unlabelled image" in note for note in result.summary["notes"])
+
+
+def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
+    data = without(line / "data")
+    (data / "train/bag/bad.png").write_bytes((data / "train/bag/000.png").read_bytes()[:50])
+    (data / "test/dress/text.jpg").write_text("no image")
+    with pytest.raises(DhoxError, match=r"2 of 226 images cannot be read: test/dress/text.jpg \(not an image.*train/bag/bad.png.*--skip-bad-images"):
+        quick(data)
+    assert not Path("runs").exists()
+    result = quick(data, shots=4, skip_bad_images=True)
+    assert result.summary["sets"]["n_test"] == 48
+    assert "2 unreadable images were skipped" in result.summary["notes"]
+
+
+def test_images_of_every_mode_train(line: Path) -> None:
+    data = without(line / "data")
+    random = np.random.default_rng(0)
+    for n, image in enumerate([
+        Image.fromarray(random.integers(0, 256, (30, 33, 4), dtype=np.uint8), "RGBA"),
+        Image.fromarray(random.integers(0, 65536, (31, 29), dtype=np.uint16)),
+        Image.fromarray(random.integers(0, 256, (40, 30), dtype=np.uint8)).convert("P"),
+    ]):  # fmt: skip
+        image.save(data / f"train/bag/mode{n}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 24)).save(data / "train/dress/rotated.jpg", exif=exif)
+    assert quick(data, shots=4).summary["sets"]["n_unlabelled"] == 96 + 4 - 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shots": 25}, r"--shots 25 asks for more .*bag \(24\)"),
+        ({"student": "resnet19"}, "not a timm model. Closest"),
+        ({"teacher": "ViT-B-16/laion"}, "has no weights 'laion'. Closest"),
+        ({"precision": "17-true"}, "Use 32-true"),
+        ({"class_file": Path("missing.txt")}, "class list missing.txt cannot be read"),
+    ],
+)
+def test_wrong_options_write_nothing(line: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        quick(line / "data", **options)
+    assert not Path("runs").exists()
+
+
+def test_cuda_that_is_not_there_is_an_error(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DhoxError, match="--device cuda: torch finds no CUDA device here"):
+        quick(line / "data", device="cuda")
+
+
+def test_an_old_run_survives_a_failed_overwrite(line: Path) -> None:
+    quick(line / "data", shots=4)
+    before = sha256(Path("runs/x/student.safetensors"))
+    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
+        quick(line / "data", shots=4)
+    with pytest.raises(DhoxError, match="asks for more"):
+        quick(line / "data", shots=99, overwrite=True)
+    assert sha256(Path("runs/x/student.safetensors")) == before
+    quick(line / "data", shots=4, seed=3, overwrite=True)
+    assert sha256(Path("runs/x/student.safetensors")) != before
+    assert [path.name for path in Path("runs").iterdir()] == ["x"]
+
+
+@pytest.mark.gpu
+def test_training_runs_on_cuda_in_mixed_precision(line: Path) -> None:
+    result = quick(line / "data", shots=4, device="cuda", epochs=4)
+    assert result.summary["training"]["device"].startswith("cuda")
+    assert result.summary["training"]["precision"] == "bf16-mixed"

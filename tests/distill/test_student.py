@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from dhox.distill.student import StudentSpec, create_backbone, load_student, preprocessing_of, save_student, with_heads
+from dhox.errors import DhoxError
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_resnet", 28), ("mobilenetv3_small_050", 32), ("test_vit", 32)])
+def test_a_student_survives_its_file(tmp_path: Path, name: str, size: int) -> None:
+    backbone, data = create_backbone(name, "none", size)
+    student = with_heads(backbone, size, 4, two_heads=True)
+    images = torch.randn(2, 3, size, size)
+    save_student(student, tmp_path)
+    again = load_student(tmp_path, StudentSpec(name, size, 4, True))
+    with torch.no_grad():
+        for ours, theirs in zip(student.eval()(images), again(images), strict=True):
+            assert ours.shape == (2, 4)
+            assert torch.allclose(ours, theirs, atol=1e-6)
+    assert preprocessing_of(data).crop == size
+    with pytest.raises(DhoxError, match="does not hold the student"):
+        load_student(tmp_path, StudentSpec(name, size, 5, True))
+
+
+def test_single_head_methods_answer_twice_the_same() -> None:
+    student = with_heads(create_backbone("test_resnet", "none", 28)[0], 28, 3, two_heads=False)
+    ce, kd = student(torch.randn(2, 3, 28, 28))
+    assert ce is kd
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_weights_come_from_local_files(tmp_path: Path, kind: str) -> None:
+    source = timm.create_model("test_resnet", num_classes=1000)
+    path = tmp_path / f"weights.{kind}"
+    if kind == "safetensors":
+        save_file(source.state_dict(), path)
+    else:
+        torch.save({"state_dict": source.state_dict()}, path)
+    backbone, _ = create_backbone("test_resnet", str(path), None)
+    assert torch.equal(backbone.conv1[0].weight, source.conv1[0].weight)
+    with pytest.raises(DhoxError, match=r"lacks \d+ of the \d+ tensors of this student, or has them in other shapes"):
+        create_backbone("resnet18", str(path), None) if kind == "pth" else create_backbone("test_vit", str(path), None)
+
+
+def test_unknown_students_and_missing_files_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(DhoxError, match=r"'resnet19' is not a timm model\. Closest: resnet18"):
+        create_backbone("resnet19", "none", None)
+    with pytest.raises(DhoxError, match="could not be loaded"):
+        create_backbone("test_resnet", str(tmp_path / "none.pth"), None)
+
+
+def test_weights_that_cannot_be_downloaded_say_how_to_pass_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DhoxError, match=r"--student-weights FILE .*--student-weights none"):
+        create_backbone("mobilenetv4_conv_small", "pretrained", None)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from dhox.dataset import Item
+from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
+from dhox.distill.views import render, view_of
+from dhox.errors import DhoxError
+
+DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
+CPU = torch.device("cpu")
+
+
+def items(root: Path, n: int = 3) -> list[Item]:
+    for i in range(n):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+    return [Item(root / f"{i}.png", f"{i}.png") for i in range(n)]
+
+
+def test_the_embedded_teacher_loads_as_open_clip_itself_loads_it() -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    reference = open_clip.create_model(DEMO_TEACHER)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.model.parameters(), reference.parameters(), strict=True))
+    assert teacher.scale == pytest.approx(reference.logit_scale.exp().item())
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert load_teacher(DEMO_TEACHER, CPU, 100.0).scale == 100
+
+
+def test_text_embeddings_are_normalised_averaged_and_normalised_again() -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    ours = teacher.encode_classes(["bag", "ankle boot"], list(DEFAULT_TEMPLATES))
+    assert len(DEFAULT_TEMPLATES) == 7
+    for row, name in zip(ours, ["bag", "ankle boot"], strict=True):
+        with torch.no_grad():
+            each = teacher.model.encode_text(teacher.tokenizer([t.format(name) for t in DEFAULT_TEMPLATES]))
+        mean = torch.nn.functional.normalize(each, dim=-1).mean(0)
+        assert torch.allclose(row, torch.nn.functional.normalize(mean, dim=0), atol=1e-6)
+
+
+def test_cached_embeddings_are_those_of_the_views_that_the_student_sees(tmp_path: Path) -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    images = items(tmp_path)
+    embeddings = embed_views(teacher, images, views=2, seed=5, workers=0)
+    assert embeddings.shape == (3, 2, 64)
+    assert embeddings.dtype == torch.float16
+    for i, item in enumerate(images):
+        with Image.open(item.path) as image:
+            crop = render(image.convert("RGB"), view_of(5, item.name, 1, 50, 40), 28, "bicubic")
+        z = teacher.encode_images(teacher.transform(Image.fromarray(crop))[None])[0]
+        assert torch.allclose(embeddings[i, 1].float(), z, atol=2e-3)
+
+
+def test_zero_shot_predictions_of_no_image_are_empty() -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    assert zero_shot_predictions(teacher, torch.zeros(2, 64), [], 0).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-B16/x", r"not an OpenCLIP architecture\. Closest: ViT-B-16"),
+        ("ViT-B-16/laion2b", r"no weights 'laion2b'\. Closest: .*laion2b_s34b_b88k"),
+        ("local-dir:/nowhere", r"could not be loaded .*pass local files"),
+    ],
+)
+def test_unknown_teachers_name_the_closest(name: str, message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        load_teacher(name, CPU)
+
+
+def test_a_pickled_or_scripted_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(DhoxError, match="could not be loaded"):
+        load_teacher(f"RN50/{tmp_path / 'evil.pt'}", CPU)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "scripted.pt"))
+    with pytest.raises(DhoxError, match="could not be loaded"):
+        load_teacher(f"RN50/{tmp_path / 'scripted.pt'}", CPU)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from dhox.errors import DhoxError, GateFailedError
+from dhox.export import run as export_module
+from dhox.export.check import check_against_torch
+from dhox.export.run import export
+from dhox.files import read_npz, sha256
+
+
+def content(folder: Path, name: str) -> dict:
+    return json.loads((folder / name).read_text())
+
+
+def test_the_export_directory_holds_the_contract(line: Path) -> None:
+    folder = line / "runs/tiny/export"
+    manifest, ledger = content(folder, "manifest.json"), content(folder, "ledger.json")
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "golden.npz", "ledger.json",
+    }  # fmt: skip
+    for entry in manifest["artefacts"]:
+        assert entry["sha256"] == sha256(folder / entry["file"])
+        assert (entry["opset"], entry["ir"], entry["input"]) == (18, 10, "uint8-nhwc")
+        model = onnx.load(folder / entry["file"])
+        properties = {p.key: json.loads(p.value) for p in model.metadata_props}
+        assert properties["dhox.classes"] == ["bag", "dress", "sandal", "trousers"]
+        assert properties["dhox.preprocessing"] == manifest["preprocessing"]
+    assert manifest["default"] == "fp16"
+    for name, digest in manifest["files"].items():
+        assert sha256(folder / name) == digest
+    assert [row["stage"] for row in ledger["rows"]] == ["teacher", "two_head_torch", "folded_torch", "onnx_fp32", "onnx_fp16"]
+    assert [row["n"] for row in ledger["rows"]] == [80] * 5
+    assert {check["precision"]: check["largest_difference"] <= check["tolerance"] for check in manifest["checks"]} == {"fp32": True, "fp16": True}
+    golden = read_npz(folder / "golden.npz")
+    assert golden["input"].shape == (32, 28, 28, 3)
+    assert golden["input"].dtype == np.uint8
+    assert golden["probs"].shape == (32, 4)
+    assert np.allclose(golden["probs"].sum(-1), 1, atol=1e-5)
+    assert golden["jpeg"][:2].tolist() == [0xFF, 0xD8]
+
+
+def test_equal_runs_give_equal_model_bytes(line: Path) -> None:
+    first = export(line / "runs/tiny", Path("a"), fp16=True).manifest
+    second = export(line / "runs/tiny", Path("b"), fp16=True).manifest
+    assert [entry["sha256"] for entry in first["artefacts"]] == [entry["sha256"] for entry in second["artefacts"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule", "rows"),
+    [
+        ({"fold_rule": "exact"}, "exact", 8),
+        ({"fold_rule": "linear"}, "linear", 4),
+        ({"fold_heads": False}, "heads", 4),
+        ({"fold_rule": "exact", "input_kind": "float-nchw"}, "exact", 8),
+    ],
+)
+def test_rules_and_inputs(line: Path, options: dict, rule: str, rows: int) -> None:
+    manifest = export(line / "runs/tiny", Path("e"), **options).manifest
+    assert manifest["fold"]["rule"] == rule
+    assert [entry["precision"] for entry in manifest["artefacts"]] == ["fp32"]
+    graph = onnx.load("e/model.onnx").graph
+    gemm = next(node for node in graph.node if node.op_type == "Gemm")
+    weight = next(tensor for tensor in graph.initializer if tensor.name == gemm.input[1])
+    assert rows in weight.dims
+    kind = graph.input[0].type.tensor_type
+    uint8 = options.get("input_kind") is None
+    assert kind.elem_type == (onnx.TensorProto.UINT8 if uint8 else onnx.TensorProto.FLOAT)
+    assert [d.dim_value for d in kind.shape.dim][1:] == ([28, 28, 3] if uint8 else [3, 28, 28])
+
+
+def test_auto_without_evidence_is_exact_and_agrees_with_two_heads(line: Path) -> None:
+    ledger = content(line / "runs/tiny/export", "ledger.json")
+    manifest = content(line / "runs/tiny/export", "manifest.json")
+    assert manifest["fold"]["rule"] == "exact"
+    assert not manifest["evidence"]["passed"]
+    assert {row["stage"]: row["agreement"] for row in ledger["rows"]}["folded_torch"] == 1
+
+
+@pytest.mark.parametrize("method", ["ce", "kd"])
+def test_single_head_runs_export(line: Path, method: str) -> None:
+    from dhox.distill.run import distill
+
+    demo_teacher = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
+    distill(line / "data", Path("r"), teacher=demo_teacher, student="test_resnet", student_weights="none", image_size=28, shots=4, epochs=1, method=method)
+    result = export(Path("r"), Path("r/export"))
+    assert result.manifest["fold"]["rule"] == "single"
+    assert result.manifest["comparison"] == []
+    assert result.ledger["rows"][-1]["stage"] == "onnx_fp32"
+
+
+def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:
+    run = own_line / "runs/tiny"
+    with pytest.raises(DhoxError, match="is not a run directory: no run.json"):
+        export(own_line, Path("e"))
+    shutil.copytree(run, own_line / "runs/killed.partial")
+    with pytest.raises(DhoxError, match="training of .*killed was interrupted"):
+        export(own_line / "runs/killed", Path("e"))
+    summary = content(run, "run.json")
+    (run / "run.json").write_text(json.dumps(summary | {"status": "running"}))
+    with pytest.raises(DhoxError, match="was interrupted. Run dhox distill again"):
+        export(run, Path("e"))
+    (run / "run.json").write_text(json.dumps(summary))
+    (run / "student.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(DhoxError, match="does not hold the student"):
+        export(run, Path("e"))
+    assert not Path("e").exists()
+
+
+def test_moved_images_are_found_with_data(own_line: Path) -> None:
+    summary = content(own_line / "runs/tiny", "run.json")
+    (own_line / "runs/tiny/run.json").write_text(json.dumps(summary | {"data": "/nowhere"}))
+    with pytest.raises(DhoxError, match="no longer at /nowhere. Say where they are with --data"):
+        export(own_line / "runs/tiny", Path("e"))
+    assert export(own_line / "runs/tiny", Path("e"), data=own_line / "data").manifest["data"] == str(own_line / "data")
+    (own_line / "data/val/bag/000.png").unlink()
+    with pytest.raises(DhoxError, match="lacks 1 of the run's images, such as val/bag/000.png"):
+        export(own_line / "runs/tiny", Path("f"), data=own_line / "data")
+
+
+def test_a_graph_that_answers_otherwise_fails_the_gate_and_writes_nothing(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "onnx_probs", lambda content, pixels, *_: np.full((len(pixels), 4), 0.25, np.float32))
+    with pytest.raises(GateFailedError, match="differs from torch by"):
+        export(line / "runs/tiny", Path("e"))
+    assert not Path("e").exists()
+    assert not Path("e.partial").exists()
+
+
+@pytest.mark.parametrize(("precision", "inside", "outside"), [("fp32", 0.9e-4, 1.2e-4), ("fp16", 1.9e-2, 2.2e-2)])
+def test_tolerances_have_two_sides(precision: str, inside: float, outside: float) -> None:
+    reference = np.array([[0.5, 0.5]])
+    assert check_against_torch(precision, reference + inside, reference)["agreement"] == 1
+    with pytest.raises(GateFailedError, match=r"allowed"):
+        check_against_torch(precision, reference + outside, reference)
+    with pytest.raises(GateFailedError, match="differs from torch by inf"):
+        check_against_torch(precision, reference * np.nan, reference)
