@@ -27,7 +27,9 @@ def build(model: Path | bytes) -> Counter[str]:
     parser = trt.OnnxParser(network, logger)
     content = model if isinstance(model, bytes) else model.read_bytes()
     if not parser.parse(content):
-        pytest.fail("TensorRT-RTX does not parse it: " + "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+        pytest.fail(
+            "TensorRT-RTX does not parse it: " + "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        )
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     image = network.get_input(0)

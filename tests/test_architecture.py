@@ -76,12 +76,16 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    loaded = loaded_after("from dhox.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0")
+    loaded = loaded_after(
+        "from dhox.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0"
+    )
     assert not loaded & {*HEAVY, "numpy", "PIL", "onnxruntime"}
 
 
 def test_the_board_part_imports_without_torch() -> None:
-    loaded = loaded_after("import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load")
+    loaded = loaded_after(
+        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load"
+    )
     assert not loaded & set(HEAVY)
 
 
@@ -118,7 +122,9 @@ def test_readme_maps_every_module_once() -> None:
         assert list(ROOT.glob(f"*/**/{name}")) or list(ROOT.glob(f"*/{name}")), name
 
 
-@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+@pytest.mark.parametrize(
+    "document", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
 def test_links_and_commands_of_documents_exist(document: str) -> None:
     from typer.main import get_command
 
@@ -132,5 +138,13 @@ def test_links_and_commands_of_documents_exist(document: str) -> None:
     for line in re.findall(r"^\s*(?:\$ )?dhox (.*)$", text.replace("\\\n", " "), re.MULTILINE):
         words = line.split("#")[0].split()
         assert words[0] in commands or words[0].startswith("-"), line
-        known = {option for parameter in commands[words[0]].params for option in [*parameter.opts, *parameter.secondary_opts]} if words[0] in commands else {"--help", "--version"}
+        known = (
+            {
+                option
+                for parameter in commands[words[0]].params
+                for option in [*parameter.opts, *parameter.secondary_opts]
+            }
+            if words[0] in commands
+            else {"--help", "--version"}
+        )
         assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line

@@ -48,7 +48,10 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
         "1.png", "2.png", "3.png", "4.png", "5.png",
     )  # fmt: skip
     splits = read_dataset(csv)
-    assert [(item.name, item.label, item.group) for item in splits["train"]] == [("1.png", "a", "g1"), ("3.png", "b", None)]
+    assert [(item.name, item.label, item.group) for item in splits["train"]] == [
+        ("1.png", "a", "g1"),
+        ("3.png", "b", None),
+    ]
     assert [(item.name, item.label) for item in splits["unlabelled"]] == [("2.png", None), ("5.png", None)]
     table = {
         "path": [f"{i}.png" for i in range(1, 6)], "label": ["a", None, "b", "a", "a"],

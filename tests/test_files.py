@@ -80,7 +80,10 @@ def test_output_directory_appears_only_when_complete(tmp_path: Path) -> None:
 
 def test_overwrite_keeps_the_old_directory_until_the_new_one_is_complete(tmp_path: Path) -> None:
     final = finished(tmp_path / "a", "1", kept=True)
-    with pytest.raises(DhoxError, match="not empty. Add --overwrite"), output_directory(final, RUN_FILE, RUN_SCHEMA, False):
+    with (
+        pytest.raises(DhoxError, match="not empty. Add --overwrite"),
+        output_directory(final, RUN_FILE, RUN_SCHEMA, False),
+    ):
         pass
     with pytest.raises(DhoxError, match="mid-way"), output_directory(final, RUN_FILE, RUN_SCHEMA, True):
         raise DhoxError("mid-way")
@@ -96,7 +99,10 @@ def test_overwrite_keeps_the_old_directory_until_the_new_one_is_complete(tmp_pat
 def test_foreign_directories_are_never_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "precious.txt").write_text("mine")
-    with pytest.raises(DhoxError, match="never overwritten"), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, True):
+    with (
+        pytest.raises(DhoxError, match="never overwritten"),
+        output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, True),
+    ):
         pass
     assert (tmp_path / name / "precious.txt").read_text() == "mine"
 
@@ -114,8 +120,13 @@ def test_newest_is_the_greatest_finished_at_of_complete_ones(tmp_path: Path) -> 
     assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
     finished(tmp_path / "x/old", "2026-01-01")
     new = finished(tmp_path / "new", "2026-02-01")
-    write_json(finished(tmp_path / "running", "") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "finished_at": "9"})
-    write_json(finished(tmp_path / "other", "") / RUN_FILE, {"schema": "dhox.bench/1", "status": "complete", "finished_at": "9"})
+    write_json(
+        finished(tmp_path / "running", "") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "finished_at": "9"}
+    )
+    write_json(
+        finished(tmp_path / "other", "") / RUN_FILE,
+        {"schema": "dhox.bench/1", "status": "complete", "finished_at": "9"},
+    )
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / RUN_FILE).write_text("[")
     assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) == new

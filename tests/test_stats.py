@@ -67,7 +67,9 @@ def test_softmax_and_nll_equal_torch() -> None:
     labels = np.arange(50) % 7
     ours = softmax(logits)
     assert np.allclose(ours, torch.from_numpy(logits).double().softmax(-1).numpy(), atol=1e-12)
-    reference = torch.nn.functional.nll_loss(torch.from_numpy(np.clip(ours, 1e-12, None)).log(), torch.from_numpy(labels))
+    reference = torch.nn.functional.nll_loss(
+        torch.from_numpy(np.clip(ours, 1e-12, None)).log(), torch.from_numpy(labels)
+    )
     assert negative_log_likelihood(ours, labels) == pytest.approx(reference.item())
 
 

@@ -137,10 +137,10 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     board = f", {card['jetson']['model']}" if card["jetson"] else ""
     say(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores{board}")
     accuracies = {row["precision"]: row for row in content["accuracy"]["rows"]}
-    goldens = {row["precision"]: row for row in content["golden"]}
+    runner = content["latency"][0]
     table = Table(
-        "model", "runs on", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "test accuracy (95 % interval)",
-        "golden",        title="Latency per call, host memory to host memory",
+        "model", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "test accuracy (95 % interval)",
+        title=f"Latency per call, host to host, {runner['runner']} {runner['provider']}",
     )  # fmt: skip
     for row in content["latency"]:
         ms = row["latency_ms"]
@@ -148,15 +148,16 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         if row["emulated"]:
             times = ["fp16 emulated", "-", "-", "-"]
         accuracy = accuracies.get(row["precision"])
-        golden = goldens[row["precision"]]
-        table.add_row(
-            row["artefact"], row["provider"].removesuffix("ExecutionProvider"), str(row["batch"]), *times,
-            percent(accuracy) if accuracy else "not run",
-            f"{'passed' if golden['passed'] else 'FAILED'}, {golden['largest_difference']:.0e}",
-        )  # fmt: skip
+        table.add_row(row["artefact"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
     console.print(table)
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
+    for golden in content["golden"]:
+        word = "passed" if golden["passed"] else "FAILED"
+        say(
+            f"Golden outputs, {golden['artefact']}: {word}, {golden['n']} images, largest difference of a probability "
+            f"{golden['largest_difference']:.1e}"
+        )
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"fp16 emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from dhox.distill.loss import distillation_loss, training_loss
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dhox.distill.run import DistillResult, distill
 from PIL import Image
 from safetensors.numpy import load_file
 
-from dhox.distill.run import DistillResult, distill
 from dhox.errors import DhoxError
 from dhox.files import read_npz, sha256
 
@@ -110,7 +110,10 @@ def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
     data = without(line / "data")
     (data / "train/bag/bad.png").write_bytes((data / "train/bag/000.png").read_bytes()[:50])
     (data / "test/dress/text.jpg").write_text("no image")
-    with pytest.raises(DhoxError, match=r"2 of 226 images cannot be read: test/dress/text.jpg \(not an image.*train/bag/bad.png.*--skip-bad-images"):
+    with pytest.raises(
+        DhoxError,
+        match=r"2 of 226 images cannot be read: test/dress/text.jpg \(not an image.*train/bag/bad.png.*--skip-bad-images",
+    ):
         quick(data)
     assert not Path("runs").exists()
     result = quick(data, shots=4, skip_bad_images=True)

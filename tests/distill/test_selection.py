@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from dhox.distill.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
+
 from dhox.heads import dho_probs
 
 
@@ -33,9 +33,7 @@ def test_equal_heads_tie_and_the_lower_nll_wins() -> None:
     same = logits(200, 2, 0.8, labels)
     chosen = choose_alpha_beta(same, same, labels)
     assert len(set(np.array(chosen.accuracy_grid).ravel())) == 1
-    nll = {
-        (a, b): -np.log(dho_probs(same, same, a, b)[np.arange(200), labels]).mean() for a in ALPHAS for b in BETAS
-    }
+    nll = {(a, b): -np.log(dho_probs(same, same, a, b)[np.arange(200), labels]).mean() for a in ALPHAS for b in BETAS}
     assert nll[chosen.alpha, chosen.beta] == pytest.approx(min(nll.values()), abs=1e-6)
 
 

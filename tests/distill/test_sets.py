@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from dhox.distill.sets import Sets, choose_sets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.dataset import Item, Splits
-from dhox.distill.sets import Sets, choose_sets
 from dhox.errors import DhoxError
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
-
 from dhox.distill.run import passes_over
 from dhox.distill.train import endless, steps_per_epoch, training_batches
 

@@ -5,9 +5,6 @@ from math import inf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dhox.export.fold import (
     R_GRID,
     choose_fold,
@@ -21,6 +18,9 @@ from dhox.export.fold import (
     tuned_linear,
 )
 from dhox.export.graph import folded_head
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import negative_log_likelihood, softmax
 
@@ -42,7 +42,9 @@ def logits_of(heads: dict[str, np.ndarray], z: np.ndarray) -> tuple[np.ndarray, 
     return z @ heads["ce_weight"].T + heads["ce_bias"], z @ heads["kd_weight"].T + heads["kd_bias"]
 
 
-def validation(n: int, seed: int = 0, ce_right: float = 0.7, kd_right: float = 0.7, **more: np.ndarray) -> dict[str, np.ndarray]:
+def validation(
+    n: int, seed: int = 0, ce_right: float = 0.7, kd_right: float = 0.7, **more: np.ndarray
+) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 6, n)
     out = {"labels": labels, "names": np.array([f"val/{i}.png" for i in range(n)])}
@@ -124,7 +126,10 @@ def test_tau_minimises_the_nll() -> None:
 def test_without_labels_the_mixture_is_matched() -> None:
     val = validation(800, ce_right=0.9, kd_right=0.9)
     r, tau = tune_on_mixture(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
-    linear, mixture = linear_probs(val["ce_logits"], val["kd_logits"], *coefficients(r, tau)), dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
+    linear, mixture = (
+        linear_probs(val["ce_logits"], val["kd_logits"], *coefficients(r, tau)),
+        dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5),
+    )
     assert (linear.argmax(-1) == mixture.argmax(-1)).mean() > 0.95
     assert linear.max(-1).mean() == pytest.approx(mixture.max(-1).mean(), abs=1e-3)
     few = validation(0, unlabelled_ce_logits=val["ce_logits"], unlabelled_kd_logits=val["kd_logits"])

@@ -9,19 +9,26 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.export.half import fp32_nodes, to_fp16
 from dhox.export.onnx_export import export_onnx
+
 from dhox.exported import graph_input, run_session
 from dhox.onnx_session import open_session
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tensorrt_rtx_build import build
 
-STUDENTS = {"resnet18": 32, "test_resnet": 28, "mobilenetv2_050": 32, "tf_efficientnet_lite0": 32, "convnext_atto": 32, "test_vit": 32}
+STUDENTS = {
+    "resnet18": 32,
+    "test_resnet": 28,
+    "mobilenetv2_050": 32,
+    "tf_efficientnet_lite0": 32,
+    "convnext_atto": 32,
+    "test_vit": 32,
+}
 SHAPE_OPS = {"Shape", "Range", "Expand", "ConstantOfShape"}
 
 
@@ -46,7 +53,11 @@ def shape_arithmetic(content: bytes) -> list[str]:
     """Operators that compute with the batch axis, in order; a Gather at a constant place of an activation is none."""
     nodes = onnx.load_from_string(content).graph.node
     sizes = {name for node in nodes if node.op_type == "Shape" for name in node.output}
-    return [node.op_type for node in nodes if node.op_type in SHAPE_OPS or (node.op_type == "Gather" and sizes & set(node.input))]
+    return [
+        node.op_type
+        for node in nodes
+        if node.op_type in SHAPE_OPS or (node.op_type == "Gather" and sizes & set(node.input))
+    ]
 
 
 def torch_answer(module: Deployable, batch: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
-from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.check import check_against_torch
 from dhox.export.run import export
+
+from dhox.errors import DhoxError, GateFailedError
 from dhox.files import read_npz, sha256
 
 
@@ -35,9 +35,18 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
     assert manifest["default"] == "fp16"
     for name, digest in manifest["files"].items():
         assert sha256(folder / name) == digest
-    assert [row["stage"] for row in ledger["rows"]] == ["teacher", "two_head_torch", "folded_torch", "onnx_fp32", "onnx_fp16"]
+    assert [row["stage"] for row in ledger["rows"]] == [
+        "teacher",
+        "two_head_torch",
+        "folded_torch",
+        "onnx_fp32",
+        "onnx_fp16",
+    ]
     assert [row["n"] for row in ledger["rows"]] == [80] * 5
-    assert {check["precision"]: check["largest_difference"] <= check["tolerance"] for check in manifest["checks"]} == {"fp32": True, "fp16": True}
+    assert {check["precision"]: check["largest_difference"] <= check["tolerance"] for check in manifest["checks"]} == {
+        "fp32": True,
+        "fp16": True,
+    }
     golden = read_npz(folder / "golden.npz")
     assert golden["input"].shape == (32, 28, 28, 3)
     assert golden["input"].dtype == np.uint8
@@ -88,7 +97,17 @@ def test_single_head_runs_export(line: Path, method: str) -> None:
     from dhox.distill.run import distill
 
     demo_teacher = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
-    distill(line / "data", Path("r"), teacher=demo_teacher, student="test_resnet", student_weights="none", image_size=28, shots=4, epochs=1, method=method)
+    distill(
+        line / "data",
+        Path("r"),
+        teacher=demo_teacher,
+        student="test_resnet",
+        student_weights="none",
+        image_size=28,
+        shots=4,
+        epochs=1,
+        method=method,
+    )
     result = export(Path("r"), Path("r/export"))
     assert result.manifest["fold"]["rule"] == "single"
     assert result.manifest["comparison"] == []
@@ -124,8 +143,12 @@ def test_moved_images_are_found_with_data(own_line: Path) -> None:
         export(own_line / "runs/tiny", Path("f"), data=own_line / "data")
 
 
-def test_a_graph_that_answers_otherwise_fails_the_gate_and_writes_nothing(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module, "onnx_probs", lambda content, pixels, *_: np.full((len(pixels), 4), 0.25, np.float32))
+def test_a_graph_that_answers_otherwise_fails_the_gate_and_writes_nothing(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        export_module, "onnx_probs", lambda content, pixels, *_: np.full((len(pixels), 4), 0.25, np.float32)
+    )
     with pytest.raises(GateFailedError, match="differs from torch by"):
         export(line / "runs/tiny", Path("e"))
     assert not Path("e").exists()

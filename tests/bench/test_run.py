@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dhox.bench.run import bench
+from dhox.bench.runners import OnnxRuntimeRunner, choose_device
+
+from dhox.errors import DhoxError
+from dhox.files import read_json, read_npz, write_npz
+from dhox.stats import percentile
+
+
+def rewrite_manifest(export: Path, **changes: object) -> None:
+    manifest = json.loads((export / "manifest.json").read_text())
+    (export / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def test_the_bench_directory_holds_the_contract(line: Path) -> None:
+    folder = line / "runs/tiny/bench/here"
+    content = read_json(folder / "bench.json", "dhox.bench/1")
+    assert [(row["precision"], row["batch"]) for row in content["latency"]] == [
+        ("fp32", 1),
+        ("fp32", 8),
+        ("fp16", 1),
+        ("fp16", 8),
+    ]
+    samples = read_npz(folder / "samples.npz")
+    for row in content["latency"]:
+        taken = samples[f"{row['precision']}_batch{row['batch']}_ns"]
+        assert row["n"] == len(taken) >= 100
+        for p in (50, 90, 99):
+            assert row["latency_ms"][f"p{p}"] == percentile(taken / 1e6, p)
+        assert row["images_per_s"] == pytest.approx(row["batch"] * len(taken) / taken.sum() * 1e9)
+        assert row["provider"] == "CPUExecutionProvider"
+        assert bool(row["emulated"]) == (row["precision"] == "fp16")
+    assert all(row["passed"] for row in content["golden"])
+    assert content["device"]["cpu_cores"] >= 1
+
+
+def test_accuracy_is_that_of_the_predictions_and_of_torch(line: Path) -> None:
+    folder = line / "runs/tiny/bench/here"
+    content = read_json(folder / "bench.json", "dhox.bench/1")
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for accuracy in content["accuracy"]["rows"]:
+        mine = [row for row in rows if row["precision"] == accuracy["precision"]]
+        assert len(mine) == accuracy["n"] == 48
+        assert (
+            sum(row["label"] == row["predicted"] for row in mine)
+            == accuracy["correct"]
+            == np.trace(accuracy["confusion"])
+        )
+        assert np.sum(accuracy["confusion"]) == 48
+    in_torch = {row["stage"]: row["correct"] for row in read_json(line / "runs/tiny/run.json", "dhox.run/1")["test"]}
+    assert content["accuracy"]["rows"][0]["correct"] == in_torch["dho"]  # the fold is exact here
+
+
+def test_without_the_test_split_accuracy_is_not_run_and_says_so(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    rewrite_manifest(export, data="/nowhere")
+    content = bench(export, seconds=0.05, batches=(1,)).content
+    assert content["accuracy"]["rows"] == []
+    assert content["accuracy"]["note"] == "not run: no test split at /nowhere. Give --data."
+    assert (
+        bench(export, Path("b"), seconds=0.05, batches=(1,), data=own_line / "data").content["accuracy"]["rows"][0]["n"]
+        == 48
+    )
+    with pytest.raises(DhoxError, match="--data missing does not exist"):
+        bench(export, data=Path("missing"))
+
+
+def test_a_changed_file_is_refused(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    content = bytearray((export / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (export / "model.onnx").write_bytes(content)
+    with pytest.raises(DhoxError, match=r"model\.onnx is not the file that manifest\.json describes"):
+        bench(export, Path("b"), seconds=0.05)
+    (export / "model.onnx").unlink()
+    with pytest.raises(DhoxError, match=r"model\.onnx is missing"):
+        bench(export, Path("b"), seconds=0.05)
+    assert not Path("b").exists()
+
+
+def test_wrong_golden_outputs_fail(own_line: Path) -> None:
+    from dhox.files import sha256
+
+    export = own_line / "runs/tiny/export"
+    golden = read_npz(export / "golden.npz")
+    write_npz(export / "golden.npz", **{**golden, "probs": np.roll(golden["probs"], 1, axis=-1)})
+    files = json.loads((export / "manifest.json").read_text())["files"]
+    rewrite_manifest(export, files=files | {"golden.npz": sha256(export / "golden.npz")})
+    result = bench(export, Path("b"), seconds=0.05, batches=(1,))
+    assert not result.passed
+    assert not any(row["passed"] for row in result.content["golden"])
+
+
+def test_devices_that_are_not_there_are_errors() -> None:
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(DhoxError, match="--device tpu is unknown. Use one of: auto, cpu, cuda, jetson"):
+        choose_device("tpu")
+    with pytest.raises(DhoxError, match="not a Jetson .*Copy the export directory to the board"):
+        choose_device("jetson")
+
+
+def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dhox.bench.runners.available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\]"):
+        choose_device("cuda")
+    assert choose_device("auto") == "cpu"
+
+
+def test_a_jetson_without_cuda_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dhox.bench.runners.jetson", lambda: {"model": "Orin", "l4t": ""})
+    monkeypatch.setattr("dhox.bench.runners.available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DhoxError, match="JetPack's build of onnxruntime-gpu"):
+        choose_device("jetson")
+    monkeypatch.setattr(
+        "dhox.bench.runners.available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    assert choose_device("jetson") == "cuda"
+
+
+def test_the_runner_answers_as_the_session_and_names_its_provider(line: Path) -> None:
+    runner = OnnxRuntimeRunner(line / "runs/tiny/export/model.onnx", "cpu")
+    golden = read_npz(line / "runs/tiny/export/golden.npz")
+    assert abs(runner(golden["input"]) - golden["probs"]).max() < 1e-4
+    assert (runner.name, runner.provider, runner.device) == ("onnxruntime", "CPUExecutionProvider", "cpu")
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_golden_outputs(line: Path) -> None:
+    result = bench(line / "runs/tiny/export", Path("b"), device="cuda", seconds=0.2)
+    assert result.passed
+    assert {row["provider"] for row in result.content["latency"]} == {"CUDAExecutionProvider"}

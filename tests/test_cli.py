@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dhox.cli import main
+
+CONSOLE_SCRIPT = Path(sys.executable).with_name("dhox")
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run([CONSOLE_SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == code
+    return capsys.readouterr().err
+
+
+def test_the_console_script_knows_its_commands_and_version() -> None:
+    text = run("--help")
+    for command in ("distill", "export", "bench", "predict", "doctor", "demo"):
+        assert command in text
+    assert run("--version").strip() == "dhox 0.1.0"
+
+
+def test_the_three_commands_as_the_user_wrote_them(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own_line)
+    shutil.rmtree(own_line / "runs/tiny/export")
+    text = run("export", "--fold-heads", "--fp16")
+    assert "Using the newest run: runs/tiny" in text
+    assert "Fold: exact" in text
+    assert "Next: dhox bench runs/tiny/export" in text
+    text = run("bench", "--device", "jetson", code=1)
+    assert "Using the newest export: runs/tiny/export" in text
+    assert "Error: --device jetson: this machine is not a Jetson" in text
+    assert "Traceback" not in text
+    text = run("bench", "--seconds", "0.1", "--batch", "1")
+    assert "model.fp16.onnx" in text
+    assert "bench.json" in text
+    assert len(list((own_line / "runs/tiny/bench").glob("*/report.html"))) == 2
+
+
+def test_distill_from_the_command_line(line: Path) -> None:
+    teacher = Path(__file__).parents[1] / "src/dhox/demo/teacher"
+    text = run(
+        "distill", str(line / "data"), "--teacher", f"local-dir:{teacher}", "--student", "test_resnet", "--student-weights",
+        "none", "--image-size", "28", "--epochs", "1", "--shots", "4", "--template", "a photo of a {}.", "--out", "runs/cli",
+    )  # fmt: skip
+    assert "16 labelled, 80 unlabelled, 80 validation, 48 test images; 4 classes" in text
+    assert "chosen with 80 labels of the val split" in text
+    assert "KD head" in text
+    assert Path("runs/cli/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (
+            2,
+            ["distill"],
+            "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*) or a manifest",
+        ),
+        (2, ["distill"], "To see the whole line at work: dhox demo"),
+        (2, ["distill", "x", "--shots", "1", "--label-fraction", "0.5"], "both choose the labelled images"),
+        (2, ["distill", "x", "--method", "foo"], "--method foo is unknown. Use one of: dho, sho, ce, kd."),
+        (2, ["distill", "x", "--template", "a photo"], "has no place for the class name. Write {} where it belongs."),
+        (2, ["distill", "x", "--label-fraction", "0"], "Use --method kd"),
+        (2, ["distill", "x", "--epochs", "0"], "--epochs"),
+        (2, ["export"], "There is no run below"),
+        (2, ["bench"], "There is no export below"),
+        (2, ["export", "x", "--fold-rule", "best"], "--fold-rule best is unknown"),
+        (2, ["bench", "--device", "gpu"], "Use one of: auto, cpu, cuda, jetson."),
+        (2, ["nonsense"], "No such command"),
+        (1, ["distill", "missing"], "missing does not exist. DATA is an image folder"),
+        (1, ["export", "missing"], "missing is not a run directory"),
+        (1, ["bench", "missing"], "missing is not an export directory"),
+        (1, ["predict", "missing", "x.png"], "missing is not an export directory"),
+    ],
+)
+def test_user_errors_are_one_message_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], code: int, arguments: list[str], message: str
+) -> None:
+    error = fails(capsys, code, *arguments)
+    assert message in " ".join(error.replace("│", " ").split())
+    assert "Traceback" not in error
+    assert not list(Path().iterdir())
+
+
+def test_extras_in_square_brackets_survive_rich(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    Path("data").mkdir()
+    error = fails(capsys, 1, "distill", "data")
+    assert "Install it with: pip install 'dhox[distill]'" in error
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("dhox.doctor.examine", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    text = capsys.readouterr().out
+    assert "CPUExecutionProvider" in text
+    assert "no NVIDIA Tegra" in text
+    assert "pip install 'dhox[distill]'" in text
