@@ -40,11 +40,8 @@ def main() -> None:
                     stages.setdefault(row["stage"], []).append(100 * row["accuracy"])
             for stage, values in stages.items():
                 each = ", ".join(f"{value:.1f}" for value in values)
-                labels = result.selection["n_selection_labels"]
-                print(
-                    f"{shots:2} {method} {chosen_on} ({labels} labels): {stage}: {statistics.mean(values):.1f} ({each})",
-                    flush=True,
-                )
+                case = f"{shots:2} {method} {chosen_on} ({result.selection['n_selection_labels']} labels)"
+                print(f"{case}: {stage}: {statistics.mean(values):.1f} ({each})", flush=True)
 
 
 if __name__ == "__main__":
