@@ -75,7 +75,7 @@ def distill(
     """
     use_ce, use_kd = METHODS[method]
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
-    fabric = create_fabric(device, precision)
+    fabric, precision = create_fabric(device, precision)
     splits = read_dataset(data)
     classes = class_names(splits, class_file)
     labels = [label for label, _ in classes]
@@ -103,7 +103,7 @@ def distill(
     items = sets.labelled + (sets.unlabelled if use_kd else [])
     epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
     views = min(views, passes_over(len(sets.unlabelled) or len(sets.labelled), epochs, epoch_steps, batch_unlabelled))
-    label_numbers = torch.tensor([labels.index(str(item.label)) for item in sets.labelled], dtype=torch.int64)
+    label_numbers = torch.from_numpy(label_array(sets.labelled, labels))
 
     with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
         embeddings, text, teacher_summary = None, torch.empty(0), None
@@ -164,7 +164,7 @@ def distill(
             "training": {
                 "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": batch_labelled,
                 "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
-                "views": views, "seed": seed, "split_seed": split_seed, "precision": str(fabric._precision.precision),
+                "views": views, "seed": seed, "split_seed": split_seed, "precision": precision,
                 "device": str(fabric.device),
             },
             "test": test_rows(arrays["test"], selection, spec.two_heads) if sets.test else None,
@@ -175,14 +175,14 @@ def distill(
     return DistillResult(out, summary, selection)
 
 
-def create_fabric(device: str, precision: str | None) -> Fabric:
-    """One device and its precision. Raises DhoxError where CUDA is asked for and not there."""
+def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
+    """One device, and the precision on it. Raises DhoxError where CUDA is asked for and not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise DhoxError("--device cuda: torch finds no CUDA device here. Use --device cpu, or run `dhox doctor`.")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    default = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    precision = precision or ("bf16-mixed" if accelerator == "cuda" else "32-true")
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision or default)
+        return Fabric(accelerator=accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
     except ValueError as err:
         raise DhoxError(f"--precision {precision}: {err}. Use 32-true, bf16-mixed or 16-mixed.") from err
 
@@ -194,7 +194,8 @@ def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
 
 def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
     """Class numbers of labelled items, int64 [N]."""
-    return np.array([labels.index(str(item.label)) for item in items], np.int64)
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[str(item.label)] for item in items], np.int64)
 
 
 def logit_arrays(

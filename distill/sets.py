@@ -117,15 +117,16 @@ def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gener
     counts = Counter(item.label for item in labelled)
     if min(counts.values()) < HOLD_OUT_FROM:
         return labelled, []
+    members: dict[str, set[str]] = defaultdict(set)
+    for item in labelled:
+        members[item.group or item.name].add(item.name)
     held: set[str] = set()
     for label in labels:
         items = [item for item in labelled if item.label == label]
         wanted = max(1, round(HOLD_OUT_SHARE * len(items)))
         for i in generator.permutation(len(items)):
-            if sum(item.name in held for item in items) >= wanted:
-                break
-            group = items[i].group
-            held |= {items[i].name} | {item.name for item in labelled if group is not None and item.group == group}
+            if sum(item.name in held for item in items) < wanted:
+                held |= members[items[i].group or items[i].name]
     remaining = [item for item in labelled if item.name not in held]
     lost = sorted(set(labels) - {str(item.label) for item in remaining})
     if lost:

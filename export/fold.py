@@ -32,20 +32,20 @@ TAU_RANGE = (1e-2, 1e3)
 class Fold:
     """What the exported head computes.
 
-    `rule`: single (one-head student), heads (unfolded), exact or linear. alpha and beta are those of DHO inference;
-    the linear fold is W = c_ce W_ce + c_kd W_kd, with r = c_kd / c_ce (None: infinite) and temperature tau.
-    `tuned_on`: validation, unlabelled or inference-weights. `calibrated`: tau was fitted to labels.
+    `rule`: single (one-head student), heads (unfolded), exact or linear. alpha and beta are those of DHO inference. The
+    linear fold alone has the rest: W = c_ce W_ce + c_kd W_kd; r = c_kd / c_ce (None: infinite) and the temperature tau;
+    `tuned_on` validation, unlabelled or inference-weights; `calibrated`: tau was fitted to labels.
     """
 
     rule: str
     alpha: float
     beta: float
-    c_ce: float
-    c_kd: float
-    r: float | None
-    tau: float | None
-    tuned_on: str
-    calibrated: bool
+    c_ce: float = 0.0
+    c_kd: float = 0.0
+    r: float | None = None
+    tau: float | None = None
+    tuned_on: str | None = None
+    calibrated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
@@ -150,7 +150,7 @@ def tuned_linear(val: dict[str, np.ndarray], alpha: float, beta: float) -> Fold:
 def inference_linear(alpha: float, beta: float) -> Fold:
     """The linear fold with the mixture's own alpha and beta: c = (alpha, (1 - alpha) / beta)."""
     r = None if alpha == 0 else (1 - alpha) / (alpha * beta)
-    return Fold("linear", alpha, beta, alpha, (1 - alpha) / beta, r, None, "inference-weights", False)
+    return Fold("linear", alpha, beta, alpha, (1 - alpha) / beta, r, None, "inference-weights")
 
 
 def gate_evidence(val: dict[str, np.ndarray], alpha: float, beta: float, tolerance: float) -> Evidence | None:
@@ -194,7 +194,7 @@ def choose_fold(
     linear = tuned_linear(val, alpha, beta)
     if rule == "linear" or (rule == "auto" and evidence is not None and evidence.passed):
         return linear, evidence
-    return Fold("exact", alpha, beta, alpha, 1 - alpha, None, None, "inference-weights", False), evidence
+    return Fold("exact", alpha, beta), evidence
 
 
 def gate_images(names: list[str]) -> np.ndarray:

@@ -84,12 +84,12 @@ def export(
     heads = head_arrays(student)
     alpha, beta = selection["alpha"], selection["beta"]
 
-    fold, evidence = Fold("single", 1.0, 1.0, 1.0, 0.0, 0.0, None, "inference-weights", False), None
+    fold, evidence = Fold("single", 1.0, 1.0), None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
         fold, evidence = choose_fold(val, alpha, beta, fold_rule, fold_tolerance)
         if not fold_heads:
-            fold = Fold("heads", alpha, beta, alpha, 1 - alpha, None, None, "inference-weights", False)
+            fold = Fold("heads", alpha, beta)
         comparison = with_costs(compare(val, alpha, beta), heads, alpha, beta)
 
     images = check_images(summary, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,12 +136,13 @@ def class_names(splits: Splits, class_file: Path | None) -> list[tuple[str, str]
     else:
         classes = read_class_file(class_file)
     labels = [label for label, _ in classes]
+    known = {None, *labels}
     for split in ("train", "val", "test"):
-        outside = sorted({item.label for item in splits[split] if item.label not in labels} - {None})  # type: ignore[type-var]
+        outside = sorted({str(item.label) for item in splits[split] if item.label not in known})
         if outside:
             origin = "the training labels" if class_file is None else str(class_file)
             raise DhoxError(
-                f"{split} has labels outside the class list ({origin}): {shorten(outside)}. "  # type: ignore[arg-type]
+                f"{split} has labels outside the class list ({origin}): {shorten(outside)}. "
                 "Rename or remove them, or add them to the list."
             )
     if len(classes) < 2:
@@ -158,7 +160,7 @@ def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     for line in lines:
         label, _, prompt = line.replace("\t", ",", 1).partition(",")
         classes.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
-    repeated = sorted({label for label, _ in classes if [other for other, _ in classes].count(label) > 1})
+    repeated = sorted(label for label, count in Counter(label for label, _ in classes).items() if count > 1)
     if repeated:
         raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}. Keep one line for each.")
     return classes

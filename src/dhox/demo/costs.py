@@ -14,7 +14,7 @@ from dhox.bench.measure import latency_summary, measure
 from dhox.bench.torch_runner import TorchRunner
 from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.teacher import Teacher, load_teacher
-from dhox.export.fold import Fold, inference_linear
+from dhox.export.fold import Fold
 from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 from dhox.images import Preprocessing
@@ -46,7 +46,7 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     )
     teacher = load_teacher(summary["teacher"]["name"], torch.device("cpu"))
     text = teacher.encode_classes([entry["prompt"] for entry in summary["classes"]], summary["teacher"]["templates"])
-    single = replace(inference_linear(1.0, 1.0), rule="single")
+    single = Fold("single", 1.0, 1.0)
     modules = {
         "teacher": ZeroShot(teacher, text),
         "labels_only": deployable(labels_only, single),

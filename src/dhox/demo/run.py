@@ -14,7 +14,17 @@ from rich.table import Table
 from dhox.console import console
 from dhox.demo.data import write_image_folder
 from dhox.errors import DhoxError, require
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, EXPORT_SCHEMA, newest, read_json
+from dhox.files import (
+    BENCH_FILE,
+    BENCH_SCHEMA,
+    EXPORT_FILE,
+    EXPORT_SCHEMA,
+    RUN_FILE,
+    RUN_SCHEMA,
+    check_output,
+    newest,
+    read_json,
+)  # fmt: skip
 from dhox.report import line_rows, write_report
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
@@ -27,12 +37,14 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     """Write the data, run distill, export, bench and the labels-only comparison, print the table, write the report."""
     require("torch", "export")
     start = time.perf_counter()
+    labels_only = out.with_name(f"{out.name}-labels-only")
+    for directory in (out, labels_only):
+        check_output(directory, RUN_FILE, RUN_SCHEMA, overwrite)
     written = write_image_folder(data)
     say(
         f"{data}: 6,000 train, 1,000 val and 3,000 test images, and the teacher"
         + ("" if written else " (already there)")
     )
-    labels_only = out.with_name(f"{out.name}-labels-only")
     again = ["--overwrite"] if overwrite else []
     recipe = [word for name, value in RECIPE.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     common = [str(data), *recipe, "--shots", str(shots)]
