@@ -149,7 +149,7 @@ def tuned_linear(val: dict[str, np.ndarray], alpha: float, beta: float) -> Fold:
 
 def inference_linear(alpha: float, beta: float) -> Fold:
     """The linear fold with the mixture's own alpha and beta: c = (alpha, (1 - alpha) / beta)."""
-    r = None if alpha == 0 else (1 - alpha) / (alpha * beta)
+    r = None if alpha < 1e-9 else (1 - alpha) / (alpha * beta)
     return Fold("linear", alpha, beta, alpha, (1 - alpha) / beta, r, None, "inference-weights")
 
 
