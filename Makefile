@@ -35,12 +35,12 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@echo "== mypy, over the package as a wheel lays it out"
-	@rm -rf build/lint
+	@rm -rf build/lint build/lib
 	@$(BIN)/python -m pip install --quiet --no-deps --target build/lint .
 	@cd build/lint && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p dhox | tee ../mypy.txt
 	@test $$(sed -n "s/.*found in \([0-9]*\) source files/\1/p" build/mypy.txt) -ge $$(find src/dhox distill export bench -name "*.py" | wc -l)
 
 clean: ## remove .venv, build products and the demo's output
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/dhox.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	rm -rf demo-data runs/demo runs/demo-labels-only

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dhox.bench.runners import Runner
 
+from dhox.bench.runners import Runner
 from dhox.console import progress_bar
 from dhox.dataset import Item, read_dataset, shorten
 from dhox.errors import DhoxError
 from dhox.exported import graph_input
 from dhox.images import Preprocessing, decode, model_input
-from dhox.stats import accuracy_row
+from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
 
 BATCH = 32
 
 
-def test_items(data: Path, classes: list[str]) -> list[Item]:
-    """The test split of DATA. Raises DhoxError for labels that the model does not know."""
-    items = read_dataset(data)["test"]
+def test_items(data: Path, classes: list[str], skipped: list[str]) -> list[Item]:
+    """The test split of DATA without the images that training skipped as unreadable.
+
+    Raises DhoxError for labels that the model does not know.
+    """
+    items = [item for item in read_dataset(data, only="test")["test"] if item.name not in skipped]
     outside = sorted({str(item.label) for item in items} - set(classes))
     if outside:
         raise DhoxError(
@@ -46,11 +49,15 @@ def predict_items(
 
 
 def accuracy(probs: np.ndarray, items: list[Item], classes: list[str]) -> dict[str, Any]:
-    """Top-1 accuracy with its 95 % interval, and the confusion matrix [true][predicted]."""
-    labels = np.array([classes.index(str(item.label)) for item in items])
-    confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (labels, probs.argmax(-1)), 1)
-    return {**accuracy_row(probs.argmax(-1) == labels), "confusion": confusion.tolist()}
+    """Top-1 accuracy with its 95 % interval, and the confusion matrix where it is not too large."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[str(item.label)] for item in items])
+    predictions = probs.argmax(-1)
+    small = len(classes) <= MOST_CONFUSION_CLASSES
+    return {
+        **accuracy_row(predictions == labels),
+        "confusion": confusion_matrix(labels, predictions, len(classes)).tolist() if small else None,
+    }
 
 
 def predictions_csv(probs_by_precision: dict[str, np.ndarray], items: list[Item], classes: list[str]) -> bytes:

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 import numpy as np
-from dhox.bench.runners import Runner
 
+from dhox.bench.runners import Runner
 from dhox.console import progress_bar
 from dhox.stats import percentile
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from dhox.bench.accuracy import accuracy, predict_items, predictions_csv, test_items
 from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
 from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
-
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.exported import check_file, graph_input, read_manifest
@@ -72,7 +72,7 @@ def bench(
     where = data or Path(manifest["data"])
     if data is not None and not data.exists():
         raise DhoxError(f"--data {data} does not exist. Give the image folder or manifest with the test split.")
-    items = test_items(where, classes) if where.exists() else []
+    items = test_items(where, classes, manifest["skipped"]) if where.exists() else []
     accuracy_note = None
     if not items:
         accuracy_note = f"not run: no test split at {where}. Give --data."
@@ -83,6 +83,10 @@ def bench(
             precision = entry["precision"]
             runner = OnnxRuntimeRunner(check_file(export, entry["file"], entry["sha256"]), used)
             emulated = EMULATED if precision != "fp32" and used == "cpu" else None
+            if items:
+                probs[precision] = predict_items(
+                    runner, items, preprocessing, entry["input"], f"{precision}, test images"
+                )
             for batch in batches:
                 pixels = np.resize(golden["input"], (batch, *golden["input"].shape[1:]))
                 array = graph_input(pixels, entry["input"], preprocessing)
@@ -96,10 +100,6 @@ def bench(
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip
-            if items:
-                probs[precision] = predict_items(
-                    runner, items, preprocessing, entry["input"], f"{precision}, test images"
-                )
             result = check_golden(golden, on_pixels(runner, entry["input"], preprocessing), precision, preprocessing)
             golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
 

@@ -12,7 +12,6 @@ class TorchRunner:
 
     name = "torch"
     provider = "torch eager"
-    device = "cpu"
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()

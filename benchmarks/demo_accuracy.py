@@ -13,10 +13,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from dhox.distill.run import distill
-
 from dhox.demo.data import write_image_folder
 from dhox.demo.run import RECIPE
+from dhox.distill.run import distill
 
 SEEDS = (0, 1, 2)
 CASES = [(16, "dho", "val"), (16, "ce", "val"), (16, "dho", "held-out"), (4, "dho", "val"), (1, "dho", "val")]

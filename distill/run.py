@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+
+from dhox.console import console
+from dhox.dataset import Item, class_names, read_dataset, spread
 from dhox.distill.scan import scan
 from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
 from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
 from dhox.distill.train import predict_logits, steps_per_epoch, train
-from lightning_fabric import Fabric
-from torch.utils.tensorboard import SummaryWriter
-
-from dhox.console import console
-from dhox.dataset import Item, class_names, read_dataset
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_json, write_npz
+from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_bytes, write_json, write_npz
 from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.stats import accuracy_row
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
+PRECISIONS = {"cpu": ("32-true", "bf16-mixed"), "cuda": ("bf16-mixed", "16-mixed", "32-true")}  # first: default
 MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where validation is too small to select on
 
 
@@ -102,7 +104,8 @@ def distill(
 
     items = sets.labelled + (sets.unlabelled if use_kd else [])
     epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
-    views = min(views, passes_over(len(sets.unlabelled) or len(sets.labelled), epochs, epoch_steps, batch_unlabelled))
+    n, batch = (len(sets.unlabelled), batch_unlabelled) if sets.unlabelled else (len(sets.labelled), batch_labelled)
+    views = min(views, passes_over(n, epochs, epoch_steps, batch))
     label_numbers = torch.from_numpy(label_array(sets.labelled, labels))
 
     with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
@@ -141,7 +144,7 @@ def distill(
         }
         selection = select(arrays["val"], sets.selection, spec.two_heads)
         if spec.two_heads and not selection["searched"] and sets.unlabelled:
-            sample = sets.unlabelled[:: max(1, len(sets.unlabelled) // MATCHING_IMAGES)][:MATCHING_IMAGES]
+            sample = spread(sets.unlabelled, MATCHING_IMAGES)
             ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
         for name, answers in teacher_answers.items():
@@ -168,6 +171,7 @@ def distill(
                 "device": str(fabric.device),
             },
             "test": test_rows(arrays["test"], selection, spec.two_heads) if sets.test else None,
+            "skipped": sorted(bad),
             "notes": notes,
             "environment": versions(),
         }  # fmt: skip
@@ -180,11 +184,10 @@ def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
     if device == "cuda" and not torch.cuda.is_available():
         raise DhoxError("--device cuda: torch finds no CUDA device here. Use --device cpu, or run `dhox doctor`.")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    precision = precision or ("bf16-mixed" if accelerator == "cuda" else "32-true")
-    try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
-    except ValueError as err:
-        raise DhoxError(f"--precision {precision}: {err}. Use 32-true, bf16-mixed or 16-mixed.") from err
+    precision = precision or PRECISIONS[accelerator][0]
+    if precision not in PRECISIONS[accelerator]:
+        raise DhoxError(f"--precision {precision} on {accelerator}: use one of {', '.join(PRECISIONS[accelerator])}.")
+    return Fabric(accelerator=accelerator, devices=1, precision=precision), precision
 
 
 def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
@@ -278,15 +281,15 @@ class Curves:
 
     def __init__(self, run: Path) -> None:
         self.path, self.board = run / "metrics.csv", SummaryWriter(str(run / "tensorboard"))
+        self.text = io.StringIO()
 
     def add(self, epoch: int, metrics: dict[str, float]) -> None:
         """Append one epoch."""
-        first = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *metrics])
-            if first:
-                writer.writeheader()
-            writer.writerow({"epoch": epoch} | {name: f"{value:.6g}" for name, value in metrics.items()})
+        writer = csv.DictWriter(self.text, ["epoch", *metrics], lineterminator="\n")
+        if not self.text.getvalue():
+            writer.writeheader()
+        writer.writerow({"epoch": epoch} | {name: f"{value:.6g}" for name, value in metrics.items()})
+        write_bytes(self.path, self.text.getvalue().encode())
         for name, value in metrics.items():
             self.board.add_scalar(name, value, epoch)
 

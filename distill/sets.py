@@ -47,10 +47,13 @@ def choose_sets(
     labelled image, and where no training image is left.
     """
     notes: list[str] = []
-    kept_out = {content[item.name] for split in ("val", "test") for item in splits[split]}
-    train = [item for item in splits["train"] if content[item.name] not in kept_out]
+    known = {content[item.name] for split in ("val", "test") for item in splits[split]}
+    train = without_copies(splits["train"], known, content)
     if len(train) < len(splits["train"]):
-        notes.append(f"{len(splits['train']) - len(train)} training images stand in val or test too and were dropped")
+        notes.append(
+            f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
+            "and were dropped"
+        )
 
     generator = np.random.default_rng(split_seed)
     labelled = draw_labelled(train, labels, shots, label_fraction, generator) if use_labels else []
@@ -59,16 +62,25 @@ def choose_sets(
         labelled, validation = hold_out(labelled, labels, generator)
         selection = "held-out" if validation else "none"
         notes.append(
-            f"DATA has no val: {len(validation)} of the labelled images are held out to choose alpha and beta"
+            f"DATA has no val: {len(validation)} of the labelled images are held out for validation"
             if validation
-            else f"DATA has no val and some class has fewer than {HOLD_OUT_FROM} labels: alpha and beta stay fixed"
+            else f"DATA has no val and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
+            "and alpha and beta stay fixed"
         )
 
     drawn = {item.name for item in labelled} | {item.name for item in validation}
-    unlabelled = [item for item in train if item.name not in drawn] + splits["unlabelled"]
-    unlabelled, dropped = without_leaks(unlabelled, labelled + validation + splits["test"], validation, content)
-    if dropped:
-        notes.append(f"{dropped} unlabelled images stand among labelled, validation or test images and were dropped")
+    rest = [item for item in train if item.name not in drawn] + splits["unlabelled"]
+    groups = {item.group for item in validation} - {None}
+    apart = [item for item in rest if item.group not in groups]
+    if len(apart) < len(rest):
+        notes.append(f"{len(rest) - len(apart)} unlabelled images share a group with validation and were dropped")
+    known = {content[item.name] for item in labelled + validation + splits["test"]}
+    unlabelled = without_copies(apart, known, content)
+    if len(unlabelled) < len(apart):
+        notes.append(
+            f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
+            "unlabelled images and were dropped"
+        )
     if not labelled and not unlabelled:
         raise DhoxError(
             "Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/."
@@ -117,16 +129,20 @@ def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gener
     counts = Counter(item.label for item in labelled)
     if min(counts.values()) < HOLD_OUT_FROM:
         return labelled, []
-    members: dict[str, set[str]] = defaultdict(set)
+    members: dict[str, list[Item]] = defaultdict(list)
     for item in labelled:
-        members[item.group or item.name].add(item.name)
+        members[item.group or item.name].append(item)
     held: set[str] = set()
+    n_held: Counter[str | None] = Counter()
     for label in labels:
         items = [item for item in labelled if item.label == label]
         wanted = max(1, round(HOLD_OUT_SHARE * len(items)))
         for i in generator.permutation(len(items)):
-            if sum(item.name in held for item in items) < wanted:
-                held |= members[items[i].group or items[i].name]
+            if n_held[label] >= wanted:
+                break
+            new = [item for item in members[items[i].group or items[i].name] if item.name not in held]
+            held |= {item.name for item in new}
+            n_held.update(item.label for item in new)
     remaining = [item for item in labelled if item.name not in held]
     lost = sorted(set(labels) - {str(item.label) for item in remaining})
     if lost:
@@ -136,15 +152,12 @@ def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gener
     return remaining, [item for item in labelled if item.name in held]
 
 
-def without_leaks(
-    unlabelled: list[Item], known: list[Item], validation: list[Item], content: dict[str, str]
-) -> tuple[list[Item], int]:
-    """U without copies of known images, without copies of itself, and without the groups of validation images."""
-    seen = {content[item.name] for item in known}
-    groups = {item.group for item in validation} - {None}
+def without_copies(items: list[Item], known: set[str], content: dict[str, str]) -> list[Item]:
+    """The items whose content is neither known nor that of an earlier item."""
+    seen = set(known)
     kept = []
-    for item in unlabelled:
-        if content[item.name] not in seen and item.group not in groups:
+    for item in items:
+        if content[item.name] not in seen:
             kept.append(item)
         seen.add(content[item.name])
-    return kept, len(unlabelled) - len(kept)
+    return kept

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from dhox.distill.teacher import closest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from dhox.dataset import shorten
+from dhox.distill.teacher import closest
 from dhox.errors import DhoxError
+from dhox.files import write_bytes
 from dhox.images import Preprocessing
 
 WEIGHTS_FILE = "student.safetensors"
@@ -51,6 +52,11 @@ class StudentSpec:
         """Plain values for run.json."""
         return dict(vars(self))
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> StudentSpec:
+        """Read what `to_json` wrote; other keys are left out."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
+
 
 def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """A timm backbone without its classifier, and its data configuration (input_size, mean, std, interpolation).
@@ -63,6 +69,9 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
             "Any name of timm.list_models() will do."
         )
+    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+    if weights == "pretrained" and "." in name and name not in tags:
+        raise DhoxError(f"timm has no weights {name!r}. {closest(name, tags)} Or use --student-weights none or FILE.")
     options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
     if image_size is not None:
         options["img_size"] = image_size
@@ -133,9 +142,7 @@ def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
 
 def save_student(student: Student, run: Path) -> None:
     """Write the weights; the file appears whole or not at all."""
-    temporary = run / f".{WEIGHTS_FILE}.tmp"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}, temporary)
-    temporary.replace(run / WEIGHTS_FILE)
+    write_bytes(run / WEIGHTS_FILE, save({name: t.contiguous().cpu() for name, t in student.state_dict().items()}))
 
 
 def load_student(run: Path, spec: StudentSpec) -> Student:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from dhox.distill.views import render, view_of
 from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
 from dhox.dataset import Item
+from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
 from dhox.images import decode
 

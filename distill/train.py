@@ -6,18 +6,19 @@ Out of scope here: reading DATA, choosing sets, the teacher's pass (all before),
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import cos, pi
+from math import cos, isfinite, pi
 
 import numpy as np
 import torch
-from dhox.distill.loss import CE_WEIGHT, training_loss
-from dhox.distill.student import Student
-from dhox.distill.views import render, view_of
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
 from dhox.dataset import Item
+from dhox.distill.loss import CE_WEIGHT, training_loss
+from dhox.distill.student import Student
+from dhox.distill.views import render, view_of
+from dhox.errors import DhoxError
 from dhox.images import Preprocessing, decode, model_input
 
 WARM_UP_SHARE = 0.1
@@ -116,7 +117,7 @@ def train(
     `items`: L then U. `labels`: int64 [N_L]. `teacher_embeddings`: float16 [N, views, D], None for a method without
     the teacher; `teacher_logits` maps embeddings [B, D] to logits [B, C]. One forward per step over cat(L, U), so
     BatchNorm sees both. AdamW; linear warm-up over a tenth of the steps, then cosine to 0. `on_epoch` is called with
-    the epoch (from 1) and its mean metrics.
+    the epoch (from 1) and its mean metrics. Raises DhoxError where a loss is no longer finite.
     """
     n_labelled, n_unlabelled = len(labels), len(items) - len(labels)
     batch_labelled, batch_unlabelled = min(batch_labelled, n_labelled), min(batch_unlabelled, n_unlabelled)
@@ -160,6 +161,11 @@ def train(
             if step % epoch_steps == 0:
                 ce_mean, kd_mean = (sums / epoch_steps).tolist()
                 sums.zero_()
+                if not isfinite(ce_mean + kd_mean):
+                    raise DhoxError(
+                        f"Training diverged in epoch {step // epoch_steps} (CE loss {ce_mean}, KD loss {kd_mean}). "
+                        "Lower --learning-rate, or use --precision 32-true."
+                    )
                 on_epoch(step // epoch_steps, {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate})
                 model.train()
 

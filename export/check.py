@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from dhox.export.fold import gate_images
 from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, read_dataset
+from dhox.dataset import Item, read_dataset, spread
 from dhox.errors import DhoxError, GateFailedError
+from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing, decode, model_input
@@ -24,45 +24,58 @@ MOST_CHECK_IMAGES = 2000
 GOLDEN_IMAGES = 32
 BATCH = 64
 
+# (kind, all of it): what the check images are, in words
+IMAGES = {
+    ("validation", False): "the gating half of validation",
+    ("validation", True): "all of validation, which also chose alpha and beta",
+    ("labelled", True): "labelled training images, for want of validation",
+}
+
 
 @dataclass(frozen=True)
 class CheckImages:
-    """Real images to hold the graphs against torch. `labels` int [N], None for unlabelled ones; `split` says which."""
+    """Real images to hold the graphs against torch. `labels` int [N], None for unlabelled ones; `source` says which."""
 
     items: list[Item]
     labels: np.ndarray | None
-    split: str
+    source: str
     golden: list[Item]
 
 
 def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
-    """The gating validation images; without validation the labelled, without labels the unlabelled training images."""
+    """The gating validation images; without validation the labelled, without labels the unlabelled training images.
+
+    Never test images, and none that the run skipped as unreadable.
+    """
     root = data or Path(summary["data"])
     if not root.exists():
         raise DhoxError(f"The run's images are no longer at {root}. Say where they are with --data.")
-    by_name = {item.name: item for items in read_dataset(root).values() for item in items}
+    splits = read_dataset(root)
+    skipped = set(summary["skipped"])
+    training = [item for item in splits["train"] + splits["unlabelled"] if item.name not in skipped]
+    by_name = {item.name: item for item in training + splits["val"]}
     numbers = {entry["name"]: entry["id"] for entry in summary["classes"]}
-    for split in ("validation", "labelled"):
-        names = summary["sets"][split]
+    for kind in ("validation", "labelled"):
+        names = summary["sets"][kind]
         if not names:
             continue
         missing = [name for name in names if name not in by_name]
         if missing:
             raise DhoxError(f"{root} lacks {len(missing)} of the run's images, such as {missing[0]}. Check --data.")
-        judge = gate_images(names) if split == "validation" else np.ones(len(names), bool)
-        items = [by_name[name] for name, chosen in zip(names, judge, strict=True) if chosen][:MOST_CHECK_IMAGES]
+        everything = [by_name[name] for name in names]
+        judge = gate_images(names) if kind == "validation" else np.ones(len(names), bool)
+        items = spread([item for item, chosen in zip(everything, judge, strict=True) if chosen], MOST_CHECK_IMAGES)
         labels = np.array([numbers[str(item.label)] for item in items])
-        where = f"{split} ({'gating half' if not judge.all() else 'all'})"
-        return CheckImages(items, labels, where, spread([by_name[name] for name in names], list(by_name.values())))
-    items = list(by_name.values())[:MOST_CHECK_IMAGES]
-    return CheckImages(items, None, "unlabelled", spread(items, []))
+        return CheckImages(items, labels, IMAGES[kind, bool(judge.all())], golden_items(everything, training))
+    items = spread(training, MOST_CHECK_IMAGES)
+    return CheckImages(items, None, "unlabelled training images", golden_items(items, []))
 
 
-def spread(items: list[Item], more: list[Item]) -> list[Item]:
+def golden_items(items: list[Item], more: list[Item]) -> list[Item]:
     """GOLDEN_IMAGES images spread evenly over `items`, filled up from `more`."""
-    chosen = items[:: max(1, len(items) // GOLDEN_IMAGES)][:GOLDEN_IMAGES]
+    chosen = spread(items, GOLDEN_IMAGES)
     names = {item.name for item in chosen}
-    return chosen + [item for item in more if item.name not in names][: GOLDEN_IMAGES - len(chosen)]
+    return chosen + spread([item for item in more if item.name not in names], GOLDEN_IMAGES - len(chosen))
 
 
 def load_pixels(items: list[Item], preprocessing: Preprocessing) -> np.ndarray:

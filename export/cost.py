@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import folded_head
-from torch import nn
 
 
 def with_costs(

@@ -12,8 +12,8 @@ from math import inf, isinf
 from typing import Any
 
 import numpy as np
-from dhox.distill.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
 
+from dhox.distill.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import (
     accuracy_row,
@@ -23,7 +23,6 @@ from dhox.stats import (
     softmax,
 )
 
-RULES = ("auto", "linear", "exact")
 R_GRID = np.geomspace(0.02, 60, 80)
 TAU_RANGE = (1e-2, 1e3)
 
@@ -186,7 +185,7 @@ def gate_evidence(val: dict[str, np.ndarray], alpha: float, beta: float, toleran
 def choose_fold(
     val: dict[str, np.ndarray], alpha: float, beta: float, rule: str, tolerance: float
 ) -> tuple[Fold, Evidence | None]:
-    """The fold that `rule` (one of RULES) gives, with the evidence for or against the linear one.
+    """The fold that `rule` (auto, linear or exact) gives, with the evidence for or against the linear one.
 
     `tolerance`: points of accuracy that auto may lose, --fold-tolerance.
     """

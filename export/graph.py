@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from dhox.distill.student import Student
-from dhox.export.fold import Fold
 from torch import nn
 
+from dhox.distill.student import Student
+from dhox.export.fold import Fold
 from dhox.images import Preprocessing
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from dhox.export.onnx_export import finish
 from onnx import TensorProto, numpy_helper
 
 from dhox.errors import DhoxError
+from dhox.export.onnx_export import finish
 
 PREPROCESSING_OPS = {"Cast", "Transpose", "Sub", "Mul", "Div"}
 LINEAR_OPS = {"Gemm", "MatMul"}

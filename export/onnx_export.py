@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import torch
+
 from dhox.export.graph import Deployable
 
 OPSET = 18

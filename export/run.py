@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.environment import now, versions
+from dhox.errors import DhoxError
 from dhox.export.check import (
     check_against_torch,
     check_images,
@@ -17,13 +18,10 @@ from dhox.export.check import (
     torch_probs,
 )  # fmt: skip
 from dhox.export.cost import with_costs
-from dhox.export.fold import RULES, Fold, choose_fold, compare
+from dhox.export.fold import Fold, choose_fold, compare
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
 from dhox.export.half import to_fp16
 from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
-
-from dhox.environment import now, versions
-from dhox.errors import DhoxError
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -34,6 +32,7 @@ from dhox.files import (
     partial_directory,
     read_json,
     read_npz,
+    settle,
     sha256,
     write_bytes,
     write_json,
@@ -42,7 +41,6 @@ from dhox.files import (
 from dhox.golden import golden_arrays
 from dhox.images import Preprocessing, decode
 
-INPUTS = ("uint8-nhwc", "float-nchw")
 MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 
 
@@ -69,17 +67,16 @@ def export(
 ) -> ExportResult:
     """Fold, export, check, and write the export directory `out`.
 
-    `fold_heads` False keeps the two heads in the graph. `data`: where the run's images are now, if they moved. Raises
+    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: uint8-nhwc or
+    float-nchw. `data`: where the run's images are now, if they moved. Raises
     DhoxError for an unfinished run or missing images, GateFailedError where a written graph does not answer as torch.
     """
-    if fold_rule not in RULES or input_kind not in INPUTS:
-        raise DhoxError(f"Unknown --fold-rule {fold_rule!r} or --input {input_kind!r}. See dhox export --help.")
     summary = read_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
     selection = read_json(run / "selection.json", "dhox.selection/1")
     val = read_npz(run / "val.npz")
     preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    spec = StudentSpec(**{key: summary["student"][key] for key in ("name", "image_size", "classes", "two_heads")})
+    spec = StudentSpec.from_json(summary["student"])
     student = load_student(run, spec)
     heads = head_arrays(student)
     alpha, beta = selection["alpha"], selection["beta"]
@@ -120,7 +117,7 @@ def export(
         stages |= {f"onnx_{precision}": probs for precision, probs in onnx.items()}
         ledger = {
             "schema": "dhox.ledger/1",
-            "split": images.split,
+            "images": images.source,
             "rows": ledger_rows(stages, images, val),
         }
 
@@ -128,7 +125,7 @@ def export(
         golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
         write_npz(folder / "golden.npz", **golden)
         write_npz(folder / "heads.npz", **heads)
-        shutil.copyfile(run / "val.npz", folder / "val.npz")
+        write_bytes(folder / "val.npz", (run / "val.npz").read_bytes())
         write_json(folder / "ledger.json", ledger)
 
         manifest = {
@@ -139,6 +136,7 @@ def export(
                 "path": str(run.absolute()), "method": summary["method"],
                 "weights_sha256": sha256(run / WEIGHTS_FILE),
             },
+            "skipped": summary["skipped"],
             "data": str((data or Path(summary["data"])).absolute()),
             "student": summary["student"],
             "teacher": summary["teacher"],
@@ -166,6 +164,7 @@ def export(
 
 def read_run(run: Path) -> dict[str, Any]:
     """run.json of a finished training. Raises DhoxError for anything else, and says which."""
+    settle(run, RUN_FILE, RUN_SCHEMA)
     partial = partial_directory(run)
     if not (run / RUN_FILE).exists():
         if (partial / RUN_FILE).exists():

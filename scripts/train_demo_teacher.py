@@ -1,4 +1,4 @@
-"""Train the demo's teacher, a tiny OpenCLIP model, into `src/dhox/demo/teacher/` (about 5 minutes on 2 cores).
+"""Train the demo's teacher, a tiny OpenCLIP model, into `src/dhox/demo/teacher/` (about 4 minutes on 2 cores).
 
     sudo apt-get install dataset-fashion-mnist
     python scripts/train_demo_teacher.py

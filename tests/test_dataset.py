@@ -78,6 +78,30 @@ def test_wrong_manifests_are_named(tmp_path: Path, text: str, message: str) -> N
         read_dataset(manifest(tmp_path, text, "1.png", "2.png"))
 
 
+def test_links_are_followed_once_and_dot_folders_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "1.png")
+    root = touch(tmp_path / "data", "train/a/1.png", "train/.ipynb_checkpoints/2.png")
+    (root / "train/b").symlink_to(tmp_path / "elsewhere")
+    (root / "train/a/loop").symlink_to(root / "train/a")
+    assert names(read_dataset(root)["train"]) == ["train/a/1.png", "train/b/1.png"]
+
+
+def test_empty_class_folders_and_strange_names_are_named(tmp_path: Path) -> None:
+    (touch(tmp_path / "one", "train/a/1.png") / "train/b").mkdir()
+    with pytest.raises(DhoxError, match="Class folders of .*train without an image: b. Fill or remove them"):
+        read_dataset(tmp_path / "one")
+    touch(tmp_path / "two", "train/a/\udcff.png")
+    with pytest.raises(DhoxError, match="is not UTF-8. Rename the file"):
+        read_dataset(tmp_path / "two")
+
+
+def test_one_split_alone_asks_nothing_of_the_others(tmp_path: Path) -> None:
+    csv = manifest(tmp_path, "path,label,split\n1.png,a,train\n2.png,a,test\n", "2.png")
+    assert names(read_dataset(csv, only="test")["test"]) == ["2.png"]
+    with pytest.raises(DhoxError, match="1.png does not exist"):
+        read_dataset(csv)
+
+
 def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
     with pytest.raises(DhoxError, match="does not exist. DATA is an image folder"):
         read_dataset(tmp_path / "none")
@@ -100,9 +124,11 @@ def test_classes_are_in_code_point_order_with_spaces_for_underscores(tmp_path: P
 
 def test_class_file_gives_order_and_prompt_names(tmp_path: Path) -> None:
     splits = read_dataset(touch(tmp_path, "train/n02/1.png", "train/n01/1.png"))
-    (tmp_path / "classes.txt").write_text("n02,goldfish, a fish\nn01\tgreat white shark\n\nn_03\n")
+    (tmp_path / "classes.txt").write_text(
+        "\ufeffn02,goldfish, a fish\nn01\tgreat white shark\n\nn_03\nred, ripe\tapple\n"
+    )
     assert class_names(splits, tmp_path / "classes.txt") == [
-        ("n02", "goldfish, a fish"), ("n01", "great white shark"), ("n_03", "n 03"),
+        ("n02", "goldfish, a fish"), ("n01", "great white shark"), ("n_03", "n 03"), ("red, ripe", "apple"),
     ]  # fmt: skip
     (tmp_path / "classes.txt").write_text("n01\nn01\n")
     with pytest.raises(DhoxError, match="lists a class twice: n01"):

@@ -15,6 +15,7 @@ from dhox.files import (
     partial_directory,
     read_json,
     read_npz,
+    settle,
     sha256,
     stable_hash,
     write_bytes,
@@ -49,6 +50,8 @@ def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
     write_npz(tmp_path / "2.npz", **arrays)
     assert sha256(tmp_path / "1.npz") == sha256(tmp_path / "2.npz")
     assert read_npz(tmp_path / "1.npz")["names"].tolist() == ["x", "yz"]
+    with pytest.raises(AssertionError, match="pickle"):
+        write_npz(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
     np.savez(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DhoxError, match="damaged"):
         read_npz(tmp_path / "3.npz")
@@ -114,6 +117,16 @@ def test_a_killed_command_leaves_a_running_partial_that_the_next_one_replaces(tm
     with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
         finished(folder, "1")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_kill_between_the_last_renames_is_finished_by_the_next_reader(tmp_path: Path) -> None:
+    finished(tmp_path / "a.partial", "2", new=True)
+    finished(tmp_path / ".a.replaced", "1")
+    settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
+    assert read_json(tmp_path / "a" / RUN_FILE, RUN_SCHEMA)["new"]
+    write_json(finished(tmp_path / "b.partial", "3") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running"})
+    settle(tmp_path / "b", RUN_FILE, RUN_SCHEMA)
+    assert not (tmp_path / "b").exists()
 
 
 def test_newest_is_the_greatest_finished_at_of_complete_ones(tmp_path: Path) -> None:

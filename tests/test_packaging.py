@@ -33,10 +33,10 @@ def test_the_embedded_default_keeps_its_promises() -> None:
 
 def test_the_embedded_teacher_is_useful_and_imperfect(tmp_path: Path) -> None:
     import torch
-    from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher, zero_shot_predictions
 
     from dhox.dataset import class_names, read_dataset
     from dhox.demo.data import write_image_folder
+    from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher, zero_shot_predictions
 
     assert write_image_folder(tmp_path / "demo")
     assert not write_image_folder(tmp_path / "demo")

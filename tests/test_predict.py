@@ -42,7 +42,7 @@ def test_predictions_equal_the_golden_probs(line: Path) -> None:
     ("call", "message"),
     [
         (lambda e: dhox.load(e / "none"), "is not an export directory: no manifest.json. Run: dhox export RUN"),
-        (lambda e: dhox.load(e, precision="int8"), "holds no int8 model. It has: fp32, fp16"),
+        (lambda e: dhox.load(e, precision="int8"), "holds no int8 model. Ask for one of: fp32, fp16"),
         (lambda e: dhox.load(e, device="tpu"), "device 'tpu' is unknown"),
         (lambda e: dhox.load(e)("none.png"), "none.png does not exist"),
         (lambda e: dhox.load(e)(np.zeros((4, 4))), r"uint8 RGB \[H, W, 3\], not float64 \[4, 4\]"),

@@ -81,9 +81,10 @@ def distill(
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
+    if method == "kd" and (shots is not None or label_fraction is not None):
+        raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
     for text in template or []:
-        if "{}" not in text:
-            raise UsageError(f"--template {text!r} has no place for the class name. Write {{}} where it belongs.")
+        check_template(text)
     out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
     from dhox.errors import require
 
@@ -123,6 +124,8 @@ def export(
     from dhox.files import RUN_FILE, RUN_SCHEMA
 
     check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
+    if not fold_heads and fold_rule != "auto":
+        raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning. Leave one of them out.")
     check_choice("--input", input_kind, ("uint8-nhwc", "float-nchw"))
     run = run or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
     require("torch", "export")
@@ -207,6 +210,16 @@ def demo(
     from dhox.demo.run import run_demo
 
     run_demo(data, out, shots, overwrite)
+
+
+def check_template(text: str) -> None:
+    """Raise UsageError for a prompt template that cannot take a class name."""
+    try:
+        fits = text.format("NAME") != text.format("")
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    if not fits:
+        raise UsageError(f"--template {text!r}: write {{}} once, where the class name belongs, and no other braces.")
 
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

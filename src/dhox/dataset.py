@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,17 @@ class Item:
 Splits = dict[str, list[Item]]
 
 
-def read_dataset(data: Path) -> Splits:
+def read_dataset(data: Path, only: str | None = None) -> Splits:
     """Read DATA into its splits, each sorted by name; every split of SPLITS is there, possibly empty.
 
-    Raises DhoxError where DATA is missing, empty, or its labels, splits or groups contradict each other.
+    `only`: read one split and ask nothing of the others (a board that holds the test images alone). Raises DhoxError
+    where DATA is missing, empty, or its labels, splits or groups contradict each other.
     """
     if not data.exists():
         raise DhoxError(f"{data} does not exist. {WHAT_DATA_MAY_BE}")
-    splits = read_folder(data) if data.is_dir() else read_manifest(data)
-    if not any(splits.values()):
+    wanted = SPLITS if only is None else (only,)
+    splits = read_folder(data, wanted) if data.is_dir() else read_manifest(data, wanted)
+    if only is None and not any(splits.values()):
         raise DhoxError(f"{data} holds no image. {WHAT_DATA_MAY_BE}")
     for items in splits.values():
         items.sort(key=lambda item: item.name)
@@ -46,13 +49,15 @@ def read_dataset(data: Path) -> Splits:
     return splits
 
 
-def read_folder(root: Path) -> Splits:
-    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`; other files are no images."""
+def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
+    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`; other files are no images.
+
+    Symbolic links are followed; names that begin with a dot are left out.
+    """
     splits: Splits = {split: [] for split in SPLITS}
-    for split in SPLITS:
-        for path in (root / split).glob("**/*"):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-                continue
+    for split in wanted:
+        labels = {path.name for path in (root / split).glob("*") if path.is_dir() and not path.name.startswith(".")}
+        for path in image_files(root / split):
             inside = path.relative_to(root / split).parts
             if split != "unlabelled" and len(inside) < 2:
                 raise DhoxError(
@@ -60,10 +65,34 @@ def read_folder(root: Path) -> Splits:
                 )
             label = None if split == "unlabelled" else inside[0]
             splits[split].append(Item(path, path.relative_to(root).as_posix(), label))
+        empty = sorted(labels - {str(item.label) for item in splits[split]})
+        if empty and split != "unlabelled":
+            raise DhoxError(f"Class folders of {root / split} without an image: {shorten(empty)}. Fill or remove them.")
     return splits
 
 
-def read_manifest(manifest: Path) -> Splits:
+def image_files(folder: Path) -> list[Path]:
+    """Every image file below a folder, links followed once each. Raises DhoxError for names that are not UTF-8."""
+    found = []
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                found.append(Path(place, name))
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as err:
+            raise DhoxError(f"The file name {str(path)!r} is not UTF-8. Rename the file.") from err
+    return found
+
+
+def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled."""
     rows = read_rows(manifest)
     if rows and not {"path", "label"} <= rows[0].keys():
@@ -77,15 +106,17 @@ def read_manifest(manifest: Path) -> Splits:
         where = f"{manifest}, row {number}"
         if split not in SPLITS:
             raise DhoxError(f"{where}: split {split!r} is unknown. Use one of: {', '.join(SPLITS)}.")
+        if label is None and split in {"val", "test"}:
+            raise DhoxError(f"{where}: an image of {split} needs a label. Add it, or use the split unlabelled.")
+        if label is None or split == "unlabelled":
+            split, label = "unlabelled", None
+        if split not in wanted:
+            continue
         if not (manifest.parent / name).is_file():
             raise DhoxError(f"{where}: {name} does not exist below {manifest.parent}. Mend the path or drop the row.")
         if name in seen:
             raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
-        if label is None and split in {"val", "test"}:
-            raise DhoxError(f"{where}: an image of {split} needs a label. Add it, or use the split unlabelled.")
         seen.add(name)
-        if label is None or split == "unlabelled":
-            split, label = "unlabelled", None
         splits[split].append(Item(manifest.parent / name, name, label, row.get("group") or None))
     return splits
 
@@ -146,24 +177,34 @@ def class_names(splits: Splits, class_file: Path | None) -> list[tuple[str, str]
                 "Rename or remove them, or add them to the list."
             )
     if len(classes) < 2:
-        raise DhoxError(f"A classifier needs at least two classes, found: {shorten(labels)}. {WHAT_DATA_MAY_BE}")
+        raise DhoxError(
+            f"A classifier needs at least two classes, found: {shorten(labels)}. Name them with --classes, or: "
+            f"{WHAT_DATA_MAY_BE}"
+        )
     return classes
 
 
 def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     """Read `--classes FILE`."""
     try:
-        lines = [line.strip() for line in class_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in class_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
         raise DhoxError(f"The class list {class_file} cannot be read ({err}). Check the path.") from err
     classes = []
     for line in lines:
-        label, _, prompt = line.replace("\t", ",", 1).partition(",")
+        label, _, prompt = line.partition("\t" if "\t" in line else ",")
         classes.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
     repeated = sorted(label for label, count in Counter(label for label, _ in classes).items() if count > 1)
     if repeated:
         raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}. Keep one line for each.")
     return classes
+
+
+def spread(items: list[Item], most: int) -> list[Item]:
+    """At most `most` of the items, evenly spread over the list (which is sorted by name, so by class)."""
+    if len(items) <= most:
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
 
 
 def shorten(names: list[str], most: int = 8) -> str:

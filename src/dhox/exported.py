@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dhox.errors import DhoxError
-from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, sha256
+from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
 from dhox.onnx_session import available_providers, open_session
 
@@ -19,6 +19,7 @@ ImageLike = str | Path | Image.Image | np.ndarray
 
 def read_manifest(export: Path) -> dict[str, Any]:
     """The manifest of an export directory. Raises DhoxError where it is none, or unfinished."""
+    settle(export, EXPORT_FILE, EXPORT_SCHEMA)
     if not (export / EXPORT_FILE).exists():
         partial = " (an export there did not finish)" if partial_directory(export).exists() else ""
         raise DhoxError(f"{export} is not an export directory{partial}: no {EXPORT_FILE}. Run: dhox export RUN")
@@ -46,7 +47,7 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
     by_precision = {entry["precision"]: entry for entry in manifest["artefacts"]}
     chosen = precision or manifest["default"]
     if chosen not in by_precision:
-        raise DhoxError(f"This export holds no {chosen} model. It has: {', '.join(by_precision)}.")
+        raise DhoxError(f"This export holds no {chosen} model. Ask for one of: {', '.join(by_precision)}.")
     entry: dict[str, Any] = by_precision[chosen]
     return entry
 
@@ -61,7 +62,6 @@ class ExportedModel:
         self.entry = artefact(manifest, precision)
         self.classes = [entry["name"] for entry in manifest["classes"]]
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-        self.device = device
         self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:

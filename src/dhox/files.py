@@ -46,8 +46,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """Write a compressed .npz atomically; equal arrays give equal bytes."""
+    assert not any(array.dtype.hasobject for array in arrays.values()), "an object array would be a pickle"
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 
@@ -94,7 +95,11 @@ def stable_hash(text: str) -> int:
 def newest(root: Path, file_name: str, schema: str) -> Path | None:
     """The directory below `root` whose complete `file_name` has the greatest `finished_at`, or None."""
     found = []
-    for path in root.glob(f"**/{file_name}"):
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if file_name not in names:
+            continue
+        path = Path(place, file_name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -112,8 +117,24 @@ def holds(directory: Path, file_name: str, schema: str) -> bool:
         return False
 
 
+def partial_directory(final: Path) -> Path:
+    """Where a stage works before its output is complete."""
+    final = final.resolve()
+    return final.with_name(f"{final.name}.partial")
+
+
+def settle(final: Path, file_name: str, schema: str) -> None:
+    """Finish the last renames of `output_directory` where a kill fell between them."""
+    partial = partial_directory(final)
+    if final.exists() or not holds(partial, file_name, schema):
+        return
+    if read_json(partial / file_name, schema).get("status") == "complete":
+        partial.rename(final)
+
+
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
     """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
+    settle(final, file_name, schema)
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     if not holds(final, file_name, schema):
@@ -124,11 +145,6 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         raise DhoxError(f"{final} is not empty. Add --overwrite to replace it, or choose another --out.")
 
 
-def partial_directory(final: Path) -> Path:
-    """Where a stage works before its output is complete."""
-    return final.with_name(f"{final.name}.partial")
-
-
 @contextlib.contextmanager
 def output_directory(final: Path, file_name: str, schema: str, overwrite: bool) -> Iterator[Path]:
     """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
@@ -136,6 +152,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool) 
     An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory; after
     a kill or a bug it remains, marked `status: running`, and the next run of the same command replaces it.
     """
+    final = final.resolve()
     check_output(final, file_name, schema, overwrite)
     partial = partial_directory(final)
     check_output(partial, file_name, schema, overwrite=True)

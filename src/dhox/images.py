@@ -44,8 +44,10 @@ def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
         raise UnreadableImageError(name, f"a decompression bomb: {err}") from err
     except UnidentifiedImageError as err:
         raise UnreadableImageError(name, "not an image that Pillow knows") from err
-    except (OSError, SyntaxError, ValueError, EOFError) as err:
-        raise UnreadableImageError(name, str(err)) from err
+    except UnreadableImageError:
+        raise
+    except Exception as err:  # Pillow's plugins raise many types on damaged bytes (struct.error, KeyError ...)
+        raise UnreadableImageError(name, str(err) or type(err).__name__) from err
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:

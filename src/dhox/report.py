@@ -23,10 +23,8 @@ from dhox.files import (
     write_bytes,
 )  # fmt: skip
 from dhox.heads import dho_probs, linear_probs
-from dhox.stats import accuracy_row
-from dhox.tables import STAGES, fold_sentence, selection_sentence
-
-MOST_CONFUSION_CLASSES = 30
+from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
+from dhox.tables import STAGES, difference_text, fold_sentence, selection_sentence
 
 
 def report_libraries_missing() -> str | None:
@@ -167,16 +165,12 @@ def subtitle(summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> st
 
 def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:
     """What the first table's numbers are."""
-    n = (
-        summary["sets"]["n_test"]
-        if summary
-        else (bench or {"accuracy": {"rows": [{"n": 0}]}})["accuracy"]["rows"][0]["n"]
-    )
+    if not rows:
+        return ""
+    n = summary["sets"]["n_test"] if summary else (bench or {})["accuracy"]["rows"][0]["n"]
     text = f"Test split, {n} images; nothing was chosen on it. Wilson intervals."
-    if bench and any(row["latency"] and row["stage"] not in {"onnx_fp32", "onnx_fp16"} for row in rows):
-        text += (
-            " Latency of ONNX rows: ONNX Runtime; of the others: torch, eager; all on the CPU, same clock and boundary."
-        )
+    if any(row["latency"] and not row["stage"].startswith("onnx_") for row in rows):
+        text += " Latency: ONNX rows in ONNX Runtime, the others in torch (eager), all on the CPU with the same clock."
     return text
 
 
@@ -184,7 +178,7 @@ def ledger_table(export: Path) -> dict[str, Any]:
     """ledger.json with readable stage names."""
     ledger = read_json(export / "ledger.json", "dhox.ledger/1")
     rows = [{**row, "name": STAGES[row["stage"]]} for row in ledger["rows"]]
-    return {"split": ledger["split"], "rows": rows} if rows else {}
+    return {"images": ledger["images"], "rows": rows} if rows else {}
 
 
 def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
@@ -217,19 +211,18 @@ def confusion_table(
     """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
     if bench and bench["accuracy"]["rows"]:
         row = bench["accuracy"]["rows"][-1]
+        if row["confusion"] is None:
+            return None
         matrix, classes = np.array(row["confusion"]), bench["accuracy"]["classes"]
         caption = f"Test images through the {row['precision']} ONNX file"
-    elif run and summary and summary["test"]:
+    elif run and summary and summary["test"] and len(summary["classes"]) <= MOST_CONFUSION_CLASSES:
         classes = [entry["name"] for entry in summary["classes"]]
         test = read_npz(run / "test.npz")
         selection = read_json(run / "selection.json", "dhox.selection/1")
         answers = dho_probs(test["ce_logits"], test["kd_logits"], selection["alpha"], selection["beta"]).argmax(-1)
-        matrix = np.zeros((len(classes), len(classes)), int)
-        np.add.at(matrix, (test["labels"], answers), 1)
+        matrix = confusion_matrix(test["labels"], answers, len(classes))
         caption = "Test images through the student in torch"
     else:
-        return None
-    if len(classes) > MOST_CONFUSION_CLASSES:
         return None
     shades = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)).round(3)
     lines = [
@@ -267,7 +260,7 @@ def method_lines(
             word = "passed" if golden["passed"] else "FAILED"
             lines.append(
                 f"Golden outputs, {golden['artefact']}: {word} on {golden['n']} images, largest difference of a "
-                f"probability {golden['largest_difference']:.1e}."
+                f"probability {difference_text(golden)}."
             )
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")

@@ -9,6 +9,7 @@ import numpy as np
 
 Z_95_TWO_SIDED = 1.959964
 Z_95_ONE_SIDED = 1.644854
+MOST_CONFUSION_CLASSES = 30  # beyond, a confusion matrix is neither stored nor drawn
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -57,6 +58,13 @@ def percentile(samples: Sequence[float] | np.ndarray, percent: float) -> float:
     """Nearest-rank percentile: the smallest sample that at least `percent` % of the samples do not exceed."""
     ordered = np.sort(np.asarray(samples))
     return float(ordered[max(ceil(percent / 100 * len(ordered)) - 1, 0)])
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts int [C, C], [true][predicted]."""
+    matrix = np.zeros((classes, classes), int)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
 
 
 def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:

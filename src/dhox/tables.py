@@ -81,10 +81,10 @@ def selection_sentence(selection: dict[str, Any], method: str) -> str:
 def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any]) -> None:
     """The fold with its evidence, the checks and the ledger."""
     if manifest["comparison"]:
-        gate = next(row for row in manifest["comparison"] if row["stage"] == "dho")
+        n = manifest["comparison"][0]["n"]
         table = Table(
             "on validation", "accuracy (95 % interval)", "same label as DHO", "calibration error", "head parameters",
-            "head time", title=f"The heads and their folds, {gate['n']} images",
+            "head time", title=f"The heads and their folds, {n} images of {ledger['images']}",
         )  # fmt: skip
         for row in manifest["comparison"]:
             table.add_row(
@@ -94,7 +94,7 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         console.print(table)
     say(f"Fold: {fold_sentence(manifest)}")
     if ledger["rows"]:
-        table = Table("stage", "accuracy (95 % interval)", "same label as torch", title=f"Ledger, {ledger['split']}")
+        table = Table("stage", "accuracy (95 % interval)", "same label as torch", title=f"Ledger, {ledger['images']}")
         for row in ledger["rows"]:
             table.add_row(STAGES[row["stage"]], percent(row), f"{100 * row['agreement']:.1f} %")
         console.print(table)
@@ -156,11 +156,17 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         word = "passed" if golden["passed"] else "FAILED"
         say(
             f"Golden outputs, {golden['artefact']}: {word}, {golden['n']} images, largest difference of a probability "
-            f"{golden['largest_difference']:.1e}"
+            f"{difference_text(golden)}"
         )
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"fp16 emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
+
+
+def difference_text(golden: dict[str, Any]) -> str:
+    """The largest difference of a golden check."""
+    difference = golden["largest_difference"]
+    return "not finite" if difference is None else f"{difference:.1e}"
 
 
 def print_predictions(names: list[str], classes: list[str], probs: list[np.ndarray], top: int, as_json: bool) -> None:

@@ -4,12 +4,12 @@ import time
 
 import numpy as np
 import pytest
+
 from dhox.bench.measure import FEWEST_CALLS, latency_summary, measure
 
 
 class Sleeper:
     name = provider = "sleeper"
-    device = "cpu"
     calls = 0
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:

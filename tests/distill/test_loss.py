@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from dhox.distill.loss import distillation_loss, training_loss
 
 

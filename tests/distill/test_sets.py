@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from dhox.distill.sets import Sets, choose_sets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.dataset import Item, Splits
+from dhox.distill.sets import Sets, choose_sets
 from dhox.errors import DhoxError
 
 
@@ -62,8 +62,20 @@ def test_copies_of_known_images_leave_the_unlabelled_set() -> None:
     sets = choose_sets(splits, ["a", "b"], content)
     assert names(sets.unlabelled) == {"unlabelled/2"}
     assert "train/a/000" not in names(sets.labelled)
-    assert any("1 training images stand in val or test" in note for note in sets.notes)
-    assert any("3 unlabelled images" in note for note in sets.notes)
+    assert any("1 images of train are copies" in note for note in sets.notes)
+    assert any("3 unlabelled images are copies" in note for note in sets.notes)
+
+
+@given(seed=st.integers(0, 20))
+def test_held_out_images_have_no_copy_in_training(seed: int) -> None:
+    splits = make(train={"a": 30, "b": 30})
+    content = {
+        item.name: f"{item.label}{int(item.name[-3:]) // 2}" for item in splits["train"]
+    }  # everything stands twice
+    sets = choose_sets(splits, ["a", "b"], content, shots=10, split_seed=seed)
+    held = {content[item.name] for item in sets.validation}
+    assert len(held) == 4
+    assert not held & {content[item.name] for item in sets.labelled + sets.unlabelled}
 
 
 def test_label_fraction_takes_its_share_of_every_class() -> None:

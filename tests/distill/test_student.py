@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from dhox.distill.student import StudentSpec, create_backbone, load_student, preprocessing_of, save_student, with_heads
 from safetensors.torch import save_file
 
+from dhox.distill.student import StudentSpec, create_backbone, load_student, preprocessing_of, save_student, with_heads
 from dhox.errors import DhoxError
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
-from dhox.distill.views import render, view_of
 from PIL import Image
 
 from dhox.dataset import Item
+from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
+from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"

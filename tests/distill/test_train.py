@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
+
 from dhox.distill.run import passes_over
 from dhox.distill.train import endless, steps_per_epoch, training_batches
 
@@ -36,6 +37,7 @@ def test_an_epoch_is_one_pass_over_the_unlabelled_else_the_labelled_images() -> 
 def test_never_more_views_than_passes() -> None:
     assert passes_over(5840, 20, 31, 192) == 21
     assert passes_over(100, 1, 1, 192) == 1
+    assert passes_over(640, 2, 10, 64) == 2
 
 
 def test_endless_reshuffles() -> None:

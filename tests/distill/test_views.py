@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dhox.distill.views import RATIO, SCALE, View, render, view_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
+
+from dhox.distill.views import RATIO, SCALE, View, render, view_of
 
 
 @given(seed=st.integers(0, 2**31), view=st.integers(0, 99), width=st.integers(8, 900), height=st.integers(8, 900))

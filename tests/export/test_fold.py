@@ -5,6 +5,9 @@ from math import inf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dhox.export.fold import (
     R_GRID,
     choose_fold,
@@ -18,9 +21,6 @@ from dhox.export.fold import (
     tuned_linear,
 )
 from dhox.export.graph import folded_head
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import negative_log_likelihood, softmax
 

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.export.half import fp32_nodes, to_fp16
 from dhox.export.onnx_export import export_onnx
-
 from dhox.exported import graph_input, run_session
 from dhox.onnx_session import open_session
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
+from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.check import check_against_torch
 from dhox.export.run import export
-
-from dhox.errors import DhoxError, GateFailedError
 from dhox.files import read_npz, sha256
 
 
@@ -118,10 +118,11 @@ def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:
     run = own_line / "runs/tiny"
     with pytest.raises(DhoxError, match="is not a run directory: no run.json"):
         export(own_line, Path("e"))
+    summary = content(run, "run.json")
     shutil.copytree(run, own_line / "runs/killed.partial")
+    (own_line / "runs/killed.partial/run.json").write_text(json.dumps(summary | {"status": "running"}))
     with pytest.raises(DhoxError, match="training of .*killed was interrupted"):
         export(own_line / "runs/killed", Path("e"))
-    summary = content(run, "run.json")
     (run / "run.json").write_text(json.dumps(summary | {"status": "running"}))
     with pytest.raises(DhoxError, match="was interrupted. Run dhox distill again"):
         export(run, Path("e"))

@@ -54,16 +54,15 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
         "dho": deployable(run, replace(fold, rule="heads")),
         "folded_torch": deployable(run, fold),
     }
-    size = teacher.size
-    costs = {stage: cost(stage, module, size) for stage, module in modules.items()}
+    sizes = dict.fromkeys(modules, summary["student"]["image_size"]) | {"teacher": teacher.size}
+    costs = {stage: cost(stage, module, sizes[stage]) for stage, module in modules.items()}
     return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
 
 
 def deployable(run: Path, fold: Fold) -> Deployable:
     """A run's student with the head that `fold` describes."""
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    spec = StudentSpec(**{key: summary["student"][key] for key in ("name", "image_size", "classes", "two_heads")})
-    student = load_student(run, spec)
+    student = load_student(run, StudentSpec.from_json(summary["student"]))
     preprocessing = Preprocessing.from_json(summary["preprocessing"])
     return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, uint8_input=True)
 

@@ -26,6 +26,7 @@ from dhox.files import (
     read_json,
 )  # fmt: skip
 from dhox.report import line_rows, write_report
+from dhox.tables import percent, say
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
 RECIPE = {
@@ -70,9 +71,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
         title=f"{shots} labels per class, 3,000 test images",
     )
     for row in rows:
-        low, high = row["interval"]
-        accuracy = f"{100 * row['accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
-        table.add_row(row["name"], accuracy, row["size"], row["latency"])
+        table.add_row(row["name"], percent(row), row["size"], row["latency"])
     console.print(table)
     say("Latency: median of one image on this machine's CPU; ONNX rows in ONNX Runtime, the others in torch.")
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
@@ -84,11 +83,6 @@ def run_command(*arguments: str) -> None:
     console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
     if done.returncode != 0:
-        raise DhoxError(
-            f"dhox {arguments[0]} ended with exit code {done.returncode}. Its message above says what to do."
-        )
-
-
-def say(text: str) -> None:
-    """One line."""
-    console.print(escape(text), soft_wrap=True)
+        failed = DhoxError(f"dhox {arguments[0]} failed. Its message above says what to do.")
+        failed.exit_code = done.returncode
+        raise failed
