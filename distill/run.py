@@ -63,6 +63,7 @@ def distill(
     views: int = 8,
     seed: int = 0,
     split_seed: int = 0,
+    metric: str = "accuracy",
     device: str = "auto",
     precision: str | None = None,
     workers: int = 0,
@@ -72,8 +73,9 @@ def distill(
     """Train a student on DATA and write the run directory `out`.
 
     `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
-    `precision`: a Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError
-    for every mistake in DATA or the options, before anything is written.
+    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation. `precision`: a Lightning
+    Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError for every mistake in DATA or
+    the options, before anything is written.
     """
     use_ce, use_kd = METHODS[method]
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
@@ -142,7 +144,7 @@ def distill(
             name: logit_arrays(fabric, model, chosen, labels, preprocessing, workers)
             for name, chosen in (("val", sets.validation), ("test", sets.test))
         }
-        selection = select(arrays["val"], sets.selection, spec.two_heads)
+        selection = select(arrays["val"], sets.selection, spec.two_heads, metric)
         if spec.two_heads and not selection["searched"] and sets.unlabelled:
             sample = spread(sets.unlabelled, MATCHING_IMAGES)
             ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
@@ -215,23 +217,24 @@ def logit_arrays(
     }
 
 
-def select(val: dict[str, np.ndarray], source: str, two_heads: bool) -> dict[str, Any]:
+def select(val: dict[str, np.ndarray], source: str, two_heads: bool, metric: str) -> dict[str, Any]:
     """Choose alpha and beta on the selecting part of validation; the content of selection.json."""
     half = selecting_half(val["names"].tolist())
     ce_logits, kd_logits, labels = (val[name][half] for name in ("ce_logits", "kd_logits", "labels"))
     chosen = Selection(1.0, 1.0, False, [])
     if two_heads:
-        chosen = choose_alpha_beta(ce_logits, kd_logits, labels)
+        chosen = choose_alpha_beta(ce_logits, kd_logits, labels, metric)
     return {
         "schema": "dhox.selection/1",
         "alpha": chosen.alpha,
         "beta": chosen.beta,
         "searched": chosen.searched,
+        "metric": metric,
         "source": source,
         "n_validation": len(val["labels"]),
         "n_selection_labels": len(labels) if chosen.searched else 0,
         "fewest_images": FEWEST_IMAGES,
-        "grid": {"alphas": ALPHAS, "betas": BETAS, "accuracy": chosen.accuracy_grid} if chosen.searched else None,
+        "grid": {"alphas": ALPHAS, "betas": BETAS, "score": chosen.score_grid} if chosen.searched else None,
     }
 
 

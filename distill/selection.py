@@ -8,7 +8,7 @@ import numpy as np
 
 from dhox.files import stable_hash
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
-from dhox.stats import negative_log_likelihood, softmax
+from dhox.stats import negative_log_likelihood, score, softmax
 
 ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
 BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -19,18 +19,20 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Selection:
-    """alpha weights the CE head. `accuracy_grid` is [len(ALPHAS)][len(BETAS)], empty where nothing was searched."""
+    """alpha weights the CE head. `score_grid` is [len(ALPHAS)][len(BETAS)], empty where nothing was searched."""
 
     alpha: float
     beta: float
     searched: bool
-    accuracy_grid: list[list[float]]
+    score_grid: list[list[float]]
 
 
-def choose_alpha_beta(ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray) -> Selection:
-    """Maximise top-1 accuracy over the grid; ties go to the lower NLL, then to the point nearest to (0.4, 0.5).
+def choose_alpha_beta(
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, metric: str = "accuracy"
+) -> Selection:
+    """Maximise the metric (see dhox.stats.score) of the top-1 answers over the grid.
 
-    Logits [N, C], labels [N]. With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
+    Ties go to the lower NLL, then to the point nearest to (0.4, 0.5). Logits [N, C], labels [N]. With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
     """
     if len(labels) < FEWEST_IMAGES:
         return Selection(FIXED_ALPHA, FIXED_BETA, False, [])
@@ -41,10 +43,10 @@ def choose_alpha_beta(ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.n
         kd_probs = softmax(kd_logits / beta)
         for row, alpha in enumerate(ALPHAS):
             probs = alpha * ce_probs + (1 - alpha) * kd_probs
-            correct = int((probs.argmax(-1) == labels).sum())
+            reached = round(score(probs.argmax(-1), labels, metric), 12)
             distance = (alpha - FIXED_ALPHA) ** 2 + (beta - FIXED_BETA) ** 2
-            ranked.append((-correct, round(negative_log_likelihood(probs, labels), 6), distance, alpha, beta))
-            grid[row, column] = correct / len(labels)
+            ranked.append((-reached, round(negative_log_likelihood(probs, labels), 6), distance, alpha, beta))
+            grid[row, column] = reached
     *_, alpha, beta = min(ranked)
     return Selection(alpha, beta, True, grid.tolist())
 

@@ -20,6 +20,7 @@ from dhox.stats import (
     expected_calibration_error,
     negative_log_likelihood,
     paired_difference_lower_bound,
+    score,
     softmax,
 )
 
@@ -80,16 +81,20 @@ def coefficients(r: float, tau: float) -> tuple[float, float]:
     return (0.0, 1 / tau) if isinf(r) else (1 / tau, r / tau)
 
 
-def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray) -> float:
-    """The r with most of `targets` [N] hit: the centre of the longest run of maxima over R_GRID.
+def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray, metric: str = "accuracy") -> float:
+    """The r whose answers meet `targets` [N] best by the metric: the centre of the longest run of maxima over R_GRID.
 
     0 and infinity (one head alone) win only where they are strictly better.
     """
-    hits = [int((pool(ce_logits, kd_logits, r).argmax(-1) == targets).sum()) for r in R_GRID]
-    best = max(hits)
+
+    def reached(r: float) -> float:
+        return round(score(pool(ce_logits, kd_logits, r).argmax(-1), targets, metric), 12)
+
+    scores = [reached(r) for r in R_GRID]
+    best = max(scores)
     runs: list[list[int]] = []
-    for i, hit in enumerate(hits):
-        if hit == best:
+    for i, here in enumerate(scores):
+        if here == best:
             if runs and runs[-1][-1] == i - 1:
                 runs[-1].append(i)
             else:
@@ -97,9 +102,8 @@ def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray) 
     longest = max(runs, key=len)
     chosen = float(R_GRID[longest[len(longest) // 2]])
     for r in (0.0, inf):
-        hit = int((pool(ce_logits, kd_logits, r).argmax(-1) == targets).sum())
-        if hit > best:
-            best, chosen = hit, r
+        if reached(r) > best:
+            best, chosen = reached(r), r
     return chosen
 
 
@@ -113,9 +117,11 @@ def golden_section(cost: Callable[[float], float], low: float, high: float, step
     return float(np.exp((a + b) / 2))
 
 
-def tune_on_labels(ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(r, tau): r by accuracy, then tau by the NLL of the labels (convex in 1 / tau)."""
-    r = choose_r(ce_logits, kd_logits, labels)
+def tune_on_labels(
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, metric: str = "accuracy"
+) -> tuple[float, float]:
+    """(r, tau): r by the metric, then tau by the NLL of the labels (convex in 1 / tau)."""
+    r = choose_r(ce_logits, kd_logits, labels, metric)
     logits = pool(ce_logits, kd_logits, r)
     return r, golden_section(lambda tau: negative_log_likelihood(softmax(logits / tau), labels), *TAU_RANGE)
 
@@ -128,14 +134,14 @@ def tune_on_mixture(ce_logits: np.ndarray, kd_logits: np.ndarray, alpha: float, 
     return r, golden_section(lambda tau: abs(softmax(logits / tau).max(-1).mean() - confidence), *TAU_RANGE)
 
 
-def tuned_linear(val: dict[str, np.ndarray], alpha: float, beta: float) -> Fold:
+def tuned_linear(val: dict[str, np.ndarray], alpha: float, beta: float, metric: str = "accuracy") -> Fold:
     """The linear fold tuned on the selecting validation images, else on unlabelled ones, else by inference weights.
 
     `val`: the arrays of val.npz.
     """
     half = selecting_half(val["names"].tolist())
     if half.sum() >= FEWEST_IMAGES:
-        r, tau = tune_on_labels(val["ce_logits"][half], val["kd_logits"][half], val["labels"][half])
+        r, tau = tune_on_labels(val["ce_logits"][half], val["kd_logits"][half], val["labels"][half], metric)
         tuned_on = "validation"
     elif "unlabelled_ce_logits" in val:
         r, tau = tune_on_mixture(val["unlabelled_ce_logits"], val["unlabelled_kd_logits"], alpha, beta)
@@ -152,7 +158,9 @@ def inference_linear(alpha: float, beta: float) -> Fold:
     return Fold("linear", alpha, beta, alpha, (1 - alpha) / beta, r, None, "inference-weights")
 
 
-def gate_evidence(val: dict[str, np.ndarray], alpha: float, beta: float, tolerance: float) -> Evidence | None:
+def gate_evidence(
+    val: dict[str, np.ndarray], alpha: float, beta: float, tolerance: float, metric: str = "accuracy"
+) -> Evidence | None:
     """Whether the tuned linear fold is not worse than DHO inference by more than `tolerance` points.
 
     The gating half of validation where there are halves; with fewer images 5-fold cross-fitting, where alpha, beta and
@@ -171,9 +179,9 @@ def gate_evidence(val: dict[str, np.ndarray], alpha: float, beta: float, toleran
     for choose, judge in splits:
         a, b = alpha, beta
         if images == "cross-fitted":
-            chosen = choose_alpha_beta(ce_logits[choose], kd_logits[choose], labels[choose])
+            chosen = choose_alpha_beta(ce_logits[choose], kd_logits[choose], labels[choose], metric)
             a, b = chosen.alpha, chosen.beta
-        r = choose_r(ce_logits[choose], kd_logits[choose], labels[choose])
+        r = choose_r(ce_logits[choose], kd_logits[choose], labels[choose], metric)
         linear_right[judge] = pool(ce_logits[judge], kd_logits[judge], r).argmax(-1) == labels[judge]
         mixture_right[judge] = dho_probs(ce_logits[judge], kd_logits[judge], a, b).argmax(-1) == labels[judge]
     judged = np.any([judge for _, judge in splits], axis=0)
@@ -183,14 +191,14 @@ def gate_evidence(val: dict[str, np.ndarray], alpha: float, beta: float, toleran
 
 
 def choose_fold(
-    val: dict[str, np.ndarray], alpha: float, beta: float, rule: str, tolerance: float
+    val: dict[str, np.ndarray], alpha: float, beta: float, rule: str, tolerance: float, metric: str = "accuracy"
 ) -> tuple[Fold, Evidence | None]:
     """The fold that `rule` (auto, linear or exact) gives, with the evidence for or against the linear one.
 
     `tolerance`: points of accuracy that auto may lose, --fold-tolerance.
     """
-    evidence = gate_evidence(val, alpha, beta, tolerance)
-    linear = tuned_linear(val, alpha, beta)
+    evidence = gate_evidence(val, alpha, beta, tolerance, metric)
+    linear = tuned_linear(val, alpha, beta, metric)
     if rule == "linear" or (rule == "auto" and evidence is not None and evidence.passed):
         return linear, evidence
     return Fold("exact", alpha, beta), evidence
@@ -202,7 +210,7 @@ def gate_images(names: list[str]) -> np.ndarray:
     return np.ones(len(names), bool) if half.all() else ~half
 
 
-def compare(val: dict[str, np.ndarray], alpha: float, beta: float) -> list[dict[str, Any]]:
+def compare(val: dict[str, np.ndarray], alpha: float, beta: float, metric: str = "accuracy") -> list[dict[str, Any]]:
     """One row per way to answer: accuracy with interval, top-1 agreement with DHO inference, calibration error.
 
     On the gate images; where there are no halves, the same images chose alpha, beta, r and tau.
@@ -212,7 +220,7 @@ def compare(val: dict[str, np.ndarray], alpha: float, beta: float) -> list[dict[
     if not len(labels):
         return []
     mixture = dho_probs(ce_logits, kd_logits, alpha, beta)
-    tuned, inference = tuned_linear(val, alpha, beta), inference_linear(alpha, beta)
+    tuned, inference = tuned_linear(val, alpha, beta, metric), inference_linear(alpha, beta)
     answers = {
         "ce_head": softmax(ce_logits),
         "kd_head": softmax(kd_logits),

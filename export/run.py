@@ -79,15 +79,15 @@ def export(
     spec = StudentSpec.from_json(summary["student"])
     student = load_student(run, spec)
     heads = head_arrays(student)
-    alpha, beta = selection["alpha"], selection["beta"]
+    alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
 
     fold, evidence = Fold("single", 1.0, 1.0), None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
-        fold, evidence = choose_fold(val, alpha, beta, fold_rule, fold_tolerance)
+        fold, evidence = choose_fold(val, alpha, beta, fold_rule, fold_tolerance, metric)
         if not fold_heads:
             fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, alpha, beta), heads, alpha, beta)
+        comparison = with_costs(compare(val, alpha, beta, metric), heads, alpha, beta)
 
     images = check_images(summary, data)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
@@ -143,6 +143,7 @@ def export(
             "classes": summary["classes"],
             "preprocessing": preprocessing.to_json(),
             "n_selection_labels": selection["n_selection_labels"],
+            "metric": metric,
             "fold": fold.to_json() | {"asked": fold_rule if fold_heads else "keep-heads"},
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,

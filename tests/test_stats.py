@@ -12,6 +12,7 @@ from dhox.stats import (
     negative_log_likelihood,
     paired_difference_lower_bound,
     percentile,
+    score,
     softmax,
     wilson_interval,
 )
@@ -71,6 +72,13 @@ def test_softmax_and_nll_equal_torch() -> None:
         torch.from_numpy(np.clip(ours, 1e-12, None)).log(), torch.from_numpy(labels)
     )
     assert negative_log_likelihood(ours, labels) == pytest.approx(reference.item())
+
+
+def test_scores_of_known_cases() -> None:
+    labels, predictions = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 0, 0])
+    assert score(predictions, labels, "accuracy") == pytest.approx(4 / 7)
+    assert score(predictions, labels, "balanced") == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert score(predictions, labels, "macro-f1") == pytest.approx((6 / 9 + 2 / 4 + 0) / 3)
 
 
 def test_accuracy_row() -> None:

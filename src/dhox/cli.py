@@ -64,6 +64,7 @@ def distill(
     views: Annotated[int, typer.Option(help="Augmented views per image that the teacher embeds.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Weights, order and views.", min=0)] = 0,
     split_seed: Annotated[int, typer.Option(help="Which images are labelled.", min=0)] = 0,
+    metric: Annotated[str, typer.Option(help="What alpha, beta and the fold's r maximise on validation.", metavar="accuracy|balanced|macro-f1")] = "accuracy",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
     precision: Annotated[str | None, typer.Option(help="Lightning Fabric precision.", show_default="bf16-mixed on CUDA, else 32-true")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
@@ -79,6 +80,7 @@ def distill(
         raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
     check_choice("--method", method, ("dho", "sho", "ce", "kd"))
     check_choice("--device", device, ("auto", "cpu", "cuda"))
+    check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if method == "kd" and (shots is not None or label_fraction is not None):
@@ -99,7 +101,7 @@ def distill(
         student=student, student_weights=student_weights, image_size=image_size, method=method, shots=shots,
         label_fraction=label_fraction, epochs=epochs, batch_labelled=batch_labelled,
         batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
-        seed=seed, split_seed=split_seed, device=device, precision=precision,
+        seed=seed, split_seed=split_seed, metric=metric, device=device, precision=precision,
         workers=default_workers() if workers is None else workers, skip_bad_images=skip_bad_images, overwrite=overwrite,
     )  # fmt: skip
     print_distill(result.run, result.summary, result.selection)

@@ -24,7 +24,7 @@ from dhox.files import (
 )  # fmt: skip
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-from dhox.tables import STAGES, difference_text, fold_sentence, selection_sentence
+from dhox.tables import METRICS, STAGES, difference_text, fold_sentence, selection_sentence
 
 
 def report_libraries_missing() -> str | None:
@@ -186,7 +186,7 @@ def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
     grid = selection["grid"]
     if grid is None:
         return None
-    accuracy = np.array(grid["accuracy"])
+    accuracy = np.array(grid["score"])
     low, high = float(accuracy.min()), float(accuracy.max())
     lines = [
         {
@@ -202,7 +202,12 @@ def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
         }
         for column, beta in enumerate(grid["betas"])
     ]
-    return {"n": selection["n_selection_labels"], "alphas": grid["alphas"], "lines": lines}
+    return {
+        "n": selection["n_selection_labels"],
+        "metric": METRICS[selection["metric"]],
+        "alphas": grid["alphas"],
+        "lines": lines,
+    }
 
 
 def confusion_table(

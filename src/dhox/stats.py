@@ -67,6 +67,19 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     return matrix
 
 
+def score(predictions: np.ndarray, labels: np.ndarray, metric: str) -> float:
+    """How good predictions [N] are, in [0, 1]: accuracy, balanced (mean recall of the classes that labels hold) or
+    macro-f1 (mean F1 of the classes that labels or predictions hold)."""
+    if metric == "accuracy":
+        return float((predictions == labels).mean())
+    matrix = confusion_matrix(labels, predictions, int(max(predictions.max(), labels.max())) + 1)
+    right, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    if metric == "balanced":
+        return float((right[true > 0] / true[true > 0]).mean())
+    seen = true + predicted > 0
+    return float((2 * right[seen] / (true + predicted)[seen]).mean())
+
+
 def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:
     """Accuracy of bool [N] with its 95 % interval, as every dhox file writes it."""
     n, correct = len(right), int(right.sum())

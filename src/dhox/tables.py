@@ -34,6 +34,9 @@ STAGES = {
 }
 
 
+METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": "Macro-F1"}
+
+
 def say(text: str) -> None:
     """One line, escaped and never broken by the console."""
     console.print(escape(text), soft_wrap=True)
@@ -71,9 +74,10 @@ def selection_sentence(selection: dict[str, Any], method: str) -> str:
             f"fixed at ({selection['alpha']}, {selection['beta']}): {selection['n_validation']} validation labels, "
             f"and searching needs {selection['fewest_images']}"
         )
+    by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
     source = {"val": "the val split", "held-out": "held-out labels"}[selection["source"]]
     return (
-        f"({selection['alpha']}, {selection['beta']}), chosen with {selection['n_selection_labels']} labels of "
+        f"({selection['alpha']}, {selection['beta']}), chosen{by} with {selection['n_selection_labels']} labels of "
         f"{source} ({selection['n_validation']} in all)"
     )
 
