@@ -73,9 +73,9 @@ def distill(
     """Train a student on DATA and write the run directory `out`.
 
     `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
-    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation. `precision`: a Lightning
-    Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError for every mistake in DATA or
-    the options, before anything is written.
+    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation. `precision`: a
+    Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError for every
+    mistake in DATA or the options, before anything is written.
     """
     use_ce, use_kd = METHODS[method]
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)

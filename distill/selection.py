@@ -32,7 +32,8 @@ def choose_alpha_beta(
 ) -> Selection:
     """Maximise the metric (see dhox.stats.score) of the top-1 answers over the grid.
 
-    Ties go to the lower NLL, then to the point nearest to (0.4, 0.5). Logits [N, C], labels [N]. With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
+    Ties go to the lower NLL, then to the point nearest to (0.4, 0.5). Logits [N, C], labels [N].
+    With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
     """
     if len(labels) < FEWEST_IMAGES:
         return Selection(FIXED_ALPHA, FIXED_BETA, False, [])
