@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.utils.tensorboard import SummaryWriter
 
 from dhox.console import console
-from dhox.dataset import Item, class_names, read_dataset, spread
+from dhox.dataset import class_names, read_dataset, spread
+from dhox.distill.curves import Curves
+from dhox.distill.evaluate import (
+    label_array,
+    logit_arrays,
+    predict_logits,
+    select,
+    test_rows,
+    validation_metrics,
+)  # fmt: skip
 from dhox.distill.scan import scan
-from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
 from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
-from dhox.distill.train import predict_logits, steps_per_epoch, train
+from dhox.distill.train import steps_per_epoch, train
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_bytes, write_json, write_npz
-from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
-from dhox.stats import accuracy_row
+from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_json, write_npz
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
 PRECISIONS = {"cpu": ("32-true", "bf16-mixed"), "cuda": ("bf16-mixed", "16-mixed", "32-true")}  # first: default
@@ -197,75 +200,6 @@ def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
     return max(1, -(-epochs * epoch_steps * min(batch, n) // n))
 
 
-def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
-    """Class numbers of labelled items, int64 [N]."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return np.array([numbers[str(item.label)] for item in items], np.int64)
-
-
-def logit_arrays(
-    fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int
-) -> dict[str, np.ndarray]:
-    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images: val.npz and test.npz."""
-    empty = np.zeros((0, len(labels)), np.float32)
-    ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)
-    return {
-        "ce_logits": ce_logits,
-        "kd_logits": kd_logits,
-        "labels": label_array(items, labels),
-        "names": np.array([item.name for item in items], dtype=np.str_),
-    }
-
-
-def select(val: dict[str, np.ndarray], source: str, two_heads: bool, metric: str) -> dict[str, Any]:
-    """Choose alpha and beta on the selecting part of validation; the content of selection.json."""
-    half = selecting_half(val["names"].tolist())
-    ce_logits, kd_logits, labels = (val[name][half] for name in ("ce_logits", "kd_logits", "labels"))
-    chosen = Selection(1.0, 1.0, False, [])
-    if two_heads:
-        chosen = choose_alpha_beta(ce_logits, kd_logits, labels, metric)
-    return {
-        "schema": "dhox.selection/1",
-        "alpha": chosen.alpha,
-        "beta": chosen.beta,
-        "searched": chosen.searched,
-        "metric": metric,
-        "source": source,
-        "n_validation": len(val["labels"]),
-        "n_selection_labels": len(labels) if chosen.searched else 0,
-        "fewest_images": FEWEST_IMAGES,
-        "grid": {"alphas": ALPHAS, "betas": BETAS, "score": chosen.score_grid} if chosen.searched else None,
-    }
-
-
-def validation_metrics(
-    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
-) -> dict[str, float]:
-    """Accuracies for the learning curves, in [0, 1]."""
-    if not two_heads:
-        return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
-    mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
-    predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
-    return {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
-
-
-def test_rows(test: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool) -> list[dict[str, Any]]:
-    """Accuracy on test with 95 % intervals: teacher, both heads, the mixture at fixed and at chosen alpha and beta."""
-    ce_logits, kd_logits, labels = test["ce_logits"], test["kd_logits"], test["labels"]
-    scores = {"student": ce_logits}
-    if two_heads:
-        scores = {
-            "ce_head": ce_logits,
-            "kd_head": kd_logits,
-            "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
-            "dho": dho_probs(ce_logits, kd_logits, selection["alpha"], selection["beta"]),
-        }
-    predictions = {stage: score.argmax(-1) for stage, score in scores.items()}
-    if "teacher_predictions" in test:
-        predictions = {"teacher": test["teacher_predictions"]} | predictions
-    return [{"stage": stage, **accuracy_row(answer == labels)} for stage, answer in predictions.items()]
-
-
 def sets_summary(sets: Sets) -> dict[str, Any]:
     """The sets as run.json holds them: counts, and the names that an image folder alone would not tell."""
     return {
@@ -277,25 +211,3 @@ def sets_summary(sets: Sets) -> dict[str, Any]:
         "labelled": [item.name for item in sets.labelled],
         "validation": [item.name for item in sets.validation],
     }
-
-
-class Curves:
-    """Epoch metrics to metrics.csv (whole after every epoch) and to TensorBoard."""
-
-    def __init__(self, run: Path) -> None:
-        self.path, self.board = run / "metrics.csv", SummaryWriter(str(run / "tensorboard"))
-        self.text = io.StringIO()
-
-    def add(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append one epoch."""
-        writer = csv.DictWriter(self.text, ["epoch", *metrics], lineterminator="\n")
-        if not self.text.getvalue():
-            writer.writeheader()
-        writer.writerow({"epoch": epoch} | {name: f"{value:.6g}" for name, value in metrics.items()})
-        write_bytes(self.path, self.text.getvalue().encode())
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, epoch)
-
-    def close(self) -> None:
-        """Flush TensorBoard's file."""
-        self.board.close()

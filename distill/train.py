@@ -19,7 +19,7 @@ from dhox.distill.loss import CE_WEIGHT, training_loss
 from dhox.distill.student import Student
 from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
-from dhox.images import Preprocessing, decode, model_input
+from dhox.images import Preprocessing, decode
 
 WARM_UP_SHARE = 0.1
 
@@ -40,20 +40,6 @@ class StudentViews(Dataset[tuple[torch.Tensor, int, int]]):
         box = view_of(self.seed, item.name, view, *image.size)
         pixels = render(image, box, self.preprocessing.crop, self.preprocessing.interpolation)
         return torch.from_numpy(pixels.copy()), number, view
-
-
-class WholeImages(Dataset[torch.Tensor]):
-    """Whole images as the exported model will see them, uint8 [size, size, 3]."""
-
-    def __init__(self, items: list[Item], preprocessing: Preprocessing) -> None:
-        self.items, self.preprocessing = items, preprocessing
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        item = self.items[index]
-        return torch.from_numpy(model_input(decode(item.path, item.name), self.preprocessing).copy())
 
 
 def endless(first: int, count: int, generator: np.random.Generator) -> Iterator[int]:
@@ -168,18 +154,3 @@ def train(
                     )
                 on_epoch(step // epoch_steps, {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate})
                 model.train()
-
-
-def predict_logits(
-    fabric: Fabric, student: Student, items: list[Item], preprocessing: Preprocessing, workers: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(CE logits, KD logits) of whole images, float32 [N, C] each, in eval mode."""
-    student.eval()
-    loader = DataLoader(WholeImages(items, preprocessing), batch_size=256, num_workers=workers)
-    parts = []
-    with torch.inference_mode():
-        for pixels in loader:
-            logits = student(to_model(fabric.to_device(pixels), preprocessing))
-            parts.append([part.float().cpu().numpy() for part in logits])
-    ce_logits, kd_logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ce_logits, kd_logits

@@ -135,7 +135,7 @@ def test_links_and_commands_of_documents_exist(document: str) -> None:
         if "://" not in target:
             assert (ROOT / document).parent.joinpath(target).exists(), target
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    for line in re.findall(r"^\s*(?:\$ )?dhox (.*)$", text.replace("\\\n", " "), re.MULTILINE):
+    for line in re.findall(r"^ {4}dhox (.*)$", text.replace("\\\n", " "), re.MULTILINE):
         words = line.split("#")[0].split()
         assert words[0] in commands or words[0].startswith("-"), line
         known = (

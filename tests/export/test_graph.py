@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from tensorrt_rtx_build import build
 
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.export.fold import Fold, inference_linear
@@ -17,9 +17,6 @@ from dhox.export.half import fp32_nodes, to_fp16
 from dhox.export.onnx_export import export_onnx
 from dhox.exported import graph_input, run_session
 from dhox.onnx_session import open_session
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tensorrt_rtx_build import build
 
 STUDENTS = {
     "resnet18": 32,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tensorrt_rtx_build import build
 
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
@@ -32,6 +33,11 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
         properties = {p.key: json.loads(p.value) for p in model.metadata_props}
         assert properties["dhox.classes"] == ["bag", "dress", "sandal", "trousers"]
         assert properties["dhox.preprocessing"] == manifest["preprocessing"]
+        assert (
+            build(folder / entry["file"])["HALF"] > 0
+            if entry["precision"] == "fp16"
+            else build(folder / entry["file"])["HALF"] == 0
+        )
     assert manifest["default"] == "fp16"
     for name, digest in manifest["files"].items():
         assert sha256(folder / name) == digest
@@ -74,6 +80,7 @@ def test_rules_and_inputs(line: Path, options: dict, rule: str, rows: int) -> No
     manifest = export(line / "runs/tiny", Path("e"), **options).manifest
     assert manifest["fold"]["rule"] == rule
     assert [entry["precision"] for entry in manifest["artefacts"]] == ["fp32"]
+    assert build(Path("e/model.onnx")).total() > 0
     graph = onnx.load("e/model.onnx").graph
     gemm = next(node for node in graph.node if node.op_type == "Gemm")
     weight = next(tensor for tensor in graph.initializer if tensor.name == gemm.input[1])
@@ -112,6 +119,7 @@ def test_single_head_runs_export(line: Path, method: str) -> None:
     assert result.manifest["fold"]["rule"] == "single"
     assert result.manifest["comparison"] == []
     assert result.ledger["rows"][-1]["stage"] == "onnx_fp32"
+    assert build(Path("r/export/model.onnx")).total() > 0
 
 
 def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:

@@ -1,0 +1,116 @@
+"""What a trained student answers: logits of whole images, learning-curve metrics, selection, and the rows of test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader, Dataset
+
+from dhox.dataset import Item
+from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
+from dhox.distill.student import Student
+from dhox.distill.train import to_model
+from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
+from dhox.images import Preprocessing, decode, model_input
+from dhox.stats import accuracy_row
+
+
+class WholeImages(Dataset[torch.Tensor]):
+    """Whole images as the exported model will see them, uint8 [size, size, 3]."""
+
+    def __init__(self, items: list[Item], preprocessing: Preprocessing) -> None:
+        self.items, self.preprocessing = items, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        item = self.items[index]
+        return torch.from_numpy(model_input(decode(item.path, item.name), self.preprocessing).copy())
+
+
+def predict_logits(
+    fabric: Fabric, student: Student, items: list[Item], preprocessing: Preprocessing, workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(CE logits, KD logits) of whole images, float32 [N, C] each, in eval mode."""
+    student.eval()
+    loader = DataLoader(WholeImages(items, preprocessing), batch_size=256, num_workers=workers)
+    parts = []
+    with torch.inference_mode():
+        for pixels in loader:
+            logits = student(to_model(fabric.to_device(pixels), preprocessing))
+            parts.append([part.float().cpu().numpy() for part in logits])
+    ce_logits, kd_logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return ce_logits, kd_logits
+
+
+def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
+    """Class numbers of labelled items, int64 [N]."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[str(item.label)] for item in items], np.int64)
+
+
+def logit_arrays(
+    fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int
+) -> dict[str, np.ndarray]:
+    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images: val.npz and test.npz."""
+    empty = np.zeros((0, len(labels)), np.float32)
+    ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)
+    return {
+        "ce_logits": ce_logits,
+        "kd_logits": kd_logits,
+        "labels": label_array(items, labels),
+        "names": np.array([item.name for item in items], dtype=np.str_),
+    }
+
+
+def select(val: dict[str, np.ndarray], source: str, two_heads: bool, metric: str) -> dict[str, Any]:
+    """Choose alpha and beta on the selecting part of validation; the content of selection.json."""
+    half = selecting_half(val["names"].tolist())
+    ce_logits, kd_logits, labels = (val[name][half] for name in ("ce_logits", "kd_logits", "labels"))
+    chosen = Selection(1.0, 1.0, False, [])
+    if two_heads:
+        chosen = choose_alpha_beta(ce_logits, kd_logits, labels, metric)
+    return {
+        "schema": "dhox.selection/1",
+        "alpha": chosen.alpha,
+        "beta": chosen.beta,
+        "searched": chosen.searched,
+        "metric": metric,
+        "source": source,
+        "n_validation": len(val["labels"]),
+        "n_selection_labels": len(labels) if chosen.searched else 0,
+        "fewest_images": FEWEST_IMAGES,
+        "grid": {"alphas": ALPHAS, "betas": BETAS, "score": chosen.score_grid} if chosen.searched else None,
+    }
+
+
+def validation_metrics(
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
+) -> dict[str, float]:
+    """Accuracies for the learning curves, in [0, 1]."""
+    if not two_heads:
+        return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
+    mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
+    predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
+    return {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
+
+
+def test_rows(test: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool) -> list[dict[str, Any]]:
+    """Accuracy on test with 95 % intervals: teacher, both heads, the mixture at fixed and at chosen alpha and beta."""
+    ce_logits, kd_logits, labels = test["ce_logits"], test["kd_logits"], test["labels"]
+    scores = {"student": ce_logits}
+    if two_heads:
+        scores = {
+            "ce_head": ce_logits,
+            "kd_head": kd_logits,
+            "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
+            "dho": dho_probs(ce_logits, kd_logits, selection["alpha"], selection["beta"]),
+        }
+    predictions = {stage: score.argmax(-1) for stage, score in scores.items()}
+    if "teacher_predictions" in test:
+        predictions = {"teacher": test["teacher_predictions"]} | predictions
+    return [{"stage": stage, **accuracy_row(answer == labels)} for stage, answer in predictions.items()]
