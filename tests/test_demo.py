@@ -34,7 +34,7 @@ def test_the_demo_ends_with_a_table_a_report_and_a_better_student() -> None:
         "ONNX fp16",
     ):
         assert stage in done.stdout
-    assert "fp16 emulated on CPU" in done.stdout
+    assert "emulated on CPU" in done.stdout
     assert Path("runs/demo/report.html").stat().st_size > 20_000
     test = {row["stage"]: row["accuracy"] for row in read_json(Path("runs/demo/run.json"), "dhox.run/1")["test"]}
     labels_only = read_json(Path("runs/demo-labels-only/run.json"), "dhox.run/1")["test"][0]["accuracy"]

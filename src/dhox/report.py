@@ -143,7 +143,7 @@ def latency_text(cost: dict[str, Any] | None) -> str:
     """A latency cell."""
     if cost is None:
         return ""
-    return "fp16 emulated on CPU" if cost["latency_ms"] is None else f"{cost['latency_ms']:.3f}"
+    return "emulated on CPU" if cost["latency_ms"] is None else f"{cost['latency_ms']:.3f}"
 
 
 def subtitle(summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:

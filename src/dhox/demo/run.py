@@ -63,17 +63,14 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     assert bench is not None
     manifest = read_json(out / "export" / EXPORT_FILE, EXPORT_SCHEMA)
     rows = line_rows(out, manifest, read_json(bench / BENCH_FILE, BENCH_SCHEMA), costs, labels_only)
-    table = Table(
-        "stage",
-        "test accuracy (95 % interval)",
-        "weights, MB",
-        "latency, ms",
-        title=f"{shots} labels per class, 3,000 test images",
-    )
+    title = f"{shots} labels per class, accuracy on 3,000 test images with 95 % interval"
+    table = Table("stage", "test accuracy", "MB", "latency, ms", title=title)
     for row in rows:
         table.add_row(row["name"], percent(row), row["size"], row["latency"])
     console.print(table)
-    say("Latency: median of one image on this machine's CPU; ONNX rows in ONNX Runtime, the others in torch.")
+    say(
+        "MB: weights. Latency: median of one image on this machine's CPU; ONNX rows in ONNX Runtime, the others in torch."
+    )
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
     say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
 
