@@ -23,9 +23,9 @@ STAGES = {
     "kd_head": "KD head",
     "dho_fixed": f"DHO, fixed ({FIXED_ALPHA}, {FIXED_BETA})",
     "dho": "DHO",
-    "exact": "exact fold",
-    "linear_inference_weights": "linear fold, inference weights",
-    "linear_tuned": "linear fold, tuned",
+    "exact": "exact",
+    "linear_inference_weights": "linear, inference weights",
+    "linear_tuned": "linear, tuned",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
     "torch": "torch",
@@ -86,10 +86,8 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
     """The fold with its evidence, the checks and the ledger."""
     if manifest["comparison"]:
         n = manifest["comparison"][0]["n"]
-        table = Table(
-            "on validation", "accuracy (95 % interval)", "same label as DHO", "calibration error", "head parameters",
-            "head time", title=f"The heads and their folds, {n} images of {ledger['images']}",
-        )  # fmt: skip
+        title = f"Heads and folds, {n} images of {ledger['images']}"
+        table = Table("head", "accuracy", "as DHO", "ECE", "size", "time", title=title)
         for row in manifest["comparison"]:
             table.add_row(
                 STAGES[row["stage"]], percent(row), f"{100 * row['agreement_with_dho']:.1f} %",
@@ -142,17 +140,15 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     say(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores{board}")
     accuracies = {row["precision"]: row for row in content["accuracy"]["rows"]}
     runner = content["latency"][0]
-    table = Table(
-        "model", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "test accuracy (95 % interval)",
-        title=f"Latency per call, host to host, {runner['runner']} {runner['provider']}",
-    )  # fmt: skip
+    title = f"Latency per call in ms, {runner['runner']} {runner['provider']}; test accuracy with 95 % interval"
+    table = Table("model", "batch", "p50", "p90", "p99", "images/s", "test accuracy", title=title)
     for row in content["latency"]:
         ms = row["latency_ms"]
         times = [f"{ms[p]:.3f}" for p in ("p50", "p90", "p99")] + [f"{row['images_per_s']:,.0f}"]
         if row["emulated"]:
-            times = ["fp16 emulated", "-", "-", "-"]
+            times = ["emulated", "-", "-", "-"]
         accuracy = accuracies.get(row["precision"])
-        table.add_row(row["artefact"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
+        table.add_row(row["precision"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
     console.print(table)
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
@@ -163,7 +159,7 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
             f"{difference_text(golden)}"
         )
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
-        say(f"fp16 emulated: {reason} (raw samples are in {bench}/samples.npz).")
+        say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
 
 

@@ -68,9 +68,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     for row in rows:
         table.add_row(row["name"], percent(row), row["size"], row["latency"])
     console.print(table)
-    say(
-        "MB: weights. Latency: median of one image on this machine's CPU; ONNX rows in ONNX Runtime, the others in torch."
-    )
+    say("MB: weights. Latency: median of one image on this CPU; ONNX rows in ONNX Runtime, the others in torch.")
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
     say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
 
