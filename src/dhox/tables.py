@@ -24,7 +24,7 @@ STAGES = {
     "dho_fixed": f"DHO, fixed ({FIXED_ALPHA}, {FIXED_BETA})",
     "dho": "DHO",
     "exact": "exact",
-    "linear_inference_weights": "linear, inference weights",
+    "linear_inference_weights": "linear, untuned",
     "linear_tuned": "linear, tuned",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
