@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "src/dhox/demo"
 TEACHER = f"local-dir:{DEMO / 'teacher'}"
 CLASSES = ("bag", "dress", "sandal", "trousers")
 PER_CLASS = {"train": 24, "val": 20, "test": 12}
+
+settings.register_profile("dhox", deadline=None)  # no test depends on how fast this machine is
+settings.load_profile("dhox")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

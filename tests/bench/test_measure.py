@@ -22,7 +22,7 @@ def test_every_call_after_the_warm_up_is_a_sample() -> None:
     sleeper = Sleeper()
     samples = measure(sleeper, np.zeros(1), seconds=0.01, description="sleep")
     assert len(samples) == FEWEST_CALLS
-    assert sleeper.calls > len(samples) + 100  # 0.3 s of warm-up at about 1 ms
+    assert sleeper.calls > len(samples) + 3  # the calls of the warm-up are no samples
     assert samples.min() >= 1_000_000
 
 
