@@ -140,7 +140,7 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     say(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores{board}")
     accuracies = {row["precision"]: row for row in content["accuracy"]["rows"]}
     runner = content["latency"][0]
-    title = f"Latency per call in ms, {runner['runner']} {runner['provider']}; test accuracy with 95 % interval"
+    title = f"Latency per call in ms, {runner['runner']} {runner['provider']}"
     table = Table("model", "batch", "p50", "p90", "p99", "images/s", "test accuracy", title=title)
     for row in content["latency"]:
         ms = row["latency_ms"]
