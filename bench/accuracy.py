@@ -11,7 +11,7 @@ import numpy as np
 
 from dhox.bench.runners import Runner
 from dhox.console import progress_bar
-from dhox.dataset import Item, read_dataset, shorten
+from dhox.dataset import Item, class_numbers, read_dataset, shorten
 from dhox.errors import DhoxError
 from dhox.exported import graph_input
 from dhox.images import Preprocessing, decode, model_input
@@ -50,8 +50,7 @@ def predict_items(
 
 def accuracy(probs: np.ndarray, items: list[Item], classes: list[str]) -> dict[str, Any]:
     """Top-1 accuracy with its 95 % interval, and the confusion matrix where it is not too large."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers[str(item.label)] for item in items])
+    labels = class_numbers(items, classes)
     predictions = probs.argmax(-1)
     small = len(classes) <= MOST_CONFUSION_CLASSES
     return {

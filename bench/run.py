@@ -27,7 +27,7 @@ from dhox.files import (
     write_bytes,
     write_json,
     write_npz,
-)  # fmt: skip
+)
 from dhox.golden import check_golden
 from dhox.images import Preprocessing
 from dhox.machine import device_card
@@ -95,8 +95,8 @@ def bench(
                 rows.append(
                     {
                         "artefact": entry["file"], "precision": precision, "bytes": entry["bytes"],
-                        "runner": runner.name,
-                        "device": used, "provider": runner.provider, "boundary": BOUNDARY, "emulated": emulated,
+                        "runner": runner.name, "device": used, "provider": runner.provider, "boundary": BOUNDARY,
+                        "emulated": emulated,
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
 
-from dhox.dataset import Item
+from dhox.dataset import Item, class_numbers
+from dhox.distill.pixels import WholeImages, to_model
 from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.student import Student
-from dhox.distill.train import to_model
 from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
-from dhox.images import Preprocessing, decode, model_input
+from dhox.images import Preprocessing, model_input
 from dhox.stats import accuracy_row
 
 
-class WholeImages(Dataset[torch.Tensor]):
-    """Whole images as the exported model will see them, uint8 [size, size, 3]."""
-
-    def __init__(self, items: list[Item], preprocessing: Preprocessing) -> None:
-        self.items, self.preprocessing = items, preprocessing
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        item = self.items[index]
-        return torch.from_numpy(model_input(decode(item.path, item.name), self.preprocessing).copy())
+def student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+    """A whole image as the exported model will see it, uint8 [size, size, 3]."""
+    return torch.from_numpy(model_input(image, preprocessing).copy())
 
 
 def predict_logits(
@@ -37,20 +30,15 @@ def predict_logits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(CE logits, KD logits) of whole images, float32 [N, C] each, in eval mode."""
     student.eval()
-    loader = DataLoader(WholeImages(items, preprocessing), batch_size=256, num_workers=workers)
+    transform = partial(student_pixels, preprocessing=preprocessing)
+    loader = DataLoader(WholeImages(items, transform), batch_size=256, num_workers=workers)
     parts = []
     with torch.inference_mode():
         for pixels in loader:
-            logits = student(to_model(fabric.to_device(pixels), preprocessing))
+            logits = student(to_model(fabric.to_device(pixels), preprocessing.mean, preprocessing.std))
             parts.append([part.float().cpu().numpy() for part in logits])
     ce_logits, kd_logits = (np.concatenate(part) for part in zip(*parts, strict=True))
     return ce_logits, kd_logits
-
-
-def label_array(items: list[Item], labels: list[str]) -> np.ndarray:
-    """Class numbers of labelled items, int64 [N]."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return np.array([numbers[str(item.label)] for item in items], np.int64)
 
 
 def logit_arrays(
@@ -62,7 +50,7 @@ def logit_arrays(
     return {
         "ce_logits": ce_logits,
         "kd_logits": kd_logits,
-        "labels": label_array(items, labels),
+        "labels": class_numbers(items, labels),
         "names": np.array([item.name for item in items], dtype=np.str_),
     }
 

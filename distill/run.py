@@ -11,16 +11,15 @@ import torch
 from lightning_fabric import Fabric
 
 from dhox.console import console
-from dhox.dataset import class_names, read_dataset, spread
+from dhox.dataset import class_names, class_numbers, read_dataset, spread
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
-    label_array,
     logit_arrays,
     predict_logits,
     select,
     test_rows,
     validation_metrics,
-)  # fmt: skip
+)
 from dhox.distill.scan import scan
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
@@ -111,7 +110,7 @@ def distill(
     epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
     n, batch = (len(sets.unlabelled), batch_unlabelled) if sets.unlabelled else (len(sets.labelled), batch_labelled)
     views = min(views, passes_over(n, epochs, epoch_steps, batch))
-    label_numbers = torch.from_numpy(label_array(sets.labelled, labels))
+    label_numbers = torch.from_numpy(class_numbers(sets.labelled, labels))
 
     with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
         embeddings, text, teacher_summary = None, torch.empty(0), None
@@ -128,10 +127,12 @@ def distill(
         on_device = text.to(fabric.device)
         scale = guide.scale if guide is not None else 1.0
 
+        validation_numbers = class_numbers(sets.validation, labels)
+
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
             if sets.validation:
                 logits = predict_logits(fabric, model, sets.validation, preprocessing, workers)
-                metrics |= validation_metrics(*logits, label_array(sets.validation, labels), spec.two_heads)
+                metrics |= validation_metrics(*logits, validation_numbers, spec.two_heads)
             curves.add(epoch, metrics)
 
         train(

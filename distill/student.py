@@ -69,39 +69,28 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
             "Any name of timm.list_models() will do."
         )
-    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-    if weights == "pretrained" and "." in name and name not in tags:
-        raise DhoxError(f"timm has no weights {name!r}. {closest(name, tags)} Or use --student-weights none or FILE.")
+    if weights == "pretrained" and "." in name:
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        if name not in tags:
+            raise DhoxError(
+                f"timm has no weights {name!r}. {closest(name, tags)} Or use --student-weights none or FILE."
+            )
     options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
-    if image_size is not None:
-        options["img_size"] = image_size
+    sized = options if image_size is None else options | {"img_size": image_size}
     try:
-        backbone = timm.create_model(name, **options)
-    except TypeError:  # convolutional models take any size and know no img_size
-        options.pop("img_size", None)
-        backbone = create_or_explain(name, options)
+        try:
+            backbone = timm.create_model(name, **sized)
+        except TypeError:  # convolutional models take any size and know no img_size
+            backbone = timm.create_model(name, **options)
     except Exception as err:
-        raise no_weights(name, err) from err
+        raise DhoxError(
+            f"The student {name} could not be created ({err}). Without a network, pass --student-weights FILE with a "
+            "local state dict, or --student-weights none to train from scratch."
+        ) from err
     if weights not in {"pretrained", "none"}:
         load_backbone_weights(backbone, Path(weights))
     data = timm.data.resolve_data_config({}, model=backbone)
     return backbone, data | {"image_size": image_size or data["input_size"][-1]}
-
-
-def create_or_explain(name: str, options: dict[str, Any]) -> nn.Module:
-    """timm.create_model, with a DhoxError where pretrained weights cannot be had."""
-    try:
-        return timm.create_model(name, **options)
-    except Exception as err:
-        raise no_weights(name, err) from err
-
-
-def no_weights(name: str, err: Exception) -> DhoxError:
-    """The error for pretrained weights that cannot be had."""
-    return DhoxError(
-        f"The student {name} could not be created ({err}). Without a network, pass --student-weights FILE with a local "
-        "state dict, or --student-weights none to train from scratch."
-    )
 
 
 def load_backbone_weights(backbone: nn.Module, path: Path) -> None:

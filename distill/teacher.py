@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
 from dhox.dataset import Item
+from dhox.distill.pixels import WholeImages, to_model
 from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
 from dhox.images import decode
@@ -35,8 +36,8 @@ class Teacher:
     scale: float
     size: int
     interpolation: str
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     device: torch.device
 
     def encode_classes(self, prompt_names: list[str], templates: list[str]) -> torch.Tensor:
@@ -78,7 +79,7 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         name, model, tokenizer, transform,
         scale=float(model.logit_scale.exp()) if scale is None else scale,
         size=size, interpolation=config["interpolation"].replace("random", "bicubic"),
-        mean=torch.tensor(config["mean"]), std=torch.tensor(config["std"]), device=device,
+        mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
     )  # fmt: skip
 
 
@@ -136,28 +137,14 @@ def embed_views(teacher: Teacher, items: list[Item], views: int, seed: int, work
     """The teacher's embeddings of `views` views per image, float16 [N, views, D], on the CPU."""
     dataset = TeacherViews(items, views, seed, teacher.size, teacher.interpolation)
     loader = DataLoader(dataset, batch_size=max(1, 256 // views), num_workers=workers)
-    mean, std = teacher.mean.to(teacher.device), teacher.std.to(teacher.device)
     embeddings = []
     with progress_bar("Teacher views", len(items) * views) as advance:
         for crops in loader:
-            pixels = crops.flatten(0, 1).to(teacher.device).float() / 255
-            z = teacher.encode_images(((pixels - mean) / std).permute(0, 3, 1, 2).contiguous())
+            pixels = crops.flatten(0, 1).to(teacher.device)
+            z = teacher.encode_images(to_model(pixels, teacher.mean, teacher.std))
             embeddings.append(z.half().cpu().unflatten(0, (len(crops), views)))
             advance(len(crops) * views)
     return torch.cat(embeddings)
-
-
-class WholeImages(Dataset[torch.Tensor]):
-    """Whole images through the teacher's own evaluation transform, float [3, size, size]."""
-
-    def __init__(self, items: list[Item], transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.items, self.transform = items, transform
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(decode(self.items[index].path, self.items[index].name))
 
 
 def zero_shot_predictions(

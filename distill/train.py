@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from dhox.console import progress_bar
 from dhox.dataset import Item
 from dhox.distill.loss import CE_WEIGHT, training_loss
+from dhox.distill.pixels import to_model
 from dhox.distill.student import Student
 from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
@@ -69,13 +70,6 @@ def steps_per_epoch(n_labelled: int, n_unlabelled: int, batch_labelled: int, bat
     return -(-n // min(batch, n))
 
 
-def to_model(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """uint8 [B, H, W, 3] to normalised float [B, 3, H, W] on the same device."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device)
-    std = torch.tensor(preprocessing.std, device=pixels.device)
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
 def train(
     fabric: Fabric,
     student: Student,
@@ -127,7 +121,7 @@ def train(
     with progress_bar("Training images", steps * (batch_labelled + batch_unlabelled)) as advance:
         for step, (pixels, numbers, view_numbers) in enumerate(loader, start=1):
             # Forward: one pass over labelled and unlabelled views.
-            ce_logits, kd_logits = model(to_model(fabric.to_device(pixels), preprocessing))
+            ce_logits, kd_logits = model(to_model(fabric.to_device(pixels), preprocessing.mean, preprocessing.std))
             target_logits = kd_logits
             if teacher_embeddings is not None:
                 target_logits = teacher_logits(fabric.to_device(teacher_embeddings[numbers, view_numbers]).float())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, read_dataset, spread
+from dhox.dataset import Item, class_numbers, read_dataset, spread
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
@@ -54,7 +54,7 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
     skipped = set(summary["skipped"])
     training = [item for item in splits["train"] + splits["unlabelled"] if item.name not in skipped]
     by_name = {item.name: item for item in training + splits["val"]}
-    numbers = {entry["name"]: entry["id"] for entry in summary["classes"]}
+    classes = [entry["name"] for entry in summary["classes"]]
     for kind in ("validation", "labelled"):
         names = summary["sets"][kind]
         if not names:
@@ -65,8 +65,9 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
         everything = [by_name[name] for name in names]
         judge = gate_images(names) if kind == "validation" else np.ones(len(names), bool)
         items = spread([item for item, chosen in zip(everything, judge, strict=True) if chosen], MOST_CHECK_IMAGES)
-        labels = np.array([numbers[str(item.label)] for item in items])
-        return CheckImages(items, labels, IMAGES[kind, bool(judge.all())], golden_items(everything, training))
+        return CheckImages(
+            items, class_numbers(items, classes), IMAGES[kind, bool(judge.all())], golden_items(everything, training)
+        )
     items = spread(training, MOST_CHECK_IMAGES)
     return CheckImages(items, None, "unlabelled training images", golden_items(items, []))
 

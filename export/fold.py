@@ -56,7 +56,7 @@ class Fold:
 class Evidence:
     """Accuracy of the linear fold minus DHO inference on the same gate images, in points, with its lower bound.
 
-    `lower_bound`: one-sided 95 %. `images`: gate-half or cross-fitted; None of it where there are no gate images.
+    `lower_bound`: one-sided 95 %. `images`: gate-half or cross-fitted.
     """
 
     images: str
@@ -191,17 +191,17 @@ def gate_evidence(
 
 
 def choose_fold(
-    val: dict[str, np.ndarray], alpha: float, beta: float, rule: str, tolerance: float, metric: str = "accuracy"
+    val: dict[str, np.ndarray], linear: Fold, rule: str, tolerance: float, metric: str = "accuracy"
 ) -> tuple[Fold, Evidence | None]:
     """The fold that `rule` (auto, linear or exact) gives, with the evidence for or against the linear one.
 
-    `tolerance`: points of accuracy that auto may lose, --fold-tolerance.
+    `linear`: of `tuned_linear`. `tolerance`: points of accuracy that auto may lose, --fold-tolerance. No evidence
+    (None) where validation is too small to tune on.
     """
-    evidence = gate_evidence(val, alpha, beta, tolerance, metric)
-    linear = tuned_linear(val, alpha, beta, metric)
+    evidence = gate_evidence(val, linear.alpha, linear.beta, tolerance, metric)
     if rule == "linear" or (rule == "auto" and evidence is not None and evidence.passed):
         return linear, evidence
-    return Fold("exact", alpha, beta), evidence
+    return Fold("exact", linear.alpha, linear.beta), evidence
 
 
 def gate_images(names: list[str]) -> np.ndarray:
@@ -210,7 +210,7 @@ def gate_images(names: list[str]) -> np.ndarray:
     return np.ones(len(names), bool) if half.all() else ~half
 
 
-def compare(val: dict[str, np.ndarray], alpha: float, beta: float, metric: str = "accuracy") -> list[dict[str, Any]]:
+def compare(val: dict[str, np.ndarray], tuned: Fold) -> list[dict[str, Any]]:
     """One row per way to answer: accuracy with interval, top-1 agreement with DHO inference, calibration error.
 
     On the gate images; where there are no halves, the same images chose alpha, beta, r and tau.
@@ -219,8 +219,8 @@ def compare(val: dict[str, np.ndarray], alpha: float, beta: float, metric: str =
     ce_logits, kd_logits, labels = (val[name][judge] for name in ("ce_logits", "kd_logits", "labels"))
     if not len(labels):
         return []
-    mixture = dho_probs(ce_logits, kd_logits, alpha, beta)
-    tuned, inference = tuned_linear(val, alpha, beta, metric), inference_linear(alpha, beta)
+    mixture = dho_probs(ce_logits, kd_logits, tuned.alpha, tuned.beta)
+    inference = inference_linear(tuned.alpha, tuned.beta)
     answers = {
         "ce_head": softmax(ce_logits),
         "kd_head": softmax(kd_logits),

@@ -16,9 +16,9 @@ from dhox.export.check import (
     load_pixels,
     onnx_probs,
     torch_probs,
-)  # fmt: skip
+)
 from dhox.export.cost import with_costs
-from dhox.export.fold import Fold, choose_fold, compare
+from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
 from dhox.export.half import to_fp16
 from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
@@ -37,7 +37,7 @@ from dhox.files import (
     write_bytes,
     write_json,
     write_npz,
-)  # fmt: skip
+)
 from dhox.golden import golden_arrays
 from dhox.images import Preprocessing, decode
 
@@ -84,10 +84,11 @@ def export(
     fold, evidence = Fold("single", 1.0, 1.0), None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
-        fold, evidence = choose_fold(val, alpha, beta, fold_rule, fold_tolerance, metric)
+        tuned = tuned_linear(val, alpha, beta, metric)
+        fold, evidence = choose_fold(val, tuned, fold_rule, fold_tolerance, metric)
         if not fold_heads:
             fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, alpha, beta, metric), heads, alpha, beta)
+        comparison = with_costs(compare(val, tuned), heads, alpha, beta)
 
     images = check_images(summary, data)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
@@ -144,7 +145,8 @@ def export(
             "preprocessing": preprocessing.to_json(),
             "n_selection_labels": selection["n_selection_labels"],
             "metric": metric,
-            "fold": fold.to_json() | {"asked": fold_rule if fold_heads else "keep-heads"},
+            "fold": fold.to_json(),
+            "fold_asked": fold_rule if fold_heads else "keep-heads",
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,

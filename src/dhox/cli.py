@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 import dhox
-from dhox.console import console
+from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
 
 app = typer.Typer(
@@ -237,7 +237,7 @@ def find_newest(file_name: str, schema: str, kind: str, how: str) -> Path:
     found = newest(Path(), file_name, schema)
     if found is None:
         raise UsageError(f"There is no {kind} below {Path.cwd()}. Make one with `{how}`, or give its path.")
-    console.print(f"Using the newest {kind}: {escape(str(found))}", soft_wrap=True)
+    say(f"Using the newest {kind}: {found}")
     return found
 
 
@@ -254,9 +254,9 @@ def say_report(directory: Path) -> None:
 
     missing: str | None = report_libraries_missing()
     if missing is None:
-        console.print(f"Report: {escape(str(write_report(directory)))}", soft_wrap=True)
+        say(f"Report: {write_report(directory)}")
     else:
-        console.print(escape(f"No report.html: {missing}"), soft_wrap=True)
+        say(f"No report.html: {missing}")
 
 
 def say_next(command: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -15,6 +16,11 @@ WIDTH_OF_LOGS = 140  # columns, where no terminal says how wide it is
 
 # A table in a log file is not cut to 80 columns.
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_LOGS)
+
+
+def say(text: str) -> None:
+    """One line, escaped and never broken by the console."""
+    console.print(escape(text), soft_wrap=True)
 
 
 class RateColumn(ProgressColumn):

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dhox.errors import DhoxError, require
 from dhox.images import SUFFIXES
 
@@ -198,6 +200,12 @@ def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     if repeated:
         raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}. Keep one line for each.")
     return classes
+
+
+def class_numbers(items: list[Item], labels: list[str]) -> np.ndarray:
+    """Class numbers of labelled items, int64 [N]; `labels` in index order."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[str(item.label)] for item in items], np.int64)
 
 
 def spread(items: list[Item], most: int) -> list[Item]:

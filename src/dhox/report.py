@@ -21,10 +21,10 @@ from dhox.files import (
     read_json,
     read_npz,
     write_bytes,
-)  # fmt: skip
+)
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-from dhox.tables import METRICS, STAGES, difference_text, fold_sentence, selection_sentence
+from dhox.tables import METRICS, STAGES, fold_sentence, golden_sentence, selection_sentence
 
 
 def report_libraries_missing() -> str | None:
@@ -261,12 +261,7 @@ def method_lines(
     if bench:
         lines.append(f"Latency: {bench['method']}")
         lines += sorted({f"fp16: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
-        for golden in bench["golden"]:
-            word = "passed" if golden["passed"] else "FAILED"
-            lines.append(
-                f"Golden outputs, {golden['artefact']}: {word} on {golden['n']} images, largest difference of a "
-                f"probability {difference_text(golden)}."
-            )
+        lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     return lines
@@ -288,10 +283,8 @@ def learning_curves(run: Path) -> Any:
     accuracies = [name for name in names if name.startswith("val_")]
 
     def draw(axes: Any) -> None:
-        for name in ("ce_loss", "kd_loss"):
-            axes[0].plot(
-                epochs, [float(row[name]) for row in rows], label=name.replace("_", " ").upper().replace("LOSS", "loss")
-            )
+        for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
+            axes[0].plot(epochs, [float(row[name]) for row in rows], label=label)
         axes[0].set(ylabel="loss", yscale="log")
         for name in accuracies:
             label = STAGES.get(name.removeprefix("val_"), "student")

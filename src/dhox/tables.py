@@ -11,7 +11,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from dhox.console import console
+from dhox.console import console, say
 from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
 
@@ -35,11 +35,6 @@ STAGES = {
 
 
 METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": "Macro-F1"}
-
-
-def say(text: str) -> None:
-    """One line, escaped and never broken by the console."""
-    console.print(escape(text), soft_wrap=True)
 
 
 def percent(row: dict[str, Any]) -> str:
@@ -126,9 +121,9 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
             f"allowed -{evidence['tolerance']:g}"
         )
     if fold["rule"] == "exact":
-        why = "asked for" if fold["asked"] == "exact" else "not enough evidence for linear"
+        why = "asked for" if manifest["fold_asked"] == "exact" else "not enough evidence for linear"
         return f"exact, {why} ({proof})."
-    why = "asked for" if fold["asked"] == "linear" else "enough evidence"
+    why = "asked for" if manifest["fold_asked"] == "linear" else "enough evidence"
     r = "infinite (KD head alone)" if fold["r"] is None else f"{fold['r']:.3g}"
     return f"linear, {why}, r = {r}, tuned on {fold['tuned_on']} ({proof})."
 
@@ -153,20 +148,20 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
     for golden in content["golden"]:
-        word = "passed" if golden["passed"] else "FAILED"
-        say(
-            f"Golden outputs, {golden['artefact']}: {word}, {golden['n']} images, largest difference of a probability "
-            f"{difference_text(golden)}"
-        )
+        say(golden_sentence(golden))
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
 
 
-def difference_text(golden: dict[str, Any]) -> str:
-    """The largest difference of a golden check."""
+def golden_sentence(golden: dict[str, Any]) -> str:
+    """What a golden check found."""
+    word = "passed" if golden["passed"] else "FAILED"
     difference = golden["largest_difference"]
-    return "not finite" if difference is None else f"{difference:.1e}"
+    return (
+        f"Golden outputs, {golden['artefact']}: {word}, {golden['n']} images, largest difference of a probability "
+        + ("not finite" if difference is None else f"{difference:.1e}")
+    )
 
 
 def print_predictions(names: list[str], classes: list[str], probs: list[np.ndarray], top: int, as_json: bool) -> None:

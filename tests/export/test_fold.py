@@ -61,7 +61,7 @@ def test_exact_fold_and_kept_heads_equal_dho_inference(alpha: float, beta: float
     z = np.random.default_rng(seed).normal(0, 1, (16, 7)).astype(np.float32)
     expected = dho_probs(*logits_of(heads, z), alpha, beta)
     val = validation(0)
-    exact, _ = choose_fold(val, alpha, beta, "exact", 1.0)
+    exact, _ = choose_fold(val, tuned_linear(val, alpha, beta), "exact", 1.0)
     for fold in (exact, type(exact)(**{**exact.to_json(), "rule": "heads"})):
         probs = folded_head(heads, fold)(torch.from_numpy(z)).detach().numpy()
         assert probs.dtype == np.float32
@@ -140,18 +140,20 @@ def test_without_labels_the_mixture_is_matched() -> None:
 
 def test_auto_is_linear_only_with_evidence() -> None:
     good = validation(3000, ce_right=0.97, kd_right=0.97)
-    fold, evidence = choose_fold(good, 0.5, 1.0, "auto", 1.0)
+    fold, evidence = choose_fold(good, tuned_linear(good, 0.5, 1.0), "auto", 1.0)
     assert evidence is not None
     assert (fold.rule, evidence.images, evidence.passed) == ("linear", "gate-half", True)
     assert evidence.lower_bound <= evidence.difference
-    assert choose_fold(good, 0.5, 1.0, "auto", 0.0)[0].rule == ("linear" if evidence.lower_bound >= 0 else "exact")
+    assert choose_fold(good, tuned_linear(good, 0.5, 1.0), "auto", 0.0)[0].rule == (
+        "linear" if evidence.lower_bound >= 0 else "exact"
+    )
 
-    few, shown = choose_fold(validation(60), 0.5, 1.0, "auto", 1.0)
+    few, shown = choose_fold(validation(60), tuned_linear(validation(60), 0.5, 1.0), "auto", 1.0)
     assert shown is not None
     assert (few.rule, shown.images, shown.n, shown.passed) == ("exact", "cross-fitted", 60, False)
-    assert choose_fold(validation(60), 0.5, 1.0, "linear", 1.0)[0].rule == "linear"
+    assert choose_fold(validation(60), tuned_linear(validation(60), 0.5, 1.0), "linear", 1.0)[0].rule == "linear"
 
-    none, nothing = choose_fold(validation(49), 0.4, 0.5, "auto", 1.0)
+    none, nothing = choose_fold(validation(49), tuned_linear(validation(49), 0.4, 0.5), "auto", 1.0)
     assert (none.rule, nothing) == ("exact", None)
 
 
@@ -161,18 +163,18 @@ def test_evidence_never_comes_from_the_selecting_half() -> None:
     from dhox.distill.selection import selecting_half
 
     gate = ~selecting_half(val["names"].tolist())
-    before, _ = choose_fold(val, 0.5, 1.0, "linear", 1.0)
+    before, _ = choose_fold(val, tuned_linear(val, 0.5, 1.0), "linear", 1.0)
     changed = {**val, "labels": np.where(gate, (val["labels"] + 1) % 6, val["labels"])}
-    after, evidence = choose_fold(changed, 0.5, 1.0, "linear", 1.0)
+    after, evidence = choose_fold(changed, tuned_linear(changed, 0.5, 1.0), "linear", 1.0)
     assert before == after
     assert evidence is not None
     assert evidence.n == gate.sum()
-    assert compare(changed, 0.5, 1.0)[0]["accuracy"] < 0.2
+    assert compare(changed, tuned_linear(changed, 0.5, 1.0))[0]["accuracy"] < 0.2
 
 
 def test_comparison_lists_every_way_to_answer() -> None:
-    rows = {row["stage"]: row for row in compare(validation(400), 0.4, 0.5)}
+    rows = {row["stage"]: row for row in compare(validation(400), tuned_linear(validation(400), 0.4, 0.5))}
     assert list(rows) == ["ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned"]
     assert rows["exact"]["agreement_with_dho"] == 1
     assert rows["exact"]["accuracy"] == rows["dho"]["accuracy"]
-    assert compare(validation(0), 0.4, 0.5) == []
+    assert compare(validation(0), tuned_linear(validation(0), 0.4, 0.5)) == []

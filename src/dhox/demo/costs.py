@@ -12,6 +12,7 @@ from torch import nn
 
 from dhox.bench.measure import latency_summary, measure
 from dhox.bench.torch_runner import TorchRunner
+from dhox.distill.pixels import to_model
 from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.teacher import Teacher, load_teacher
 from dhox.export.fold import Fold
@@ -33,17 +34,14 @@ class ZeroShot(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Probs of images."""
-        pixels = ((image.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2).contiguous()
-        z = nn.functional.normalize(self.visual(pixels), dim=-1)
+        z = nn.functional.normalize(self.visual(to_model(image, self.mean, self.std)), dim=-1)
         return (self.scale * z @ self.text.T).softmax(-1)
 
 
 def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     """stage -> {"bytes": fp32 weights, "latency_ms": p50 at batch 1 in torch} for every stage that is no ONNX file."""
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    fold = Fold(
-        **{k: v for k, v in read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)["fold"].items() if k != "asked"}
-    )
+    fold = Fold(**read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)["fold"])
     teacher = load_teacher(summary["teacher"]["name"], torch.device("cpu"))
     text = teacher.encode_classes([entry["prompt"] for entry in summary["classes"]], summary["teacher"]["templates"])
     single = Fold("single", 1.0, 1.0)

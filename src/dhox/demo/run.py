@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from dhox.console import console
+from dhox.console import console, say
 from dhox.demo.data import write_image_folder
 from dhox.errors import DhoxError, require
 from dhox.files import (
@@ -24,9 +24,9 @@ from dhox.files import (
     check_output,
     newest,
     read_json,
-)  # fmt: skip
+)
 from dhox.report import line_rows, write_report
-from dhox.tables import percent, say
+from dhox.tables import percent
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
 RECIPE = {
