@@ -11,10 +11,10 @@ import numpy as np
 
 from dhox.bench.runners import Runner
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, read_dataset, shorten
+from dhox.dataset import Item, class_numbers, read_dataset, read_image, shorten
 from dhox.errors import DhoxError
 from dhox.exported import graph_input
-from dhox.images import Preprocessing, decode, model_input
+from dhox.images import Preprocessing, model_input
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
 
 BATCH = 32
@@ -42,7 +42,7 @@ def predict_items(
     with progress_bar(description, len(items)) as advance:
         for start in range(0, len(items), BATCH):
             chunk = items[start : start + BATCH]
-            pixels = np.stack([model_input(decode(item.path, item.name), preprocessing) for item in chunk])
+            pixels = np.stack([model_input(read_image(item), preprocessing) for item in chunk])
             parts.append(runner(graph_input(pixels, input_kind, preprocessing)))
             advance(len(chunk))
     return np.concatenate(parts)

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dhox.dataset import Item
-from dhox.images import decode
+from dhox.dataset import Item, read_image
 
 
 class WholeImages(Dataset[torch.Tensor]):
@@ -22,7 +21,7 @@ class WholeImages(Dataset[torch.Tensor]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(decode(self.items[index].path, self.items[index].name))
+        return self.transform(read_image(self.items[index]))
 
 
 def to_model(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

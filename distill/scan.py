@@ -8,7 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, Splits, shorten
+from dhox.dataset import Item, Splits, image_bytes, shorten
 from dhox.errors import DhoxError
 from dhox.images import UnreadableImageError, decode
 
@@ -17,7 +17,7 @@ def scan_item(item: Item) -> tuple[str, str | None]:
     """(content hash, None) of a good image, (content hash, reason) of a bad one."""
     content = b""
     try:
-        content = item.path.read_bytes()
+        content = image_bytes(item)
         decode(io.BytesIO(content), item.name)
     except UnreadableImageError as err:
         return hashlib.sha256(content).hexdigest(), err.reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -85,7 +85,14 @@ def choose_sets(
         raise DhoxError(
             "Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/."
         )
-    return Sets(labelled, [Item(i.path, i.name) for i in unlabelled], validation, splits["test"], selection, notes)
+    return Sets(
+        labelled,
+        [replace(item, label=None, group=None) for item in unlabelled],
+        validation,
+        splits["test"],
+        selection,
+        notes,
+    )
 
 
 def draw_labelled(

@@ -16,11 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
-from dhox.dataset import Item
+from dhox.dataset import Item, read_image
 from dhox.distill.pixels import WholeImages, to_model
 from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
-from dhox.images import decode
 
 DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
 
@@ -125,7 +124,7 @@ class TeacherViews(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         item = self.items[index]
-        image = decode(item.path, item.name)
+        image = read_image(item)
         crops = [
             render(image, view_of(self.seed, item.name, view, *image.size), self.size, self.interpolation)
             for view in range(self.views)

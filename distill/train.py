@@ -14,13 +14,13 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
-from dhox.dataset import Item
+from dhox.dataset import Item, read_image
 from dhox.distill.loss import CE_WEIGHT, training_loss
 from dhox.distill.pixels import to_model
 from dhox.distill.student import Student
 from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
-from dhox.images import Preprocessing, decode
+from dhox.images import Preprocessing
 
 WARM_UP_SHARE = 0.1
 
@@ -37,7 +37,7 @@ class StudentViews(Dataset[tuple[torch.Tensor, int, int]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         number, view = index
         item = self.items[number]
-        image = decode(item.path, item.name)
+        image = read_image(item)
         box = view_of(self.seed, item.name, view, *image.size)
         pixels = render(image, box, self.preprocessing.crop, self.preprocessing.interpolation)
         return torch.from_numpy(pixels.copy()), number, view

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, read_dataset, spread
+from dhox.dataset import Item, class_numbers, read_dataset, read_image, spread
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
 from dhox.golden import TOLERANCE
-from dhox.images import Preprocessing, decode, model_input
+from dhox.images import Preprocessing, model_input
 from dhox.onnx_session import open_session
 from dhox.stats import accuracy_row
 
@@ -84,7 +84,7 @@ def load_pixels(items: list[Item], preprocessing: Preprocessing) -> np.ndarray:
     with progress_bar("Reading check images", len(items)) as advance:
         pixels = []
         for item in items:
-            pixels.append(model_input(decode(item.path, item.name), preprocessing))
+            pixels.append(model_input(read_image(item), preprocessing))
             advance(1)
     return np.stack(pixels)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.dataset import read_image
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
@@ -39,7 +40,7 @@ from dhox.files import (
     write_npz,
 )
 from dhox.golden import golden_arrays
-from dhox.images import Preprocessing, decode
+from dhox.images import Preprocessing
 
 MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 
@@ -122,7 +123,7 @@ def export(
             "rows": ledger_rows(stages, images, val),
         }
 
-        golden = golden_arrays([decode(item.path, item.name) for item in images.golden], preprocessing)
+        golden = golden_arrays([read_image(item) for item in images.golden], preprocessing)
         golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
         write_npz(folder / "golden.npz", **golden)
         write_npz(folder / "heads.npz", **heads)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dhox.errors import DhoxError, require
-from dhox.images import SUFFIXES
+from dhox.images import SUFFIXES, UnreadableImageError, decode
 
 SPLITS = ("train", "unlabelled", "val", "test")
 WHAT_DATA_MAY_BE = (
@@ -22,15 +24,38 @@ WHAT_DATA_MAY_BE = (
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its file, its name (path relative to DATA, with /), its label and its group, where it has them."""
+    """One image: its file, its name (path relative to DATA, with /), its label and its group, where it has them.
+
+    `row`: its row in the manifest, from 0. `span`: (offset, bytes) of the image where `path` is an archive of many.
+    """
 
     path: Path
     name: str
     label: str | None = None
     group: str | None = None
+    row: int | None = None
+    span: tuple[int, int] | None = None
 
 
 Splits = dict[str, list[Item]]
+
+
+def image_bytes(item: Item) -> bytes:
+    """The encoded image. Raises OSError."""
+    with item.path.open("rb") as file:
+        if item.span is None:
+            return file.read()
+        file.seek(item.span[0])
+        return file.read(item.span[1])
+
+
+def read_image(item: Item) -> Image.Image:
+    """The decoded image (see dhox.images.decode). Raises UnreadableImageError."""
+    try:
+        content = image_bytes(item)
+    except OSError as err:
+        raise UnreadableImageError(item.name, err.strerror) from err
+    return decode(io.BytesIO(content), item.name)
 
 
 def read_dataset(data: Path, only: str | None = None) -> Splits:
@@ -119,7 +144,7 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
         if name in seen:
             raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
         seen.add(name)
-        splits[split].append(Item(manifest.parent / name, name, label, row.get("group") or None))
+        splits[split].append(Item(manifest.parent / name, name, label, row.get("group") or None, number - 2))
     return splits
 
 
