@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,14 @@ from torch.utils.data import DataLoader
 
 from dhox.dataset import Item, class_numbers
 from dhox.distill.pixels import WholeImages, to_model
+from dhox.distill.processes import gather_rows, share_buffers
 from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.student import Student
 from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.images import Preprocessing, model_input
 from dhox.stats import accuracy_row
+
+BATCH = 256
 
 
 def student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
@@ -25,31 +29,37 @@ def student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Te
     return torch.from_numpy(model_input(image, preprocessing).copy())
 
 
-def predict_logits(
-    fabric: Fabric, student: Student, items: list[Item], preprocessing: Preprocessing, workers: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(CE logits, KD logits) of whole images, float32 [N, C] each, in eval mode."""
-    student.eval()
+def pixel_loader(
+    items: list[Item], preprocessing: Preprocessing, workers: int, rank: int = 0, world: int = 1
+) -> DataLoader[torch.Tensor]:
+    """This process's part items[rank::world] of whole images, in batches uint8 [b, size, size, 3]."""
     transform = partial(student_pixels, preprocessing=preprocessing)
-    loader = DataLoader(WholeImages(items, transform), batch_size=256, num_workers=workers)
-    parts = []
-    with torch.inference_mode():
-        for pixels in loader:
-            logits = student(to_model(fabric.to_device(pixels), preprocessing.mean, preprocessing.std))
-            parts.append([part.float().cpu().numpy() for part in logits])
-    ce_logits, kd_logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ce_logits, kd_logits
+    return DataLoader(WholeImages(items[rank::world], transform), batch_size=BATCH, num_workers=workers)
 
 
-def logit_arrays(
-    fabric: Fabric, model: Any, items: list[Item], labels: list[str], preprocessing: Any, workers: int
-) -> dict[str, np.ndarray]:
+def predict_logits(
+    fabric: Fabric, student: Student, pixels: Iterable[torch.Tensor], n: int, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """(CE logits, KD logits) of n whole images, float32 [n, C] each, in eval mode, on every process.
+
+    `pixels`: batches of this process's part of the images (see pixel_loader); every image counts exactly once.
+    """
+    share_buffers(fabric, student)
+    student.eval()
+    parts = [np.zeros((0, 2, student.classes), np.float32)]
+    with torch.inference_mode(), fabric.autocast():
+        for batch in pixels:
+            logits = student(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
+            parts.append(torch.stack([part.float() for part in logits], dim=1).cpu().numpy())
+    both = gather_rows(fabric, np.concatenate(parts), n)
+    return both[:, 0], both[:, 1]
+
+
+def logit_arrays(logits: tuple[np.ndarray, np.ndarray], items: list[Item], labels: list[str]) -> dict[str, np.ndarray]:
     """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images: val.npz and test.npz."""
-    empty = np.zeros((0, len(labels)), np.float32)
-    ce_logits, kd_logits = predict_logits(fabric, model, items, preprocessing, workers) if items else (empty, empty)
     return {
-        "ce_logits": ce_logits,
-        "kd_logits": kd_logits,
+        "ce_logits": logits[0],
+        "kd_logits": logits[1],
         "labels": class_numbers(items, labels),
         "names": np.array([item.name for item in items], dtype=np.str_),
     }
@@ -79,12 +89,13 @@ def select(val: dict[str, np.ndarray], source: str, two_heads: bool, metric: str
 def validation_metrics(
     ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
 ) -> dict[str, float]:
-    """Accuracies for the learning curves, in [0, 1]."""
+    """Accuracies for the learning curves and the share of images that both heads answer alike, in [0, 1]."""
     if not two_heads:
         return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
     mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
     predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
-    return {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
+    metrics = {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
+    return metrics | {"head_agreement": float((ce_logits.argmax(-1) == kd_logits.argmax(-1)).mean())}
 
 
 def test_rows(test: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool) -> list[dict[str, Any]]:

@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
-from lightning_fabric import Fabric
 
-from dhox.console import console
+from dhox.console import console, say
 from dhox.dataset import class_names, class_numbers, read_dataset, spread
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
+    pixel_loader,
     predict_logits,
     select,
     test_rows,
     validation_metrics,
 )
-from dhox.distill.scan import scan
+from dhox.distill.feed import Boxes, DecodedPixels, prepared
+from dhox.distill.guidance import Guidance, guidance_of_files, guidance_of_model, keys_of
+from dhox.distill.inputs import decoded_inputs, packed_inputs
+from dhox.distill.order import Order
+from dhox.distill.packed import fill_packed, packed_side, prepare_packed
+from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
+from dhox.distill.scan import contents, scan, sizes_of
 from dhox.distill.sets import Sets, choose_sets
+from dhox.distill.shards import list_files, open_rows
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
-from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
+from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.train import steps_per_epoch, train
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, write_json, write_npz
+from dhox.files import (
+    CHECKPOINT,
+    RUN_FILE,
+    RUN_SCHEMA,
+    check_output,
+    partial_directory,
+    read_json,
+    settle,
+    stable_hash,
+    write_json,
+    write_npz,
+)
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
-PRECISIONS = {"cpu": ("32-true", "bf16-mixed"), "cuda": ("bf16-mixed", "16-mixed", "32-true")}  # first: default
 MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where validation is too small to select on
+HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
 
 
 @dataclass(frozen=True)
@@ -56,108 +76,170 @@ def distill(
     class_file: Path | None = None,
     templates: list[str] | None = None,
     teacher_scale: float | None = None,
+    teacher_embeddings: Path | None = None,
+    class_embeddings: Path | None = None,
+    teacher_logits: Path | None = None,
+    online_teacher: bool = False,
     image_size: int | None = None,
     epochs: int = 30,
+    epoch_over: str = "unlabelled",
     batch_labelled: int = 64,
     batch_unlabelled: int = 192,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
+    warm_up: float = 0.1,
+    schedule: str = "cosine",
+    top_k: int | None = None,
     views: int = 8,
+    packed_size: int | None = None,
+    balance_labels: bool = False,
     seed: int = 0,
     split_seed: int = 0,
+    view_seed: int = 0,
     metric: str = "accuracy",
     device: str = "auto",
     precision: str | None = None,
+    compiled: bool | None = None,
+    probe_gradients: int = 0,
     workers: int = 0,
+    cache: Path | None = None,
     skip_bad_images: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> DistillResult:
     """Train a student on DATA and write the run directory `out`.
 
     `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
-    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation. `precision`: a
-    Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError for every
-    mistake in DATA or the options, before anything is written.
+    `epoch_over`: unlabelled or labelled, the images that an epoch passes over once. `warm_up`: share of the steps.
+    `schedule`: cosine or linear. `top_k`: see dhox.distill.loss. `views` per image in the teacher cache; with
+    `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
+    epoch. `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
+    macro-f1; alpha, beta and later r maximise it on validation. `precision`: a Lightning Fabric precision, by default
+    bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an
+    interrupted training of the same settings. Raises DhoxError for every mistake in DATA or the options, before
+    anything is written but caches.
     """
+    settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
     use_ce, use_kd = METHODS[method]
+    if resume:
+        finished = earlier_state(out, settings)
+        if finished is not None:
+            return finished
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(device, precision)
+    compiled = fabric.device.type == "cuda" if compiled is None else compiled
     splits = read_dataset(data)
+    manifest_rows = sum(len(items) for items in splits.values())
     classes = class_names(splits, class_file)
-    labels = [label for label, _ in classes]
+    labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
+    from_files = teacher_embeddings is not None or teacher_logits is not None
 
     with console.status("Loading the models"):
         torch.manual_seed(seed)
         backbone, data_config = create_backbone(student, student_weights, image_size)
         preprocessing = preprocessing_of(data_config)
         spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
-        model = fabric.to_device(with_heads(backbone, spec.image_size, spec.classes, spec.two_heads))
-        guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
+        model = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            model = timm.layers.convert_sync_batchnorm(model)
+        model = fabric.to_device(model)
+        guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd and not from_files else None
 
-    splits, content, bad = scan(splits, skip_bad_images)
+    # What there is: every image looked at once, the sets, the length of training.
+    root = cache or out.absolute().parent / "cache"
+    memory = root / f"scan-{stable_hash(str(data.absolute())):016x}.json"
+    with first_then_all(fabric):
+        splits, seen = scan(splits, skip_bad_images, memory)
+    skipped = sorted(name for name, what in seen.items() if what.reason is not None)
     sets = choose_sets(
-        splits, labels, content, shots=shots, label_fraction=label_fraction, use_labels=use_ce, split_seed=split_seed
-    )
-    notes = list(sets.notes)
-    if bad:
-        notes.append(f"{len(bad)} unreadable images were skipped")
-    if use_kd and use_ce and not sets.unlabelled:
-        notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
-    if not sets.test:
-        notes.append("DATA has no test: no test accuracy is reported")
-
+        splits, labels, contents(seen), shots=shots, label_fraction=label_fraction, use_labels=use_ce,
+        split_seed=split_seed,
+    )  # fmt: skip
+    notes = [*sets.notes, *set_notes(sets, skipped, use_ce, use_kd)]
     items = sets.labelled + (sets.unlabelled if use_kd else [])
-    epoch_steps = steps_per_epoch(len(sets.labelled), len(sets.unlabelled), batch_labelled, batch_unlabelled)
-    n, batch = (len(sets.unlabelled), batch_unlabelled) if sets.unlabelled else (len(sets.labelled), batch_labelled)
-    views = min(views, passes_over(n, epochs, epoch_steps, batch))
-    label_numbers = torch.from_numpy(class_numbers(sets.labelled, labels))
+    label_numbers, validation_numbers = class_numbers(sets.labelled, labels), class_numbers(sets.validation, labels)
+    over_labelled = not sets.unlabelled or (epoch_over == "labelled" and bool(sets.labelled))
+    n, batch = (len(sets.labelled), batch_labelled) if over_labelled else (len(sets.unlabelled), batch_unlabelled)
+    epoch_steps = steps_per_epoch(n, batch)
+    world = fabric.world_size
+    n_labelled = per_process("--batch-labelled", batch_labelled, len(sets.labelled), world)
+    n_unlabelled = per_process("--batch-unlabelled", batch_unlabelled, len(items) - len(sets.labelled), world)
+    passes = passes_over(len(items) - len(sets.labelled) or n, epochs, epoch_steps, n_unlabelled or n_labelled)
+    views = passes if online_teacher else min(views, passes)
 
-    with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
-        embeddings, text, teacher_summary = None, torch.empty(0), None
-        teacher_answers: dict[str, np.ndarray] = {}
-        if guide is not None:
-            used_templates = list(templates or DEFAULT_TEMPLATES)
-            text = guide.encode_classes([prompt for _, prompt in classes], used_templates)
-            embeddings = embed_views(guide, items, views, seed, workers)
-            whole = {"val": sets.validation, "test": sets.test}
-            teacher_answers = {name: zero_shot_predictions(guide, text, part, workers) for name, part in whole.items()}
-            teacher_summary = {"name": teacher, "scale": guide.scale, "templates": used_templates, "views": views}
+    # The teacher's part and the packed images, from the cache where it has them.
+    sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
+    boxes = Boxes(items, sizes, view_seed)
+    guidance: Guidance | None = None
+    whole = {"val": sets.validation, "test": sets.test}
+    if guide is not None:
+        guidance = guidance_of_model(
+            fabric, guide, root, items, whole, seen, boxes, prompts, list(templates or DEFAULT_TEMPLATES), views=views,
+            view_seed=view_seed, online=online_teacher, workers=workers,
+        )  # fmt: skip
+    elif use_kd:
+        guidance = guidance_of_files(
+            teacher_embeddings, class_embeddings, teacher_logits, teacher_scale or 100.0, items, whole, manifest_rows,
+            len(classes), fabric.device,
+        )  # fmt: skip
+        views = guidance.summary["views"]
+    side = packed_side(preprocessing.crop, sizes.tolist()) if packed_size is None else packed_size
+    if side:
+        folder, keys = root / f"packed-{side}", keys_of(items, seen)
+        with first_then_all(fabric):
+            prepare_packed(folder, side)
+        fill_packed(folder, items, keys, side, fabric.global_rank, world)
+        fabric.barrier()
+        if fabric.is_global_zero:
+            list_files(folder)
+        fabric.barrier()
+        pixels, images_of = packed_inputs(open_rows(folder, keys), boxes, preprocessing, fabric, compiled)
+    else:
+        decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
+        pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)
+    order = Order(label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, balance_labels)
 
-        curves = Curves(run)
-        on_device = text.to(fabric.device)
-        scale = guide.scale if guide is not None else 1.0
+    with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, overwrite, resume) as run:
+        if fabric.is_global_zero:
+            write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "settings": settings})
+        validation = list(pixel_loader(sets.validation, preprocessing, workers, fabric.global_rank, world))
 
-        validation_numbers = class_numbers(sets.validation, labels)
+        def validate() -> dict[str, float]:
+            if not sets.validation:
+                return {}
+            logits = predict_logits(fabric, model, validation, len(sets.validation), preprocessing)
+            return validation_metrics(*logits, validation_numbers, spec.two_heads)
 
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            if sets.validation:
-                logits = predict_logits(fabric, model, sets.validation, preprocessing, workers)
-                metrics |= validation_metrics(*logits, validation_numbers, spec.two_heads)
-            curves.add(epoch, metrics)
-
+        curves = Curves(run if fabric.is_global_zero else None)
         train(
-            fabric, model, items, label_numbers, embeddings, lambda z: scale * z @ on_device.T, preprocessing,
-            use_ce=use_ce, use_kd=use_kd, epochs=epochs, epoch_steps=epoch_steps, batch_labelled=batch_labelled,
-            batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
-            seed=seed, workers=workers, on_epoch=on_epoch,
+            fabric, model, torch.from_numpy(label_numbers), [item.name for item in items],
+            lambda steps: prepared(
+                order, steps, pixels, guidance.signal.of_views if guidance else None, threads=max(1, workers),
+                pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=world,
+            ),
+            images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=epochs,
+            epoch_steps=epoch_steps, n_labelled=n_labelled // world, n_unlabelled=n_unlabelled // world,
+            learning_rate=learning_rate, weight_decay=weight_decay, warm_up=warm_up, schedule=schedule, top_k=top_k,
+            seed=seed, image_size=spec.image_size, compiled=compiled, probe_gradients=probe_gradients, run=run,
+            validate=validate, record=curves.add,
         )  # fmt: skip
         curves.close()
-        save_student(model, run)
 
-        arrays = {
-            name: logit_arrays(fabric, model, chosen, labels, preprocessing, workers)
-            for name, chosen in (("val", sets.validation), ("test", sets.test))
-        }
+        # What the student answers; what alpha and beta are; the files.
+        def answers(part: list[Any]) -> dict[str, np.ndarray]:
+            loader = pixel_loader(part, preprocessing, workers, fabric.global_rank, world)
+            return logit_arrays(predict_logits(fabric, model, loader, len(part), preprocessing), part, labels)
+
+        arrays = {"val": answers(sets.validation), "test": answers(sets.test)}
         selection = select(arrays["val"], sets.selection, spec.two_heads, metric)
         if spec.two_heads and not selection["searched"] and sets.unlabelled:
             sample = spread(sets.unlabelled, MATCHING_IMAGES)
-            ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
+            loader = pixel_loader(sample, preprocessing, workers, fabric.global_rank, world)
+            ce_logits, kd_logits = predict_logits(fabric, model, loader, len(sample), preprocessing)
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
-        for name, answers in teacher_answers.items():
-            arrays[name]["teacher_predictions"] = answers
-        for name, of_split in arrays.items():
-            write_npz(run / f"{name}.npz", **of_split)
-        write_json(run / "selection.json", selection)
+        if guidance is not None:
+            for name, of_teacher in guidance.answers.items():
+                arrays[name]["teacher_predictions"] = of_teacher
 
         summary = {
             "schema": RUN_SCHEMA,
@@ -167,38 +249,80 @@ def distill(
             "data": str(data.absolute()),
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
             "sets": sets_summary(sets),
-            "teacher": teacher_summary,
+            "teacher": guidance.summary if guidance else None,
             "student": spec.to_json() | {"weights": student_weights},
             "preprocessing": preprocessing.to_json(),
             "training": {
-                "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": batch_labelled,
-                "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
-                "views": views, "seed": seed, "split_seed": split_seed, "precision": precision,
-                "device": str(fabric.device),
+                "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": n_labelled,
+                "batch_unlabelled": n_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
+                "warm_up": warm_up, "schedule": schedule, "views": views, "packed_size": side, "seed": seed,
+                "split_seed": split_seed, "view_seed": view_seed, "precision": precision,
+                "device": str(fabric.device), "processes": world,
             },
             "test": test_rows(arrays["test"], selection, spec.two_heads) if sets.test else None,
-            "skipped": sorted(bad),
+            "skipped": skipped,
             "notes": notes,
+            "settings": settings,
             "environment": versions(),
         }  # fmt: skip
-        write_json(run / RUN_FILE, summary)
+        if fabric.is_global_zero:
+            save_student(model, run)
+            for name, of_split in arrays.items():
+                write_npz(run / f"{name}.npz", **of_split)
+            write_json(run / "selection.json", selection)
+            write_json(run / RUN_FILE, summary)
+            shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
     return DistillResult(out, summary, selection)
 
 
-def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
-    """One device, and the precision on it. Raises DhoxError where CUDA is asked for and not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DhoxError("--device cuda: torch finds no CUDA device here. Use --device cpu, or run `dhox doctor`.")
-    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    precision = precision or PRECISIONS[accelerator][0]
-    if precision not in PRECISIONS[accelerator]:
-        raise DhoxError(f"--precision {precision} on {accelerator}: use one of {', '.join(PRECISIONS[accelerator])}.")
-    return Fabric(accelerator=accelerator, devices=1, precision=precision), precision
+def plain(value: Any) -> Any:
+    """An argument as JSON keeps it."""
+    return str(value.absolute()) if isinstance(value, Path) else value
+
+
+def earlier_state(out: Path, settings: dict[str, Any]) -> DistillResult | None:
+    """What --resume finds: the finished run, or None where training starts or goes on.
+
+    Raises DhoxError where the interrupted or finished training had other settings.
+    """
+    settle(out, RUN_FILE, RUN_SCHEMA)
+    partial = partial_directory(out)
+    place = partial if (partial / RUN_FILE).exists() else out
+    if not (place / RUN_FILE).exists():
+        return None
+    summary = read_json(place / RUN_FILE, RUN_SCHEMA)
+    before = summary.get("settings", settings)
+    other = [
+        f"{name} {before.get(name)!r} there, {value!r} here"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if other:
+        raise DhoxError(
+            f"--resume: {place} was started with other settings ({'; '.join(other)}). Give the same, or start again "
+            "without --resume."
+        )
+    if place == partial:
+        return None
+    say(f"{out} is complete; nothing is left to resume.")
+    return DistillResult(out, summary, read_json(out / "selection.json", "dhox.selection/1"))
+
+
+def set_notes(sets: Sets, skipped: list[str], use_ce: bool, use_kd: bool) -> list[str]:
+    """What a reader of the results should know about the sets."""
+    notes = []
+    if skipped:
+        notes.append(f"{len(skipped)} unreadable images were skipped")
+    if use_kd and use_ce and not sets.unlabelled:
+        notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
+    if not sets.test:
+        notes.append("DATA has no test: no test accuracy is reported")
+    return notes
 
 
 def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
     """How often training sees each of n images at most: more views than that would never be drawn."""
-    return max(1, -(-epochs * epoch_steps * min(batch, n) // n))
+    return max(1, -(-epochs * epoch_steps * batch // n))
 
 
 def sets_summary(sets: Sets) -> dict[str, Any]:

@@ -1,45 +1,86 @@
-"""One parallel pass over every image file: content hash, and whether it decodes."""
+"""One parallel pass over every image file: content hash, size in pixels, and whether it decodes; remembered."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 from dhox.console import progress_bar
 from dhox.dataset import Item, Splits, image_bytes, shorten
 from dhox.errors import DhoxError
+from dhox.files import write_bytes
 from dhox.images import UnreadableImageError, decode
 
+SAVE_SECONDS = 30.0  # what a killed pass loses at most
 
-def scan_item(item: Item) -> tuple[str, str | None]:
-    """(content hash, None) of a good image, (content hash, reason) of a bad one."""
+
+@dataclass(frozen=True)
+class Seen:
+    """What one image file is: its content hash and its upright size in pixels; `reason`: why it cannot be read."""
+
+    content: str
+    width: int
+    height: int
+    reason: str | None = None
+
+
+def see(item: Item) -> Seen:
+    """Read, hash and decode one image."""
     content = b""
     try:
         content = image_bytes(item)
-        decode(io.BytesIO(content), item.name)
+        width, height = decode(io.BytesIO(content), item.name).size
     except UnreadableImageError as err:
-        return hashlib.sha256(content).hexdigest(), err.reason
+        return Seen(digest(content), 0, 0, err.reason)
     except OSError as err:
-        return "", err.strerror
-    return hashlib.sha256(content).hexdigest(), None
+        return Seen("", 0, 0, err.strerror)
+    return Seen(digest(content), width, height)
 
 
-def scan(splits: Splits, skip_bad_images: bool) -> tuple[Splits, dict[str, str], dict[str, str]]:
-    """Decode and hash every image: (splits without bad images, name -> content hash, bad name -> reason).
+def digest(content: bytes) -> str:
+    """The content hash of an image file."""
+    return hashlib.sha256(content).hexdigest()
 
-    Raises DhoxError that names and counts the bad images, unless `skip_bad_images`.
+
+def stamp(item: Item) -> str:
+    """What changes when the file of an image is written again: its size and time, and its place in an archive."""
+    try:
+        status = item.path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size}-{status.st_mtime_ns}-{item.span}-{item.row if item.path.is_dir() else None}"
+
+
+def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> tuple[Splits, dict[str, Seen]]:
+    """Look at every image: (splits without bad images, name -> what it is, the bad ones included).
+
+    `memory`: a JSON file of earlier results; a file whose size and time are the same is not read again. Raises
+    DhoxError that names and counts the bad images, unless `skip_bad_images`.
     """
     items = [item for split in splits.values() for item in split]
-    content: dict[str, str] = {}
-    bad: dict[str, str] = {}
+    known = read_memory(memory)
+    stamps = {item.name: stamp(item) for item in items}
+    seen = {name: known[name][1] for name in stamps if name in known and known[name][0] == stamps[name]}
+    unseen = [item for item in items if item.name not in seen]
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("Checking images", len(items)) as advance:
-        for item, (digest, reason) in zip(items, pool.map(scan_item, items), strict=True):
-            content[item.name] = digest
-            if reason is not None:
-                bad[item.name] = reason
+        advance(len(seen))
+        saved = time.monotonic()
+        for item, result in zip(unseen, pool.map(see, unseen), strict=True):
+            seen[item.name] = result
             advance(1)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                write_memory(memory, stamps, seen)
+                saved = time.monotonic()
+    if unseen or known.keys() - seen.keys():
+        write_memory(memory, stamps, seen)
+    bad = {name: result.reason for name, result in seen.items() if result.reason is not None}
     if bad and not skip_bad_images:
         raise DhoxError(
             f"{len(bad)} of {len(items)} images cannot be read: "
@@ -47,4 +88,32 @@ def scan(splits: Splits, skip_bad_images: bool) -> tuple[Splits, dict[str, str],
             + ". Replace or remove them, or add --skip-bad-images to continue without them."
         )
     good = {split: [item for item in of_split if item.name not in bad] for split, of_split in splits.items()}
-    return good, content, bad
+    return good, seen
+
+
+def read_memory(memory: Path | None) -> dict[str, tuple[str, Seen]]:
+    """Name -> (stamp, what it is) of an earlier pass; empty where there was none or its file is damaged."""
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8")) if memory else {}
+        return {name: (row[0], Seen(*row[1:])) for name, row in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return {}
+
+
+def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Seen]) -> None:
+    """Keep the results for the next pass."""
+    if memory is None:
+        return
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    rows = {name: [stamps[name], s.content, s.width, s.height, s.reason] for name, s in seen.items()}
+    write_bytes(memory, json.dumps(rows, ensure_ascii=False).encode())
+
+
+def contents(seen: dict[str, Seen]) -> dict[str, str]:
+    """Name -> content hash."""
+    return {name: result.content for name, result in seen.items()}
+
+
+def sizes_of(items: Iterable[Item], seen: dict[str, Seen]) -> list[tuple[int, int]]:
+    """(width, height) of each image."""
+    return [(seen[item.name].width, seen[item.name].height) for item in items]

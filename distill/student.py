@@ -28,6 +28,7 @@ class Student(nn.Module):
 
     def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool) -> None:
         super().__init__()
+        self.classes = classes
         self.backbone = backbone
         self.ce_head = nn.Linear(features, classes)
         self.kd_head = nn.Linear(features, classes) if two_heads else None

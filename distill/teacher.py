@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from dhox.console import progress_bar
-from dhox.dataset import Item, read_image
-from dhox.distill.pixels import WholeImages, to_model
-from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
 
 DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
@@ -26,7 +20,9 @@ DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLAT
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size]."""
+    """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size];
+    `width`: D of its embeddings.
+    """
 
     name: str
     model: Any
@@ -35,6 +31,7 @@ class Teacher:
     scale: float
     size: int
     interpolation: str
+    width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
@@ -74,10 +71,12 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
     model.requires_grad_(False).eval()
     config = open_clip.get_model_preprocess_cfg(model)
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+    with torch.inference_mode():
+        width = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
     return Teacher(
         name, model, tokenizer, transform,
         scale=float(model.logit_scale.exp()) if scale is None else scale,
-        size=size, interpolation=config["interpolation"].replace("random", "bicubic"),
+        size=size, width=width, interpolation=config["interpolation"].replace("random", "bicubic"),
         mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
     )  # fmt: skip
 
@@ -110,50 +109,3 @@ def closest(name: str, known: list[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in known}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, 3, 0.4)]
     return f"Closest: {', '.join(near)}." if near else f"Known: {', '.join(sorted(known)[:8])}."
-
-
-class TeacherViews(Dataset[torch.Tensor]):
-    """Per image its first `views` views, uint8 [views, size, size, 3]."""
-
-    def __init__(self, items: list[Item], views: int, seed: int, size: int, interpolation: str) -> None:
-        self.items, self.views, self.seed = items, views, seed
-        self.size, self.interpolation = size, interpolation
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        item = self.items[index]
-        image = read_image(item)
-        crops = [
-            render(image, view_of(self.seed, item.name, view, *image.size), self.size, self.interpolation)
-            for view in range(self.views)
-        ]
-        return torch.from_numpy(np.stack(crops))
-
-
-def embed_views(teacher: Teacher, items: list[Item], views: int, seed: int, workers: int) -> torch.Tensor:
-    """The teacher's embeddings of `views` views per image, float16 [N, views, D], on the CPU."""
-    dataset = TeacherViews(items, views, seed, teacher.size, teacher.interpolation)
-    loader = DataLoader(dataset, batch_size=max(1, 256 // views), num_workers=workers)
-    embeddings = []
-    with progress_bar("Teacher views", len(items) * views) as advance:
-        for crops in loader:
-            pixels = crops.flatten(0, 1).to(teacher.device)
-            z = teacher.encode_images(to_model(pixels, teacher.mean, teacher.std))
-            embeddings.append(z.half().cpu().unflatten(0, (len(crops), views)))
-            advance(len(crops) * views)
-    return torch.cat(embeddings)
-
-
-def zero_shot_predictions(
-    teacher: Teacher, text_embeddings: torch.Tensor, items: list[Item], workers: int
-) -> np.ndarray:
-    """The class that the teacher alone gives each image, int [N]; `text_embeddings` [C, D]."""
-    loader = DataLoader(WholeImages(items, teacher.transform), batch_size=64, num_workers=workers)
-    predictions = []
-    with progress_bar("Teacher zero-shot", len(items)) as advance:
-        for images in loader:
-            predictions.append((teacher.encode_images(images).cpu() @ text_embeddings.T).argmax(-1))
-            advance(len(images))
-    return torch.cat(predictions).numpy() if predictions else np.zeros(0, int)

@@ -1,150 +1,174 @@
 """The training loop of dho and its baselines, in one function.
 
-Out of scope here: reading DATA, choosing sets, the teacher's pass (all before), selection and files (all after).
+Out of scope: reading DATA, choosing sets, the teacher's pass, packing (all before), selection and files (all after).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, read_image
+from dhox.dataset import shorten
+from dhox.distill.checkpoint import load_checkpoint, save_checkpoint
+from dhox.distill.feed import Batch
 from dhox.distill.loss import CE_WEIGHT, training_loss
-from dhox.distill.pixels import to_model
+from dhox.distill.memory import out_of_memory
+from dhox.distill.probe import gradient_conflict, write_gradients
+from dhox.distill.processes import told_of_lost_processes
 from dhox.distill.student import Student
-from dhox.distill.views import render, view_of
 from dhox.errors import DhoxError
-from dhox.images import Preprocessing
 
-WARM_UP_SHARE = 0.1
-
-
-class StudentViews(Dataset[tuple[torch.Tensor, int, int]]):
-    """Index (image, view) to (uint8 [size, size, 3], image, view)."""
-
-    def __init__(self, items: list[Item], seed: int, preprocessing: Preprocessing) -> None:
-        self.items, self.seed, self.preprocessing = items, seed, preprocessing
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
-        number, view = index
-        item = self.items[number]
-        image = read_image(item)
-        box = view_of(self.seed, item.name, view, *image.size)
-        pixels = render(image, box, self.preprocessing.crop, self.preprocessing.interpolation)
-        return torch.from_numpy(pixels.copy()), number, view
+NEVER = 2**62
 
 
-def endless(first: int, count: int, generator: np.random.Generator) -> Iterator[int]:
-    """The numbers first .. first + count - 1, reshuffled for every pass."""
-    while True:
-        yield from (first + generator.permutation(count)).tolist()
-
-
-def training_batches(
-    n_labelled: int, n_unlabelled: int, batch_labelled: int, batch_unlabelled: int, steps: int, views: int, seed: int
-) -> Iterator[list[tuple[int, int]]]:
-    """`steps` batches of (image, view): labelled images first (numbers from 0), then unlabelled ones."""
-    order_labelled, order_unlabelled, order_views = (np.random.default_rng((seed, part)) for part in range(3))
-    labelled = endless(0, n_labelled, order_labelled)
-    unlabelled = endless(n_labelled, n_unlabelled, order_unlabelled)
-    for _ in range(steps):
-        images = [next(labelled) for _ in range(batch_labelled)] + [next(unlabelled) for _ in range(batch_unlabelled)]
-        yield list(zip(images, order_views.integers(views, size=len(images)).tolist(), strict=True))
-
-
-def steps_per_epoch(n_labelled: int, n_unlabelled: int, batch_labelled: int, batch_unlabelled: int) -> int:
-    """An epoch is one pass over U, or over L where U is empty.
+def steps_per_epoch(n: int, batch: int) -> int:
+    """An epoch is one pass over n images: U, or L where U is empty or the recipe says so.
 
     The method does not matter: labels-only training takes as many steps as DHO on the same DATA.
     """
-    n, batch = (n_unlabelled, batch_unlabelled) if n_unlabelled else (n_labelled, batch_labelled)
     return -(-n // min(batch, n))
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warm_up: float, schedule: str) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up over a share of the steps, then cosine or linear to 0."""
+    n_warm_up = round(warm_up * steps)
+    rest = (step - n_warm_up) / max(steps - n_warm_up, 1)
+    decay = 0.5 * (1 + cos(pi * max(rest, 0.0))) if schedule == "cosine" else 1 - max(rest, 0.0)
+    return peak * min((step + 1) / max(n_warm_up, 1), decay)
 
 
 def train(
     fabric: Fabric,
     student: Student,
-    items: list[Item],
     labels: torch.Tensor,
-    teacher_embeddings: torch.Tensor | None,
-    teacher_logits: Callable[[torch.Tensor], torch.Tensor],
-    preprocessing: Preprocessing,
+    names: list[str],
+    batches: Callable[[range], Iterator[Batch]],
+    images_of: Callable[[Batch], torch.Tensor],
+    teacher_logits: Callable[[torch.Tensor], torch.Tensor] | None,
     *,
     use_ce: bool,
     use_kd: bool,
     epochs: int,
     epoch_steps: int,
-    batch_labelled: int,
-    batch_unlabelled: int,
+    n_labelled: int,
+    n_unlabelled: int,
     learning_rate: float,
     weight_decay: float,
-    views: int,
+    warm_up: float,
+    schedule: str,
+    top_k: int | None,
     seed: int,
-    workers: int,
-    on_epoch: Callable[[int, dict[str, float]], None],
+    image_size: int,
+    compiled: bool,
+    probe_gradients: int,
+    run: Path,
+    validate: Callable[[], dict[str, float]],
+    record: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Train the student in place; the last weights are kept.
 
-    `items`: L then U. `labels`: int64 [N_L]. `teacher_embeddings`: float16 [N, views, D], None for a method without
-    the teacher; `teacher_logits` maps embeddings [B, D] to logits [B, C]. One forward per step over cat(L, U), so
-    BatchNorm sees both. AdamW; linear warm-up over a tenth of the steps, then cosine to 0. `on_epoch` is called with
-    the epoch (from 1) and its mean metrics. Raises DhoxError where a loss is no longer finite.
+    `labels`: int64 [N_L]; `names`: of all training images, L first, for messages. `batches` gives the host batches of a
+    range of steps, this process's part of them: `n_labelled` and `n_unlabelled` rows each. `images_of` turns a batch
+    into normalised images [B, 3, H, W] on the device. `teacher_logits` maps a batch's signal on the device to logits [B, C];
+    None for a method without the teacher. One forward per step over cat(L, U), so BatchNorm sees both. AdamW.
+
+    Continues from the checkpoint in `run`, where there is one, and writes one after every epoch; a resumed training
+    gives the same bits on a CPU. `probe_gradients`: measure the gradient conflict every so many steps (0: never). After every
+    epoch (from 1) `validate` gives metrics to add to the losses, and `record` takes all of them, on every process; a
+    resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite,
+    where memory runs out, and where another process died.
     """
-    n_labelled, n_unlabelled = len(labels), len(items) - len(labels)
-    batch_labelled, batch_unlabelled = min(batch_labelled, n_labelled), min(batch_unlabelled, n_unlabelled)
     steps = epochs * epoch_steps
+    if fabric.device.type == "cuda":
+        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    first_step, history = load_checkpoint(run, student, optimizer)
+    history = history or {"epochs": [], "gradients": []}
+    for row in history["epochs"]:
+        record(row["epoch"], row["metrics"])
+    forward = torch.compile(student) if compiled else student
+    model, optimizer = fabric.setup(forward, optimizer)
+    loss_of = torch.compile(training_loss) if compiled else training_loss
 
-    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    warm_up = max(1, round(WARM_UP_SHARE * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm_up, 0.5 * (1 + cos(pi * max(step - warm_up, 0) / max(steps - warm_up, 1)))),
-    )
-    model, optimizer = fabric.setup(student, optimizer)
-    model.train()
-
-    batches = training_batches(n_labelled, n_unlabelled, batch_labelled, batch_unlabelled, steps, views, seed)
-    dataset = StudentViews(items, seed, preprocessing)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)
     labels = fabric.to_device(labels)
     sums = torch.zeros(2, device=fabric.device)
+    first_bad = torch.full((), NEVER, device=fabric.device)
+    batch_size = (n_labelled + n_unlabelled) * fabric.world_size
+    student.train()
+    model.train()
 
-    with progress_bar("Training images", steps * (batch_labelled + batch_unlabelled)) as advance:
-        for step, (pixels, numbers, view_numbers) in enumerate(loader, start=1):
-            # Forward: one pass over labelled and unlabelled views.
-            ce_logits, kd_logits = model(to_model(fabric.to_device(pixels), preprocessing.mean, preprocessing.std))
-            target_logits = kd_logits
-            if teacher_embeddings is not None:
-                target_logits = teacher_logits(fabric.to_device(teacher_embeddings[numbers, view_numbers]).float())
-            batch_labels = labels[fabric.to_device(numbers[:batch_labelled])]
+    with (
+        told_of_lost_processes(fabric.world_size),
+        out_of_memory(student, image_size, fabric, n_labelled, n_unlabelled),
+        progress_bar("Training images", steps * batch_size) as advance,
+    ):
+        advance(first_step * batch_size)
+        for step, batch in enumerate(batches(range(first_step, steps)), start=first_step):
+            # Forward: one pass over labelled and unlabelled views. Dropout is a function of (seed, step, rank).
+            torch.manual_seed((seed << 32) + step * fabric.world_size + fabric.global_rank)
+            images = images_of(batch)
+            ce_logits, kd_logits = model(images)
+            targets = kd_logits
+            if teacher_logits is not None and batch.signal is not None:
+                targets = teacher_logits(fabric.to_device(batch.signal))
+            batch_labels = labels[fabric.to_device(batch.numbers[:n_labelled])]
 
             # Loss, backward, step.
-            ce, kd = training_loss(ce_logits, kd_logits, target_logits, batch_labels, use_ce=use_ce, use_kd=use_kd)
-            optimizer.zero_grad(set_to_none=True)
+            ce, kd = loss_of(ce_logits, kd_logits, targets, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=top_k)
+            if probe_gradients and step % probe_gradients == 0:
+                conflict = gradient_conflict(ce, kd, student.backbone)
+                history["gradients"] += [{"step": step, **row} for row in conflict]
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
+            rate = learning_rate_at(step, steps, learning_rate, warm_up, schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             optimizer.step()
-            rate = float(schedule.get_last_lr()[0])
-            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
 
             # Metrics, without a synchronisation inside the epoch.
-            sums += torch.stack([ce.detach(), kd.detach()])
-            advance(len(pixels))
-            if step % epoch_steps == 0:
-                ce_mean, kd_mean = (sums / epoch_steps).tolist()
-                sums.zero_()
-                if not isfinite(ce_mean + kd_mean):
-                    raise DhoxError(
-                        f"Training diverged in epoch {step // epoch_steps} (CE loss {ce_mean}, KD loss {kd_mean}). "
-                        "Lower --learning-rate, or use --precision 32-true."
-                    )
-                on_epoch(step // epoch_steps, {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate})
-                model.train()
+            losses = torch.stack([ce.detach(), kd.detach()])
+            sums += losses
+            first_bad = torch.where(losses.isfinite().all(), first_bad, first_bad.clamp(max=step))
+            advance(batch_size)
+            if (step + 1) % epoch_steps:
+                continue
+
+            # The end of an epoch: one synchronisation, validation, checkpoint.
+            epoch = (step + 1) // epoch_steps
+            ce_mean, kd_mean = (fabric.all_reduce(sums) / epoch_steps).tolist()
+            bad_step = int(fabric.all_reduce(first_bad.double(), reduce_op="min"))
+            sums.zero_()
+            if bad_step != NEVER or not isfinite(ce_mean + kd_mean):
+                raise diverged(min(bad_step, step), batches, names, history, epoch_steps)
+            metrics = {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate, **validate()}
+            record(epoch, metrics)
+            history["epochs"].append({"epoch": epoch, "metrics": metrics})
+            if fabric.is_global_zero:
+                if history["gradients"]:
+                    write_gradients(run, history["gradients"])
+                save_checkpoint(run, step + 1, history, student, optimizer.optimizer)
+            student.train()
+            model.train()
+
+
+def diverged(
+    step: int,
+    batches: Callable[[range], Iterator[Batch]],
+    names: list[str],
+    history: dict[str, Any],
+    epoch_steps: int,
+) -> DhoxError:
+    """The error of a loss that is not finite: the step, its images, and what is kept."""
+    numbers = next(iter(batches(range(step, step + 1)))).numbers.tolist()
+    kept = f"epoch {len(history['epochs'])}" if history["epochs"] else "no epoch"
+    return DhoxError(
+        f"Training diverged: the loss of step {step} (epoch {step // epoch_steps + 1}) is not finite. Its images: "
+        f"{shorten([f'{number} {names[number]}' for number in numbers], 4)}. The checkpoint of {kept} is kept. Look at "
+        "these images, lower --learning-rate, or use --precision 32-true; then start again with --overwrite."
+    )

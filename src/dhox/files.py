@@ -87,6 +87,14 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def free_bytes(place: Path) -> int:
+    """Free space of the disk that holds a directory, or its nearest parent that exists."""
+    place = place.resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def stable_hash(text: str) -> int:
     """A 64-bit hash of a text that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
@@ -145,27 +153,34 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         raise DhoxError(f"{final} is not empty. Add --overwrite to replace it, or choose another --out.")
 
 
+CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
+
+
 @contextlib.contextmanager
-def output_directory(final: Path, file_name: str, schema: str, overwrite: bool) -> Iterator[Path]:
+def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, resume: bool = False) -> Iterator[Path]:
     """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
 
-    An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory; after
-    a kill or a bug it remains, marked `status: running`, and the next run of the same command replaces it.
+    An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory,
+    unless it holds a checkpoint; after a kill or a bug it remains, marked `status: running`, and the next run of the
+    same command replaces it, or continues in it where `resume` is set.
     """
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
     partial = partial_directory(final)
     check_output(partial, file_name, schema, overwrite=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    if not resume:
+        shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DhoxError(f"Could not create {partial}: {err.strerror}. Choose another --out.") from err
-    write_json(partial / file_name, {"schema": schema, "status": "running"})
+    if not holds(partial, file_name, schema):
+        write_json(partial / file_name, {"schema": schema, "status": "running"})
     try:
         yield partial
     except DhoxError:
-        shutil.rmtree(partial)
+        if not (partial / CHECKPOINT).exists():
+            shutil.rmtree(partial)
         raise
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)

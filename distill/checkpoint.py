@@ -1,0 +1,56 @@
+"""Checkpoints to resume from: one safetensors file with weights, optimizer state and step (never a pickle)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from dhox.errors import DhoxError
+from dhox.files import write_bytes
+
+CHECKPOINT_FILE = "checkpoint/checkpoint.safetensors"
+
+
+def save_checkpoint(run: Path, step: int, history: dict[str, Any], model: nn.Module, optimizer: Any) -> None:
+    """Write the state after `step` steps, whole or not at all; `history`: plain values to keep with it.
+
+    Nothing random needs saving: order, views and dropout are functions of (seed, step).
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    path = run / CHECKPOINT_FILE
+    path.parent.mkdir(exist_ok=True)
+    metadata = {"step": str(step), "history": json.dumps(history)}
+    write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def load_checkpoint(run: Path, model: nn.Module, optimizer: Any) -> tuple[int, dict[str, Any]]:
+    """Restore model and optimizer in place; (step, history), (0, {}) where there is no checkpoint."""
+    path = run / CHECKPOINT_FILE
+    if not path.exists():
+        return 0, {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        step, history = int(metadata["step"]), json.loads(metadata["history"])
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, field = name.split(".", 2)
+                state.setdefault(int(number), {})[field] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except Exception as err:
+        reason = " ".join(str(err).split())[:200]
+        raise DhoxError(
+            f"{path} is not a checkpoint of this training ({reason}). Train again without --resume."
+        ) from err
+    return step, history

@@ -1,0 +1,155 @@
+"""The teacher's part of a training: its signal for every view, and its own answers on validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from dhox.dataset import Item
+from dhox.distill.cache import (
+    WHOLE,
+    cache_folder,
+    cache_recipe,
+    fill_cache,
+    prepare_cache,
+    weights_hash,
+    whole_embeddings,
+)
+from dhox.distill.feed import Boxes
+from dhox.distill.processes import first_then_all
+from dhox.distill.scan import Seen, sizes_of
+from dhox.distill.shards import Rows, list_files, open_rows, row_key
+from dhox.distill.signal import Signal, cached_signal, cosine_logits, online_signal, read_rows, rows_of_items
+from dhox.distill.teacher import Teacher
+from dhox.errors import DhoxError
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What training needs of a teacher. `answers`: split name -> its classes of the whole images, int [N]."""
+
+    signal: Signal
+    answers: dict[str, np.ndarray]
+    summary: dict[str, Any]
+
+
+def keys_of(items: list[Item], seen: dict[str, Seen]) -> list[bytes]:
+    """The keys under which caches keep these images."""
+    return [row_key(item.name, seen[item.name].content) for item in items]
+
+
+def cached_rows(
+    fabric: Fabric, root: Path, teacher: Teacher, weights: str, items: list[Item], seen: dict[str, Seen],
+    views: int | str, view_seed: int, workers: int,
+) -> Rows:  # fmt: skip
+    """The teacher's embeddings of these images, computed where the cache lacks them, by all processes together."""
+    recipe = cache_recipe(teacher, weights, views, view_seed)
+    folder, keys = cache_folder(root, recipe), keys_of(items, seen)
+    with first_then_all(fabric):
+        prepare_cache(folder, recipe, teacher.width)
+    sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
+    fill_cache(folder, teacher, items, keys, sizes, recipe, workers, fabric.global_rank, fabric.world_size)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        list_files(folder)
+    fabric.barrier()
+    return open_rows(folder, keys)
+
+
+def guidance_of_model(
+    fabric: Fabric,
+    teacher: Teacher,
+    root: Path,
+    items: list[Item],
+    whole: dict[str, list[Item]],
+    seen: dict[str, Seen],
+    boxes: Boxes,
+    prompts: list[str],
+    templates: list[str],
+    *,
+    views: int,
+    view_seed: int,
+    online: bool,
+    workers: int,
+) -> Guidance:
+    """A CLIP teacher: embeddings of `views` views of the training images `items`, from the cache below `root`.
+
+    `whole`: split name -> images that it answers whole. `prompts`: the classes' prompt names. `online`: no cache of
+    views, a forward of the teacher at every step instead.
+    """
+    weights = weights_hash(teacher)
+    text = teacher.encode_classes(prompts, templates)
+    logits = cosine_logits(text.to(fabric.device), teacher.scale)
+    if online:
+        signal = online_signal(teacher, items, boxes, logits)
+    else:
+        rows = cached_rows(fabric, root, teacher, weights, items, seen, views, view_seed, workers)
+        signal = cached_signal(rows, logits)
+    answers = {}
+    for split, part in whole.items():
+        z = torch.zeros(0, teacher.width)
+        if part:
+            z = whole_embeddings(cached_rows(fabric, root, teacher, weights, part, seen, WHOLE, view_seed, workers))
+        answers[split] = cosine_logits(text, teacher.scale)(z).argmax(-1).numpy()
+    summary = {
+        "name": teacher.name, "weights_hash": weights, "scale": teacher.scale, "templates": templates,
+        "views": views, "online": online,
+    }  # fmt: skip
+    return Guidance(signal, answers, summary)
+
+
+def guidance_of_files(
+    embeddings: Path | None,
+    class_embeddings: Path | None,
+    logits: Path | None,
+    scale: float,
+    items: list[Item],
+    whole: dict[str, list[Item]],
+    manifest_rows: int,
+    classes: int,
+    device: torch.device,
+) -> Guidance:
+    """A teacher that was run elsewhere: arrays with one row per manifest row (see docs/distill.md).
+
+    `embeddings` [n, D] or [n, views, D] with `class_embeddings` [C, D], or `logits` [n, C] or [n, views, C]. Raises
+    DhoxError for arrays of another length or width.
+    """
+    path = logits or embeddings
+    assert path is not None
+    array = read_rows(path, manifest_rows, "logits" if logits else "embeddings")
+    if logits is not None:
+        of_rows = torch.nn.Identity()
+        host_logits: Any = of_rows
+        if array.shape[-1] != classes:
+            raise DhoxError(
+                f"{logits} has logits of {array.shape[-1]} classes, and DATA has {classes}. Compute them for the "
+                "classes of DATA in their order (see --classes)."
+            )
+    else:
+        assert class_embeddings is not None
+        text = torch.from_numpy(np.array(read_rows(class_embeddings, classes, "class embeddings")[:, 0])).float()
+        if text.shape[-1] != array.shape[-1]:
+            raise DhoxError(
+                f"{class_embeddings} has embeddings of width {text.shape[-1]}, {embeddings} of width "
+                f"{array.shape[-1]}. Compute both with one model."
+            )
+        text = torch.nn.functional.normalize(text, dim=-1)
+        of_rows, host_logits = normalised(text.to(device), scale), normalised(text, scale)
+    answers = {}
+    for split, part in whole.items():
+        first_view = [array[item.row, 0] for item in part]
+        z = torch.from_numpy(np.array(first_view, np.float32).reshape(-1, array.shape[-1]))
+        answers[split] = host_logits(z).argmax(-1).numpy()
+    summary = {"name": str(path), "scale": scale if embeddings else 1.0, "views": array.shape[1], "online": False}
+    return Guidance(cached_signal(rows_of_items(array, items), of_rows), answers, summary)
+
+
+def normalised(text: torch.Tensor, scale: float) -> Any:
+    """Teacher logits of embeddings [B, D] that may not be normalised."""
+    logits = cosine_logits(text, scale)
+    return lambda z: logits(torch.nn.functional.normalize(z, dim=-1))

@@ -1,0 +1,68 @@
+"""Gradient conflict between the two losses on the shared backbone: the DHO paper's explanation (figure 3)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhox.files import write_bytes
+
+GRADIENTS_FILE = "gradients.csv"
+COLUMNS = ("step", "stage", "cosine", "dot", "sign_agreement")
+
+
+def stages(backbone: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters by stage: the top-level child, with its number where it is a list of blocks."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        words = name.split(".")
+        stage = ".".join(words[: 2 if len(words) > 2 and words[1].isdigit() else 1])
+        if parameter.requires_grad:
+            found.setdefault(stage, []).append(parameter)
+    return found
+
+
+def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -> list[dict[str, Any]]:
+    """Cosine, dot product and sign agreement of the losses' gradients, per stage and over the whole backbone.
+
+    `ce`, `kd`: the two scalar losses of one batch, their graph still alive (it stays alive). cosine in [-1, 1];
+    sign_agreement: share of the parameters whose two gradients have one sign, in [0, 1]. arXiv 2505.07675, figure 3,
+    gives the cosine alone.
+    """
+    by_stage = stages(backbone)
+    parameters = [parameter for group in by_stage.values() for parameter in group]
+    gradients = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ce, kd)]
+    names = [stage for stage, group in by_stage.items() for _ in group]
+    sums: dict[str, torch.Tensor] = {}
+    for stage, one, other in zip(names, *gradients, strict=True):
+        if one is not None and other is not None:
+            one, other = one.double(), other.double()
+            agree = (one.sign() == other.sign()).sum().double()
+            parts = torch.stack(
+                [(one * other).sum(), (one * one).sum(), (other * other).sum(), agree, agree * 0 + one.numel()]
+            )
+            for name in (stage, "backbone"):
+                sums[name] = sums[name] + parts if name in sums else parts
+    return [
+        {
+            "stage": name,
+            "cosine": dot / max((one * other) ** 0.5, 1e-300),
+            "dot": dot,
+            "sign_agreement": agree / count,
+        }
+        for name, (dot, one, other, agree, count) in ((name, parts.tolist()) for name, parts in sums.items())
+    ]
+
+
+def write_gradients(run: Path, rows: list[dict[str, Any]]) -> None:
+    """gradients.csv: a row per probed step and stage."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_bytes(run / GRADIENTS_FILE, text.getvalue().encode())
