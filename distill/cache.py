@@ -72,9 +72,9 @@ def cache_folder(root: Path, recipe: dict[str, Any]) -> Path:
     return root / f"teacher-{name}-{views}{'' if views == WHOLE else 'views'}"
 
 
-def prepare_cache(folder: Path, recipe: dict[str, Any], width: int) -> None:
-    """Create the cache directory, or check that it is of this recipe; `width`: D of the embeddings."""
-    prepare(folder, recipe, row_shape(recipe, width), "float16")
+def prepare_cache(folder: Path, recipe: dict[str, Any], teacher: Teacher) -> None:
+    """Create the cache directory, or check that it is of this recipe."""
+    prepare(folder, recipe, row_shape(recipe, teacher.width), "float16", {"teacher": teacher.name})
 
 
 def row_shape(recipe: dict[str, Any], width: int) -> tuple[int, int]:

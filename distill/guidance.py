@@ -21,6 +21,7 @@ from dhox.distill.cache import (
     whole_embeddings,
 )
 from dhox.distill.feed import Boxes
+from dhox.distill.packed import fill_packed, prepare_packed
 from dhox.distill.processes import first_then_all
 from dhox.distill.scan import Seen, sizes_of
 from dhox.distill.shards import Rows, list_files, open_rows, row_key
@@ -51,13 +52,27 @@ def cached_rows(
     recipe = cache_recipe(teacher, weights, views, view_seed)
     folder, keys = cache_folder(root, recipe), keys_of(items, seen)
     with first_then_all(fabric):
-        prepare_cache(folder, recipe, teacher.width)
+        prepare_cache(folder, recipe, teacher)
     sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
     fill_cache(folder, teacher, items, keys, sizes, recipe, workers, fabric.global_rank, fabric.world_size)
+    return filled_rows(fabric, folder, keys)
+
+
+def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: list[bytes], side: int) -> Rows:
+    """The images packed to `side` pixels, packed where the directory lacks them, by all processes together."""
+    folder = root / f"packed-{side}"
+    with first_then_all(fabric):
+        prepare_packed(folder, side)
+    fill_packed(folder, items, keys, side, fabric.global_rank, fabric.world_size)
+    return filled_rows(fabric, folder, keys)
+
+
+def filled_rows(fabric: Fabric, folder: Path, keys: list[bytes]) -> Rows:
+    """The rows of `keys`, once every process has written its share."""
     fabric.barrier()
-    if fabric.is_global_zero:
-        list_files(folder)
-    fabric.barrier()
+    with first_then_all(fabric):
+        if fabric.is_global_zero:
+            list_files(folder)
     return open_rows(folder, keys)
 
 

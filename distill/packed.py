@@ -53,15 +53,15 @@ def packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
 
 
 def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, rank: int = 0, world: int = 1) -> None:
-    """Pack this process's share of the images that the directory lacks. Raises DhoxError where the disk is too small."""
+    """Pack this process's share of the images that the directory lacks. Raises DhoxError where the disk is full."""
     shape = (side, side, 3)
     per_file = rows_per_file(shape, "uint8")
     share = missing_share(keys, read_shards(folder, checksums=False), per_file, rank, world)
     need, free = len(share) * side * side * 3, free_bytes(folder)
     if need > 0.98 * free:
         raise DhoxError(
-            f"Packing {len(share)} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} "
-            f"has {free / 1e9:.1f} GB free. Choose a smaller --packed-size, 0 to decode in every epoch, or another --cache."
+            f"Packing {len(share)} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
+            f"{free / 1e9:.1f} GB free. Choose a smaller --packed-size (0: decode in every epoch) or another --cache."
         )
     if share:
         with progress_bar("Packing images", len(share)) as advance:

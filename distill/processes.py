@@ -36,7 +36,9 @@ def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
             f"torchrun --nproc-per-node {torch.cuda.device_count()}."
         )
     strategy = "ddp" if world > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=world // local, precision=precision)
+    fabric = Fabric(
+        accelerator=accelerator, strategy=strategy, devices=local, num_nodes=world // local, precision=precision
+    )
     if world > 1 and "LT_CLI_USED" not in os.environ:  # `fabric run` has launched already
         fabric.launch()
     return fabric, precision
@@ -56,8 +58,11 @@ def gather_rows(fabric: Fabric, mine: np.ndarray, n: int) -> np.ndarray:
     most = -(-n // fabric.world_size)
     padded = np.zeros((most, *mine.shape[1:]), mine.dtype)
     padded[: len(mine)] = mine
-    parts = fabric.all_gather(fabric.to_device(torch.from_numpy(padded)))  # [world, most, ...]
-    return parts.transpose(0, 1).flatten(0, 1)[:n].cpu().numpy()
+    part = fabric.to_device(torch.from_numpy(padded))
+    parts = part.new_empty((fabric.world_size * most, *part.shape[1:]))
+    torch.distributed.all_gather_into_tensor(parts, part)
+    by_rank = parts.unflatten(0, (fabric.world_size, most))
+    return by_rank.transpose(0, 1).flatten(0, 1)[:n].cpu().numpy()
 
 
 def share_buffers(fabric: Fabric, model: nn.Module) -> None:
@@ -68,12 +73,12 @@ def share_buffers(fabric: Fabric, model: nn.Module) -> None:
 
 
 @contextmanager
-def told_of_lost_processes(world: int) -> Iterator[None]:
+def told_of_lost_processes() -> Iterator[None]:
     """Turn the failure of a collective, which follows when another process died, into a message that says so."""
     try:
         yield
     except RuntimeError as err:
-        text = str(err)
+        text, world = str(err), int(os.environ.get("WORLD_SIZE", "1"))
         signs = ("Connection closed by peer", "Connection reset by peer", "Socket", "NCCL", "Broken pipe", "gloo")
         if world == 1 or isinstance(err, torch.OutOfMemoryError) or not any(sign in text for sign in signs):
             raise

@@ -23,14 +23,13 @@ from dhox.distill.evaluate import (
     validation_metrics,
 )
 from dhox.distill.feed import Boxes, DecodedPixels, prepared
-from dhox.distill.guidance import Guidance, guidance_of_files, guidance_of_model, keys_of
+from dhox.distill.guidance import Guidance, guidance_of_files, guidance_of_model, keys_of, packed_rows
 from dhox.distill.inputs import decoded_inputs, packed_inputs
 from dhox.distill.order import Order
-from dhox.distill.packed import fill_packed, packed_side, prepare_packed
+from dhox.distill.packed import packed_side
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
-from dhox.distill.scan import contents, scan, sizes_of
+from dhox.distill.scan import contents, scan, scan_memory, sizes_of
 from dhox.distill.sets import Sets, choose_sets
-from dhox.distill.shards import list_files, open_rows
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.train import steps_per_epoch, train
@@ -44,7 +43,6 @@ from dhox.files import (
     partial_directory,
     read_json,
     settle,
-    stable_hash,
     write_json,
     write_npz,
 )
@@ -147,9 +145,8 @@ def distill(
 
     # What there is: every image looked at once, the sets, the length of training.
     root = cache or out.absolute().parent / "cache"
-    memory = root / f"scan-{stable_hash(str(data.absolute())):016x}.json"
     with first_then_all(fabric):
-        splits, seen = scan(splits, skip_bad_images, memory)
+        splits, seen = scan(splits, skip_bad_images, scan_memory(root, data))
     skipped = sorted(name for name, what in seen.items() if what.reason is not None)
     sets = choose_sets(
         splits, labels, contents(seen), shots=shots, label_fraction=label_fraction, use_labels=use_ce,
@@ -183,17 +180,10 @@ def distill(
             len(classes), fabric.device,
         )  # fmt: skip
         views = guidance.summary["views"]
-    side = packed_side(preprocessing.crop, sizes.tolist()) if packed_size is None else packed_size
+    side = packed_side(preprocessing.crop, sizes_of(items, seen)) if packed_size is None else packed_size
     if side:
-        folder, keys = root / f"packed-{side}", keys_of(items, seen)
-        with first_then_all(fabric):
-            prepare_packed(folder, side)
-        fill_packed(folder, items, keys, side, fabric.global_rank, world)
-        fabric.barrier()
-        if fabric.is_global_zero:
-            list_files(folder)
-        fabric.barrier()
-        pixels, images_of = packed_inputs(open_rows(folder, keys), boxes, preprocessing, fabric, compiled)
+        rows = packed_rows(fabric, root, items, keys_of(items, seen), side)
+        pixels, images_of = packed_inputs(rows, boxes, preprocessing, fabric, compiled)
     else:
         decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
         pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)

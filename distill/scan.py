@@ -15,7 +15,7 @@ from pathlib import Path
 from dhox.console import progress_bar
 from dhox.dataset import Item, Splits, image_bytes, shorten
 from dhox.errors import DhoxError
-from dhox.files import write_bytes
+from dhox.files import stable_hash, write_bytes
 from dhox.images import UnreadableImageError, decode
 
 SAVE_SECONDS = 30.0  # what a killed pass loses at most
@@ -107,6 +107,11 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
     memory.parent.mkdir(parents=True, exist_ok=True)
     rows = {name: [stamps[name], s.content, s.width, s.height, s.reason] for name, s in seen.items()}
     write_bytes(memory, json.dumps(rows, ensure_ascii=False).encode())
+
+
+def scan_memory(root: Path, data: Path) -> Path:
+    """Where the results for DATA are kept, below the root of all caches."""
+    return root / f"scan-{stable_hash(str(data.absolute())):016x}.json"
 
 
 def contents(seen: dict[str, Seen]) -> dict[str, str]:

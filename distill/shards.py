@@ -75,8 +75,13 @@ def row_key(name: str, content: str) -> bytes:
     return hashlib.blake2b(f"{name}\0{content}".encode(), digest_size=KEY_BYTES).digest()
 
 
-def prepare(folder: Path, recipe: dict[str, Any], row_shape: Sequence[int], dtype: str) -> None:
-    """Create the directory, or check that it holds rows of this recipe. Raises DhoxError where it holds others."""
+def prepare(
+    folder: Path, recipe: dict[str, Any], row_shape: Sequence[int], dtype: str, about: dict[str, Any] | None = None
+) -> None:
+    """Create the directory, or check that it holds rows of this recipe. Raises DhoxError where it holds others.
+
+    `about`: kept for readers, never compared.
+    """
     wanted = json.loads(json.dumps({"recipe": recipe, "row_shape": list(row_shape), "dtype": dtype}))
     path = folder / SHARDS_FILE
     if not path.exists():
@@ -84,7 +89,7 @@ def prepare(folder: Path, recipe: dict[str, Any], row_shape: Sequence[int], dtyp
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise DhoxError(f"Could not create {folder}: {err.strerror}. Choose another --cache.") from err
-        write_json(path, {"schema": SHARDS_SCHEMA, **wanted, "files": {}})
+        write_json(path, {"schema": SHARDS_SCHEMA, "about": about or {}, **wanted, "files": {}})
         return
     found = read_json(path, SHARDS_SCHEMA)
     flat_found, flat_wanted = (

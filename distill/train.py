@@ -20,7 +20,6 @@ from dhox.distill.feed import Batch
 from dhox.distill.loss import CE_WEIGHT, training_loss
 from dhox.distill.memory import out_of_memory
 from dhox.distill.probe import gradient_conflict, write_gradients
-from dhox.distill.processes import told_of_lost_processes
 from dhox.distill.student import Student
 from dhox.errors import DhoxError
 
@@ -75,18 +74,18 @@ def train(
 
     `labels`: int64 [N_L]; `names`: of all training images, L first, for messages. `batches` gives the host batches of a
     range of steps, this process's part of them: `n_labelled` and `n_unlabelled` rows each. `images_of` turns a batch
-    into normalised images [B, 3, H, W] on the device. `teacher_logits` maps a batch's signal on the device to logits [B, C];
-    None for a method without the teacher. One forward per step over cat(L, U), so BatchNorm sees both. AdamW.
+    into normalised images [B, 3, H, W] on the device. `teacher_logits` maps a batch's signal on the device to logits
+    [B, C]; None for a method without the teacher. One forward per step over cat(L, U), so BatchNorm sees both. AdamW.
 
     Continues from the checkpoint in `run`, where there is one, and writes one after every epoch; a resumed training
-    gives the same bits on a CPU. `probe_gradients`: measure the gradient conflict every so many steps (0: never). After every
-    epoch (from 1) `validate` gives metrics to add to the losses, and `record` takes all of them, on every process; a
-    resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite,
-    where memory runs out, and where another process died.
+    gives the same bits on a CPU. `probe_gradients`: measure the gradient conflict every so many steps (0: never). After
+    every epoch (from 1) `validate` gives metrics to add to the losses, and `record` takes all of them, on every
+    process; a resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite, and where
+    memory runs out.
     """
     steps = epochs * epoch_steps
     if fabric.device.type == "cuda":
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        student.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     first_step, history = load_checkpoint(run, student, optimizer)
     history = history or {"epochs": [], "gradients": []}
@@ -104,7 +103,6 @@ def train(
     model.train()
 
     with (
-        told_of_lost_processes(fabric.world_size),
         out_of_memory(student, image_size, fabric, n_labelled, n_unlabelled),
         progress_bar("Training images", steps * batch_size) as advance,
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,22 +54,39 @@ def distill(
     student: Annotated[str, typer.Option(help="Any timm model.")] = "resnet18",
     student_weights: Annotated[str, typer.Option(help="pretrained, none, or a file.", metavar="pretrained|none|PATH")] = "pretrained",
     image_size: Annotated[int | None, typer.Option(help="Student input in pixels.", show_default="the student's", min=8)] = None,
-    method: Annotated[str, typer.Option(help="dho: two heads; sho: one head, both losses; ce: labels only; kd: teacher only.", metavar="dho|sho|ce|kd")] = "dho",
+    method: Annotated[str, typer.Option(help="dho: two heads; sho: one head, both losses; ce: labels only; kd: teacher only. Several, with commas: compare them.", metavar="dho|sho|ce|kd[,...]")] = "dho",
     shots: Annotated[int | None, typer.Option(help="Labelled images per class; the rest of train is unlabelled.", show_default="all of train", min=1)] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Labelled share of each class instead of --shots.", min=0.0, max=1.0)] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the unlabelled images.", min=1)] = 30,
+    teacher_embeddings: Annotated[Path | None, typer.Option(help="Embeddings computed elsewhere, one row per manifest row (.npy, .safetensors).", show_default=False)] = None,
+    class_embeddings: Annotated[Path | None, typer.Option(help="Text embeddings of the classes for --teacher-embeddings.", show_default=False)] = None,
+    teacher_logits: Annotated[Path | None, typer.Option(help="Logits computed elsewhere, one row per manifest row.", show_default=False)] = None,
+    online_teacher: Annotated[bool, typer.Option("--online-teacher", help="No cache: a teacher forward at every step (slow, for comparison).")] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.", min=1)] = 30,
+    epoch_over: Annotated[str, typer.Option(help="Which images an epoch passes over once.", metavar="unlabelled|labelled")] = "unlabelled",
     batch_labelled: Annotated[int, typer.Option(help="Labelled images per step.", min=1)] = 64,
     batch_unlabelled: Annotated[int, typer.Option(help="Unlabelled images per step.", min=1)] = 192,
     learning_rate: Annotated[float, typer.Option(help="AdamW's peak learning rate.", min=0.0)] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", min=0.0)] = 0.01,
+    warm_up: Annotated[float, typer.Option(help="Share of the steps with a rising learning rate.", min=0.0, max=1.0)] = 0.1,
+    schedule: Annotated[str, typer.Option(help="How the learning rate falls to 0.", metavar="cosine|linear")] = "cosine",
+    top_k: Annotated[int | None, typer.Option(help="Distil the teacher's k most likely classes of each image.", show_default="all", min=2)] = None,
+    balance_labels: Annotated[bool, typer.Option("--balance-labels", help="Draw every class equally often from the labelled images.")] = False,
     views: Annotated[int, typer.Option(help="Augmented views per image that the teacher embeds.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Weights, order and views.", min=0)] = 0,
+    packed_size: Annotated[int | None, typer.Option(help="Side of the packed images in pixels; 0: decode in every epoch.", show_default="1.63 x --image-size", min=0)] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where teacher caches and packed images are kept.", show_default="OUT/../cache")] = None,
+    seed: Annotated[int, typer.Option(help="Weights, order and drawn views.", min=0)] = 0,
     split_seed: Annotated[int, typer.Option(help="Which images are labelled.", min=0)] = 0,
+    view_seed: Annotated[int, typer.Option(help="Crops and flips; one cache serves all seeds.", min=0)] = 0,
+    seeds: Annotated[int | None, typer.Option(help="Compare over so many seeds, from --seed and --split-seed on.", show_default="1", min=1)] = None,
     metric: Annotated[str, typer.Option(help="What alpha, beta and the fold's r maximise on validation.", metavar="accuracy|balanced|macro-f1")] = "accuracy",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
     precision: Annotated[str | None, typer.Option(help="Lightning Fabric precision.", show_default="bf16-mixed on CUDA, else 32-true")] = None,
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", show_default="on CUDA")] = None,
+    probe_gradients: Annotated[int, typer.Option(help="Measure the conflict of the two losses' gradients every so many steps.", show_default="never", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Continue without unreadable images.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, teacher passes, hours), and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same settings.")] = False,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
@@ -78,35 +96,124 @@ def distill(
         raise UsageError(f"dhox distill needs DATA. {WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
     if shots is not None and label_fraction is not None:
         raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
-    check_choice("--method", method, ("dho", "sho", "ce", "kd"))
+    methods = method.split(",")
+    for name in methods:
+        check_choice("--method", name, ("dho", "sho", "ce", "kd"))
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
+    check_choice("--epoch-over", epoch_over, ("unlabelled", "labelled"))
+    check_choice("--schedule", schedule, ("cosine", "linear"))
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
-    if method == "kd" and (shots is not None or label_fraction is not None):
+    if methods == ["kd"] and (shots is not None or label_fraction is not None):
         raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
+    if probe_gradients and not set(methods) <= {"dho", "sho"}:
+        raise UsageError("--probe-gradients compares two losses: use it with --method dho or sho.")
+    if (teacher_embeddings is None) != (class_embeddings is None):
+        raise UsageError("--teacher-embeddings and --class-embeddings belong together. Give both.")
+    if teacher_logits is not None and teacher_embeddings is not None:
+        raise UsageError("--teacher-logits and --teacher-embeddings are two teachers. Give one of them.")
+    if online_teacher and (teacher_logits or teacher_embeddings):
+        raise UsageError("--online-teacher runs a teacher, and the files stand for one. Leave one of them out.")
     for text in template or []:
         check_template(text)
     out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
-    from dhox.errors import require
+    quiet_training_libraries()
+    from dhox.distill.processes import leave, told_of_lost_processes
+    from dhox.tables import print_comparison, print_distill, print_plan
 
-    require("torch", "distill")
-    for logger in (None, "huggingface_hub", "timm"):  # their failures come back as exceptions
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    workers = default_workers() if workers is None else workers
+    if dry_run:
+        from dhox.distill.plan import plan
+
+        teacherless = methods == ["ce"] or teacher_embeddings or teacher_logits
+        print_plan(plan(
+            data, cache or out.parent, teacher=None if teacherless else teacher, student=student,
+            student_weights=student_weights, class_file=classes, image_size=image_size, views=views,
+            packed_size=packed_size, epochs=epochs, batch_labelled=batch_labelled, batch_unlabelled=batch_unlabelled,
+            device=device, precision=precision, workers=workers,
+        ))  # fmt: skip
+        return
+    options: dict[str, Any] = {
+        "teacher": teacher, "teacher_scale": teacher_scale, "templates": template, "class_file": classes,
+        "teacher_embeddings": teacher_embeddings, "class_embeddings": class_embeddings,
+        "teacher_logits": teacher_logits, "online_teacher": online_teacher, "student": student,
+        "student_weights": student_weights, "image_size": image_size, "shots": shots, "label_fraction": label_fraction,
+        "epochs": epochs, "epoch_over": epoch_over, "batch_labelled": batch_labelled,
+        "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
+        "warm_up": warm_up, "schedule": schedule, "top_k": top_k, "views": views, "packed_size": packed_size,
+        "balance_labels": balance_labels, "seed": seed, "split_seed": split_seed, "view_seed": view_seed,
+        "metric": metric, "device": device, "precision": precision, "compiled": compiled,
+        "probe_gradients": probe_gradients, "workers": workers, "cache": cache, "skip_bad_images": skip_bad_images,
+        "overwrite": overwrite, "resume": resume,
+    }  # fmt: skip
+    if len(methods) > 1 or seeds is not None:
+        from dhox.distill.compare import compare
+
+        with told_of_lost_processes():
+            comparison = compare(data, out, methods, seeds or 1, **options)
+        print_comparison(comparison.out, comparison.content)
+        return
     from dhox.distill.run import distill as run_distill
-    from dhox.tables import print_distill
 
-    result = run_distill(
-        data, out, teacher=teacher, teacher_scale=teacher_scale, templates=template, class_file=classes,
-        student=student, student_weights=student_weights, image_size=image_size, method=method, shots=shots,
-        label_fraction=label_fraction, epochs=epochs, batch_labelled=batch_labelled,
-        batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
-        seed=seed, split_seed=split_seed, metric=metric, device=device, precision=precision,
-        workers=default_workers() if workers is None else workers, skip_bad_images=skip_bad_images, overwrite=overwrite,
-    )  # fmt: skip
+    with told_of_lost_processes():
+        result = run_distill(data, out, method=method, **options)
+        leave()
     print_distill(result.run, result.summary, result.selection)
-    say_report(result.run)
+    if is_first_process():
+        say_report(result.run)
     say_next(f"dhox export {result.run} --fold-heads --fp16")
+
+
+@app.command("cache")
+def cache_command(
+    data: Annotated[Path | None, typer.Argument(help="Image folder or manifest, as for distill.", show_default=False)] = None,
+    cache: Annotated[Path, typer.Option(help="Where the caches are kept.")] = Path("runs/cache"),
+    teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
+    views: Annotated[int, typer.Option(help="Augmented views per training image.", min=1)] = 8,
+    view_seed: Annotated[int, typer.Option(help="Crops and flips.", min=0)] = 0,
+    packed_size: Annotated[int, typer.Option(help="Also pack the training images to this side in pixels.", show_default="not", min=0)] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
+    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Continue without unreadable images.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    info: Annotated[Path | None, typer.Option(help="List the caches at or below a directory.", show_default=False)] = None,
+    verify: Annotated[Path | None, typer.Option(help="Compare every checksum at or below a directory.", show_default=False)] = None,
+    repair: Annotated[Path | None, typer.Option(help="Drop the damaged files at or below a directory.", show_default=False)] = None,
+) -> None:  # fmt: skip
+    """Compute a teacher cache ahead of training, or look after the caches that are there."""
+    if sum(value is not None for value in (data, info, verify, repair)) != 1:
+        raise UsageError("dhox cache needs one of: DATA (to fill), --info DIR, --verify DIR, --repair DIR.")
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    quiet_training_libraries()
+    from dhox.distill.fill import entries, fill, repair_all
+    from dhox.distill.processes import leave, told_of_lost_processes
+    from dhox.tables import print_caches, print_plan
+
+    workers = default_workers() if workers is None else workers
+    if data is not None and dry_run:
+        from dhox.distill.plan import plan
+
+        print_plan(plan(data, cache, teacher=teacher, student=None, views=views, device=device, workers=workers))
+        return
+    if data is not None:
+        with told_of_lost_processes():
+            found = fill(
+                data, cache, teacher=teacher, views=views, view_seed=view_seed, packed_size=packed_size, device=device,
+                workers=workers, skip_bad_images=skip_bad_images,
+            )  # fmt: skip
+            leave()
+    elif repair is not None:
+        found = repair_all(repair)
+    else:
+        found = entries(info or verify or Path(), checksums=verify is not None)
+    print_caches(found)
+    damaged = sum(len(entry.damaged) for entry in found)
+    if damaged:
+        raise DhoxError(
+            f"{damaged} cache files are damaged or missing. `dhox cache --repair DIR` drops them; the next training "
+            "computes their images again."
+        )
 
 
 @app.command()
@@ -239,6 +346,23 @@ def find_newest(file_name: str, schema: str, kind: str, how: str) -> Path:
         raise UsageError(f"There is no {kind} below {Path.cwd()}. Make one with `{how}`, or give its path.")
     say(f"Using the newest {kind}: {found}")
     return found
+
+
+def quiet_training_libraries() -> None:
+    """Torch must be there, and its companions' failures come back as exceptions, not as log lines."""
+    from dhox.errors import require
+
+    require("torch", "distill")
+    for logger in (None, "huggingface_hub", "timm", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of channels-last weights, harmless
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints (torchrun numbers them)."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
 
 
 def default_workers() -> int:

@@ -15,7 +15,12 @@ from rich.text import Text
 WIDTH_OF_LOGS = 140  # columns, where no terminal says how wide it is
 
 # A table in a log file is not cut to 80 columns.
-console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_LOGS)
+# Of many processes (torchrun), the first one prints.
+console = Console(
+    highlight=False,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_LOGS,
+    quiet=os.environ.get("RANK", "0") != "0",
+)
 
 
 def say(text: str) -> None:

@@ -20,9 +20,10 @@ from dhox.errors import DhoxError
 RUN_SCHEMA = "dhox.run/1"
 EXPORT_SCHEMA = "dhox.export/1"
 BENCH_SCHEMA = "dhox.bench/1"
+COMPARISON_SCHEMA = "dhox.comparison/1"
 
 # The JSON file that says what a directory is.
-RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
+RUN_FILE, EXPORT_FILE, BENCH_FILE, COMPARISON_FILE = "run.json", "manifest.json", "bench.json", "comparison.json"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -60,6 +60,83 @@ def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any])
         console.print(table)
 
 
+def print_comparison(out: Path, content: dict[str, Any]) -> None:
+    """Methods and stages over seeds: accuracy on test, mean and interval."""
+    seeds, n = content["seeds"], content["n_test"]
+    title = f"{n} test images, {seeds} seed{'s' * (seeds > 1)}, mean (95 % interval over seeds)"
+    table = Table("method", "accuracy, %", "each seed", "minus DHO, points", title=title)
+    for row in content["rows"]:
+        name = row["method"] if row["stage"] in {"teacher", "student"} else f"{row['method']}: {STAGES[row['stage']]}"
+        each = " ".join(f"{100 * value:.1f}" for value in row["accuracies"])
+        table.add_row(name, mean_text(row), each, mean_text(row["minus_dho"], "+") if "minus_dho" in row else "")
+    console.print(table)
+    say(f"{out}/comparison.json")
+
+
+def mean_text(row: dict[str, Any], sign: str = "") -> str:
+    """A mean and its interval in percent."""
+    text = f"{100 * row['mean']:{sign}.1f}"
+    if row["interval"] is None:
+        return text
+    return text + f" ({100 * row['interval'][0]:{sign}.1f} to {100 * row['interval'][1]:{sign}.1f})"
+
+
+def print_plan(found: dict[str, Any]) -> None:
+    """What a training would cost."""
+    table = Table("part", "amount", "time", title=f"Dry run on {found['device']}, {found['processes']} process(es)")
+    n = f"{found['n_training']:,} + {found['n_validation_and_test']:,} images"
+    table.add_row("check, decode", n, duration(found["decode_s"]))
+    if "teacher_passes" in found:
+        passes = f"{found['teacher_passes']:,} at {found['teacher_images_per_s']:,.0f}/s"
+        table.add_row("teacher passes", passes, duration(found["teacher_s"]))
+        table.add_row("teacher cache", size_text(found["cache_bytes"]), "")
+    if "training_s" in found:
+        side = found["packed_size"]
+        packed = f"{size_text(found['packed_bytes'])} at {side} px" if side else "none"
+        table.add_row("packed images", packed, duration(found["pack_s"]))
+        table.add_row("training", f"{found['student_images_per_s']:,.0f} images/s", duration(found["training_s"]))
+        table.add_row("peak memory of a step", size_text(found["memory_bytes"]), "")
+    table.add_row("free on disk", size_text(found["free_bytes"]), "")
+    console.print(table)
+    say("Rates are measured here on random pixels; what a cache holds already is not subtracted. Nothing was written.")
+    need = found.get("cache_bytes", 0) + found.get("packed_bytes", 0)
+    if need > found["free_bytes"]:
+        say(f"The disk is too small: {size_text(need)} are needed. Lower --views or --packed-size, or choose --cache.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size_text(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def print_caches(found: list[Any]) -> None:
+    """Cache directories: what they hold, how much, and what is damaged."""
+    table = Table("directory", "rows", "images", "row", "size", "state")
+    for entry in found:
+        state = "[green]whole[/green]" if not entry.damaged else f"[red]{len(entry.damaged)} files damaged[/red]"
+        about = ", ".join(str(value) for value in entry.about.values())
+        rows = f"{entry.rows}, {about}" if about else entry.rows
+        shape = " x ".join(str(side) for side in entry.shape)
+        table.add_row(
+            escape(str(entry.folder)), escape(rows), f"{entry.images:,}", shape, size_text(entry.bytes), state
+        )
+    console.print(table)
+    for entry in found:
+        for name, reason in sorted(entry.damaged.items()):
+            say(f"{entry.folder / name}: {reason}")
+
+
 def selection_sentence(selection: dict[str, Any], method: str) -> str:
     """How alpha and beta were chosen, with the number of labels used for it."""
     if method != "dho":

@@ -1,0 +1,83 @@
+"""Several methods over several seeds on one DATA, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhox.console import say
+from dhox.distill.run import DistillResult, distill
+from dhox.environment import now, versions
+from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, write_json
+from dhox.stats import mean_interval
+
+CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison reports: the content of comparison.json."""
+
+    out: Path
+    content: dict[str, Any]
+
+
+def compare(
+    data: Path, out: Path, methods: list[str], seeds: int, *, overwrite: bool, resume: bool, **options: Any
+) -> ComparisonResult:
+    """Train every method with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
+
+    Seed i adds i to `seed` (weights, order) and to `split_seed` (which images are labelled), so that the interval over
+    seeds covers both. `options`: of `distill`. The teacher cache is shared. Accuracies are on test; with `resume` the
+    finished trainings are kept.
+    """
+    check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume)
+    out.mkdir(parents=True, exist_ok=True)
+    header = {"schema": COMPARISON_SCHEMA, "methods": methods, "seeds": seeds}
+    write_json(out / COMPARISON_FILE, header | {"status": "running"})
+    first, first_split = options.pop("seed"), options.pop("split_seed")
+    options["cache"] = options["cache"] or out.absolute().parent / "cache"
+    results: dict[str, list[DistillResult]] = {method: [] for method in methods}
+    for i in range(seeds):
+        for method in methods:
+            say(f"{method}, seed {first + i}")
+            of_method = options | ({"shots": None, "label_fraction": None} if method == "kd" else {})
+            results[method].append(
+                distill(
+                    data, out / f"{method}-{first + i}", method=method, seed=first + i, split_seed=first_split + i,
+                    overwrite=overwrite or resume, resume=resume, **of_method,
+                )
+            )  # fmt: skip
+    content = header | {
+        "status": "complete",
+        "finished_at": now(),
+        "data": str(data.absolute()),
+        "first_seed": first,
+        "first_split_seed": first_split,
+        "n_test": results[methods[0]][0].summary["sets"]["n_test"],
+        "rows": comparison_rows(results),
+        "environment": versions(),
+    }
+    write_json(out / COMPARISON_FILE, content)
+    return ComparisonResult(out, content)
+
+
+def comparison_rows(results: dict[str, list[DistillResult]]) -> list[dict[str, Any]]:
+    """A row per method and stage: accuracy of each seed, mean and 95 % interval, and the paired difference to dho."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for method, runs in results.items():
+        for result in runs:
+            for row in result.summary["test"] or []:
+                key = ("teacher" if row["stage"] == "teacher" else method, row["stage"])
+                values.setdefault(key, []).append(row["accuracy"])
+    reference = values.get(("dho", "dho"))
+    n_seeds = len(next(iter(results.values())))
+    rows = []
+    for (method, stage), accuracies in values.items():
+        accuracies = accuracies[:n_seeds]  # the teacher is the same in every method
+        row = {"method": method, "stage": stage, "accuracies": accuracies, **mean_interval(accuracies)}
+        if reference is not None and CHOSEN.get(method) == stage and method != "dho":
+            row["minus_dho"] = mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)])
+        rows.append(row)
+    return rows

@@ -1,0 +1,134 @@
+"""What a training would cost, measured on a few batches before anything starts (`--dry-run`)."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from dhox.dataset import Splits, class_names, read_dataset, read_image, spread
+from dhox.distill.cache import FORWARD_BATCH
+from dhox.distill.packed import packed_side
+from dhox.distill.processes import create_fabric
+from dhox.distill.student import create_backbone, preprocessing_of, with_heads
+from dhox.distill.teacher import Teacher, load_teacher
+from dhox.files import free_bytes
+
+SAMPLE = 32  # images that are decoded to see their sizes
+TRIALS = 3
+
+
+def plan(
+    data: Path,
+    root: Path,
+    *,
+    teacher: str | None,
+    student: str | None,
+    student_weights: str = "none",
+    class_file: Path | None = None,
+    image_size: int | None = None,
+    views: int = 8,
+    packed_size: int | None = None,
+    epochs: int = 0,
+    batch_labelled: int = 64,
+    batch_unlabelled: int = 192,
+    device: str = "auto",
+    precision: str | None = None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Images, bytes on disk, peak memory, teacher passes and seconds of each part, as plain values.
+
+    `teacher` None: no teacher; `student` None: the cache alone. Rates are measured on this machine with this device, on
+    random pixels; images that a cache holds already are not subtracted. Nothing is written.
+    """
+    fabric, precision = create_fabric(device, precision)
+    splits = read_dataset(data)
+    sample = [read_image(item) for item in spread(all_training(splits), SAMPLE)]
+    start = time.perf_counter()
+    for item in spread(all_training(splits), SAMPLE):
+        read_image(item)
+    decode_s = (time.perf_counter() - start) / len(sample)
+    n_training, n_whole = len(all_training(splits)), len(splits["val"]) + len(splits["test"])
+    world, threads = fabric.world_size, max(1, workers)
+    found: dict[str, Any] = {
+        "n_training": n_training, "n_validation_and_test": n_whole, "device": str(fabric.device), "processes": world,
+        "precision": precision, "decode_s": decode_s * (n_training + n_whole) / threads,
+        "free_bytes": free_bytes(root),
+    }  # fmt: skip
+    if teacher is not None:
+        guide = load_teacher(teacher, fabric.device)
+        rate = teacher_rate(guide) * world
+        found |= {
+            "teacher_passes": n_training * views + n_whole,
+            "teacher_images_per_s": rate,
+            "teacher_s": (n_training * views + n_whole) / rate,
+            "cache_bytes": 2 * guide.width * (n_training * views + n_whole),
+        }
+    if student is not None:
+        backbone, data_config = create_backbone(student, student_weights, image_size)
+        size = preprocessing_of(data_config).crop
+        n_classes = len(class_names(splits, class_file))
+        model = with_heads(backbone, size, n_classes, two_heads=True)
+        side = packed_side(size, [image.size for image in sample]) if packed_size is None else packed_size
+        batch = batch_labelled + batch_unlabelled
+        rate, memory = student_rate(fabric, model, size, batch // world)
+        steps = epochs * -(-n_training // batch_unlabelled)
+        found |= {
+            "packed_size": side,
+            "packed_bytes": n_training * side * side * 3,
+            "pack_s": decode_s * n_training / threads if side else 0.0,
+            "student_images_per_s": rate * world,
+            "training_s": steps * batch / (rate * world) + (0 if side else steps * batch * decode_s / threads),
+            "memory_bytes": memory,
+        }
+    return found
+
+
+def all_training(splits: Splits) -> list[Any]:
+    """The images that L and U are drawn from."""
+    return splits["train"] + splits["unlabelled"]
+
+
+def best_rate(work: Callable[[], Any], images: int, device: torch.device) -> float:
+    """Images per second of the fastest of a few trials, after one that warms up."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    seconds()
+    return images / min(seconds() for _ in range(TRIALS))
+
+
+def teacher_rate(guide: Teacher) -> float:
+    """Images per second of the teacher's bare forward."""
+    batch = FORWARD_BATCH if guide.device.type == "cuda" else 16
+    images = torch.randn(batch, 3, guide.size, guide.size, device=guide.device)
+    return best_rate(lambda: guide.encode_images(images), batch, guide.device)
+
+
+def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> tuple[float, int]:
+    """(images per second of a training step, peak memory in bytes: of the GPU, else of this process)."""
+    model = fabric.to_device(model)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    images = torch.randn(batch, 3, size, size, device=fabric.device)
+
+    def step() -> None:
+        with fabric.autocast():
+            ce_logits, kd_logits = model(images)
+        (ce_logits.float().logsumexp(-1).mean() + kd_logits.float().logsumexp(-1).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    rate = best_rate(step, batch, fabric.device)
+    if fabric.device.type == "cuda":
+        return rate, torch.cuda.max_memory_allocated(fabric.device)
+    return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
