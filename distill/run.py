@@ -11,7 +11,15 @@ import torch
 from lightning_fabric import Fabric
 
 from dhox.console import console
-from dhox.dataset import class_names, class_numbers, read_dataset, spread
+from dhox.dataset import (
+    class_names,
+    class_numbers,
+    data_address,
+    listed_labels,
+    own_classes,
+    read_dataset,
+    spread,
+)
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
@@ -53,6 +61,9 @@ def distill(
     method: str = "dho",
     shots: int | None = None,
     label_fraction: float | None = None,
+    label_sampler: str = "dhox",
+    tune_on: str = "val",
+    group_by: str | None = None,
     class_file: Path | None = None,
     templates: list[str] | None = None,
     teacher_scale: float | None = None,
@@ -76,14 +87,15 @@ def distill(
 
     `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
     `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation. `precision`: a
-    Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. Raises DhoxError for every
+    Lightning Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. `label_sampler`, `tune_on`: see
+    dhox.distill.sets.choose_sets. `group_by`: see dhox.dataset.read_dataset. Raises DhoxError for every
     mistake in DATA or the options, before anything is written.
     """
     use_ce, use_kd = METHODS[method]
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(device, precision)
-    splits = read_dataset(data)
-    classes = class_names(splits, class_file)
+    splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file))
+    classes = class_names(splits, class_file, own_classes(data))
     labels = [label for label, _ in classes]
 
     with console.status("Loading the models"):
@@ -96,8 +108,9 @@ def distill(
 
     splits, content, bad = scan(splits, skip_bad_images)
     sets = choose_sets(
-        splits, labels, content, shots=shots, label_fraction=label_fraction, use_labels=use_ce, split_seed=split_seed
-    )
+        splits, labels, content, shots=shots, label_fraction=label_fraction, use_labels=use_ce, split_seed=split_seed,
+        label_sampler=label_sampler, tune_on=tune_on,
+    )  # fmt: skip
     notes = list(sets.notes)
     if bad:
         notes.append(f"{len(bad)} unreadable images were skipped")
@@ -164,9 +177,10 @@ def distill(
             "status": "complete",
             "finished_at": now(),
             "method": method,
-            "data": str(data.absolute()),
+            "data": data_address(data),
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
-            "sets": sets_summary(sets),
+            "sets": sets_summary(sets)
+            | {"label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by},
             "teacher": teacher_summary,
             "student": spec.to_json() | {"weights": student_weights},
             "preprocessing": preprocessing.to_json(),
