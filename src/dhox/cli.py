@@ -42,9 +42,27 @@ def root(
     """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""
 
 
+def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
+    """--recipe: its values become the command's defaults, before any other option is read."""
+    if file is not None:
+        from typing import get_type_hints
+
+        from dhox.recipe import defaults_of
+
+        options = {
+            option.removeprefix("--"): str(parameter.name)
+            for parameter in context.command.params
+            for option in parameter.opts
+            if option.startswith("--") and option not in {"--help", "--recipe"}
+        }
+        context.default_map = defaults_of(file, options, get_type_hints(distill))
+    return file
+
+
 @app.command()
 def distill(
-    data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/) or .csv/.parquet manifest.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.parquet manifest, folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
     teacher_scale: Annotated[float | None, typer.Option(help="Factor of the teacher's cosines.", show_default="the checkpoint's", min=0.01)] = None,
@@ -56,6 +74,9 @@ def distill(
     method: Annotated[str, typer.Option(help="dho: two heads; sho: one head, both losses; ce: labels only; kd: teacher only.", metavar="dho|sho|ce|kd")] = "dho",
     shots: Annotated[int | None, typer.Option(help="Labelled images per class; the rest of train is unlabelled.", show_default="all of train", min=1)] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Labelled share of each class instead of --shots.", min=0.0, max=1.0)] = None,
+    label_sampler: Annotated[str, typer.Option(help="How labelled images are drawn; the DHO authors' two ignore --split-seed.", metavar="dhox|few-shot-reference|percent-reference")] = "dhox",
+    tune_on: Annotated[str, typer.Option(help="What chooses alpha and beta: DATA's val, 20 % of the labelled images, or nothing (they stay fixed).", metavar="val|held-out|none")] = "val",
+    group_by: Annotated[str | None, typer.Option(help="Pattern whose first group, searched in an image's name, is its group (camera, recording).", metavar="REGEX")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the unlabelled images.", min=1)] = 30,
     batch_labelled: Annotated[int, typer.Option(help="Labelled images per step.", min=1)] = 64,
     batch_unlabelled: Annotated[int, typer.Option(help="Unlabelled images per step.", min=1)] = 192,
@@ -72,7 +93,7 @@ def distill(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
-    from dhox.dataset import WHAT_DATA_MAY_BE
+    from dhox.dataset import WHAT_DATA_MAY_BE, data_name
 
     if data is None:
         raise UsageError(f"dhox distill needs DATA. {WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
@@ -81,13 +102,15 @@ def distill(
     check_choice("--method", method, ("dho", "sho", "ce", "kd"))
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
+    check_choice("--label-sampler", label_sampler, ("dhox", "few-shot-reference", "percent-reference"))
+    check_choice("--tune-on", tune_on, ("val", "held-out", "none"))
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if method == "kd" and (shots is not None or label_fraction is not None):
         raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
     for text in template or []:
         check_template(text)
-    out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
+    out = out or Path("runs") / data_name(data)
     from dhox.errors import require
 
     require("torch", "distill")
@@ -99,7 +122,7 @@ def distill(
     result = run_distill(
         data, out, teacher=teacher, teacher_scale=teacher_scale, templates=template, class_file=classes,
         student=student, student_weights=student_weights, image_size=image_size, method=method, shots=shots,
-        label_fraction=label_fraction, epochs=epochs, batch_labelled=batch_labelled,
+        label_fraction=label_fraction, label_sampler=label_sampler, tune_on=tune_on, group_by=group_by, epochs=epochs, batch_labelled=batch_labelled,
         batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
         seed=seed, split_seed=split_seed, metric=metric, device=device, precision=precision,
         workers=default_workers() if workers is None else workers, skip_bad_images=skip_bad_images, overwrite=overwrite,
