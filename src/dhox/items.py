@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from dhox.errors import DhoxError, require
 from dhox.images import UnreadableImageError, decode
 
 SPLITS = ("train", "unlabelled", "val", "test")
-OPEN_TABLES = 4096  # memory maps of Arrow files that one process keeps; a map holds no image in memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def image_bytes(item: Item) -> bytes:
         return file.read(item.span[1])
 
 
-@lru_cache(OPEN_TABLES)
+@cache
 def arrow_table(path: Path) -> Any:
     """An Arrow file (stream format) as a memory-mapped pyarrow table, opened once in each process."""
     arrow, ipc = require("pyarrow", "hf"), require("pyarrow.ipc", "hf")
