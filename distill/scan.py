@@ -22,7 +22,7 @@ def scan_item(item: Item) -> tuple[str, str | None]:
     except UnreadableImageError as err:
         return hashlib.sha256(content).hexdigest(), err.reason
     except OSError as err:
-        return "", err.strerror
+        return "", err.strerror or str(err)
     return hashlib.sha256(content).hexdigest(), None
 
 

