@@ -55,7 +55,8 @@ def choose_sets(
     Raises DhoxError for more shots than images, for classes without a labelled image, and where no training image is
     left; UsageError for a reference sampler without its --shots or --label-fraction.
     """
-    check_sampler(label_sampler, shots, label_fraction)
+    if use_labels:
+        check_sampler(label_sampler, shots, label_fraction)
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
     train = without_copies(splits["train"], known, content)

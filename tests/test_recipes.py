@@ -120,8 +120,6 @@ def test_values_have_the_types_of_their_options() -> None:
         (2, 'student = ["resnet18"]', "should be one value."),
         (2, "epochs = 0", "--epochs"),
         (2, 'method = "best"', "--method best is unknown"),
-        (2, 'label-sampler = "mine"', "--label-sampler mine is unknown. Use one of: dhox, few-shot-reference"),
-        (2, 'tune-on = "test"', "--tune-on test is unknown. Use one of: val, held-out, none."),
         (1, "epochs =", "The recipe r.toml is not valid TOML"),
         (1, "epochs = 3", "missing does not exist. DATA is an image folder"),
     ],

@@ -104,10 +104,16 @@ def distill(
     check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     check_choice("--label-sampler", label_sampler, ("dhox", "few-shot-reference", "percent-reference"))
     check_choice("--tune-on", tune_on, ("val", "held-out", "none"))
+    if method != "kd":
+        from dhox.distill.sets import check_sampler
+
+        check_sampler(label_sampler, shots, label_fraction)
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if method == "kd" and (shots is not None or label_fraction is not None):
         raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
+    if method == "kd" and (label_sampler != "dhox" or tune_on == "held-out"):
+        raise UsageError("--method kd uses no label. Leave --label-sampler and --tune-on held-out out.")
     for text in template or []:
         check_template(text)
     out = out or Path("runs") / data_name(data)
