@@ -25,7 +25,7 @@ def test_items(data: Path, classes: list[str], skipped: list[str]) -> list[Item]
 
     Raises DhoxError for labels that the model does not know.
     """
-    items = [item for item in read_dataset(data, only="test")["test"] if item.name not in skipped]
+    items = [item for item in read_dataset(data, "test", labels=classes)["test"] if item.name not in skipped]
     outside = sorted({str(item.label) for item in items} - set(classes))
     if outside:
         raise DhoxError(

@@ -13,6 +13,7 @@ import numpy as np
 from dhox.bench.accuracy import accuracy, predict_items, predictions_csv, test_items
 from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
 from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
+from dhox.dataset import data_address, data_exists
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.exported import check_file, graph_input, read_manifest
@@ -70,9 +71,9 @@ def bench(
     golden = read_npz(check_file(export, "golden.npz", manifest["files"]["golden.npz"]))
 
     where = data or Path(manifest["data"])
-    if data is not None and not data.exists():
+    if data is not None and not data_exists(data):
         raise DhoxError(f"--data {data} does not exist. Give the image folder or manifest with the test split.")
-    items = test_items(where, classes, manifest["skipped"]) if where.exists() else []
+    items = test_items(where, classes, manifest["skipped"]) if data is not None or where.exists() else []
     accuracy_note = None
     if not items:
         accuracy_note = f"not run: no test split at {where}. Give --data."
@@ -114,7 +115,7 @@ def bench(
             "latency": rows,
             "accuracy": {
                 "split": "test",
-                "data": str(where.absolute()),
+                "data": data_address(where),
                 "note": accuracy_note,
                 "classes": classes,
                 "rows": [

@@ -15,6 +15,10 @@ from dhox.stats import mean_interval
 CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
 
 
+# kd uses no label, so nothing can be drawn or held out for it.
+NO_LABELS = {"shots": None, "label_fraction": None, "label_sampler": "dhox", "tune_on": "val"}
+
+
 @dataclass(frozen=True)
 class ComparisonResult:
     """What a comparison reports: the content of comparison.json."""
@@ -42,7 +46,7 @@ def compare(
     for i in range(seeds):
         for method in methods:
             say(f"{method}, seed {first + i}")
-            of_method = options | ({"shots": None, "label_fraction": None} if method == "kd" else {})
+            of_method = options | (NO_LABELS if method == "kd" else {})
             results[method].append(
                 distill(
                     data, out / f"{method}-{first + i}", method=method, seed=first + i, split_seed=first_split + i,

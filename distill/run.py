@@ -12,7 +12,15 @@ import timm
 import torch
 
 from dhox.console import console, say
-from dhox.dataset import class_names, class_numbers, read_dataset, spread
+from dhox.dataset import (
+    class_names,
+    class_numbers,
+    data_address,
+    listed_labels,
+    own_classes,
+    read_dataset,
+    spread,
+)
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
@@ -71,6 +79,9 @@ def distill(
     method: str = "dho",
     shots: int | None = None,
     label_fraction: float | None = None,
+    label_sampler: str = "dhox",
+    tune_on: str = "val",
+    group_by: str | None = None,
     class_file: Path | None = None,
     templates: list[str] | None = None,
     teacher_scale: float | None = None,
@@ -111,13 +122,15 @@ def distill(
     `epoch_over`: unlabelled or labelled, the images that an epoch passes over once. `warm_up`: share of the steps.
     `schedule`: cosine or linear. `top_k`: see dhox.distill.loss. `views` per image in the teacher cache; with
     `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
-    epoch. `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
+    epoch. `label_sampler`, `tune_on`: see dhox.distill.sets.choose_sets. `group_by`: see dhox.dataset.read_dataset.
+    `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
     macro-f1; alpha, beta and later r maximise it on validation. `precision`: a Lightning Fabric precision, by default
     bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an
     interrupted training of the same settings. Raises DhoxError for every mistake in DATA or the options, before
     anything is written but caches.
     """
     settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
+    settings["data"] = data_address(data)
     use_ce, use_kd = METHODS[method]
     if resume:
         finished = earlier_state(out, settings)
@@ -126,9 +139,9 @@ def distill(
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(device, precision)
     compiled = fabric.device.type == "cuda" if compiled is None else compiled
-    splits = read_dataset(data)
+    splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file))
     manifest_rows = sum(len(items) for items in splits.values())
-    classes = class_names(splits, class_file)
+    classes = class_names(splits, class_file, own_classes(data))
     labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
     from_files = teacher_embeddings is not None or teacher_logits is not None
 
@@ -150,7 +163,7 @@ def distill(
     skipped = sorted(name for name, what in seen.items() if what.reason is not None)
     sets = choose_sets(
         splits, labels, contents(seen), shots=shots, label_fraction=label_fraction, use_labels=use_ce,
-        split_seed=split_seed,
+        split_seed=split_seed, label_sampler=label_sampler, tune_on=tune_on,
     )  # fmt: skip
     notes = [*sets.notes, *set_notes(sets, skipped, use_ce, use_kd)]
     items = sets.labelled + (sets.unlabelled if use_kd else [])
@@ -236,9 +249,9 @@ def distill(
             "status": "complete",
             "finished_at": now(),
             "method": method,
-            "data": str(data.absolute()),
+            "data": data_address(data),
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
-            "sets": sets_summary(sets),
+            "sets": sets_summary(sets) | {"label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by},
             "teacher": guidance.summary if guidance else None,
             "student": spec.to_json() | {"weights": student_weights},
             "preprocessing": preprocessing.to_json(),

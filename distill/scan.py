@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, Splits, image_bytes, shorten
+from dhox.dataset import Item, Splits, data_address, image_bytes, shorten
 from dhox.errors import DhoxError
 from dhox.files import stable_hash, write_bytes
 from dhox.images import UnreadableImageError, decode
@@ -40,7 +40,7 @@ def see(item: Item) -> Seen:
     except UnreadableImageError as err:
         return Seen(digest(content), 0, 0, err.reason)
     except OSError as err:
-        return Seen("", 0, 0, err.strerror)
+        return Seen("", 0, 0, err.strerror or str(err))
     return Seen(digest(content), width, height)
 
 
@@ -55,7 +55,7 @@ def stamp(item: Item) -> str:
         status = item.path.stat()
     except OSError:
         return "missing"
-    return f"{status.st_size}-{status.st_mtime_ns}-{item.span}-{item.row if item.path.is_dir() else None}"
+    return f"{status.st_size}-{status.st_mtime_ns}-{item.span}-{item.row if item.column else None}"
 
 
 def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> tuple[Splits, dict[str, Seen]]:
@@ -111,7 +111,7 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
 
 def scan_memory(root: Path, data: Path) -> Path:
     """Where the results for DATA are kept, below the root of all caches."""
-    return root / f"scan-{stable_hash(str(data.absolute())):016x}.json"
+    return root / f"scan-{stable_hash(data_address(data)):016x}.json"
 
 
 def contents(seen: dict[str, Seen]) -> dict[str, str]:

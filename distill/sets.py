@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dhox.dataset import Item, Splits, shorten
-from dhox.errors import DhoxError
+from dhox.distill.samplers import draw_few_shot_reference, draw_labelled, draw_percent_reference
+from dhox.errors import DhoxError, UsageError
+
+TUNE_ON = ("val", "held-out", "none")
 
 HOLD_OUT_SHARE = 0.2  # of the labelled images of a class, where DATA has no val
 HOLD_OUT_FROM = 5  # labelled images per class; with fewer, none is held out
@@ -38,14 +41,22 @@ def choose_sets(
     label_fraction: float | None = None,
     use_labels: bool = True,
     split_seed: int = 0,
+    label_sampler: str = "dhox",
+    tune_on: str = "val",
 ) -> Sets:
     """Choose L and U from DATA's splits.
 
     `labels`: the class list. `content`: image name -> content hash. `shots`: labelled images per class;
     `label_fraction`: share of each class in (0, 1]; neither: every labelled image of train. `use_labels` False (method
-    kd): L is empty and all of train is unlabelled. Raises DhoxError for more shots than images, for classes without a
-    labelled image, and where no training image is left.
+    kd): L is empty and all of train is unlabelled. `label_sampler`: one of dhox.distill.samplers.SAMPLERS; the
+    reference samplers draw from all of train, as the authors do, and what they drew that stands in val or test too is
+    dropped afterwards. `tune_on`: what chooses alpha and beta: `val` (DATA's val, held-out labels where DATA has none),
+    `held-out` (20 % of L, and DATA's val is left out) or `none` (nothing: no label is held out, and val is left out).
+    Raises DhoxError for more shots than images, for classes without a labelled image, and where no training image is
+    left; UsageError for a reference sampler without its --shots or --label-fraction.
     """
+    if use_labels:
+        check_sampler(label_sampler, shots, label_fraction)
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
     train = without_copies(splits["train"], known, content)
@@ -56,15 +67,35 @@ def choose_sets(
         )
 
     generator = np.random.default_rng(split_seed)
-    labelled = draw_labelled(train, labels, shots, label_fraction, generator) if use_labels else []
-    validation, selection = splits["val"], "val" if splits["val"] else "none"
-    if labelled and not validation:
+    labelled: list[Item] = []
+    if use_labels and label_sampler == "dhox":
+        labelled = draw_labelled(train, labels, shots, label_fraction, generator)
+    elif use_labels:
+        if shots is not None:
+            drawn_items = draw_few_shot_reference(splits["train"], labels, shots)
+        else:
+            drawn_items = draw_percent_reference(splits["train"], labels, label_fraction or 1.0)
+        labelled = [item for item in drawn_items if content[item.name] not in known]
+        repeated = len(labelled) - len({item.name for item in labelled})
+        notes.append(
+            f"{label_sampler}: {len(drawn_items)} images drawn as the authors draw them, {repeated} of them repeats; "
+            f"{len(drawn_items) - len(labelled)} that are copies of val or test were dropped"
+        )
+
+    validation = splits["val"] if tune_on == "val" else []
+    if splits["val"] and tune_on != "val":
+        notes.append(f"--tune-on {tune_on}: the {len(splits['val'])} images of val are left out")
+    selection = "val" if validation else "none"
+    if tune_on == "none":
+        notes.append("--tune-on none: there is no validation, and alpha and beta stay fixed")
+    elif labelled and not validation:
         labelled, validation = hold_out(labelled, labels, generator)
         selection = "held-out" if validation else "none"
+        why = "--tune-on held-out" if tune_on == "held-out" else "DATA has no val"
         notes.append(
-            f"DATA has no val: {len(validation)} of the labelled images are held out for validation"
+            f"{why}: {len(validation)} of the labelled images are held out for validation"
             if validation
-            else f"DATA has no val and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
+            else f"{why} and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
             "and alpha and beta stay fixed"
         )
 
@@ -74,7 +105,7 @@ def choose_sets(
     apart = [item for item in rest if item.group not in groups]
     if len(apart) < len(rest):
         notes.append(f"{len(rest) - len(apart)} unlabelled images share a group with validation and were dropped")
-    known = {content[item.name] for item in labelled + validation + splits["test"]}
+    known = {content[item.name] for item in labelled + validation + splits["val"] + splits["test"]}
     unlabelled = without_copies(apart, known, content)
     if len(unlabelled) < len(apart):
         notes.append(
@@ -95,37 +126,12 @@ def choose_sets(
     )
 
 
-def draw_labelled(
-    train: list[Item],
-    labels: list[str],
-    shots: int | None,
-    label_fraction: float | None,
-    generator: np.random.Generator,
-) -> list[Item]:
-    """Per class `shots` images, or `label_fraction` of them (at least one), or all."""
-    by_class: dict[str, list[Item]] = defaultdict(list)
-    for item in train:
-        by_class[str(item.label)].append(item)
-    empty = [label for label in labels if not by_class[label]]
-    if empty:
-        raise DhoxError(f"Classes without a labelled training image: {shorten(empty)}. Add images or drop the class.")
-    if shots is not None:
-        short = [f"{label} ({len(by_class[label])})" for label in labels if len(by_class[label]) < shots]
-        if short:
-            raise DhoxError(
-                f"--shots {shots} asks for more labelled images than these classes have: {shorten(short)}. "
-                "Lower --shots or add images."
-            )
-    labelled = []
-    for label in labels:
-        items = by_class[label]
-        wanted = len(items)
-        if shots is not None:
-            wanted = shots
-        elif label_fraction is not None:
-            wanted = max(1, round(label_fraction * len(items)))
-        labelled += [items[i] for i in sorted(generator.permutation(len(items))[:wanted])]
-    return labelled
+def check_sampler(label_sampler: str, shots: int | None, label_fraction: float | None) -> None:
+    """Raise UsageError where a reference sampler lacks the option that says how much it draws."""
+    if label_sampler == "few-shot-reference" and shots is None:
+        raise UsageError("--label-sampler few-shot-reference draws --shots images of each class. Add --shots.")
+    if label_sampler == "percent-reference" and label_fraction is None:
+        raise UsageError("--label-sampler percent-reference draws a share of all images. Add --label-fraction.")
 
 
 def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:

@@ -80,8 +80,8 @@ def train(
     Continues from the checkpoint in `run`, where there is one, and writes one after every epoch; a resumed training
     gives the same bits on a CPU. `probe_gradients`: measure the gradient conflict every so many steps (0: never). After
     every epoch (from 1) `validate` gives metrics to add to the losses, and `record` takes all of them, on every
-    process; a resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite, and where
-    memory runs out.
+    process; a resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite,
+    and where memory runs out.
     """
     steps = epochs * epoch_steps
     if fabric.device.type == "cuda":

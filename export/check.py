@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, read_dataset, read_image, spread
+from dhox.dataset import Item, class_numbers, data_exists, read_dataset, read_image, spread
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
@@ -48,13 +48,13 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
     Never test images, and none that the run skipped as unreadable.
     """
     root = data or Path(summary["data"])
-    if not root.exists():
+    if not data_exists(root):
         raise DhoxError(f"The run's images are no longer at {root}. Say where they are with --data.")
-    splits = read_dataset(root)
+    classes = [entry["name"] for entry in summary["classes"]]
+    splits = read_dataset(root, labels=classes)
     skipped = set(summary["skipped"])
     training = [item for item in splits["train"] + splits["unlabelled"] if item.name not in skipped]
     by_name = {item.name: item for item in training + splits["val"]}
-    classes = [entry["name"] for entry in summary["classes"]]
     for kind in ("validation", "labelled"):
         names = summary["sets"][kind]
         if not names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dhox.dataset import read_image
+from dhox.dataset import data_address, read_image
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
@@ -139,7 +139,7 @@ def export(
                 "weights_sha256": sha256(run / WEIGHTS_FILE),
             },
             "skipped": summary["skipped"],
-            "data": str((data or Path(summary["data"])).absolute()),
+            "data": data_address(data or Path(summary["data"])),
             "student": summary["student"],
             "teacher": summary["teacher"],
             "classes": summary["classes"],

@@ -43,9 +43,27 @@ def root(
     """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""
 
 
+def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
+    """--recipe: its values become the command's defaults, before any other option is read."""
+    if file is not None:
+        from typing import get_type_hints
+
+        from dhox.recipe import defaults_of
+
+        options = {
+            option.removeprefix("--"): str(parameter.name)
+            for parameter in context.command.params
+            for option in parameter.opts
+            if option.startswith("--") and option not in {"--help", "--recipe"}
+        }
+        context.default_map = defaults_of(file, options, get_type_hints(distill))
+    return file
+
+
 @app.command()
 def distill(
-    data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/) or .csv/.parquet manifest.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.parquet manifest, folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
     teacher_scale: Annotated[float | None, typer.Option(help="Factor of the teacher's cosines.", show_default="the checkpoint's", min=0.01)] = None,
@@ -57,6 +75,9 @@ def distill(
     method: Annotated[str, typer.Option(help="dho: two heads; sho: one head, both losses; ce: labels only; kd: teacher only. Several, with commas: compare them.", metavar="dho|sho|ce|kd[,...]")] = "dho",
     shots: Annotated[int | None, typer.Option(help="Labelled images per class; the rest of train is unlabelled.", show_default="all of train", min=1)] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Labelled share of each class instead of --shots.", min=0.0, max=1.0)] = None,
+    label_sampler: Annotated[str, typer.Option(help="How labelled images are drawn; the DHO authors' two ignore --split-seed.", metavar="dhox|few-shot-reference|percent-reference")] = "dhox",
+    tune_on: Annotated[str, typer.Option(help="What chooses alpha and beta: DATA's val, 20 % of the labelled images, or nothing (they stay fixed).", metavar="val|held-out|none")] = "val",
+    group_by: Annotated[str | None, typer.Option(help="Pattern whose first group, searched in an image's name, is its group (camera, recording).", metavar="REGEX")] = None,
     teacher_embeddings: Annotated[Path | None, typer.Option(help="Embeddings computed elsewhere, one row per manifest row (.npy, .safetensors).", show_default=False)] = None,
     class_embeddings: Annotated[Path | None, typer.Option(help="Text embeddings of the classes for --teacher-embeddings.", show_default=False)] = None,
     teacher_logits: Annotated[Path | None, typer.Option(help="Logits computed elsewhere, one row per manifest row.", show_default=False)] = None,
@@ -90,7 +111,7 @@ def distill(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
-    from dhox.dataset import WHAT_DATA_MAY_BE
+    from dhox.dataset import WHAT_DATA_MAY_BE, data_name
 
     if data is None:
         raise UsageError(f"dhox distill needs DATA. {WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
@@ -103,6 +124,12 @@ def distill(
     check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     check_choice("--epoch-over", epoch_over, ("unlabelled", "labelled"))
     check_choice("--schedule", schedule, ("cosine", "linear"))
+    check_choice("--label-sampler", label_sampler, ("dhox", "few-shot-reference", "percent-reference"))
+    check_choice("--tune-on", tune_on, ("val", "held-out", "none"))
+    if methods != ["kd"]:
+        from dhox.distill.sets import check_sampler
+
+        check_sampler(label_sampler, shots, label_fraction)
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if methods == ["kd"] and (shots is not None or label_fraction is not None):
@@ -115,9 +142,11 @@ def distill(
         raise UsageError("--teacher-logits and --teacher-embeddings are two teachers. Give one of them.")
     if online_teacher and (teacher_logits or teacher_embeddings):
         raise UsageError("--online-teacher runs a teacher, and the files stand for one. Leave one of them out.")
+    if methods == ["kd"] and (label_sampler != "dhox" or tune_on == "held-out"):
+        raise UsageError("--method kd uses no label. Leave --label-sampler and --tune-on held-out out.")
     for text in template or []:
         check_template(text)
-    out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
+    out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
     from dhox.tables import print_comparison, print_distill, print_plan
@@ -139,6 +168,7 @@ def distill(
         "teacher_embeddings": teacher_embeddings, "class_embeddings": class_embeddings,
         "teacher_logits": teacher_logits, "online_teacher": online_teacher, "student": student,
         "student_weights": student_weights, "image_size": image_size, "shots": shots, "label_fraction": label_fraction,
+        "label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by,
         "epochs": epochs, "epoch_over": epoch_over, "batch_labelled": batch_labelled,
         "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "warm_up": warm_up, "schedule": schedule, "top_k": top_k, "views": views, "packed_size": packed_size,

@@ -1,172 +1,113 @@
-"""What DATA may be: an image folder or a manifest, read into named splits (no image is decoded here)."""
+"""What DATA may be, read into named splits and a class list (no image is decoded here)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from dhox.errors import DhoxError, require
-from dhox.images import SUFFIXES, UnreadableImageError, decode
+from dhox.coop import coop_classes, is_coop, read_coop
+from dhox.errors import DhoxError
+from dhox.folder import read_folder
+from dhox.hf_dataset import ADDRESS, hf_classes, is_saved, read_hf
+from dhox.items import SPLITS, Item, Splits, image_bytes, read_image, shorten, spread
+from dhox.manifest import read_manifest
+from dhox.tar_shards import read_shards, shard_files
 
-SPLITS = ("train", "unlabelled", "val", "test")
+__all__ = [  # with what dhox.items says about one image, so that a reader of DATA imports this module alone
+    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "class_names", "class_numbers", "data_address",
+    "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file", "read_dataset",
+    "read_image", "shorten", "spread",
+]  # fmt: skip
+
 WHAT_DATA_MAY_BE = (
     "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*) "
-    "or a manifest (.csv or .parquet with the columns path, label and optionally split, group)."
+    "or a manifest (.csv or .parquet with the columns path, label and optionally split, group); WebDataset shards "
+    "(train/*.tar), a saved Hugging Face dataset, hf:ORG/NAME and the CoOp datasets are read too (docs/data.md)."
 )
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image: its file, its name (path relative to DATA, with /), its label and its group, where it has them.
-
-    `row`: its row in the manifest, from 0. `span`: (offset, bytes) of the image where `path` is an archive of many.
-    """
-
-    path: Path
-    name: str
-    label: str | None = None
-    group: str | None = None
-    row: int | None = None
-    span: tuple[int, int] | None = None
-
-
-Splits = dict[str, list[Item]]
-
-
-def image_bytes(item: Item) -> bytes:
-    """The encoded image. Raises OSError."""
-    with item.path.open("rb") as file:
-        if item.span is None:
-            return file.read()
-        file.seek(item.span[0])
-        return file.read(item.span[1])
-
-
-def read_image(item: Item) -> Image.Image:
-    """The decoded image (see dhox.images.decode). Raises UnreadableImageError."""
-    try:
-        content = image_bytes(item)
-    except OSError as err:
-        raise UnreadableImageError(item.name, str(err.strerror)) from err
-    return decode(io.BytesIO(content), item.name)
-
-
-def read_dataset(data: Path, only: str | None = None) -> Splits:
+def read_dataset(
+    data: Path, only: str | None = None, *, group_by: str | None = None, labels: list[str] | None = None
+) -> Splits:
     """Read DATA into its splits, each sorted by name; every split of SPLITS is there, possibly empty.
 
-    `only`: read one split and ask nothing of the others (a board that holds the test images alone). Raises DhoxError
-    where DATA is missing, empty, or its labels, splits or groups contradict each other.
+    `only`: read one split and ask nothing of the others (a board that holds the test images alone). `group_by`: a
+    pattern whose first group, searched in the image's name, is its group. `labels`: the class list in index order, for
+    sources whose labels are numbers. Raises DhoxError where DATA is missing, empty, or its labels, splits or groups
+    contradict each other.
     """
-    if not data.exists():
+    if not data_exists(data):
         raise DhoxError(f"{data} does not exist. {WHAT_DATA_MAY_BE}")
     wanted = SPLITS if only is None else (only,)
-    splits = read_folder(data, wanted) if data.is_dir() else read_manifest(data, wanted)
+    if is_hf(data):
+        splits = read_hf(data, wanted, labels)
+    elif not data.is_dir():
+        if data.suffix.lower() not in {".csv", ".parquet"}:
+            raise DhoxError(f"{data} is neither a folder nor a .csv or .parquet file. {WHAT_DATA_MAY_BE}")
+        splits = read_manifest(data, wanted)
+    elif is_coop(data):
+        splits = read_coop(data, wanted)
+    elif any(shard_files(data).values()):
+        splits = read_shards(data, wanted, labels)
+    else:
+        splits = read_folder(data, wanted)
+    unlabelled = [item for item in splits["train"] if item.label is None]
+    splits["train"] = [item for item in splits["train"] if item.label is not None]
+    splits["unlabelled"] += unlabelled if "unlabelled" in wanted else []
     if only is None and not any(splits.values()):
         raise DhoxError(f"{data} holds no image. {WHAT_DATA_MAY_BE}")
-    for items in splits.values():
-        items.sort(key=lambda item: item.name)
+    for split, items in splits.items():
+        grouped = items if group_by is None else with_groups(items, group_by)
+        splits[split] = sorted(grouped, key=lambda item: item.name)
     check_groups(splits)
     return splits
 
 
-def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
-    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`; other files are no images.
-
-    Symbolic links are followed; names that begin with a dot are left out.
-    """
-    splits: Splits = {split: [] for split in SPLITS}
-    for split in wanted:
-        labels = {path.name for path in (root / split).glob("*") if path.is_dir() and not path.name.startswith(".")}
-        for path in image_files(root / split):
-            inside = path.relative_to(root / split).parts
-            if split != "unlabelled" and len(inside) < 2:
-                raise DhoxError(
-                    f"{path} lies in no class folder. Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
-                )
-            label = None if split == "unlabelled" else inside[0]
-            splits[split].append(Item(path, path.relative_to(root).as_posix(), label))
-        empty = sorted(labels - {str(item.label) for item in splits[split]})
-        if empty and split != "unlabelled":
-            raise DhoxError(f"Class folders of {root / split} without an image: {shorten(empty)}. Fill or remove them.")
-    return splits
+def is_hf(data: Path) -> bool:
+    """Whether DATA is a Hugging Face dataset: `hf:...`, or a folder that save_to_disk wrote."""
+    return str(data).startswith(ADDRESS) or is_saved(data)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every image file below a folder, links followed once each. Raises DhoxError for names that are not UTF-8."""
-    found = []
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.append(Path(place, name))
-    for path in found:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as err:
-            raise DhoxError(f"The file name {str(path)!r} is not UTF-8. Rename the file.") from err
-    return found
+def data_exists(data: Path) -> bool:
+    """Whether DATA is there; `hf:...` is asked only when it is read."""
+    return str(data).startswith(ADDRESS) or data.exists()
 
 
-def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
-    """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled."""
-    rows = read_rows(manifest)
-    if rows and not {"path", "label"} <= rows[0].keys():
-        raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}. Name at least these two: path, label.")
-    splits: Splits = {split: [] for split in SPLITS}
-    seen: set[str] = set()
-    for number, row in enumerate(rows, start=2):
-        name = row["path"]
-        split = row.get("split") or "train"
-        label = row["label"] or None
-        where = f"{manifest}, row {number}"
-        if split not in SPLITS:
-            raise DhoxError(f"{where}: split {split!r} is unknown. Use one of: {', '.join(SPLITS)}.")
-        if label is None and split in {"val", "test"}:
-            raise DhoxError(f"{where}: an image of {split} needs a label. Add it, or use the split unlabelled.")
-        if label is None or split == "unlabelled":
-            split, label = "unlabelled", None
-        if split not in wanted:
-            continue
-        if not (manifest.parent / name).is_file():
-            raise DhoxError(f"{where}: {name} does not exist below {manifest.parent}. Mend the path or drop the row.")
-        if name in seen:
-            raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
-        seen.add(name)
-        splits[split].append(Item(manifest.parent / name, name, label, row.get("group") or None, number - 2))
-    return splits
+def data_address(data: Path) -> str:
+    """What finds DATA again from any working directory: the absolute path, or `hf:...` as it stands."""
+    if not str(data).startswith(ADDRESS):
+        return str(data.absolute())
+    local = Path(str(data).removeprefix(ADDRESS))
+    return f"{ADDRESS}{local.absolute()}" if local.exists() else str(data)
 
 
-def read_rows(manifest: Path) -> list[dict[str, str]]:
-    """The rows of a manifest as texts; a missing value is an empty text."""
-    suffix = manifest.suffix.lower()
-    if suffix == ".csv":
-        try:
-            with manifest.open(newline="", encoding="utf-8-sig") as file:
-                return [
-                    {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
-                ]
-        except UnicodeDecodeError as err:
-            raise DhoxError(f"{manifest} is not UTF-8 text ({err}). Save it as UTF-8.") from err
-    if suffix == ".parquet":
-        parquet = require("pyarrow.parquet", "parquet")
-        try:
-            table = parquet.read_table(manifest).to_pylist()
-        except (OSError, ValueError) as err:
-            raise DhoxError(f"{manifest} cannot be read as Parquet ({err}). Write it again.") from err
-        return [{key: "" if value is None else str(value) for key, value in row.items()} for row in table]
-    raise DhoxError(f"{manifest} is neither a folder nor a .csv or .parquet file. {WHAT_DATA_MAY_BE}")
+def data_name(data: Path) -> str:
+    """A short name for DATA: the folder's, the file's without its suffix, or the NAME of hf:ORG/NAME."""
+    if str(data).startswith(ADDRESS):
+        return Path(str(data).removeprefix(ADDRESS)).name
+    return data.resolve().name if data.is_dir() else data.stem
+
+
+def with_groups(items: list[Item], pattern: str) -> list[Item]:
+    """The items with the first group of `pattern`, searched in their names, as their group (`--group-by`)."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as err:
+        raise DhoxError(f"--group-by {pattern!r} is no regular expression ({err}). Mend it.") from err
+    if not compiled.groups:
+        raise DhoxError(f"--group-by {pattern!r} has no group. Put what names the group in brackets: '(cam\\d+)_'.")
+    found = [(item, compiled.search(item.name)) for item in items]
+    outside = [item.name for item, match in found if match is None or not match[1]]
+    if outside:
+        raise DhoxError(
+            f"--group-by {pattern!r} matches nothing in {len(outside)} image names: {shorten(outside)}. "
+            "Write a pattern that gives every image its group."
+        )
+    return [replace(item, group=match[1]) for item, match in found if match is not None]
 
 
 def check_groups(splits: Splits) -> None:
@@ -182,23 +123,35 @@ def check_groups(splits: Splits) -> None:
                 )
 
 
-def class_names(splits: Splits, class_file: Path | None) -> list[tuple[str, str]]:
-    """(label, prompt name) of every class, in index order: `class_file`, else the code-point order of train's labels.
+def own_classes(data: Path) -> list[tuple[str, str]] | None:
+    """The class list that DATA itself gives, (label, prompt name) in its own order; None where it gives none."""
+    if is_hf(data):
+        return hf_classes(data)
+    return coop_classes(data) if data.is_dir() and is_coop(data) else None
 
-    A line of `class_file` is a label, or a label and its prompt name with a tab or comma between. The default prompt
-    name is the label with `_` as space. Raises DhoxError for fewer than two classes, repeats, and labels outside.
+
+def class_names(
+    splits: Splits, class_file: Path | None, own: list[tuple[str, str]] | None = None
+) -> list[tuple[str, str]]:
+    """(label, prompt name) of every class, in index order: `class_file`, else `own`, else train's labels.
+
+    `own`: DATA's own list (see `own_classes`). train's labels stand in code-point order. A line of `class_file` is a
+    label, or a label and its prompt name with a tab or comma between. The default prompt name is the label with `_` as
+    space. Raises DhoxError for fewer than two classes, repeats, and labels outside.
     """
     found = {item.label for item in splits["train"] if item.label is not None}
-    if class_file is None:
-        classes = [(label, label.replace("_", " ")) for label in sorted(found)]
-    else:
+    if class_file is not None:
         classes = read_class_file(class_file)
+    elif own is not None:
+        classes = own
+    else:
+        classes = [(label, label.replace("_", " ")) for label in sorted(found)]
     labels = [label for label, _ in classes]
     known = {None, *labels}
     for split in ("train", "val", "test"):
         outside = sorted({str(item.label) for item in splits[split] if item.label not in known})
         if outside:
-            origin = "the training labels" if class_file is None else str(class_file)
+            origin = str(class_file) if class_file is not None else "the training labels" if own is None else "its own"
             raise DhoxError(
                 f"{split} has labels outside the class list ({origin}): {shorten(outside)}. "
                 "Rename or remove them, or add them to the list."
@@ -227,20 +180,12 @@ def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     return classes
 
 
+def listed_labels(class_file: Path | None) -> list[str] | None:
+    """The labels of `--classes FILE` in index order, None without a file: what `read_dataset` takes as `labels`."""
+    return None if class_file is None else [label for label, _ in read_class_file(class_file)]
+
+
 def class_numbers(items: list[Item], labels: list[str]) -> np.ndarray:
     """Class numbers of labelled items, int64 [N]; `labels` in index order."""
     numbers = {label: number for number, label in enumerate(labels)}
     return np.array([numbers[str(item.label)] for item in items], np.int64)
-
-
-def spread(items: list[Item], most: int) -> list[Item]:
-    """At most `most` of the items, evenly spread over the list (which is sorted by name, so by class)."""
-    if len(items) <= most:
-        return items
-    return [items[i * len(items) // most] for i in range(most)]
-
-
-def shorten(names: list[str], most: int = 8) -> str:
-    """A list for an error message: the first few names and how many there are besides."""
-    shown = ", ".join(names[:most]) or "none"
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
