@@ -17,9 +17,9 @@ from dhox.console import progress_bar
 from dhox.dataset import shorten
 from dhox.distill.checkpoint import load_checkpoint, save_checkpoint
 from dhox.distill.feed import Batch
+from dhox.distill.gradients import gradient_conflict, write_gradients
 from dhox.distill.loss import CE_WEIGHT, training_loss
 from dhox.distill.memory import out_of_memory
-from dhox.distill.probe import gradient_conflict, write_gradients
 from dhox.distill.student import Student
 from dhox.errors import DhoxError
 
