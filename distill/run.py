@@ -13,13 +13,8 @@ from lightning_fabric import Fabric
 from dhox.console import console
 from dhox.dataset import class_names, class_numbers, read_dataset, spread
 from dhox.distill.curves import Curves
-from dhox.distill.evaluate import (
-    logit_arrays,
-    predict_logits,
-    select,
-    test_rows,
-    validation_metrics,
-)
+from dhox.distill.evaluate import logit_arrays, predict_logits, validation_metrics
+from dhox.distill.outcome import label_free, select, test_rows
 from dhox.distill.scan import scan
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
@@ -153,6 +148,10 @@ def distill(
             sample = spread(sets.unlabelled, MATCHING_IMAGES)
             ce_logits, kd_logits = predict_logits(fabric, model, sample, preprocessing, workers)
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
+            if guide is not None:
+                answers = zero_shot_predictions(guide, text, sample, workers)
+                arrays["val"]["unlabelled_teacher_predictions"] = answers
+            selection["label_free"] = label_free(arrays["val"], selection["alpha"], selection["beta"])
         for name, answers in teacher_answers.items():
             arrays[name]["teacher_predictions"] = answers
         for name, of_split in arrays.items():

@@ -26,7 +26,11 @@ DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLAT
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size]."""
+    """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size].
+
+    `logit_bias`: what a model trained with sigmoids (SigLIP) adds to every logit, else None. A constant over the
+    classes changes no softmax, so dhox records it and adds it nowhere.
+    """
 
     name: str
     model: Any
@@ -38,6 +42,7 @@ class Teacher:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    logit_bias: float | None = None
 
     def encode_classes(self, prompt_names: list[str], templates: list[str]) -> torch.Tensor:
         """Text embeddings W_t [C, D]: each template's embedding normalised, averaged, normalised again."""
@@ -73,12 +78,14 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         ) from err
     model.requires_grad_(False).eval()
     config = open_clip.get_model_preprocess_cfg(model)
+    bias = getattr(model, "logit_bias", None)
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
     return Teacher(
         name, model, tokenizer, transform,
         scale=float(model.logit_scale.exp()) if scale is None else scale,
         size=size, interpolation=config["interpolation"].replace("random", "bicubic"),
         mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
+        logit_bias=None if bias is None else float(bias),
     )  # fmt: skip
 
 

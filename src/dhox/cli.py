@@ -48,7 +48,8 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
     teacher_scale: Annotated[float | None, typer.Option(help="Factor of the teacher's cosines.", show_default="the checkpoint's", min=0.01)] = None,
-    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="open_clip's 7 simple templates")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="those of --templates")] = None,
+    templates: Annotated[str | None, typer.Option(help="Template ensemble: open_clip's 7 simple ones, its 80 for ImageNet, or a file with one per line.", metavar="simple|imagenet|FILE", show_default="simple")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list: a label, or label,prompt name, per line.", show_default="train's folders")] = None,
     student: Annotated[str, typer.Option(help="Any timm model.")] = "resnet18",
     student_weights: Annotated[str, typer.Option(help="pretrained, none, or a file.", metavar="pretrained|none|PATH")] = "pretrained",
@@ -85,19 +86,20 @@ def distill(
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if method == "kd" and (shots is not None or label_fraction is not None):
         raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
-    for text in template or []:
-        check_template(text)
     out = out or Path("runs") / (data.resolve().name if data.is_dir() else data.stem)
     from dhox.errors import require
 
     require("torch", "distill")
     for logger in (None, "huggingface_hub", "timm"):  # their failures come back as exceptions
         logging.getLogger(logger).setLevel(logging.CRITICAL)
+    from dhox.distill.templates import template_list
+
+    prompts = template_list(templates, template or [])
     from dhox.distill.run import distill as run_distill
     from dhox.tables import print_distill
 
     result = run_distill(
-        data, out, teacher=teacher, teacher_scale=teacher_scale, templates=template, class_file=classes,
+        data, out, teacher=teacher, teacher_scale=teacher_scale, templates=prompts, class_file=classes,
         student=student, student_weights=student_weights, image_size=image_size, method=method, shots=shots,
         label_fraction=label_fraction, epochs=epochs, batch_labelled=batch_labelled,
         batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
@@ -107,6 +109,28 @@ def distill(
     print_distill(result.run, result.summary, result.selection)
     say_report(result.run)
     say_next(f"dhox export {result.run} --fold-heads --fp16")
+
+
+@app.command()
+def retune(
+    run: Annotated[Path, typer.Argument(help="Run directory of method dho.")],
+    metric: Annotated[str | None, typer.Option(help="What alpha and beta maximise on validation.", metavar="accuracy|balanced|macro-f1", show_default="the run's")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the CE head, with --beta: taken instead of searched.", min=0.0, max=1.0)] = None,
+    beta: Annotated[float | None, typer.Option(help="Temperature of the KD head, with --alpha.", min=0.01)] = None,
+) -> None:  # fmt: skip
+    """Choose a run's alpha and beta again, from its stored validation logits. Needs no torch."""
+    from dhox.distill.retune import retune as run_retune
+    from dhox.tables import print_distill
+
+    if metric is not None:
+        check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
+    if (alpha is None) != (beta is None):
+        raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
+    result = run_retune(run, metric=metric, fixed=None if alpha is None or beta is None else (alpha, beta))
+    print_distill(result.run, result.summary, result.selection)
+    say("alpha, beta before: ({:g}, {:g})".format(*result.before))
+    say_report(result.run)
+    say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")
 
 
 @app.command()
@@ -212,16 +236,6 @@ def demo(
     from dhox.demo.run import run_demo
 
     run_demo(data, out, shots, overwrite)
-
-
-def check_template(text: str) -> None:
-    """Raise UsageError for a prompt template that cannot take a class name."""
-    try:
-        fits = text.format("NAME") != text.format("")
-    except (IndexError, KeyError, ValueError):
-        fits = False
-    if not fits:
-        raise UsageError(f"--template {text!r}: write {{}} once, where the class name belongs, and no other braces.")
 
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -53,6 +53,10 @@ def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any])
     for note in summary["notes"]:
         say(f"Note: {note}.")
     say(f"alpha, beta: {selection_sentence(selection, summary['method'])}")
+    if selection.get("label_free"):
+        say(label_free_sentence(selection["label_free"]))
+        for warning in selection["label_free"]["warnings"]:
+            say(f"Warning: {warning}.")
     if summary["test"]:
         table = Table("test", "accuracy (95 % interval)", title=f"{summary['method']}, {summary['student']['name']}")
         for row in summary["test"]:
@@ -61,19 +65,54 @@ def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any])
 
 
 def selection_sentence(selection: dict[str, Any], method: str) -> str:
-    """How alpha and beta were chosen, with the number of labels used for it."""
+    """How alpha and beta were chosen, with how many labels, and whether that beats the fixed point."""
     if method != "dho":
         return f"none, {method} has one head"
-    if not selection["searched"]:
-        return (
-            f"fixed at ({selection['alpha']}, {selection['beta']}): {selection['n_validation']} validation labels, "
-            f"and searching needs {selection['fewest_images']}"
+    point = f"({selection['alpha']:g}, {selection['beta']:g})"
+    source = {"val": "the val split", "held-out": "held-out labels"}.get(selection["source"], "")
+    evidence = selection.get("evidence")
+    if selection["searched"]:
+        by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
+        text = (
+            f"{point}, chosen{by} with {selection['n_selection_labels']} labels of {source} "
+            f"({selection['n_validation']} in all)"
         )
-    by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
-    source = {"val": "the val split", "held-out": "held-out labels"}[selection["source"]]
+    elif selection["source"] == "given":
+        text = f"{point}, given"
+    else:
+        text = (
+            f"fixed at {point}: {selection['n_validation']} validation labels, and searching needs "
+            f"{selection['fewest_images']}"
+        )
+    if evidence and (selection["searched"] or selection["source"] == "given"):
+        text += f"; {evidence_sentence(evidence)}"
+    return text
+
+
+def evidence_sentence(evidence: dict[str, Any]) -> str:
+    """The chosen point against the fixed one, on validation images that did not choose."""
+    images = {
+        "cross-fitted": "validation images, cross-fitted",
+        "gate-half": "validation images that did not choose",
+        "validation": "validation images",
+    }[evidence["images"]]
+    verdict = "better than" if evidence["distinguishable"] else "not distinguishable from"
     return (
-        f"({selection['alpha']}, {selection['beta']}), chosen{by} with {selection['n_selection_labels']} labels of "
-        f"{source} ({selection['n_validation']} in all)"
+        f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {percent(evidence['chosen'])} against "
+        f"{percent(evidence['fixed'])}, difference {evidence['difference']:+.1f} points, one-sided 95 % lower bound "
+        f"{evidence['lower_bound']:+.1f}, {evidence['chosen']['n']} {images}"
+    )
+
+
+def label_free_sentence(check: dict[str, Any]) -> str:
+    """What unlabelled images say of the mixture."""
+    agrees, top = check["dho_agrees_with"], check["mean_top_probability"]
+    teacher = f", the teacher on {100 * agrees['teacher']:.1f} %" if "teacher" in agrees else ""
+    return (
+        f"Without labels, on {check['n']} unlabelled images: the heads agree on {100 * check['heads_agree']:.1f} %; "
+        f"the mixture agrees with the CE head on {100 * agrees['ce_head']:.1f} %, the KD head on "
+        f"{100 * agrees['kd_head']:.1f} %{teacher}; mean top probability {top['ce_head']:.2f} CE, {top['kd_head']:.2f} "
+        f"KD, {top['dho']:.2f} mixture"
     )
 
 
