@@ -28,7 +28,8 @@ ALPHAS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FIXED_ALPHA, FIXED_BETA = 0.5, 1.0
 
-EPOCHS, BATCH, LEARNING_RATE, EPS = 20, 256, 1e-3, 1e-4  # the reference code's, for Tip-Adapter-F
+# Tip-Adapter-F, as the reference code: 20 epochs, and more where they are short (it takes 100 epochs for ten classes).
+EPOCHS, FEWEST_STEPS, BATCH, LEARNING_RATE, EPS = 20, 100, 256, 1e-3, 1e-4
 ROWS = 4096  # images per matrix product
 
 
@@ -77,9 +78,9 @@ def fit_tip_adapter(
     `labelled` [N, V, D]: normalised embeddings of V views of each; `labels` [N] in [0, C); `text` [C, D] normalised;
     `scale`: the teacher's. `validation`: embeddings [M, D] of whole images and their labels [M], which choose alpha and
     beta by accuracy (ties: lower NLL, then nearest to fixed); with None or fewer than 50 they are fixed at 0.5 and 1 in
-    `units`. Tip-Adapter-F trains the keys with cross-entropy on random views at that fixed point (AdamW, cosine, 20
-    epochs, batch 256); the last keys are kept. Deterministic on one device. Raises DhoxError where there is no labelled
-    image.
+    `units`. Tip-Adapter-F trains the keys with cross-entropy on random views at that fixed point (AdamW, cosine, batch
+    256, 20 epochs but at least 100 steps); the last keys are kept. Deterministic on one device. Raises DhoxError where
+    there is no labelled image.
     """
     if not len(labelled):
         raise DhoxError(
@@ -158,10 +159,11 @@ def trained_keys(
     generator = torch.Generator().manual_seed(seed)
     weights = keys.clone().requires_grad_(True)
     optimiser = torch.optim.AdamW([weights], lr=LEARNING_RATE, eps=EPS)
-    steps = EPOCHS * -(-len(labels) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    epoch_steps = -(-len(labels) // BATCH)
+    epochs = max(EPOCHS, -(-FEWEST_STEPS // epoch_steps))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * epoch_steps)
     onehot = one_hot(labels, len(text))
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(len(labels), generator=generator)
         views = torch.randint(labelled.shape[1], (len(labels),), generator=generator)
         for batch in order.split(BATCH):

@@ -43,6 +43,49 @@ def root(
 
 
 @app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="DATA, as for distill.")],
+    out: Annotated[Path | None, typer.Option(help="Audit directory.", show_default="audits/NAME-OF-DATA")] = None,
+    teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
+    small_clip: Annotated[list[str] | None, typer.Option(help="A small OpenCLIP model to compare with; repeatable.", show_default=False)] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="those of --templates")] = None,
+    templates: Annotated[str | None, typer.Option(help="Template ensemble: open_clip's 7 simple ones, its 80 for ImageNet, or a file with one per line.", metavar="simple|imagenet|FILE", show_default="simple")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list: a label, or label,prompt name, per line.", show_default="train's folders")] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled images per class, as distill draws them.", show_default="all of train", min=1)] = None,
+    split_seed: Annotated[int, typer.Option(help="Which images are labelled.", min=0)] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
+    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Continue without unreadable images.")] = False,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
+    from dhox.errors import require
+
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    require("torch", "distill")
+    for logger in (None, "huggingface_hub", "timm"):  # their failures come back as exceptions
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    from dhox.distill.templates import template_list
+
+    prompts = template_list(templates, template or [])
+    from dhox.audit_page import write_audit_page
+    from dhox.distill.audit import audit as run_audit
+    from dhox.report import report_libraries_missing
+    from dhox.tables import print_audit
+
+    out = out or Path("audits") / (data.resolve().name if data.is_dir() else data.stem)
+    result = run_audit(
+        data, out, teacher=teacher, templates=prompts, small_clips=small_clip, class_file=classes, shots=shots,
+        split_seed=split_seed, device=device, workers=default_workers() if workers is None else workers,
+        skip_bad_images=skip_bad_images, overwrite=overwrite,
+    )  # fmt: skip
+    print_audit(result.audit, result.content)
+    missing = report_libraries_missing()
+    say(f"Report: {write_audit_page(result.audit)}" if missing is None else f"No audit.html: {missing}")
+    say_next(f"dhox distill {data}" + (f" --shots {shots}" if shots else ""))
+
+
+@app.command()
 def distill(
     data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/) or .csv/.parquet manifest.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
