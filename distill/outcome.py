@@ -49,7 +49,7 @@ def select(
         "n_validation": len(val["labels"]),
         "n_selection_labels": len(labels) if chosen.searched else 0,
         "fewest_images": FEWEST_IMAGES,
-        "grid": {"alphas": ALPHAS, "betas": BETAS, "score": chosen.score_grid} if chosen.searched else None,
+        "grid": {"alphas": list(ALPHAS), "betas": list(BETAS), "score": chosen.score_grid} if chosen.searched else None,
         "evidence": evidence(val, chosen, metric) if two_heads and len(val["labels"]) else None,
         "label_free": label_free(val, chosen.alpha, chosen.beta) if two_heads and not chosen.searched else None,
     }
