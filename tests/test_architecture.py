@@ -97,6 +97,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
 
     export = str(own_line / "runs/tiny/export")
     assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
+    assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
     image = next((own_line / "data/test/bag").iterdir())
     assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
     doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}
