@@ -267,7 +267,7 @@ def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> li
     found = nearest(text, text, device, exclude=(numbers, numbers))
     pairs = {
         tuple(sorted((i, int(j)))): float(cosine)
-        for i, (cosine, j) in enumerate(zip(found.similarity, found.index, strict=True))
+        for i, (cosine, j) in enumerate(zip(found.similarity, found.row, strict=True))
     }
     best = sorted(pairs.items(), key=lambda entry: -entry[1])[:SHOWN]
     return [{"classes": [labels[a], labels[b]], "text_cosine": cosine} for (a, b), cosine in best]

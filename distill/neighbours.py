@@ -14,7 +14,7 @@ class Nearest(NamedTuple):
     """Per query the greatest cosine [M] (-2 where every pool image is excluded) and its row in the pool [M]."""
 
     similarity: torch.Tensor
-    index: torch.Tensor
+    row: torch.Tensor
 
 
 def nearest(
@@ -28,7 +28,7 @@ def nearest(
     `exclude`: numbers of queries [M] and of pool rows [N]; pairs with equal numbers are left out (an image and itself,
     two images of one class). Memory: QUERIES x POOL floats on the device.
     """
-    similarities, indices = [], []
+    similarities, rows = [], []
     for q in range(0, len(queries), QUERIES):
         part = normalize(queries[q : q + QUERIES].to(device).float(), dim=-1)
         best = torch.full((len(part),), -2.0, device=device)
@@ -38,14 +38,14 @@ def nearest(
             if exclude is not None:
                 own, other = exclude[0][q : q + QUERIES].to(device), exclude[1][p : p + POOL].to(device)
                 cosine.masked_fill_(own[:, None] == other[None], -2.0)
-            value, row = cosine.max(1)
-            where = torch.where(value > best, row + p, where)
+            value, at = cosine.max(1)
+            where = torch.where(value > best, at + p, where)
             best = torch.maximum(value, best)
         similarities.append(best.cpu())
-        indices.append(where.cpu())
+        rows.append(where.cpu())
     if not similarities:
         return Nearest(torch.zeros(0), torch.zeros(0, dtype=torch.long))
-    return Nearest(torch.cat(similarities), torch.cat(indices))
+    return Nearest(torch.cat(similarities), torch.cat(rows))
 
 
 def ranks_within(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,7 @@ def near_copies(
             "pairs": [
                 {
                     "image": sets[name][i].name,
-                    "training_image": training[int(found.index[i])].name,
+                    "training_image": training[int(found.row[i])].name,
                     "cosine": float(found.similarity[i]),
                 }
                 for i in order
@@ -112,10 +112,10 @@ def unlike(
     labelled, unlabelled, z_labelled = sets["labelled"], sets["unlabelled"], embeddings["labelled"]
     items, z = labelled + unlabelled, torch.cat([z_labelled, embeddings["unlabelled"]])
     to_text = nearest(z, text, device)
-    place = ranks_within(to_text.similarity, to_text.index)
+    place = ranks_within(to_text.similarity, to_text.row)
     if len(labelled) > 1:
         to_labelled = nearest(z, z_labelled, device, (torch.arange(len(items)), torch.arange(len(labelled))))
-        place = (place + ranks_within(to_labelled.similarity, to_text.index)) / 2
+        place = (place + ranks_within(to_labelled.similarity, to_text.row)) / 2
     below = None
     if labelled and unlabelled:
         lowest = place[: len(labelled)].quantile(UNLIKE_SHARE)
@@ -127,6 +127,6 @@ def unlike(
         "n": len(items) - first,
         "below": below,
         "images": [
-            {"image": items[i].name, "place": float(place[i]), "nearest_class": int(to_text.index[i])} for i in order
+            {"image": items[i].name, "place": float(place[i]), "nearest_class": int(to_text.row[i])} for i in order
         ],
     }

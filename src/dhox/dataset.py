@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,7 @@ from dhox.errors import DhoxError, require
 from dhox.images import SUFFIXES, UnreadableImageError, decode
 
 SPLITS = ("train", "unlabelled", "val", "test")
+T = TypeVar("T")
 WHAT_DATA_MAY_BE = (
     "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*) "
     "or a manifest (.csv or .parquet with the columns path, label and optionally split, group)."
@@ -233,7 +235,7 @@ def class_numbers(items: list[Item], labels: list[str]) -> np.ndarray:
     return np.array([numbers[str(item.label)] for item in items], np.int64)
 
 
-def spread(items: list[Item], most: int) -> list[Item]:
+def spread(items: list[T], most: int) -> list[T]:
     """At most `most` of the items, evenly spread over the list (which is sorted by name, so by class)."""
     if len(items) <= most:
         return items

@@ -25,7 +25,7 @@ def test_chunks_find_what_one_product_finds(queries: int, pool: int) -> None:
     cosine = normalize(a, dim=-1) @ normalize(b, dim=-1).T
     found = nearest(a, b, CPU)
     assert torch.allclose(found.similarity, cosine.max(1).values, atol=1e-6)
-    assert torch.equal(found.index, cosine.argmax(1))
+    assert torch.equal(found.row, cosine.argmax(1))
     groups = torch.arange(queries) % 2, torch.arange(pool) % 2
     apart = cosine.masked_fill(groups[0][:, None] == groups[1][None], -2)
     found = nearest(a, b, CPU, groups)
