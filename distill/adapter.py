@@ -27,6 +27,7 @@ ADAPTER_FILE = "adapter.safetensors"
 ALPHAS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0)
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FIXED_ALPHA, FIXED_BETA = 0.5, 1.0
+FULL_TRUST = 16  # labelled images per class from which the fixed alpha is not lowered
 
 # Tip-Adapter-F, as the reference code: 20 epochs, and more where they are short (it takes 100 epochs for ten classes).
 EPOCHS, FEWEST_STEPS, BATCH, LEARNING_RATE, EPS = 20, 100, 256, 1e-3, 1e-4
@@ -77,9 +78,10 @@ def fit_tip_adapter(
 
     `labelled` [N, V, D]: normalised embeddings of V views of each; `labels` [N] in [0, C); `text` [C, D] normalised;
     `scale`: the teacher's. `validation`: embeddings [M, D] of whole images and their labels [M], which choose alpha and
-    beta by accuracy (ties: lower NLL, then nearest to fixed); with None or fewer than 50 they are fixed at 0.5 and 1 in
-    `units`. Tip-Adapter-F trains the keys with cross-entropy on random views at that fixed point (AdamW, cosine, batch
-    256, 20 epochs but at least 100 steps); the last keys are kept. Deterministic on one device. Raises DhoxError where
+    beta by accuracy (ties: lower NLL, then nearest to fixed). With None or fewer than 50 they are fixed, in `units`, at
+    alpha 0.5 min(1, K / 16) for K images per class (a constant weight per image up to 16 shots) and beta 1.
+    Tip-Adapter-F trains the keys with cross-entropy on random views at that fixed point (AdamW, cosine, batch 256, 20
+    epochs but at least 100 steps); the last keys are kept. Deterministic on one device. Raises DhoxError where
     there is no labelled image.
     """
     if not len(labelled):
@@ -90,7 +92,8 @@ def fit_tip_adapter(
     labels = labels.to(labelled.device).long()
     keys = functional.normalize(labelled.mean(1), dim=-1)
     unit_beta, unit_alphas = units(keys, labels, text, scale)
-    alpha, beta = FIXED_ALPHA * unit_alphas[BETAS.index(FIXED_BETA)], FIXED_BETA * unit_beta
+    trust = min(1.0, len(labels) / len(text) / FULL_TRUST)
+    alpha, beta = FIXED_ALPHA * trust * unit_alphas[BETAS.index(FIXED_BETA)], FIXED_BETA * unit_beta
     if train_keys:
         keys = trained_keys(keys, labelled, labels, text, scale, alpha, beta, seed)
     n = 0 if validation is None else len(validation[1])
