@@ -72,10 +72,13 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as err:
-        raise DhoxError(
-            f"The teacher {name!r} could not be loaded ({err}). Without a network, pass local files: "
-            "local-dir:PATH (a folder with open_clip_config.json and weights) or ARCHITECTURE/FILE.safetensors."
-        ) from err
+        advice = (
+            "Without a network, pass local files: local-dir:PATH (a folder with open_clip_config.json and weights) or "
+            "ARCHITECTURE/FILE.safetensors."
+        )
+        if isinstance(err, ImportError):
+            advice = "Install what it needs; Hugging Face tokenizers: pip install transformers sentencepiece"
+        raise DhoxError(f"The teacher {name!r} could not be loaded ({err}). {advice}") from err
     model.requires_grad_(False).eval()
     config = open_clip.get_model_preprocess_cfg(model)
     bias = getattr(model, "logit_bias", None)

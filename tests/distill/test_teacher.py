@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,17 @@ def test_a_model_trained_with_sigmoids_loads_with_its_bias(tmp_path: Path, custo
     ours = teacher.scale * teacher.encode_images(images) @ text.T
     assert torch.allclose(ours - 10, theirs, atol=1e-3)
     assert torch.allclose(ours.softmax(-1), theirs.softmax(-1), atol=1e-4)
+
+
+def test_a_missing_tokenizer_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    teacher = tmp_path / "teacher"
+    shutil.copytree(DEMO_TEACHER.removeprefix("local-dir:"), teacher)
+    config = json.loads((teacher / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "own"
+    (teacher / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DhoxError, match="transformers.*pip install transformers sentencepiece"):
+        load_teacher(f"local-dir:{teacher}", CPU)
 
 
 def test_zero_shot_predictions_of_no_image_are_empty() -> None:
