@@ -16,7 +16,7 @@ CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # t
 
 
 # kd uses no label, so nothing can be drawn or held out for it.
-NO_LABELS = {"shots": None, "label_fraction": None, "label_sampler": "dhox", "tune_on": "val"}
+NO_LABELS = {"shots": None, "label_fraction": None, "label_sampler": "dhox", "tune_on": "val", "adapter": "none"}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""What a trained student answers: logits of whole images, learning-curve metrics, selection, and the rows of test."""
+"""What a trained student answers: logits of whole images, and learning-curve metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,9 @@ from torch.utils.data import DataLoader
 from dhox.dataset import Item, class_numbers
 from dhox.distill.pixels import WholeImages, to_model
 from dhox.distill.processes import gather_rows, share_buffers
-from dhox.distill.selection import ALPHAS, BETAS, FEWEST_IMAGES, Selection, choose_alpha_beta, selecting_half
 from dhox.distill.student import Student
 from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.images import Preprocessing, model_input
-from dhox.stats import accuracy_row
 
 BATCH = 256
 
@@ -65,27 +62,6 @@ def logit_arrays(logits: tuple[np.ndarray, np.ndarray], items: list[Item], label
     }
 
 
-def select(val: dict[str, np.ndarray], source: str, two_heads: bool, metric: str) -> dict[str, Any]:
-    """Choose alpha and beta on the selecting part of validation; the content of selection.json."""
-    half = selecting_half(val["names"].tolist())
-    ce_logits, kd_logits, labels = (val[name][half] for name in ("ce_logits", "kd_logits", "labels"))
-    chosen = Selection(1.0, 1.0, False, [])
-    if two_heads:
-        chosen = choose_alpha_beta(ce_logits, kd_logits, labels, metric)
-    return {
-        "schema": "dhox.selection/1",
-        "alpha": chosen.alpha,
-        "beta": chosen.beta,
-        "searched": chosen.searched,
-        "metric": metric,
-        "source": source,
-        "n_validation": len(val["labels"]),
-        "n_selection_labels": len(labels) if chosen.searched else 0,
-        "fewest_images": FEWEST_IMAGES,
-        "grid": {"alphas": ALPHAS, "betas": BETAS, "score": chosen.score_grid} if chosen.searched else None,
-    }
-
-
 def validation_metrics(
     ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
 ) -> dict[str, float]:
@@ -96,20 +72,3 @@ def validation_metrics(
     predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
     metrics = {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
     return metrics | {"head_agreement": float((ce_logits.argmax(-1) == kd_logits.argmax(-1)).mean())}
-
-
-def test_rows(test: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool) -> list[dict[str, Any]]:
-    """Accuracy on test with 95 % intervals: teacher, both heads, the mixture at fixed and at chosen alpha and beta."""
-    ce_logits, kd_logits, labels = test["ce_logits"], test["kd_logits"], test["labels"]
-    scores = {"student": ce_logits}
-    if two_heads:
-        scores = {
-            "ce_head": ce_logits,
-            "kd_head": kd_logits,
-            "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
-            "dho": dho_probs(ce_logits, kd_logits, selection["alpha"], selection["beta"]),
-        }
-    predictions = {stage: score.argmax(-1) for stage, score in scores.items()}
-    if "teacher_predictions" in test:
-        predictions = {"teacher": test["teacher_predictions"]} | predictions
-    return [{"stage": stage, **accuracy_row(answer == labels)} for stage, answer in predictions.items()]

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dhox.dataset import Item
+from dhox.distill.adapter import TipAdapter, fit_tip_adapter
 from dhox.distill.cache import (
     WHOLE,
     cache_folder,
@@ -24,6 +25,7 @@ from dhox.distill.feed import Boxes
 from dhox.distill.packed import fill_packed, prepare_packed
 from dhox.distill.processes import first_then_all
 from dhox.distill.scan import Seen, sizes_of
+from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.shards import Rows, list_files, open_rows, row_key
 from dhox.distill.signal import Signal, cached_signal, cosine_logits, online_signal, read_rows, rows_of_items
 from dhox.distill.teacher import Teacher
@@ -37,6 +39,7 @@ class Guidance:
     signal: Signal
     answers: dict[str, np.ndarray]
     summary: dict[str, Any]
+    adapter: TipAdapter | None = None
 
 
 def keys_of(items: list[Item], seen: dict[str, Seen]) -> list[bytes]:
@@ -91,31 +94,59 @@ def guidance_of_model(
     view_seed: int,
     online: bool,
     workers: int,
+    adapter: str,
+    labels: np.ndarray,
+    validation_labels: np.ndarray,
+    seed: int,
 ) -> Guidance:
     """A CLIP teacher: embeddings of `views` views of the training images `items`, from the cache below `root`.
 
     `whole`: split name -> images that it answers whole. `prompts`: the classes' prompt names. `online`: no cache of
-    views, a forward of the teacher at every step instead.
+    views, a forward of the teacher at every step instead. `adapter`: none, tip or
+    tip-f, fitted to the first len(labels) items; `labels` and `validation_labels` int, of L and of whole["val"].
     """
     weights = weights_hash(teacher)
     text = teacher.encode_classes(prompts, templates)
-    logits = cosine_logits(text.to(fabric.device), teacher.scale)
+    z = {
+        split: whole_embeddings(cached_rows(fabric, root, teacher, weights, part, seen, WHOLE, view_seed, workers))
+        if part
+        else torch.zeros(0, teacher.width)
+        for split, part in whole.items()
+    }
+    few_shot: TipAdapter | None = None
+    logits, host_logits = cosine_logits(text.to(fabric.device), teacher.scale), cosine_logits(text, teacher.scale)
+    if adapter != "none":
+        part = items[: len(labels)]
+        rows = cached_rows(fabric, root, teacher, weights, part, seen, views, view_seed, workers)
+        labelled = rows.take(np.arange(len(part)), np.empty((len(part), *rows.row_shape), np.float16))
+        few_shot = fit_tip_adapter(
+            torch.nn.functional.normalize(torch.from_numpy(labelled).float(), dim=-1), torch.from_numpy(labels), text,
+            teacher.scale, (z["val"], torch.from_numpy(validation_labels)), train_keys=adapter == "tip-f", seed=seed,
+        )  # fmt: skip
+        logits, host_logits = few_shot.to(fabric.device).logits, few_shot.logits
     if online:
         signal = online_signal(teacher, items, boxes, logits)
     else:
         rows = cached_rows(fabric, root, teacher, weights, items, seen, views, view_seed, workers)
         signal = cached_signal(rows, logits)
-    answers = {}
-    for split, part in whole.items():
-        z = torch.zeros(0, teacher.width)
-        if part:
-            z = whole_embeddings(cached_rows(fabric, root, teacher, weights, part, seen, WHOLE, view_seed, workers))
-        answers[split] = cosine_logits(text, teacher.scale)(z).argmax(-1).numpy()
+    answers = {split: host_logits(z_split).argmax(-1).numpy() for split, z_split in z.items()}
     summary = {
-        "name": teacher.name, "weights_hash": weights, "scale": teacher.scale, "templates": templates,
-        "views": views, "online": online,
+        "name": teacher.name, "weights_hash": weights, "scale": teacher.scale, "logit_bias": teacher.logit_bias,
+        "templates": templates, "views": views, "online": online, "adapter": adapter,
     }  # fmt: skip
-    return Guidance(signal, answers, summary)
+    return Guidance(signal, answers, summary, few_shot)
+
+
+def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
+    """What was fitted, and on what alpha and beta were chosen."""
+    name = {"tip": "Tip-Adapter", "tip-f": "Tip-Adapter-F"}[kind]
+    start = f"teacher: {name} on {len(adapter.keys)} labelled images, alpha {adapter.alpha:.3g} and beta "
+    if adapter.chosen_on == "validation":
+        return start + f"{adapter.beta:.3g} chosen on {adapter.n} validation images"
+    return (
+        start + f"{adapter.beta:.3g} fixed ({adapter.n} validation labels, {FEWEST_IMAGES} needed); it may be worse "
+        "than zero-shot, compare the teacher row"
+    )
 
 
 def guidance_of_files(

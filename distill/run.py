@@ -21,22 +21,23 @@ from dhox.dataset import (
     read_dataset,
     spread,
 )
+from dhox.distill.adapter import ADAPTER_FILE, save_adapter
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
     pixel_loader,
     predict_logits,
-    select,
-    test_rows,
     validation_metrics,
 )
 from dhox.distill.feed import Boxes, DecodedPixels, prepared
-from dhox.distill.guidance import Guidance, guidance_of_files, guidance_of_model, keys_of, packed_rows
+from dhox.distill.guidance import Guidance, adapter_sentence, guidance_of_files, guidance_of_model, keys_of, packed_rows
 from dhox.distill.inputs import decoded_inputs, packed_inputs
 from dhox.distill.order import Order
+from dhox.distill.outcome import select, test_rows
 from dhox.distill.packed import packed_side
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
 from dhox.distill.scan import contents, scan, scan_memory, sizes_of
+from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
@@ -56,7 +57,7 @@ from dhox.files import (
 )
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
-MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where validation is too small to select on
+MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing is searched
 HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
 
 
@@ -106,6 +107,9 @@ def distill(
     split_seed: int = 0,
     view_seed: int = 0,
     metric: str = "accuracy",
+    alpha: float | None = None,
+    beta: float | None = None,
+    adapter: str = "none",
     device: str = "auto",
     precision: str | None = None,
     compiled: bool | None = None,
@@ -124,10 +128,11 @@ def distill(
     `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
     epoch. `label_sampler`, `tune_on`: see dhox.distill.sets.choose_sets. `group_by`: see dhox.dataset.read_dataset.
     `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
-    macro-f1; alpha, beta and later r maximise it on validation. `precision`: a Lightning Fabric precision, by default
-    bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an
-    interrupted training of the same settings. Raises DhoxError for every mistake in DATA or the options, before
-    anything is written but caches.
+    macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and
+    `beta` are given. `adapter`: none, tip or tip-f, a few-shot teacher on the labelled images. `precision`: a Lightning
+    Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on
+    CUDA. `resume`: continue an interrupted training of the same settings. Raises DhoxError for every mistake in DATA or
+    the options, before anything is written but caches.
     """
     settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
     settings["data"] = data_address(data)
@@ -160,6 +165,7 @@ def distill(
     root = cache or out.absolute().parent / "cache"
     with first_then_all(fabric):
         splits, seen = scan(splits, skip_bad_images, scan_memory(root, data))
+    fixed = (alpha, beta) if alpha is not None and beta is not None else None
     skipped = sorted(name for name, what in seen.items() if what.reason is not None)
     sets = choose_sets(
         splits, labels, contents(seen), shots=shots, label_fraction=label_fraction, use_labels=use_ce,
@@ -181,17 +187,23 @@ def distill(
     sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
     boxes = Boxes(items, sizes, view_seed)
     guidance: Guidance | None = None
-    whole = {"val": sets.validation, "test": sets.test}
+    unsearched = spec.two_heads and (fixed is not None or len(sets.validation) < FEWEST_IMAGES)
+    sample = spread(sets.unlabelled, MATCHING_IMAGES) if unsearched else []
+    whole = {"val": sets.validation, "test": sets.test, "unlabelled": sample}
     if guide is not None:
         guidance = guidance_of_model(
             fabric, guide, root, items, whole, seen, boxes, prompts, list(templates or DEFAULT_TEMPLATES), views=views,
-            view_seed=view_seed, online=online_teacher, workers=workers,
+            view_seed=view_seed, online=online_teacher, workers=workers, adapter=adapter, labels=label_numbers,
+            validation_labels=validation_numbers, seed=seed,
         )  # fmt: skip
     elif use_kd:
         guidance = guidance_of_files(
             teacher_embeddings, class_embeddings, teacher_logits, teacher_scale or 100.0, items, whole, manifest_rows,
             len(classes), fabric.device,
         )  # fmt: skip
+    if guidance is not None and guidance.adapter is not None:
+        notes.append(adapter_sentence(guidance.adapter, adapter))
+    if use_kd and from_files and guidance is not None:
         views = guidance.summary["views"]
     side = packed_side(preprocessing.crop, sizes_of(items, seen)) if packed_size is None else packed_size
     if side:
@@ -234,16 +246,16 @@ def distill(
             return logit_arrays(predict_logits(fabric, model, loader, len(part), preprocessing), part, labels)
 
         arrays = {"val": answers(sets.validation), "test": answers(sets.test)}
-        selection = select(arrays["val"], sets.selection, spec.two_heads, metric)
-        if spec.two_heads and not selection["searched"] and sets.unlabelled:
-            sample = spread(sets.unlabelled, MATCHING_IMAGES)
+        if sample:
             loader = pixel_loader(sample, preprocessing, workers, fabric.global_rank, world)
             ce_logits, kd_logits = predict_logits(fabric, model, loader, len(sample), preprocessing)
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
         if guidance is not None:
-            for name, of_teacher in guidance.answers.items():
-                arrays[name]["teacher_predictions"] = of_teacher
-
+            arrays["val"]["teacher_predictions"] = guidance.answers["val"]
+            arrays["test"]["teacher_predictions"] = guidance.answers["test"]
+            if sample:
+                arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]
+        selection = select(arrays["val"], sets.selection, spec.two_heads, metric, fixed)
         summary = {
             "schema": RUN_SCHEMA,
             "status": "complete",
@@ -273,6 +285,8 @@ def distill(
             for name, of_split in arrays.items():
                 write_npz(run / f"{name}.npz", **of_split)
             write_json(run / "selection.json", selection)
+            if guidance is not None and guidance.adapter is not None:
+                save_adapter(guidance.adapter, run / ADAPTER_FILE)
             write_json(run / RUN_FILE, summary)
             shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
     return DistillResult(out, summary, selection)

@@ -22,6 +22,9 @@ DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLAT
 class Teacher:
     """A frozen OpenCLIP model. `scale` = exp(logit_scale); `transform`: RGB image to float [3, size, size];
     `width`: D of its embeddings.
+
+    `logit_bias`: what a model trained with sigmoids (SigLIP) adds to every logit, else None. A constant over the
+    classes changes no softmax, so dhox records it and adds it nowhere.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Teacher:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    logit_bias: float | None = None
 
     def encode_classes(self, prompt_names: list[str], templates: list[str]) -> torch.Tensor:
         """Text embeddings W_t [C, D]: each template's embedding normalised, averaged, normalised again."""
@@ -64,12 +68,16 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as err:
-        raise DhoxError(
-            f"The teacher {name!r} could not be loaded ({err}). Without a network, pass local files: "
-            "local-dir:PATH (a folder with open_clip_config.json and weights) or ARCHITECTURE/FILE.safetensors."
-        ) from err
+        advice = (
+            "Without a network, pass local files: local-dir:PATH (a folder with open_clip_config.json and weights) or "
+            "ARCHITECTURE/FILE.safetensors."
+        )
+        if isinstance(err, ImportError):
+            advice = "Install what it needs; Hugging Face tokenizers: pip install transformers sentencepiece"
+        raise DhoxError(f"The teacher {name!r} could not be loaded ({err}). {advice}") from err
     model.requires_grad_(False).eval()
     config = open_clip.get_model_preprocess_cfg(model)
+    bias = getattr(model, "logit_bias", None)
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
     with torch.inference_mode():
         width = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
@@ -78,6 +86,7 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         scale=float(model.logit_scale.exp()) if scale is None else scale,
         size=size, width=width, interpolation=config["interpolation"].replace("random", "bicubic"),
         mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
+        logit_bias=None if bias is None else float(bias),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s for s in ("distill", "export", "bench")}
-TOP = {"dhox.cli", "dhox.__main__", "dhox.report", "dhox.tables", "dhox.doctor", "dhox.demo"}
+TOP = {"dhox.cli", "dhox.__main__", "dhox.report", "dhox.audit_page", "dhox.tables", "dhox.doctor", "dhox.demo"}
 LAYERS = ("shared", "distill", "export", "bench", "top")
 HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
 
@@ -97,6 +97,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
 
     export = str(own_line / "runs/tiny/export")
     assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
+    assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
     image = next((own_line / "data/test/bag").iterdir())
     assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
     doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}

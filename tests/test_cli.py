@@ -27,7 +27,7 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str
 
 def test_the_console_script_knows_its_commands_and_version() -> None:
     text = run("--help")
-    for command in ("distill", "export", "bench", "predict", "doctor", "demo"):
+    for command in ("audit", "distill", "retune", "export", "bench", "predict", "doctor", "demo"):
         assert command in text
     assert run("--version").strip() == "dhox 0.1.0"
 
@@ -61,6 +61,23 @@ def test_distill_from_the_command_line(line: Path) -> None:
     assert Path("runs/cli/report.html").exists()
 
 
+def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own_line)
+    teacher = Path(__file__).parents[1] / "src/dhox/demo/teacher"
+    text = run("audit", "data", "--teacher", f"local-dir:{teacher}", "--shots", "8", "--device", "cpu")
+    assert "teacher, linear probe" in text
+    assert "On 80 images of the val split" in text
+    assert "Next: dhox distill data --shots 8" in text
+    assert Path("audits/data/audit.html").exists()
+    before = Path("runs/tiny/report.html").stat().st_mtime_ns if Path("runs/tiny/report.html").exists() else 0
+    text = run("retune", "runs/tiny", "--alpha", "0.7", "--beta", "1.5")
+    assert "alpha, beta: (0.7, 1.5), given" in text
+    assert "alpha, beta before: (" in text
+    assert "KD head" in text
+    assert Path("runs/tiny/report.html").stat().st_mtime_ns > before
+    assert "chosen with 80 labels of the val split" in run("retune", "runs/tiny")
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [
@@ -76,6 +93,14 @@ def test_distill_from_the_command_line(line: Path) -> None:
         (2, ["distill", "x", "--label-fraction", "0"], "Use --method kd"),
         (2, ["distill", "x", "--epochs", "0"], "--epochs"),
         (2, ["distill", "x", "--template", "a {} of {}"], "write {} once"),
+        (2, ["distill", "x", "--template", "a {}", "--templates", "simple"], "both choose the prompts"),
+        (2, ["distill", "x", "--templates", "foo"], "neither simple, nor imagenet, nor a file"),
+        (2, ["audit"], "Missing argument"),
+        (1, ["audit", "missing"], "missing does not exist. DATA is an image folder"),
+        (2, ["retune", "x", "--alpha", "0.5"], "--alpha and --beta go together"),
+        (2, ["retune", "x", "--alpha", "1.5", "--beta", "1"], "less than or equal to 1"),
+        (2, ["retune", "x", "--metric", "f1"], "--metric f1 is unknown"),
+        (1, ["retune", "."], "is not a run directory"),
         (2, ["distill", "x", "--method", "kd", "--shots", "2"], "--method kd uses no label"),
         (
             2,

@@ -61,13 +61,57 @@ def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
 
 
 @app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="DATA, as for distill.")],
+    out: Annotated[Path | None, typer.Option(help="Audit directory.", show_default="audits/NAME-OF-DATA")] = None,
+    teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
+    small_clip: Annotated[list[str] | None, typer.Option(help="A small OpenCLIP model to compare with; repeatable.", show_default=False)] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="those of --templates")] = None,
+    templates: Annotated[str | None, typer.Option(help="Template ensemble: open_clip's 7 simple ones, its 80 for ImageNet, or a file with one per line.", metavar="simple|imagenet|FILE", show_default="simple")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list: a label, or label,prompt name, per line.", show_default="train's folders")] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled images per class, as distill draws them.", show_default="all of train", min=1)] = None,
+    split_seed: Annotated[int, typer.Option(help="Which images are labelled.", min=0)] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
+    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Continue without unreadable images.")] = False,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
+    from dhox.errors import require
+
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    require("torch", "distill")
+    for logger in (None, "huggingface_hub", "timm"):  # their failures come back as exceptions
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    from dhox.distill.templates import template_list
+
+    prompts = template_list(templates, template or [])
+    from dhox.audit_page import write_audit_page
+    from dhox.distill.audit import audit as run_audit
+    from dhox.report import report_libraries_missing
+    from dhox.tables import print_audit
+
+    out = out or Path("audits") / (data.resolve().name if data.is_dir() else data.stem)
+    result = run_audit(
+        data, out, teacher=teacher, templates=prompts, small_clips=small_clip, class_file=classes, shots=shots,
+        split_seed=split_seed, device=device, workers=default_workers() if workers is None else workers,
+        skip_bad_images=skip_bad_images, overwrite=overwrite,
+    )  # fmt: skip
+    print_audit(result.audit, result.content)
+    missing = report_libraries_missing()
+    say(f"Report: {write_audit_page(result.audit)}" if missing is None else f"No audit.html: {missing}")
+    say_next(f"dhox distill {data}" + (f" --shots {shots}" if shots else ""))
+
+
+@app.command()
 def distill(
     data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.parquet manifest, folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     teacher: Annotated[str, typer.Option(help="OpenCLIP model: ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.")] = "ViT-B-16/datacomp_xl_s13b_b90k",
     teacher_scale: Annotated[float | None, typer.Option(help="Factor of the teacher's cosines.", show_default="the checkpoint's", min=0.01)] = None,
-    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="open_clip's 7 simple templates")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="those of --templates")] = None,
+    templates: Annotated[str | None, typer.Option(help="Template ensemble: open_clip's 7 simple ones, its 80 for ImageNet, or a file with one per line.", metavar="simple|imagenet|FILE", show_default="simple")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list: a label, or label,prompt name, per line.", show_default="train's folders")] = None,
     student: Annotated[str, typer.Option(help="Any timm model.")] = "resnet18",
     student_weights: Annotated[str, typer.Option(help="pretrained, none, or a file.", metavar="pretrained|none|PATH")] = "pretrained",
@@ -78,6 +122,7 @@ def distill(
     label_sampler: Annotated[str, typer.Option(help="How labelled images are drawn; the DHO authors' two ignore --split-seed.", metavar="dhox|few-shot-reference|percent-reference")] = "dhox",
     tune_on: Annotated[str, typer.Option(help="What chooses alpha and beta: DATA's val, 20 % of the labelled images, or nothing (they stay fixed).", metavar="val|held-out|none")] = "val",
     group_by: Annotated[str | None, typer.Option(help="Pattern whose first group, searched in an image's name, is its group (camera, recording).", metavar="REGEX")] = None,
+    adapter: Annotated[str, typer.Option(help="Few-shot teacher on the labelled images: none, tip (Tip-Adapter), or tip-f (keys trained).", metavar="none|tip|tip-f")] = "none",
     teacher_embeddings: Annotated[Path | None, typer.Option(help="Embeddings computed elsewhere, one row per manifest row (.npy, .safetensors).", show_default=False)] = None,
     class_embeddings: Annotated[Path | None, typer.Option(help="Text embeddings of the classes for --teacher-embeddings.", show_default=False)] = None,
     teacher_logits: Annotated[Path | None, typer.Option(help="Logits computed elsewhere, one row per manifest row.", show_default=False)] = None,
@@ -100,6 +145,8 @@ def distill(
     view_seed: Annotated[int, typer.Option(help="Crops and flips; one cache serves all seeds.", min=0)] = 0,
     seeds: Annotated[int | None, typer.Option(help="Compare over so many seeds, from --seed and --split-seed on.", show_default="1", min=1)] = None,
     metric: Annotated[str, typer.Option(help="What alpha, beta and the fold's r maximise on validation.", metavar="accuracy|balanced|macro-f1")] = "accuracy",
+    alpha: Annotated[float | None, typer.Option(help="Weight of the CE head, instead of the search (with --beta).", show_default="searched", min=0.0, max=1.0)] = None,
+    beta: Annotated[float | None, typer.Option(help="Temperature of the KD head, instead of the search (with --alpha).", show_default="searched", min=0.01)] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
     precision: Annotated[str | None, typer.Option(help="Lightning Fabric precision.", show_default="bf16-mixed on CUDA, else 32-true")] = None,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.", show_default="on CUDA")] = None,
@@ -130,6 +177,11 @@ def distill(
         from dhox.distill.sets import check_sampler
 
         check_sampler(label_sampler, shots, label_fraction)
+    check_choice("--adapter", adapter, ("none", "tip", "tip-f"))
+    if adapter != "none" and (not set(methods) & {"dho", "sho"} or teacher_embeddings or teacher_logits):
+        raise UsageError("--adapter needs labels and a teacher that runs here: --method dho or sho, and --teacher.")
+    if (alpha is None) != (beta is None):
+        raise UsageError("--alpha and --beta belong together. Give both, or neither to search them on validation.")
     if label_fraction == 0:
         raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
     if methods == ["kd"] and (shots is not None or label_fraction is not None):
@@ -144,11 +196,10 @@ def distill(
         raise UsageError("--online-teacher runs a teacher, and the files stand for one. Leave one of them out.")
     if methods == ["kd"] and (label_sampler != "dhox" or tune_on == "held-out"):
         raise UsageError("--method kd uses no label. Leave --label-sampler and --tune-on held-out out.")
-    for text in template or []:
-        check_template(text)
     out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
+    from dhox.distill.templates import template_list
     from dhox.tables import print_comparison, print_distill, print_plan
 
     workers = default_workers() if workers is None else workers
@@ -164,7 +215,7 @@ def distill(
         ))  # fmt: skip
         return
     options: dict[str, Any] = {
-        "teacher": teacher, "teacher_scale": teacher_scale, "templates": template, "class_file": classes,
+        "teacher": teacher, "teacher_scale": teacher_scale, "templates": template_list(templates, template or []), "class_file": classes,
         "teacher_embeddings": teacher_embeddings, "class_embeddings": class_embeddings,
         "teacher_logits": teacher_logits, "online_teacher": online_teacher, "student": student,
         "student_weights": student_weights, "image_size": image_size, "shots": shots, "label_fraction": label_fraction,
@@ -173,7 +224,7 @@ def distill(
         "batch_unlabelled": batch_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "warm_up": warm_up, "schedule": schedule, "top_k": top_k, "views": views, "packed_size": packed_size,
         "balance_labels": balance_labels, "seed": seed, "split_seed": split_seed, "view_seed": view_seed,
-        "metric": metric, "device": device, "precision": precision, "compiled": compiled,
+        "metric": metric, "alpha": alpha, "beta": beta, "adapter": adapter, "device": device, "precision": precision, "compiled": compiled,
         "probe_gradients": probe_gradients, "workers": workers, "cache": cache, "skip_bad_images": skip_bad_images,
         "overwrite": overwrite, "resume": resume,
     }  # fmt: skip
@@ -244,6 +295,28 @@ def cache_command(
             f"{damaged} cache files are damaged or missing. `dhox cache --repair DIR` drops them; the next training "
             "computes their images again."
         )
+
+
+@app.command()
+def retune(
+    run: Annotated[Path, typer.Argument(help="Run directory of method dho.")],
+    metric: Annotated[str | None, typer.Option(help="What alpha and beta maximise on validation.", metavar="accuracy|balanced|macro-f1", show_default="the run's")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the CE head, with --beta: taken instead of searched.", min=0.0, max=1.0)] = None,
+    beta: Annotated[float | None, typer.Option(help="Temperature of the KD head, with --alpha.", min=0.01)] = None,
+) -> None:  # fmt: skip
+    """Choose a run's alpha and beta again, from its stored validation logits. Needs no torch."""
+    from dhox.distill.retune import retune as run_retune
+    from dhox.tables import print_distill
+
+    if metric is not None:
+        check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
+    if (alpha is None) != (beta is None):
+        raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
+    result = run_retune(run, metric=metric, fixed=None if alpha is None or beta is None else (alpha, beta))
+    print_distill(result.run, result.summary, result.selection)
+    say("alpha, beta before: ({:g}, {:g})".format(*result.before))
+    say_report(result.run)
+    say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")
 
 
 @app.command()
@@ -349,16 +422,6 @@ def demo(
     from dhox.demo.run import run_demo
 
     run_demo(data, out, shots, overwrite)
-
-
-def check_template(text: str) -> None:
-    """Raise UsageError for a prompt template that cannot take a class name."""
-    try:
-        fits = text.format("NAME") != text.format("")
-    except (IndexError, KeyError, ValueError):
-        fits = False
-    if not fits:
-        raise UsageError(f"--template {text!r}: write {{}} once, where the class name belongs, and no other braces.")
 
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -21,28 +21,46 @@ RUN_SCHEMA = "dhox.run/1"
 EXPORT_SCHEMA = "dhox.export/1"
 BENCH_SCHEMA = "dhox.bench/1"
 COMPARISON_SCHEMA = "dhox.comparison/1"
+AUDIT_SCHEMA = "dhox.audit/1"
 
 # The JSON file that says what a directory is.
-RUN_FILE, EXPORT_FILE, BENCH_FILE, COMPARISON_FILE = "run.json", "manifest.json", "bench.json", "comparison.json"
+RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
+COMPARISON_FILE, AUDIT_FILE = "comparison.json", "audit.json"
+
+
+def write_files(contents: dict[Path, bytes]) -> None:
+    """Write whole files atomically: temporary files beside them, fsync, rename once all of them are written.
+
+    A full disk leaves every old file; a kill between two renames may leave the last ones old.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    try:
+        for path, temporary in temporaries.items():
+            with temporary.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as err:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space or choose another --out.") from err
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically: temporary file beside it, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as err:
-        temporary.unlink(missing_ok=True)
-        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space or choose another --out.") from err
+    """Write one whole file atomically."""
+    write_files({path: content})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN and Infinity are refused (ValueError)."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, to_json(content))
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    """JSON as every dhox file holds it; NaN and Infinity are refused (ValueError)."""
+    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -14,6 +14,7 @@ from dhox.errors import DhoxError, require
 from dhox.images import UnreadableImageError, decode
 
 SPLITS = ("train", "unlabelled", "val", "test")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def shorten(names: list[str], most: int = 8) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def spread(items: list[Item], most: int) -> list[Item]:
+def spread(items: list[T], most: int) -> list[T]:
     """At most `most` of the items, evenly spread over the list (which is sorted by name)."""
     if len(items) <= most:
         return items

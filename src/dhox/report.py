@@ -24,7 +24,7 @@ from dhox.files import (
 )
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-from dhox.tables import METRICS, STAGES, fold_sentence, golden_sentence, selection_sentence
+from dhox.tables import METRICS, STAGES, fold_sentence, golden_sentence, label_free_sentence, selection_sentence
 
 
 def report_libraries_missing() -> str | None:
@@ -251,6 +251,9 @@ def method_lines(
     if summary and selection:
         training = summary["training"]
         lines.append(f"alpha, beta: {selection_sentence(selection, summary['method'])}.")
+        if selection.get("label_free"):
+            lines.append(f"{label_free_sentence(selection['label_free'])}.")
+            lines += [f"Warning: {warning}." for warning in selection["label_free"]["warnings"]]
         lines.append(
             f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} "
             f"labelled and {training['batch_unlabelled']} unlabelled images per step, "

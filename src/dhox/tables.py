@@ -34,6 +34,7 @@ STAGES = {
 }
 
 
+FEWEST_RECOGNISED = 0.5  # share of altered copies, below which a count of near-copies means little
 METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": "Macro-F1"}
 
 
@@ -53,6 +54,10 @@ def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any])
     for note in summary["notes"]:
         say(f"Note: {note}.")
     say(f"alpha, beta: {selection_sentence(selection, summary['method'])}")
+    if selection.get("label_free"):
+        say(label_free_sentence(selection["label_free"]))
+        for warning in selection["label_free"]["warnings"]:
+            say(f"Warning: {warning}.")
     if summary["test"]:
         table = Table("test", "accuracy (95 % interval)", title=f"{summary['method']}, {summary['student']['name']}")
         for row in summary["test"]:
@@ -138,19 +143,117 @@ def print_caches(found: list[Any]) -> None:
 
 
 def selection_sentence(selection: dict[str, Any], method: str) -> str:
-    """How alpha and beta were chosen, with the number of labels used for it."""
+    """How alpha and beta were chosen, with how many labels, and whether that beats the fixed point."""
     if method != "dho":
         return f"none, {method} has one head"
-    if not selection["searched"]:
-        return (
-            f"fixed at ({selection['alpha']}, {selection['beta']}): {selection['n_validation']} validation labels, "
-            f"and searching needs {selection['fewest_images']}"
+    point = f"({selection['alpha']:g}, {selection['beta']:g})"
+    source = {"val": "the val split", "held-out": "held-out labels"}.get(selection["source"], "")
+    evidence = selection.get("evidence")
+    if selection["searched"]:
+        by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
+        text = (
+            f"{point}, chosen{by} with {selection['n_selection_labels']} labels of {source} "
+            f"({selection['n_validation']} in all)"
         )
-    by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
-    source = {"val": "the val split", "held-out": "held-out labels"}[selection["source"]]
+    elif selection["source"] == "given":
+        text = f"{point}, given"
+    else:
+        text = (
+            f"fixed at {point}: {selection['n_validation']} validation labels, and searching needs "
+            f"{selection['fewest_images']}"
+        )
+    if evidence and (selection["searched"] or selection["source"] == "given"):
+        text += f"; {evidence_sentence(evidence)}"
+    return text
+
+
+def evidence_sentence(evidence: dict[str, Any]) -> str:
+    """The chosen point against the fixed one, on validation images that did not choose."""
+    images = {
+        "cross-fitted": "validation images, cross-fitted",
+        "gate-half": "validation images that did not choose",
+        "validation": "validation images",
+    }[evidence["images"]]
+    verdict = "better than" if evidence["distinguishable"] else "not distinguishable from"
     return (
-        f"({selection['alpha']}, {selection['beta']}), chosen{by} with {selection['n_selection_labels']} labels of "
-        f"{source} ({selection['n_validation']} in all)"
+        f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {percent(evidence['chosen'])} against "
+        f"{percent(evidence['fixed'])}, difference {evidence['difference']:+.1f} points, one-sided 95 % lower bound "
+        f"{evidence['lower_bound']:+.1f}, {evidence['chosen']['n']} {images}"
+    )
+
+
+def label_free_sentence(check: dict[str, Any]) -> str:
+    """What unlabelled images say of the mixture."""
+    agrees, top = check["dho_agrees_with"], check["mean_top_probability"]
+    teacher = f", the teacher on {100 * agrees['teacher']:.1f} %" if "teacher" in agrees else ""
+    return (
+        f"Without labels, on {check['n']} unlabelled images: the heads agree on {100 * check['heads_agree']:.1f} %; "
+        f"the mixture agrees with the CE head on {100 * agrees['ce_head']:.1f} %, the KD head on "
+        f"{100 * agrees['kd_head']:.1f} %{teacher}; mean top probability {top['ce_head']:.2f} CE, {top['kd_head']:.2f} "
+        f"KD, {top['dho']:.2f} mixture"
+    )
+
+
+def print_audit(audit: Path, content: dict[str, Any]) -> None:
+    """What the teacher knows of DATA, and the advice."""
+    sets = content["sets"]
+    say(
+        f"{audit}: {sets['labelled']} labelled, {sets['unlabelled']} unlabelled, {sets['validation']} validation, "
+        f"{sets['test']} test images; {len(content['classes'])} classes"
+    )
+    for note in content["notes"]:
+        say(f"Note: {note}.")
+    if content["ways"]:
+        table = Table("way", "accuracy (95 % interval)", "image tower", title=f"On {content['judges']['words']}")
+        for row in content["ways"]:
+            whose = "teacher" if row["model"] == content["teacher"]["name"] else escape(row["model"])
+            table.add_row(f"{whose}, {row['way']}", percent(row), f"{row['parameters'] / 1e6:.1f} M")
+        if len(content["templates"]) > 1:
+            for title, row in (("best", content["templates"][0]), ("worst", content["templates"][-1])):
+                table.add_row(f"{title} template, {escape(row['template'])}", percent(row), "")
+        console.print(table)
+    if content["confusions"]:
+        pairs = [
+            f"{' / '.join(row['classes'])} "
+            f"({row['first_taken_for_second'] + row['second_taken_for_first']} of {row['n']})"
+            for row in content["confusions"][:5]
+        ]
+        say(f"Most confused: {', '.join(pairs)}")
+    for line in [*near_sentences(content["near_copies"]), unlike_sentence(content["unlike"])]:
+        say(line)
+    say(f"Distilling: {content['verdict']}")
+    for line in content["advice"]:
+        say(f"- {line}")
+
+
+def near_sentences(near: dict[str, Any]) -> list[str]:
+    """Copies of validation and test images among the training images, and how far to trust the count."""
+    told = near["threshold"] is not None and near["recognised"] >= FEWEST_RECOGNISED
+    lines = []
+    for name in ("validation", "test"):
+        found = near[name]
+        if found["n"]:
+            count = f", and {found['near']} look near-copied" if told else ""
+            lines.append(
+                f"{name.capitalize()}: {found['exact']} of {found['n']} are exact copies of training images{count}."
+            )
+    if lines and near["threshold"] is not None:
+        lines.append(
+            f"Near-copies: cosine above {near['threshold']:.4f}, which 99.9 % of {near['calibrated_on']} labelled "
+            f"images do not reach with another class. It recognises {100 * near['recognised']:.0f} % of lightly "
+            f"altered copies, and {100 * near['control']:.0f} % of the training images pass it among themselves"
+            + ("." if told else ": this teacher cannot tell near-copies here, so look at the pairs in the report.")
+        )
+    return lines
+
+
+def unlike_sentence(unlike: dict[str, Any]) -> str:
+    """How many unlabelled images lie outside the labelled ones."""
+    if unlike["below"] is None:
+        return f"Least like any class: the lowest ranks of {unlike['n']} {unlike['of']} images are in the report."
+    return (
+        f"Unlike any class: {100 * unlike['below']:.1f} % of {unlike['n']} unlabelled images rank below the lowest 5 % "
+        "of the labelled ones (about 5 % where both are of one kind)."
     )
 
 

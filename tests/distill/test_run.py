@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from dhox.distill.retune import retune
 from dhox.distill.run import DistillResult, distill
 from dhox.errors import DhoxError
 from dhox.files import read_npz, sha256
@@ -92,6 +93,9 @@ def test_without_val_labels_are_held_out_and_said(line: Path) -> None:
     assert not result.selection["searched"]  # 12 images are fewer than 50
     assert (result.selection["alpha"], result.selection["beta"]) == (0.4, 0.5)
     assert read_npz(Path("runs/x/val.npz"))["unlabelled_ce_logits"].shape == (32, 4)
+    assert result.selection["label_free"]["n"] == 32
+    assert "teacher" in result.selection["label_free"]["dho_agrees_with"]
+    assert retune(Path("runs/x")).selection == result.selection
 
 
 def test_too_few_labels_to_hold_out_keep_alpha_and_beta_fixed(line: Path) -> None:

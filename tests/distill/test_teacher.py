@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,10 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dhox.dataset import Item
-from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
-from dhox.distill.views import render, view_of
+from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.errors import DhoxError
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
@@ -44,22 +47,38 @@ def test_text_embeddings_are_normalised_averaged_and_normalised_again() -> None:
         assert torch.allclose(row, torch.nn.functional.normalize(mean, dim=0), atol=1e-6)
 
 
-def test_cached_embeddings_are_those_of_the_views_that_the_student_sees(tmp_path: Path) -> None:
-    teacher = load_teacher(DEMO_TEACHER, CPU)
-    images = items(tmp_path)
-    embeddings = embed_views(teacher, images, views=2, seed=5, workers=0)
-    assert embeddings.shape == (3, 2, 64)
-    assert embeddings.dtype == torch.float16
-    for i, item in enumerate(images):
-        with Image.open(item.path) as image:
-            crop = render(image.convert("RGB"), view_of(5, item.name, 1, 50, 40), 28, "bicubic")
-        z = teacher.encode_images(teacher.transform(Image.fromarray(crop))[None])[0]
-        assert torch.allclose(embeddings[i, 1].float(), z, atol=2e-3)
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_a_model_trained_with_sigmoids_loads_with_its_bias(tmp_path: Path, custom_text: bool) -> None:
+    config = json.loads((Path(DEMO_TEACHER.removeprefix("local-dir:")) / "open_clip_config.json").read_text())
+    model_config = config["model_cfg"] | {"init_logit_bias": -10, "custom_text": custom_text}
+    model_config["text_cfg"] |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    torch.manual_seed(0)
+    model = kind(**{name: value for name, value in model_config.items() if name != "custom_text"})
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config | {"model_cfg": model_config}))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    teacher = load_teacher(f"local-dir:{tmp_path}", CPU)
+    assert isinstance(teacher.model, kind)
+    assert teacher.logit_bias == -10
+    assert load_teacher(DEMO_TEACHER, CPU).logit_bias is None
+    text = teacher.encode_classes(["bag", "dress", "coat"], ["a {}"])
+    images = torch.randn(4, 3, 28, 28)
+    with torch.no_grad():
+        theirs = teacher.model.get_logits(images, teacher.tokenizer(["a bag", "a dress", "a coat"]))[0]
+    ours = teacher.scale * teacher.encode_images(images) @ text.T
+    assert torch.allclose(ours - 10, theirs, atol=1e-3)
+    assert torch.allclose(ours.softmax(-1), theirs.softmax(-1), atol=1e-4)
 
 
-def test_zero_shot_predictions_of_no_image_are_empty() -> None:
-    teacher = load_teacher(DEMO_TEACHER, CPU)
-    assert zero_shot_predictions(teacher, torch.zeros(2, 64), [], 0).shape == (0,)
+def test_a_missing_tokenizer_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    teacher = tmp_path / "teacher"
+    shutil.copytree(DEMO_TEACHER.removeprefix("local-dir:"), teacher)
+    config = json.loads((teacher / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "own"
+    (teacher / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DhoxError, match="transformers.*pip install transformers sentencepiece"):
+        load_teacher(f"local-dir:{teacher}", CPU)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""Whether distilling can pay, and against what simpler thing: sentences from measured accuracies, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dhox.stats import accuracy_row, paired_difference_lower_bound, wilson_interval
+
+FEWEST_JUDGES = 50  # labelled images, below which no advice is given
+TOLERANCE = 1.0  # points of accuracy within which a smaller model counts as equally good
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to answer, measured on the same images as every other.
+
+    `way`: zero-shot or linear probe. `parameters`: of the image tower. `answers`: int [N]; `right`: bool [N].
+    """
+
+    way: str
+    model: str
+    parameters: int
+    right: np.ndarray
+    answers: np.ndarray
+
+
+def way_row(way: Way, first: Way) -> dict[str, Any]:
+    """One way with its accuracy, and the paired difference to the teacher's zero-shot answers in points."""
+    return {
+        "way": way.way,
+        "model": way.model,
+        "parameters": way.parameters,
+        **accuracy_row(way.right),
+        "difference": 100 * float(way.right.mean() - first.right.mean()),
+        "lower_bound": 100 * paired_difference_lower_bound(way.right, first.right),
+    }
+
+
+def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[str, list[str]]:
+    """(can pay | unlikely to pay | cannot tell, sentences with measured accuracies)."""
+    if not ways:
+        return "cannot tell", ["No image has a label, so nothing can be measured. Label some for val/CLASS/."]
+    zero_shot, n = ways[0], len(ways[0].right)
+    own = [way for way in ways if way.model == zero_shot.model]
+    small = [way for way in ways if way.model != zero_shot.model]
+    best = max(own, key=lambda way: way.right.mean())
+    size = f"{zero_shot.parameters / 1e6:.1f} M parameters in its image tower"
+    lines = [
+        f"The simpler thing is the teacher itself: {said(zero_shot)}, with {size}. Distil where that is too "
+        "slow or too large for the target."
+    ]
+    probe = next((way for way in own if way.way == "linear probe"), None)
+    if probe is None:
+        lines.append("No linear probe: some class has fewer than two labelled images.")
+    else:
+        bound = 100 * paired_difference_lower_bound(probe.right, zero_shot.right)
+        helps = (
+            "the labels add what the prompts miss, so a few-shot teacher (tip-f) is worth a try"
+            if bound > 0
+            else "these labels add nothing measurable; other prompts, another teacher or more labels have to"
+        )
+        lines.append(
+            f"A linear probe on the teacher's embeddings: {said(probe)}, {difference(probe, zero_shot)}: {helps}. It "
+            "is as large as the teacher, and what a student has to come near."
+        )
+    verdict = "can pay"
+    if n_unlabelled == 0:
+        verdict = "unlikely to pay"
+        lines.append("There is no unlabelled image: the teacher can only be asked about images whose label is known.")
+    if wilson_interval(int(best.right.sum()), n)[0] <= 1 / n_classes:
+        verdict = "unlikely to pay"
+        lines.append(
+            f"The teacher's best, {said(best)}, is not above guessing ({100 / n_classes:.1f} %): it has nothing to "
+            "pass on. Choose another teacher, or better class names (--classes) and prompts."
+        )
+    if small:
+        rival = max(small, key=lambda way: way.right.mean())
+        as_good = 100 * paired_difference_lower_bound(rival.right, best.right) >= -TOLERANCE
+        verdict = "unlikely to pay" if as_good else verdict
+        lines.append(
+            f"A small ready-made model, {rival.model} ({rival.way}, {rival.parameters / 1e6:.1f} M parameters): "
+            f"{said(rival)}, {difference(rival, best)} to the teacher's {best.way}. "
+            + (
+                "Use it as it is, or distil into something smaller still."
+                if as_good
+                else "Distilling can win that back."
+            )
+        )
+    else:
+        lines.append("No small ready-made model was measured: add --small-clip MODEL to compare with one.")
+    if n < FEWEST_JUDGES:
+        verdict = "cannot tell"
+        lines.append(f"Only {n} labelled images judge: add at least {FEWEST_JUDGES} to val/CLASS/ before deciding.")
+    return verdict, lines
+
+
+def said(way: Way) -> str:
+    """Accuracy, interval and number of images of a way."""
+    low, high = wilson_interval(int(way.right.sum()), len(way.right))
+    return f"{100 * way.right.mean():.1f} % ({100 * low:.1f}-{100 * high:.1f}, n = {len(way.right)})"
+
+
+def difference(way: Way, other: Way) -> str:
+    """The paired difference of two ways, in points."""
+    points = 100 * float(way.right.mean() - other.right.mean())
+    bound = 100 * paired_difference_lower_bound(way.right, other.right)
+    return f"{points:+.1f} points (one-sided 95 % lower bound {bound:+.1f})"
