@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from dhox.console import console
 from dhox.dataset import class_names, class_numbers, read_dataset, spread
+from dhox.distill.create import create_student
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
@@ -22,7 +23,7 @@ from dhox.distill.evaluate import (
 )
 from dhox.distill.scan import scan
 from dhox.distill.sets import Sets, choose_sets
-from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
+from dhox.distill.student import save_student
 from dhox.distill.teacher import DEFAULT_TEMPLATES, embed_views, load_teacher, zero_shot_predictions
 from dhox.distill.train import steps_per_epoch, train
 from dhox.environment import now, versions
@@ -57,6 +58,9 @@ def distill(
     templates: list[str] | None = None,
     teacher_scale: float | None = None,
     image_size: int | None = None,
+    kd_head: str = "linear",
+    init_heads: str = "random",
+    init_from: Path | None = None,
     epochs: int = 30,
     batch_labelled: int = 64,
     batch_unlabelled: int = 192,
@@ -88,10 +92,12 @@ def distill(
 
     with console.status("Loading the models"):
         torch.manual_seed(seed)
-        backbone, data_config = create_backbone(student, student_weights, image_size)
-        preprocessing = preprocessing_of(data_config)
-        spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
-        model = fabric.to_device(with_heads(backbone, spec.image_size, spec.classes, spec.two_heads))
+        model, spec, preprocessing = create_student(
+            student, student_weights, image_size, labels, two_heads=method == "dho", kd_head=kd_head,
+            init_heads=init_heads, prompts=[prompt for _, prompt in classes],
+            templates=list(templates or DEFAULT_TEMPLATES), init_from=init_from,
+        )  # fmt: skip
+        model = fabric.to_device(model)
         guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None
 
     splits, content, bad = scan(splits, skip_bad_images)
@@ -168,7 +174,11 @@ def distill(
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
             "sets": sets_summary(sets),
             "teacher": teacher_summary,
-            "student": spec.to_json() | {"weights": student_weights},
+            "student": spec.to_json()
+            | {
+                "weights": student_weights, "init_heads": init_heads,
+                "init_from": None if init_from is None else str(init_from.absolute()),
+            },
             "preprocessing": preprocessing.to_json(),
             "training": {
                 "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": batch_labelled,

@@ -50,9 +50,12 @@ def distill(
     teacher_scale: Annotated[float | None, typer.Option(help="Factor of the teacher's cosines.", show_default="the checkpoint's", min=0.01)] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with {} for the class name; repeatable.", show_default="open_clip's 7 simple templates")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list: a label, or label,prompt name, per line.", show_default="train's folders")] = None,
-    student: Annotated[str, typer.Option(help="Any timm model.")] = "resnet18",
+    student: Annotated[str, typer.Option(help="Any timm model, or an OpenCLIP image tower: open_clip:ARCHITECTURE/TAG, open_clip:hf-hub:ORG/MODEL, open_clip:local-dir:PATH.")] = "resnet18",
     student_weights: Annotated[str, typer.Option(help="pretrained, none, or a file.", metavar="pretrained|none|PATH")] = "pretrained",
     image_size: Annotated[int | None, typer.Option(help="Student input in pixels.", show_default="the student's", min=8)] = None,
+    kd_head: Annotated[str, typer.Option(help="W z + b; 100 (W/|W|)(z/|z|); or 100 (W z/|z| + b) as the authors' code.", metavar="linear|cosine-paper|cosine-code")] = "linear",
+    init_heads: Annotated[str, typer.Option(help="text: the class text embeddings of an OpenCLIP student's own text tower.", metavar="random|text")] = "random",
+    init_from: Annotated[Path | None, typer.Option(help="Run directory of an earlier student to start from.", show_default=False)] = None,
     method: Annotated[str, typer.Option(help="dho: two heads; sho: one head, both losses; ce: labels only; kd: teacher only.", metavar="dho|sho|ce|kd")] = "dho",
     shots: Annotated[int | None, typer.Option(help="Labelled images per class; the rest of train is unlabelled.", show_default="all of train", min=1)] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Labelled share of each class instead of --shots.", min=0.0, max=1.0)] = None,
@@ -79,6 +82,8 @@ def distill(
     if shots is not None and label_fraction is not None:
         raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
     check_choice("--method", method, ("dho", "sho", "ce", "kd"))
+    check_choice("--kd-head", kd_head, ("linear", "cosine-paper", "cosine-code"))
+    check_choice("--init-heads", init_heads, ("random", "text"))
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     if label_fraction == 0:
@@ -98,7 +103,8 @@ def distill(
 
     result = run_distill(
         data, out, teacher=teacher, teacher_scale=teacher_scale, templates=template, class_file=classes,
-        student=student, student_weights=student_weights, image_size=image_size, method=method, shots=shots,
+        student=student, student_weights=student_weights, image_size=image_size, kd_head=kd_head,
+        init_heads=init_heads, init_from=init_from, method=method, shots=shots,
         label_fraction=label_fraction, epochs=epochs, batch_labelled=batch_labelled,
         batch_unlabelled=batch_unlabelled, learning_rate=learning_rate, weight_decay=weight_decay, views=views,
         seed=seed, split_seed=split_seed, metric=metric, device=device, precision=precision,
