@@ -114,12 +114,14 @@ def split_tower_name(name: str, weights: str) -> tuple[str, str | None]:
     return architecture, None if weights == "none" else str(Path(weights).absolute())
 
 
-def text_embeddings(tower: LoadedTower, prompts: list[str], templates: list[str]) -> torch.Tensor:
-    """Class text embeddings [C, d] of the student's own text tower, the rows with norm 1.
+def text_embeddings(tower: LoadedTower, prompts: list[str], templates: list[str], device: torch.device) -> torch.Tensor:
+    """Class text embeddings [C, d] of the student's own text tower, the rows with norm 1, computed on `device`.
 
     Each template's embedding is normalised, averaged, normalised again, as for the teacher. (The authors' code averages
     without normalisation, which makes a cosine-code head |w_c| times sharper than CLIP.)
     """
     tokenizer = open_clip.get_tokenizer(tower.tokenizer_name)
-    weights = open_clip.build_zero_shot_classifier(tower.clip.eval(), tokenizer, prompts, templates)
-    return weights.T.float()
+    model = tower.clip.to(device).eval()
+    weights = open_clip.build_zero_shot_classifier(model, tokenizer, prompts, templates, device=device)
+    model.cpu()
+    return weights.T.float().cpu()

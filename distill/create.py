@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dhox.distill.clip_tower import PREFIX, LoadedTower, load_tower, text_embeddings
+from dhox.distill.clip_tower import PREFIX, load_tower, text_embeddings
 from dhox.distill.init_from import copy_earlier, earlier_student
 from dhox.distill.student import Student, StudentSpec, create_backbone, preprocessing_of, with_heads
 from dhox.errors import UsageError
@@ -25,13 +25,15 @@ def create_student(
     prompts: list[str],
     templates: list[str],
     init_from: Path | None = None,
+    device: torch.device,
 ) -> tuple[Student, StudentSpec, Preprocessing]:
     """Create the student `name` (a timm model, or open_clip:...) with heads for the labels `classes`, in index order.
 
     `weights`: pretrained, none or a file. `kd_head`: one of KD_HEADS. `init_heads`: random, or text: the rows of every
     head are the class text embeddings of the student's own text tower (`prompts` in `templates`), biases 0.
-    `init_from`: an earlier run directory, whose weights replace these. Raises UsageError for options that exclude each
-    other, DhoxError for unknown names and for weights that cannot be had or do not fit.
+    `init_from`: an earlier run directory, whose weights replace these. `device`: where the text tower runs; the student
+    is on the CPU. Raises UsageError for options that exclude each other, DhoxError for unknown names and for weights
+    that cannot be had or do not fit.
     """
     check_heads(name, weights, two_heads, kd_head, init_heads)
     earlier = None if init_from is None else earlier_student(init_from, name, kd_head, two_heads)
@@ -48,7 +50,7 @@ def create_student(
     )
     student = with_heads(backbone, spec.image_size, len(classes), two_heads, kd_head)
     if tower is not None and init_heads == "text":
-        write_text_into_heads(student, tower, prompts, templates)
+        write_into_heads(student, text_embeddings(tower, prompts, templates, device))
     if earlier is not None:
         copy_earlier(student, earlier, classes)
     return student, spec, preprocessing
@@ -67,9 +69,8 @@ def check_heads(name: str, weights: str, two_heads: bool, kd_head: str, init_hea
         raise UsageError("--init-heads text needs a trained text tower. Leave out --student-weights none.")
 
 
-def write_text_into_heads(student: Student, tower: LoadedTower, prompts: list[str], templates: list[str]) -> None:
-    """Language-aware initialisation (arXiv 2505.07675): W of every head <- text embeddings, biases 0."""
-    text = text_embeddings(tower, prompts, templates)
+def write_into_heads(student: Student, text: torch.Tensor) -> None:
+    """Language-aware initialisation (arXiv 2505.07675): W of every head <- text embeddings [C, d], biases 0."""
     with torch.no_grad():
         for head in (student.ce_head, student.kd_head):
             if head is not None:

@@ -96,6 +96,7 @@ def distill(
             student, student_weights, image_size, labels, two_heads=method == "dho", kd_head=kd_head,
             init_heads=init_heads, prompts=[prompt for _, prompt in classes],
             templates=list(templates or DEFAULT_TEMPLATES), init_from=init_from,
+            device=fabric.device,
         )  # fmt: skip
         model = fabric.to_device(model)
         guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd else None

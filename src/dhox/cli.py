@@ -116,6 +116,33 @@ def distill(
 
 
 @app.command()
+def import_dho(
+    file: Annotated[Path, typer.Argument(help="Checkpoint (.pt) of the authors' code, as huggingface.co/erjui/dho has them.")],
+    arch: Annotated[str, typer.Option(help="Its student: ViT-B-16, ViT-L-14, RN50, resnet18, resnet50 or mobilenetv2.")],
+    classes: Annotated[str, typer.Option(help="Class names in the order of its training; imagenet-wnid: n01440764 ...", metavar="imagenet|imagenet-wnid|FILE")],
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-FILE")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the CE head at inference.", show_default="0.5 for CLIP students, else 0.4", min=0.0, max=1.0)] = None,
+    beta: Annotated[float | None, typer.Option(help="Temperature of the KD head at inference.", show_default="0.5", min=0.01)] = None,
+    data: Annotated[Path | None, typer.Option(help="DATA whose val split judges the folds at export.", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.", show_default="cores - 2, at most 8", min=0)] = None,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Turn a checkpoint of the DHO authors' code into a run directory for dhox export."""
+    from dhox.errors import require
+
+    require("torch", "distill")
+    from dhox.distill.import_dho import import_dho as run_import
+    from dhox.tables import print_distill
+
+    result = run_import(
+        file, out or Path("runs") / file.stem, arch=arch, classes=classes, alpha=alpha, beta=beta, data=data,
+        workers=default_workers() if workers is None else workers, overwrite=overwrite,
+    )  # fmt: skip
+    print_distill(result.run, result.summary, result.selection)
+    say_next(f"dhox export {result.run} --fold-rule exact")
+
+
+@app.command()
 def export(
     run: Annotated[Path | None, typer.Argument(help="Run directory.", show_default="the newest run below here")] = None,
     out: Annotated[Path | None, typer.Option(help="Export directory.", show_default="RUN/export")] = None,

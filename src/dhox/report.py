@@ -251,12 +251,13 @@ def method_lines(
     if summary and selection:
         training = summary["training"]
         lines.append(f"alpha, beta: {selection_sentence(selection, summary['method'])}.")
-        lines.append(
-            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} "
-            f"labelled and {training['batch_unlabelled']} unlabelled images per step, "
-            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
-            f"seed {training['seed']}; the last weights are kept."
-        )
+        if training:
+            lines.append(
+                f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, "
+                f"{training['batch_labelled']} labelled and {training['batch_unlabelled']} unlabelled images per step, "
+                f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
+                f"seed {training['seed']}; the last weights are kept."
+            )
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
         lines.append(f"Latency: {bench['method']}")

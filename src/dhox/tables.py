@@ -64,6 +64,8 @@ def selection_sentence(selection: dict[str, Any], method: str) -> str:
     """How alpha and beta were chosen, with the number of labels used for it."""
     if method != "dho":
         return f"none, {method} has one head"
+    if selection["source"] == "imported":
+        return f"fixed at ({selection['alpha']}, {selection['beta']}) when the checkpoint was imported"
     if not selection["searched"]:
         return (
             f"fixed at ({selection['alpha']}, {selection['beta']}): {selection['n_validation']} validation labels, "
