@@ -7,6 +7,7 @@ from copy import deepcopy
 import timm
 import torch
 from open_clip.modified_resnet import AttentionPool2d
+from timm.models import fastvit
 from torch import nn
 
 
@@ -22,6 +23,8 @@ def exportable(backbone: nn.Module) -> nn.Module:
                 setattr(parent, name, PlainAttention(child))
             if isinstance(child, AttentionPool2d):
                 setattr(parent, name, PlainAttentionPool(child))
+            if isinstance(child, fastvit.Attention):
+                setattr(parent, name, PlainMapAttention(child))
     return backbone
 
 
@@ -64,3 +67,20 @@ class PlainAttentionPool(nn.Module):
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
         attended = attend(pool.q_proj(x[:, :1]), pool.k_proj(x), pool.v_proj(x), pool.num_heads)
         return pool.c_proj(attended).squeeze(1)
+
+
+class PlainMapAttention(nn.Module):
+    """FastViT's self-attention over a map with its own weights. [B, d, H, W] to the same.
+
+    timm's form of it matches a fusion of ONNX Runtime 1.32 for MobileCLIP that fails on fp16 weights.
+    """
+
+    def __init__(self, source: fastvit.Attention) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.heads = source.qkv, source.proj, source.num_heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Every place asks all of them."""
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        attended = self.proj(attend(q, k, v, self.heads))
+        return attended.transpose(1, 2).unflatten(-1, x.shape[2:])
