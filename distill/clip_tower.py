@@ -91,11 +91,12 @@ def build_tower(config: dict[str, Any], image_size: int) -> nn.Module:
     return features_only(tower)
 
 
-def features_only(tower: nn.Module) -> nn.Module:
+def features_only(tower: Any) -> nn.Module:
     """Towers of captioning models give (features, tokens): ask for the features alone."""
     if getattr(tower, "output_tokens", False):
         tower.output_tokens = False
-    return tower
+    backbone: nn.Module = tower
+    return backbone
 
 
 def split_tower_name(name: str, weights: str) -> tuple[str, str | None]:

@@ -55,6 +55,8 @@ class CosineStackedHead(nn.Module):
         bias = np.stack([heads["ce_bias"], heads["kd_bias"] / np.float32(beta)])
         self.linear = linear_layer(weight, None)
         self.classes = len(heads["ce_bias"])
+        self.ce_half: torch.Tensor
+        self.kd_half: torch.Tensor
         self.register_buffer("bias", torch.from_numpy(bias)[None])
         self.register_buffer("ce_half", torch.tensor([1.0, 0.0]).view(1, 2, 1))
         self.register_buffer("kd_half", torch.tensor([0.0, 1.0]).view(1, 2, 1))
