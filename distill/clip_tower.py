@@ -61,14 +61,14 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
 
 def resized(name: str, tower: nn.Module, config: dict[str, Any], image_size: int) -> nn.Module:
     """The same weights in a tower for another image size, position embeddings interpolated by open_clip or timm."""
-    other = build_tower(config, image_size)
-    if "timm_model_name" in config["vision_cfg"]:
-        tower.set_input_size(image_size)  # type: ignore[operator]
-    state = {f"visual.{key}": tensor for key, tensor in tower.state_dict().items()}
-    resize_pos_embed(state, SimpleNamespace(visual=other))
     try:
+        other = build_tower(config, image_size)
+        if "timm_model_name" in config["vision_cfg"]:
+            tower.set_input_size(image_size)  # type: ignore[operator]
+        state = {f"visual.{key}": tensor for key, tensor in tower.state_dict().items()}
+        resize_pos_embed(state, SimpleNamespace(visual=other))
         other.load_state_dict({key.removeprefix("visual."): tensor for key, tensor in state.items()})
-    except RuntimeError as err:
+    except Exception as err:  # shapes that do not fit, or timm's assertions on windows and patches
         raise DhoxError(f"{name} takes images of its own size only. Leave --image-size {image_size} out.") from err
     return other
 
