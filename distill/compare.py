@@ -47,6 +47,8 @@ def compare(
         for method in methods:
             say(f"{method}, seed {first + i}")
             of_method = options | (NO_LABELS if method == "kd" else {})
+            if method != "dho":
+                of_method["kd_head"] = "linear"  # of their one head
             results[method].append(
                 distill(
                     data, out / f"{method}-{first + i}", method=method, seed=first + i, split_seed=first_split + i,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from dhox.dataset import Splits, class_names, read_dataset, read_image, spread
+from dhox.dataset import Splits, class_names, listed_labels, own_classes, read_dataset, read_image, spread
 from dhox.distill.cache import FORWARD_BATCH
+from dhox.distill.create import create_student
 from dhox.distill.packed import packed_side
 from dhox.distill.processes import create_fabric
-from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.distill.teacher import Teacher, load_teacher
 from dhox.files import free_bytes
 
@@ -47,7 +47,7 @@ def plan(
     random pixels; images that a cache holds already are not subtracted. Nothing is written.
     """
     fabric, precision = create_fabric(device, precision)
-    splits = read_dataset(data)
+    splits = read_dataset(data, labels=listed_labels(class_file))
     sample = [read_image(item) for item in spread(all_training(splits), SAMPLE)]
     start = time.perf_counter()
     for item in spread(all_training(splits), SAMPLE):
@@ -70,10 +70,18 @@ def plan(
             "cache_bytes": 2 * guide.width * (n_training * views + n_whole),
         }
     if student is not None:
-        backbone, data_config = create_backbone(student, student_weights, image_size)
-        size = preprocessing_of(data_config).crop
-        n_classes = len(class_names(splits, class_file))
-        model = with_heads(backbone, size, n_classes, two_heads=True)
+        labels = [label for label, _ in class_names(splits, class_file, own_classes(data))]
+        model, spec, _ = create_student(
+            student,
+            student_weights,
+            image_size,
+            labels,
+            two_heads=True,
+            prompts=labels,
+            templates=[],
+            device=fabric.device,
+        )
+        size = spec.image_size
         side = packed_side(size, [image.size for image in sample]) if packed_size is None else packed_size
         batch = batch_labelled + batch_unlabelled
         rate, memory = student_rate(fabric, model, size, batch // world)

@@ -22,6 +22,7 @@ from dhox.dataset import (
     spread,
 )
 from dhox.distill.adapter import ADAPTER_FILE, save_adapter
+from dhox.distill.create import create_student
 from dhox.distill.curves import Curves
 from dhox.distill.evaluate import (
     logit_arrays,
@@ -39,7 +40,7 @@ from dhox.distill.processes import create_fabric, first_then_all, per_process, s
 from dhox.distill.scan import contents, scan, scan_memory, sizes_of
 from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.sets import Sets, choose_sets
-from dhox.distill.student import StudentSpec, create_backbone, preprocessing_of, save_student, with_heads
+from dhox.distill.student import save_student
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.train import steps_per_epoch, train
 from dhox.environment import now, versions
@@ -91,6 +92,9 @@ def distill(
     teacher_logits: Path | None = None,
     online_teacher: bool = False,
     image_size: int | None = None,
+    kd_head: str = "linear",
+    init_heads: str = "random",
+    init_from: Path | None = None,
     epochs: int = 30,
     epoch_over: str = "unlabelled",
     batch_labelled: int = 64,
@@ -128,10 +132,10 @@ def distill(
     `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
     epoch. `label_sampler`, `tune_on`: see dhox.distill.sets.choose_sets. `group_by`: see dhox.dataset.read_dataset.
     `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
-    macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and
-    `beta` are given. `adapter`: none, tip or tip-f, a few-shot teacher on the labelled images. `precision`: a Lightning
-    Fabric precision, by default bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on
-    CUDA. `resume`: continue an interrupted training of the same settings. Raises DhoxError for every mistake in DATA or
+    macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and `beta` are given. `adapter`: none,
+    tip or tip-f, a few-shot teacher on the labelled images. `kd_head`, `init_heads`, `init_from`: see
+    dhox.distill.create.create_student. `precision`: a Lightning Fabric precision, by default bf16-mixed on CUDA and
+    32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an interrupted training of the same settings. Raises DhoxError for every mistake in DATA or
     the options, before anything is written but caches.
     """
     settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
@@ -152,10 +156,13 @@ def distill(
 
     with console.status("Loading the models"):
         torch.manual_seed(seed)
-        backbone, data_config = create_backbone(student, student_weights, image_size)
-        preprocessing = preprocessing_of(data_config)
-        spec = StudentSpec(student, preprocessing.crop, len(classes), two_heads=method == "dho")
-        model = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads)
+        used_templates = list(templates or DEFAULT_TEMPLATES)
+        model, spec, preprocessing = create_student(
+            student, student_weights, image_size, labels, two_heads=method == "dho", kd_head=kd_head,
+            init_heads=init_heads, prompts=prompts,
+            templates=used_templates, init_from=init_from,
+            device=fabric.device,
+        )  # fmt: skip
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = timm.layers.convert_sync_batchnorm(model)
         model = fabric.to_device(model)
@@ -192,7 +199,7 @@ def distill(
     whole = {"val": sets.validation, "test": sets.test, "unlabelled": sample}
     if guide is not None:
         guidance = guidance_of_model(
-            fabric, guide, root, items, whole, seen, boxes, prompts, list(templates or DEFAULT_TEMPLATES), views=views,
+            fabric, guide, root, items, whole, seen, boxes, prompts, used_templates, views=views,
             view_seed=view_seed, online=online_teacher, workers=workers, adapter=adapter, labels=label_numbers,
             validation_labels=validation_numbers, seed=seed,
         )  # fmt: skip
@@ -265,7 +272,11 @@ def distill(
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
             "sets": sets_summary(sets) | {"label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by},
             "teacher": guidance.summary if guidance else None,
-            "student": spec.to_json() | {"weights": student_weights},
+            "student": spec.to_json()
+            | {
+                "weights": student_weights, "init_heads": init_heads,
+                "init_from": plain(init_from),
+            },
             "preprocessing": preprocessing.to_json(),
             "training": {
                 "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": n_labelled,

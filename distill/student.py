@@ -1,4 +1,4 @@
-"""The student: a timm backbone and its heads, and the files it is kept in."""
+"""The student: a backbone and its heads, and the files it is kept in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dhox.dataset import shorten
+from dhox.distill.clip_tower import PREFIX, build_tower
+from dhox.distill.kd_head import create_kd_head
 from dhox.distill.teacher import closest
 from dhox.errors import DhoxError
 from dhox.files import write_bytes
@@ -21,17 +23,18 @@ WEIGHTS_FILE = "student.safetensors"
 
 
 class Student(nn.Module):
-    """Backbone -> features z [B, d] -> CE head and KD head, two linear layers [C, d].
+    """Backbone -> features z [B, d] -> CE head, a linear layer [C, d], and KD head, of one of KD_HEADS.
 
     The single-head methods (ce, kd, sho) have no KD head: both outputs are the one head's logits.
     """
 
-    def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool) -> None:
+    def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool, kd_kind: str) -> None:
         super().__init__()
         self.classes = classes
         self.backbone = backbone
+        self.kd_kind = kd_kind
         self.ce_head = nn.Linear(features, classes)
-        self.kd_head = nn.Linear(features, classes) if two_heads else None
+        self.kd_head = create_kd_head(kd_kind, features, classes) if two_heads else None
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised float images [B, 3, H, W] to (CE logits, KD logits), each [B, C]."""
@@ -42,12 +45,17 @@ class Student(nn.Module):
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """What rebuilds a student from its weights file."""
+    """What rebuilds a student from its weights file.
+
+    `kd_head`: one of KD_HEADS. `tower`: the configuration of an OpenCLIP image tower (see `build_tower`), or None.
+    """
 
     name: str
     image_size: int
     classes: int
     two_heads: bool
+    kd_head: str = "linear"
+    tower: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -68,7 +76,7 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
     if name.split(".")[0] not in timm.list_models():
         raise DhoxError(
             f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
-            "Any name of timm.list_models() will do."
+            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers."
         )
     if weights == "pretrained" and "." in name:
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
@@ -116,12 +124,12 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict({name: state[name] for name in own})
 
 
-def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool) -> Student:
+def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool, kd_kind: str = "linear") -> Student:
     """Put the heads on a backbone; the feature width is what one forward gives."""
     backbone.eval()
     with torch.no_grad():
         z = backbone(torch.zeros(1, 3, image_size, image_size))
-    return Student(backbone, z.shape[-1], classes, two_heads)
+    return Student(backbone, z.shape[-1], classes, two_heads, kd_kind)
 
 
 def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
@@ -138,15 +146,18 @@ def save_student(student: Student, run: Path) -> None:
 def load_student(run: Path, spec: StudentSpec) -> Student:
     """Rebuild the student of a run, in eval mode, from its weights file.
 
-    Attention is built in its plain form, which exports without Shape arithmetic (the values are the same).
+    timm's attention is built in its plain form, which exports without Shape arithmetic (the values are the same).
     """
     fused = timm.layers.use_fused_attn()
     timm.layers.set_fused_attn(False)
     try:
-        backbone, _ = create_backbone(spec.name, "none", spec.image_size)
+        if spec.tower is None:
+            backbone, _ = create_backbone(spec.name, "none", spec.image_size)
+        else:
+            backbone = build_tower(spec.tower, spec.image_size)
     finally:
         timm.layers.set_fused_attn(bool(fused))
-    student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads)
+    student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads, spec.kd_head)
     try:
         student.load_state_dict(load_file(run / WEIGHTS_FILE))
     except Exception as err:

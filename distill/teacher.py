@@ -90,10 +90,12 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
     )  # fmt: skip
 
 
-def split_name(name: str) -> tuple[str, str | None]:
+def split_name(name: str, role: str = "teacher", weights_needed: bool = True) -> tuple[str, str | None]:
     """`ARCHITECTURE/TAG` to (architecture, tag); the schemas hf-hub: and local-dir: stand alone.
 
-    Raises DhoxError for an architecture or tag that open_clip does not know, naming the closest.
+    Raises DhoxError for an architecture or tag that open_clip does not know, naming the closest, and for a tag that was
+    trained with QuickGELU where the architecture has GELU (open_clip only warns, and the answers would be wrong).
+    `role`: who is named in messages; without `weights_needed` the name may be an architecture alone.
     """
     if name.startswith(("hf-hub:", "local-dir:")):
         return name, None
@@ -101,15 +103,20 @@ def split_name(name: str) -> tuple[str, str | None]:
     known = open_clip.list_models()
     if architecture not in known:
         raise DhoxError(
-            f"The teacher {architecture!r} is not an OpenCLIP architecture. {closest(architecture, known)} "
+            f"The {role} {architecture!r} is not an OpenCLIP architecture. {closest(architecture, known)} "
             "Use ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH."
         )
+    if not weights_needed:
+        return architecture, None
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in tags and not Path(pretrained).is_file():
         raise DhoxError(
             f"{architecture} has no weights {pretrained!r}. {closest(pretrained, tags)} "
             f"Use {architecture}/TAG with a known tag, or {architecture}/FILE.safetensors."
         )
+    sibling = f"{architecture}-quickgelu"
+    if (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu") and sibling in known:
+        raise DhoxError(f"{architecture}/{pretrained} was trained with QuickGELU. Use {sibling}/{pretrained}.")
     return architecture, pretrained
 
 

@@ -45,6 +45,8 @@ class CheckImages:
 def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
     """The gating validation images; without validation the labelled, without labels the unlabelled training images.
 
+    An imported run without DATA brings synthetic images; with --data it takes what that holds outside test.
+
     Never test images, and none that the run skipped as unreadable.
     """
     root = data or Path(summary["data"])
@@ -68,8 +70,14 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
         return CheckImages(
             items, class_numbers(items, classes), IMAGES[kind, bool(judge.all())], golden_items(everything, training)
         )
-    items = spread(training, MOST_CHECK_IMAGES)
-    return CheckImages(items, None, "unlabelled training images", golden_items(items, []))
+    items = spread(training or splits["val"], MOST_CHECK_IMAGES)
+    if not items:
+        raise DhoxError(
+            f"{root} has no image outside test to check the graphs with. Give --data DATA with train or val."
+        )
+    synthetic = summary["sets"]["selection"] == "imported" and data is None
+    source = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
+    return CheckImages(items, None, source, golden_items(items, []))
 
 
 def golden_items(items: list[Item], more: list[Item]) -> list[Item]:

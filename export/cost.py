@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import folded_head
+from dhox.export.graph import folded_head, is_cosine
 
 
 def with_costs(
@@ -21,6 +21,8 @@ def with_costs(
     linear: Fold = inference_linear(alpha, beta)
     one = len(heads["ce_bias"]) + heads["ce_weight"].size
     parameters = {"single": one, "heads": 2 * one, "exact": 2 * one, "linear": one}
+    if is_cosine(heads):  # linear in [z, z/|z|]
+        parameters["linear"] += heads["kd_weight"].size
     rules = {"ce_head": "single", "kd_head": "single", "dho": "heads", "exact": "exact"}
     z = torch.zeros(1, heads["ce_weight"].shape[1])
     times = {rule: median_microseconds(folded_head(heads, replace(linear, rule=rule)), z) for rule in parameters}

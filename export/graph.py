@@ -6,20 +6,27 @@ import numpy as np
 import torch
 from torch import nn
 
+from dhox.distill.kd_head import norm, plain_parameters, unit
 from dhox.distill.student import Student
 from dhox.export.fold import Fold
 from dhox.images import Preprocessing
 
 
 class LinearHead(nn.Module):
-    """One linear layer of C rows and one softmax: z [B, d] to probs [B, C] float32."""
+    """One linear layer of C rows and one softmax: z [B, d] to probs [B, C] float32.
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    With `append_unit` the layer works on [z, z/|z|] [B, 2d], as a cosine KD head needs it.
+    """
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, append_unit: bool = False) -> None:
         super().__init__()
         self.linear = linear_layer(weight, bias)
+        self.append_unit = append_unit
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Probs of features."""
+        if self.append_unit:
+            z = torch.cat([z, unit(z)], -1)
         return self.linear(z).float().softmax(-1)
 
 
@@ -39,6 +46,29 @@ class StackedHead(nn.Module):
         return (both * self.weights).sum(1)
 
 
+class CosineStackedHead(nn.Module):
+    """StackedHead for a cosine KD head: the second half of the 2C rows is divided by |z|, then its bias is added."""
+
+    def __init__(self, heads: dict[str, np.ndarray], alpha: float, beta: float) -> None:
+        super().__init__()
+        weight = np.concatenate([heads["ce_weight"], heads["kd_weight"] / np.float32(beta)])
+        bias = np.stack([heads["ce_bias"], heads["kd_bias"] / np.float32(beta)])
+        self.linear = linear_layer(weight, None)
+        self.classes = len(heads["ce_bias"])
+        self.ce_half: torch.Tensor
+        self.kd_half: torch.Tensor
+        self.register_buffer("bias", torch.from_numpy(bias)[None])
+        self.register_buffer("ce_half", torch.tensor([1.0, 0.0]).view(1, 2, 1))
+        self.register_buffer("kd_half", torch.tensor([0.0, 1.0]).view(1, 2, 1))
+        self.register_buffer("weights", torch.tensor([alpha, 1 - alpha]).view(1, 2, 1))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Probs of features."""
+        both = self.linear(z).float().reshape(-1, 2, self.classes)
+        scale = self.ce_half + self.kd_half / norm(z).float().unsqueeze(-1)  # [B, 2, 1]: 1 and 1/|z|
+        return ((both * scale + self.bias).softmax(-1) * self.weights).sum(1)
+
+
 class TwoHeads(nn.Module):
     """The unfolded heads: two linear layers, DHO inference."""
 
@@ -46,30 +76,42 @@ class TwoHeads(nn.Module):
         super().__init__()
         self.ce_head = linear_layer(heads["ce_weight"], heads["ce_bias"])
         self.kd_head = linear_layer(heads["kd_weight"], heads["kd_bias"])
+        self.cosine = is_cosine(heads)
         self.alpha, self.beta = alpha, beta
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Probs of features."""
         ce_probs = self.ce_head(z).float().softmax(-1)
-        return self.alpha * ce_probs + (1 - self.alpha) * (self.kd_head(z).float() / self.beta).softmax(-1)
+        kd_logits = self.kd_head(unit(z) if self.cosine else z).float()
+        return self.alpha * ce_probs + (1 - self.alpha) * (kd_logits / self.beta).softmax(-1)
 
 
-def linear_layer(weight: np.ndarray, bias: np.ndarray) -> nn.Linear:
+def linear_layer(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
     """A torch layer with these parameters, [C, d] and [C]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.weight.data, layer.bias.data = torch.from_numpy(weight.copy()), torch.from_numpy(bias.copy())
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight.data = torch.from_numpy(weight.copy())
+    if bias is not None:
+        layer.bias.data = torch.from_numpy(bias.copy())
     return layer
 
 
 def head_arrays(student: Student) -> dict[str, np.ndarray]:
-    """The heads' parameters as heads.npz holds them, float32; a single-head student has only ce_weight and ce_bias."""
-    heads = {"ce": student.ce_head, "kd": student.kd_head}
-    return {
-        f"{name}_{part}": getattr(head, part).detach().float().cpu().numpy().copy()
-        for name, head in heads.items()
-        if head is not None
-        for part in ("weight", "bias")
-    }
+    """The heads as heads.npz holds them, float32: `ce_weight` [C, d] and `ce_bias` [C], h_ce = ce_weight z + ce_bias.
+
+    Two-headed students also have `kd_weight`, `kd_bias` and the text `kd_head`, one of KD_HEADS. There h_kd =
+    kd_weight u + kd_bias, up to an offset that all classes share, with u = z for `linear` and u = z/|z| for the cosine
+    kinds, whose scale s and normalisation of W are already inside.
+    """
+    parts = {"ce_weight": student.ce_head.weight, "ce_bias": student.ce_head.bias}
+    if student.kd_head is not None:
+        parts["kd_weight"], parts["kd_bias"] = plain_parameters(student.kd_kind, student.kd_head)
+    arrays = {name: part.detach().float().cpu().numpy().copy() for name, part in parts.items()}
+    return arrays if student.kd_head is None else arrays | {"kd_head": np.array(student.kd_kind)}
+
+
+def is_cosine(heads: dict[str, np.ndarray]) -> bool:
+    """Whether the KD head of `head_arrays` works on z/|z|."""
+    return str(heads["kd_head"]) != "linear"
 
 
 def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
@@ -79,11 +121,14 @@ def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
     if fold.rule == "heads":
         return TwoHeads(heads, fold.alpha, fold.beta)
     if fold.rule == "exact":
-        return StackedHead(heads, fold.alpha, fold.beta)
+        stacked = CosineStackedHead if is_cosine(heads) else StackedHead
+        return stacked(heads, fold.alpha, fold.beta)
     c_ce, c_kd = np.float32(fold.c_ce), np.float32(fold.c_kd)
-    return LinearHead(
-        c_ce * heads["ce_weight"] + c_kd * heads["kd_weight"], c_ce * heads["ce_bias"] + c_kd * heads["kd_bias"]
-    )
+    bias = c_ce * heads["ce_bias"] + c_kd * heads["kd_bias"]
+    if is_cosine(heads):
+        weight = np.concatenate([c_ce * heads["ce_weight"], c_kd * heads["kd_weight"]], axis=1)
+        return LinearHead(weight, bias, append_unit=True)
+    return LinearHead(c_ce * heads["ce_weight"] + c_kd * heads["kd_weight"], bias)
 
 
 class Deployable(nn.Module):

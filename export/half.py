@@ -18,6 +18,7 @@ from dhox.export.onnx_export import finish
 
 PREPROCESSING_OPS = {"Cast", "Transpose", "Sub", "Mul", "Div"}
 LINEAR_OPS = {"Gemm", "MatMul"}
+FP32_OPS = {"ReduceL2"}  # |z| of a cosine KD head: its squares would overflow fp16
 FP32_INPUTS = {"Resize": (1, 2)}  # roi and scales are float32 by the operator's definition
 FP16_MAX = 65504.0
 
@@ -67,7 +68,7 @@ def to_fp16(fp32: bytes, metadata: dict[str, Any]) -> bytes:
 
 def fp32_nodes(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes before the backbone (normalisation) and behind the last linear layer (the head's tail)."""
-    names = set()
+    names = {node.name for node in graph.node if node.op_type in FP32_OPS}
     reached = {"image"}
     for node in graph.node:
         if node.op_type in PREPROCESSING_OPS and reached & set(node.input):
@@ -75,7 +76,7 @@ def fp32_nodes(graph: onnx.GraphProto) -> set[str]:
             reached |= set(node.output)
     tail = {"probs"}
     for node in reversed(graph.node):
-        if tail & set(node.output) and node.op_type not in LINEAR_OPS:
+        if tail & set(node.output) and node.op_type not in LINEAR_OPS | FP32_OPS:
             names.add(node.name)
             tail |= set(node.input)
     return names

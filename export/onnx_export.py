@@ -42,14 +42,17 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
 @contextlib.contextmanager
 def quiet() -> Any:
     """Keep the exporter's progress text and warnings off the terminal; its exceptions pass."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def finish(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:

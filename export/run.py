@@ -10,6 +10,7 @@ from dhox.dataset import data_address, read_image
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
+from dhox.export.backbone import exportable
 from dhox.export.check import (
     check_against_torch,
     check_images,
@@ -100,7 +101,8 @@ def export(
         }
         uint8_input = input_kind == "uint8-nhwc"
         module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
-        files = {"fp32": export_onnx(module, spec.image_size, metadata)}
+        graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
+        files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
         if fp16:
             files["fp16"] = to_fp16(files["fp32"], metadata)
         for precision, content in files.items():

@@ -27,7 +27,18 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str
 
 def test_the_console_script_knows_its_commands_and_version() -> None:
     text = run("--help")
-    for command in ("audit", "distill", "retune", "export", "bench", "predict", "doctor", "demo"):
+    for command in (
+        "audit",
+        "distill",
+        "retune",
+        "import-dho",
+        "cache",
+        "export",
+        "bench",
+        "predict",
+        "doctor",
+        "demo",
+    ):
         assert command in text
     assert run("--version").strip() == "dhox 0.1.0"
 
@@ -88,6 +99,14 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         ),
         (2, ["distill"], "To see the whole line at work: dhox demo"),
         (2, ["distill", "x", "--shots", "1", "--label-fraction", "0.5"], "both choose the labelled images"),
+        (2, ["distill", "x", "--kd-head", "cosine"], "Use one of: linear, cosine-paper, cosine-code."),
+        (2, ["distill", "x", "--init-heads", "words"], "Use one of: random, text."),
+        (2, ["import-dho", "x.pt"], "Missing option"),
+        (
+            1,
+            ["import-dho", "x.pt", "--arch", "ViT-B-16", "--classes", "imagenet"],
+            "Give a .pt file of the authors' code",
+        ),
         (2, ["distill", "x", "--method", "foo"], "--method foo is unknown. Use one of: dho, sho, ce, kd."),
         (2, ["distill", "x", "--template", "a photo"], "write {} once, where the class name belongs"),
         (2, ["distill", "x", "--label-fraction", "0"], "Use --method kd"),

@@ -254,12 +254,13 @@ def method_lines(
         if selection.get("label_free"):
             lines.append(f"{label_free_sentence(selection['label_free'])}.")
             lines += [f"Warning: {warning}." for warning in selection["label_free"]["warnings"]]
-        lines.append(
-            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, {training['batch_labelled']} "
-            f"labelled and {training['batch_unlabelled']} unlabelled images per step, "
-            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
-            f"seed {training['seed']}; the last weights are kept."
-        )
+        if training:
+            lines.append(
+                f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, "
+                f"{training['batch_labelled']} labelled and {training['batch_unlabelled']} unlabelled images per step, "
+                f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
+                f"seed {training['seed']}; the last weights are kept."
+            )
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
         lines.append(f"Latency: {bench['method']}")

@@ -146,6 +146,8 @@ def selection_sentence(selection: dict[str, Any], method: str) -> str:
     """How alpha and beta were chosen, with how many labels, and whether that beats the fixed point."""
     if method != "dho":
         return f"none, {method} has one head"
+    if selection["source"] == "imported":
+        return f"fixed at ({selection['alpha']}, {selection['beta']}) when the checkpoint was imported"
     point = f"({selection['alpha']:g}, {selection['beta']:g})"
     source = {"val": "the val split", "held-out": "held-out labels"}.get(selection["source"], "")
     evidence = selection.get("evidence")

@@ -35,7 +35,7 @@ def two_heads(seed: int, classes: int = 5, features: int = 7) -> dict[str, np.nd
         f"{head}_{part}": random.normal(0, 1, shape).astype(np.float32)
         for head in ("ce", "kd")
         for part, shape in (("weight", (classes, features)), ("bias", (classes,)))
-    }
+    } | {"kd_head": np.array("linear")}
 
 
 def logits_of(heads: dict[str, np.ndarray], z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

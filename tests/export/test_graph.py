@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx_graphs import pixels, shape_arithmetic, torch_answer
 from tensorrt_rtx_build import build
 
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
@@ -26,7 +27,6 @@ STUDENTS = {
     "convnext_atto": 32,
     "test_vit": 32,
 }
-SHAPE_OPS = {"Shape", "Range", "Expand", "ConstantOfShape"}
 
 
 def deployable(student: str, size: int, rule: str = "exact", uint8: bool = True) -> Deployable:
@@ -40,27 +40,6 @@ def deployable(student: str, size: int, rule: str = "exact", uint8: bool = True)
             model(torch.randn(8, 3, size, size))
     fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule})
     return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), uint8).eval()
-
-
-def pixels(size: int, n: int = 5) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-
-
-def shape_arithmetic(content: bytes) -> list[str]:
-    """Operators that compute with the batch axis, in order; a Gather at a constant place of an activation is none."""
-    nodes = onnx.load_from_string(content).graph.node
-    sizes = {name for node in nodes if node.op_type == "Shape" for name in node.output}
-    return [
-        node.op_type
-        for node in nodes
-        if node.op_type in SHAPE_OPS or (node.op_type == "Gather" and sizes & set(node.input))
-    ]
-
-
-def torch_answer(module: Deployable, batch: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        answer: np.ndarray = module(torch.from_numpy(batch)).numpy()
-    return answer
 
 
 @pytest.mark.parametrize("student", STUDENTS)

@@ -1,0 +1,86 @@
+"""The backbone as it is exported: the same function, in operators that compilers read without Shape arithmetic."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import timm
+import torch
+from open_clip.modified_resnet import AttentionPool2d
+from timm.models import fastvit
+from torch import nn
+
+
+def exportable(backbone: nn.Module) -> nn.Module:
+    """A copy that gives equal features up to rounding: attention spelled out, branches of a mobile network merged.
+
+    Training branches (FastViT, MobileOne, RepViT ...) become the one convolution that they sum up to.
+    """
+    backbone = timm.utils.reparameterize_model(deepcopy(backbone).eval())
+    for parent in list(backbone.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.MultiheadAttention) and child._qkv_same_embed_dim and child.batch_first:
+                setattr(parent, name, PlainAttention(child))
+            if isinstance(child, AttentionPool2d):
+                setattr(parent, name, PlainAttentionPool(child))
+            if isinstance(child, fastvit.Attention):
+                setattr(parent, name, PlainMapAttention(child))
+    return backbone
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+    """Multi-head attention of queries [B, M, d] over keys and values [B, N, d]; [B, M, d]."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class PlainAttention(nn.Module):
+    """torch's self-attention layer with its own weights. x [B, N, d] to ([B, N, d], None)."""
+
+    def __init__(self, source: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = source.num_heads
+        self.in_proj_weight, self.in_proj_bias = source.in_proj_weight, source.in_proj_bias
+        self.out_proj = source.out_proj
+
+    def forward(
+        self, query: torch.Tensor, *_: torch.Tensor, need_weights: bool = False, attn_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, None]:
+        """Query, key and value are the same tensor, without a mask, as in every image tower."""
+        assert attn_mask is None
+        q, k, v = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        return self.out_proj(attend(q, k, v, self.heads)), None
+
+
+class PlainAttentionPool(nn.Module):
+    """The attention pooling of CLIP's ResNets with its own weights. [B, d, H, W] to [B, D]."""
+
+    def __init__(self, source: AttentionPool2d) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of a map: the mean of its places asks all of them and itself."""
+        pool = self.source
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
+        attended = attend(pool.q_proj(x[:, :1]), pool.k_proj(x), pool.v_proj(x), pool.num_heads)
+        return pool.c_proj(attended).squeeze(1)
+
+
+class PlainMapAttention(nn.Module):
+    """FastViT's self-attention over a map with its own weights. [B, d, H, W] to the same.
+
+    timm's form of it matches a fusion of ONNX Runtime 1.32 for MobileCLIP that fails on fp16 weights.
+    """
+
+    def __init__(self, source: fastvit.Attention) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.heads = source.qkv, source.proj, source.num_heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Every place asks all of them."""
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        attended = self.proj(attend(q, k, v, self.heads))
+        return attended.transpose(1, 2).unflatten(-1, x.shape[2:])

@@ -1,0 +1,219 @@
+"""Students of every origin: timm, OpenCLIP towers, text initialisation, an earlier run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors import safe_open
+
+from dhox.distill.create import create_student
+from dhox.distill.student import StudentSpec, load_student, save_student
+from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
+from dhox.errors import DhoxError, UsageError
+from dhox.files import RUN_SCHEMA, write_json
+
+DEMO = Path(__file__).parents[2] / "src/dhox/demo/teacher"
+TOWER = f"open_clip:local-dir:{DEMO}"
+CPU = torch.device("cpu")
+
+
+def create(name: str, weights: str = "pretrained", size: int | None = None, classes: str = "abc", **options: Any):
+    names = list(classes)
+    options = {"two_heads": True, "prompts": names, "templates": ["a photo of {}."], "device": CPU} | options
+    return create_student(name, weights, size, names, **options)
+
+
+def save_run(run: Path, student: Any, spec: StudentSpec, classes: str) -> Path:
+    run.mkdir()
+    save_student(student, run)
+    named = [{"id": i, "name": name} for i, name in enumerate(classes)]
+    write_json(
+        run / "run.json",
+        {"schema": RUN_SCHEMA, "status": "complete", "student": spec.to_json(), "classes": named},
+    )
+    return run
+
+
+def test_features_are_encode_image_without_normalisation() -> None:
+    student, spec, preprocessing = create(TOWER)
+    reference = open_clip.create_model(TOWER.removeprefix("open_clip:")).eval()
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        z = student.eval().backbone(images)
+        assert torch.equal(z, reference.encode_image(images))
+        assert not torch.allclose(z.norm(dim=-1), torch.ones(3), atol=0.1)
+    assert (preprocessing.crop, preprocessing.resize, preprocessing.interpolation) == (28, 28, "bicubic")
+    assert preprocessing.mean == (0.286, 0.286, 0.286)
+    assert preprocessing.std == (0.353, 0.353, 0.353)
+    assert (spec.image_size, spec.kd_head) == (28, "linear")
+
+
+@pytest.mark.parametrize("size", [28, 40])
+@pytest.mark.parametrize("kind", ["linear", "cosine-paper", "cosine-code"])
+def test_a_tower_survives_its_file_without_its_folder(tmp_path: Path, kind: str, size: int) -> None:
+    shutil.copytree(DEMO, tmp_path / "teacher")
+    student, spec, _ = create(f"open_clip:local-dir:{tmp_path / 'teacher'}", size=size, kd_head=kind)
+    shutil.rmtree(tmp_path / "teacher")
+    save_student(student, tmp_path)
+    spec = StudentSpec.from_json(json.loads(json.dumps(spec.to_json() | {"weights": "pretrained"})))
+    again = load_student(tmp_path, spec)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        for ours, theirs in zip(student.eval()(images), again(images), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+    with safe_open(tmp_path / "student.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert {name.split(".")[0] for name in names} == {"backbone", "ce_head", "kd_head"}
+    assert not [name for name in names if "token_embedding" in name or "logit_scale" in name or "text" in name]
+
+
+def test_position_embeddings_are_interpolated_for_another_size() -> None:
+    own, other = create(TOWER)[0], create(TOWER, size=56)[0]
+    before, after = (student.backbone.positional_embedding for student in (own, other))
+    assert (before.shape[0], after.shape[0]) == (50, 197)
+    assert torch.equal(before[0], after[0])  # the class token's
+    assert torch.allclose(before[1:].mean(0), after[1:].mean(0), atol=0.05)
+    assert torch.equal(own.backbone.conv1.weight, other.backbone.conv1.weight)
+
+
+def test_towers_of_timm_take_another_size_and_attention_pools_say_so(tmp_path: Path) -> None:
+    vision = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 16, "heads": 2, "layers": 1}}
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/open_clip_config.json").write_text(json.dumps({"model_cfg": config | {"custom_text": True}}))
+    student, spec, preprocessing = create(f"open_clip:local-dir:{tmp_path / 'tiny'}", "none", 48)
+    assert preprocessing.crop == 48
+    assert student(torch.zeros(1, 3, 48, 48))[0].shape == (1, 3)
+    save_student(student, tmp_path)
+    assert load_student(tmp_path, spec).backbone.trunk.pos_embed.shape == student.backbone.trunk.pos_embed.shape
+
+    resnet = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}
+    config |= {"vision_cfg": resnet}
+    (tmp_path / "tiny/open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    assert create(f"open_clip:local-dir:{tmp_path / 'tiny'}", "none")[2].crop == 64
+    with pytest.raises(DhoxError, match="takes images of its own size only. Leave --image-size 96 out"):
+        create(f"open_clip:local-dir:{tmp_path / 'tiny'}", "none", 96)
+
+
+def test_text_initialisation_is_the_own_text_tower_and_answers_as_clip_does() -> None:
+    student, _, _ = create(TOWER, kd_head="cosine-code", init_heads="text", templates=list(DEFAULT_TEMPLATES))
+    teacher = load_teacher(TOWER.removeprefix("open_clip:"), CPU)
+    text = teacher.encode_classes(list("abc"), list(DEFAULT_TEMPLATES))
+    for head in (student.ce_head, student.kd_head):
+        assert torch.allclose(head.weight, text, atol=1e-6)
+        assert not head.bias.any()
+    images = torch.randn(4, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.allclose(student.eval()(images)[1], 100 * teacher.encode_images(images) @ text.T, atol=1e-3)
+    paper, _, _ = create(TOWER, kd_head="cosine-paper", init_heads="text", templates=list(DEFAULT_TEMPLATES))
+    assert torch.allclose(paper.kd_head.weight, text, atol=1e-6)
+    single, _, _ = create(TOWER, two_heads=False, init_heads="text", templates=list(DEFAULT_TEMPLATES))
+    assert torch.allclose(single.ce_head.weight, text, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "options", "message"),
+    [
+        ("test_resnet", "none", {"two_heads": False, "kd_head": "cosine-code"}, "is for two heads. Use --method dho"),
+        ("test_resnet", "none", {"init_heads": "text"}, "test_resnet has none. Use a student open_clip"),
+        (TOWER, "none", {"init_heads": "text"}, "needs a trained text tower. Leave out --student-weights none"),
+        (TOWER, "weights.pt", {}, "brings its own weights. Leave --student-weights out"),
+    ],
+)
+def test_contradictory_options(name: str, weights: str, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create(name, weights, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("open_clip:ViT-B16/x", "pretrained", r"student 'ViT-B16' is not an OpenCLIP architecture\. Closest: ViT-B-16"),
+        ("open_clip:ViT-B16", "none", r"student 'ViT-B16' is not an OpenCLIP architecture"),
+        ("open_clip:ViT-B-16", "pretrained", r"ViT-B-16 has no weights ''\. .*Use ViT-B-16/TAG"),
+        ("open_clip:ViT-B-16/openai", "pretrained", r"trained with QuickGELU\. Use ViT-B-16-quickgelu/openai"),
+        ("open_clip:local-dir:/nowhere", "pretrained", r"could not be loaded .*pass open_clip:local-dir:PATH"),
+        ("open_clip:ViT-S-32", "nothing.pt", r"could not be loaded .*--student-weights FILE"),
+    ],
+)
+def test_unknown_towers_name_the_closest(name: str, weights: str, message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        create(name, weights)
+
+
+def test_every_quickgelu_tag_has_the_architecture_that_the_message_names() -> None:
+    refused = 0
+    for architecture in open_clip.list_models():
+        for tag in open_clip.list_pretrained_tags_by_model(architecture):
+            try:
+                split_name(f"{architecture}/{tag}")
+            except DhoxError as err:
+                refused += 1
+                better = str(err).split("Use ")[1].rstrip(".")
+                assert split_name(better) == tuple(better.split("/"))
+    assert refused > 20
+
+
+def test_a_later_run_starts_from_an_earlier_one(tmp_path: Path) -> None:
+    """Classes grow and change their order, the image size of a convolutional net differs."""
+    first, spec, _ = create("test_resnet", "none", 28)
+    run = save_run(tmp_path / "first", first, spec, "abc")
+    torch.manual_seed(1)
+    fresh = create("test_resnet", "none", 32, "cda")[0]
+    torch.manual_seed(1)
+    later = create("test_resnet", "pretrained", 32, "cda", init_from=run)[0]  # asks for no download
+    earlier_state, state, fresh_state = (student.state_dict() for student in (first, later, fresh))
+    for name, tensor in state.items():
+        if name.startswith("backbone."):
+            assert torch.equal(tensor, earlier_state[name])
+        else:
+            assert torch.equal(tensor[0], earlier_state[name][2])
+            assert torch.equal(tensor[2], earlier_state[name][0])
+            assert torch.equal(tensor[1], fresh_state[name][1])
+    one_head = create("test_resnet", "none", 28, init_from=run, two_heads=False)[0]
+    assert torch.equal(one_head.ce_head.weight, first.ce_head.weight)
+    back = create(
+        "test_resnet",
+        "none",
+        28,
+        init_from=save_run(tmp_path / "one", one_head, StudentSpec("test_resnet", 28, 3, False), "abc"),
+    )[0]
+    assert torch.equal(back.ce_head.weight, first.ce_head.weight)
+    assert not torch.equal(back.kd_head.weight, first.kd_head.weight)
+
+
+def test_new_classes_of_a_tower_start_from_their_text(tmp_path: Path) -> None:
+    first, spec, _ = create(TOWER, kd_head="cosine-code")
+    run = save_run(tmp_path / "first", first, spec, "abc")
+    later = create(TOWER, classes="abcd", kd_head="cosine-code", init_heads="text", init_from=run)[0]
+    text = create(TOWER, classes="abcd", kd_head="cosine-code", init_heads="text")[0]
+    assert torch.equal(later.kd_head.weight[:3], first.kd_head.weight)
+    assert torch.equal(later.kd_head.weight[3], text.kd_head.weight[3])
+    with pytest.raises(DhoxError, match=r"its KD head is cosine-code\. Use --kd-head cosine-code"):
+        create(TOWER, init_from=run)
+    with pytest.raises(
+        DhoxError, match=r"shapes there: backbone.positional_embedding\. Use its image size: --image-size 28"
+    ):
+        create(TOWER, size=56, kd_head="cosine-code", init_from=run)
+
+
+def test_earlier_runs_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    first, spec, _ = create("test_resnet", "none", 28)
+    run = save_run(tmp_path / "first", first, spec, "abc")
+    with pytest.raises(DhoxError, match="its student is test_resnet, not resnet18. Use --student test_resnet"):
+        create("resnet18", "none", 28, init_from=run)
+    with pytest.raises(DhoxError, match="run.json"):
+        create("test_resnet", "none", 28, init_from=tmp_path / "nowhere")
+    (run / "student.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DhoxError, match="missing or damaged"):
+        create("test_resnet", "none", 28, init_from=run)
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(content | {"status": "running"}))
+    with pytest.raises(DhoxError, match="did not finish"):
+        create("test_resnet", "none", 28, init_from=run)

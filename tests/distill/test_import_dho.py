@@ -1,0 +1,287 @@
+"""Checkpoints written as the authors' code writes them, against their formula computed with torch and open_clip alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from conftest import CLASSES
+from torch import nn
+
+from dhox.distill.dho_checkpoint import read_checkpoint
+from dhox.distill.import_dho import import_dho, known_classes
+from dhox.distill.student import StudentSpec, load_student
+from dhox.distill.synthetic import COUNT
+from dhox.errors import DhoxError
+from dhox.export.run import export
+from dhox.exported import load
+from dhox.files import read_json, read_npz
+
+TINY = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32},
+    "text_cfg": {"width": 32, "heads": 2, "layers": 1},
+}
+TINY_RESNET = TINY | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}}
+
+
+@pytest.fixture(autouse=True)
+def tiny_architectures(tmp_path: Path) -> None:
+    for name, config in (("dhoxtiny", TINY), ("dhoxtinyresnet", TINY_RESNET)):
+        (tmp_path / f"{name}-quickgelu.json").write_text(json.dumps(config))
+        open_clip.add_model_config(tmp_path / f"{name}-quickgelu.json")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+
+
+def clip_student(config: dict[str, Any], classes: int, seed: int = 0) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """(the visual tower, the state dict of the authors' StudentModel around it)."""
+    torch.manual_seed(seed)
+    visual = open_clip.CLIP(**config).visual.eval()
+    return visual, with_authors_heads(visual, classes, config["embed_dim"])
+
+
+def with_authors_heads(backbone: nn.Module, classes: int, width: int) -> dict[str, torch.Tensor]:
+    state = {f"backbone.{name}": part for name, part in backbone.state_dict().items()}
+    for head in ("ce_head", "kd_head"):
+        layer = nn.Linear(width, classes)
+        state |= {f"{head}.weight": layer.weight.data, f"{head}.bias": layer.bias.data}
+    return state
+
+
+def authors_answer(
+    z: torch.Tensor, state: dict[str, torch.Tensor], is_clip: bool, alpha: float, beta: float
+) -> np.ndarray:
+    ce = F.linear(z, state["ce_head.weight"], state["ce_head.bias"])
+    kd = F.linear(F.normalize(z, dim=1) if is_clip else z, state["kd_head.weight"], state["kd_head.bias"])
+    kd = 100 * kd if is_clip else kd
+    answer: np.ndarray = (alpha * ce.softmax(-1) + (1 - alpha) * (kd / beta).softmax(-1)).detach().numpy()
+    return answer
+
+
+def with_prefix(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": part for name, part in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("key", [None, "model_state_dict", "student_model", "state_dict"])
+def test_every_form_of_checkpoint_reads_the_same(key: str | None, prefix: str) -> None:
+    state = clip_student(TINY, 4)[1]
+    content = with_prefix(state, prefix)
+    torch.save(content if key is None else {key: content, "epoch": 3, "alpha": 0.5, "beta": 0.5}, "c.pt")
+    read, stored = read_checkpoint(Path("c.pt"))
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[name], state[name]) for name in state)
+    assert stored == ({} if key is None else {"epoch": 3.0, "alpha": 0.5, "beta": 0.5})
+
+
+def test_numpy_numbers_beside_the_weights_are_read() -> None:
+    """train_others.py stores alpha and beta out of numpy.arange."""
+    state = clip_student(TINY, 4)[1]
+    torch.save({"model_state_dict": state, "alpha": np.arange(0, 1.05, 0.05)[7], "beta": np.array([0.5])[0]}, "c.pt")
+    assert read_checkpoint(Path("c.pt"))[1] == {"alpha": pytest.approx(0.35), "beta": 0.5}
+
+
+@pytest.mark.parametrize(("rule", "fold_heads"), [("auto", False), ("exact", True)])
+@pytest.mark.parametrize("arch", ["dhoxtiny", "dhoxtinyresnet"])
+def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
+    line: Path, arch: str, rule: str, fold_heads: bool
+) -> None:
+    config: dict[str, Any] = TINY if arch == "dhoxtiny" else TINY_RESNET
+    visual, state = clip_student(config, len(CLASSES))
+    torch.save({"model_state_dict": with_prefix(state, "module."), "alpha": 0.5, "beta": 0.5}, "c.pt")
+    result = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt", data=line / "data")
+    val = read_npz(Path("r/val.npz"))
+    assert val["kd_logits"].shape == (80, 4)
+    assert (result.selection["alpha"], result.selection["beta"]) == (0.5, 0.5)
+    assert not result.selection["searched"]
+    assert result.summary["student"]["kd_head"] == "cosine-code"
+
+    manifest = export(Path("r"), Path("r/export"), fold_heads=fold_heads, fold_rule=rule, fp16=True).manifest
+    assert manifest["fold"]["rule"] == ("exact" if fold_heads else "heads")
+    assert [row["stage"] for row in manifest["comparison"]][:3] == ["ce_head", "kd_head", "dho"]
+    golden = read_npz(Path("r/export/golden.npz"))
+    side = config["vision_cfg"]["image_size"]
+    assert golden["input"].shape[1:] == (side, side, 3)
+    mean, std = open_clip.constants.OPENAI_DATASET_MEAN, open_clip.constants.OPENAI_DATASET_STD
+    pixels = torch.from_numpy(golden["input"]).permute(0, 3, 1, 2) / 255
+    pixels = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = authors_answer(visual(pixels), state, True, 0.5, 0.5)
+    assert abs(golden["probs"] - expected).max() < 1e-4
+    model = load("r/export", "cpu", "fp32")
+    assert model.classes == list(CLASSES)
+    assert abs(model.run(golden["input"]) - expected).max() < 1e-4
+    assert str(read_npz(Path("r/export/heads.npz"))["kd_head"]) == "cosine-code"
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenetv2"])
+def test_convolutional_students_answer_as_their_formula(arch: str) -> None:
+    """nn.Sequential over torchvision's children, so that tensors have numbers for names."""
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, arch.replace("netv2", "net_v2"))()
+    backbone = nn.Sequential(*list(network.children())[:-1])
+    images = torch.randn(4, 3, 64, 64)
+    backbone.train()(images)  # BatchNorm statistics
+    backbone.eval()
+    with torch.no_grad():
+        z = F.adaptive_avg_pool2d(backbone(images), 1).flatten(1)
+    state = with_authors_heads(backbone, 4, z.shape[1])
+    shuffled = {name: state[name] for name in sorted(state)}  # names count, not their order
+    torch.save({"model_state_dict": shuffled, "epoch": 3, "alpha": 0.35, "beta": 0.75}, "c.pt")
+    result = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt", alpha=0.3, beta=0.7)
+    assert result.summary["student"]["kd_head"] == "linear"
+    assert (result.selection["alpha"], result.selection["beta"]) == (0.3, 0.7)
+    student = load_student(Path("r"), StudentSpec.from_json(result.summary["student"]))
+    with torch.no_grad():
+        ce, kd = student(images)
+        assert torch.allclose(student.backbone(images), z, atol=1e-4 * float(z.abs().max()))
+    ours = (0.3 * ce.softmax(-1) + 0.7 * (kd / 0.7).softmax(-1)).numpy()
+    assert abs(ours - authors_answer(z, state, False, 0.3, 0.7)).max() < 1e-4
+    note = result.summary["notes"][0]
+    assert "stores alpha 0.35, beta 0.75; used are alpha 0.3 (weight of the CE head) and beta 0.7" in note
+    assert "until 21 May 2025" in note
+
+
+def test_without_data_the_run_exports_and_says_so() -> None:
+    torch.save(with_prefix(clip_student(TINY, 4)[1], ""), "c.pt")
+    result = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    assert read_npz(Path("r/val.npz"))["ce_logits"].shape == (0, 4)
+    assert len(list(Path("r/synthetic/unlabelled").iterdir())) == COUNT
+    assert "Give dhox export --data DATA" in result.summary["notes"][-1]
+    assert "stores no alpha and no beta" in result.summary["notes"][0]
+    exported = export(Path("r"), Path("r/export"))
+    assert exported.manifest["fold"]["rule"] == "exact"
+    assert exported.ledger == {
+        "schema": "dhox.ledger/1", "images": "synthetic images, for want of real ones", "rows": [],
+    }  # fmt: skip
+    assert onnx.load("r/export/model.onnx").graph.output[0].name == "probs"
+
+
+def test_real_images_given_at_export_replace_the_synthetic_ones(line: Path) -> None:
+    torch.save(clip_student(TINY, 4)[1], "c.pt")
+    import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    result = export(Path("r"), Path("e"), data=line / "data")
+    assert result.ledger["images"] == "images, without using their labels"
+    assert result.manifest["data"] == str(line / "data")
+    only_test = Path("only-test/test")
+    only_test.mkdir(parents=True)
+    (only_test / "bag").symlink_to(line / "data/test/bag")
+    with pytest.raises(DhoxError, match="no image outside test"):
+        export(Path("r"), Path("f"), data=Path("only-test"))
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_image_size_is_that_of_the_position_embeddings(side: int) -> None:
+    config = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": side}}  # type: ignore[operator]
+    torch.save(clip_student(config, 4)[1], "c.pt")
+    summary = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt").summary
+    assert summary["student"]["image_size"] == side
+    assert summary["preprocessing"]["crop"] == side
+
+
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model_state_dict": clip_student(TINY, 4)[1], "alpha": Evil()}, "evil.pt")
+    with pytest.raises(DhoxError, match="could not be loaded as a checkpoint"):
+        import_dho(Path("evil.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    torch.jit.script(nn.Linear(2, 2)).save("scripted.pt")
+    with pytest.raises(DhoxError, match="could not be loaded as a checkpoint"):
+        import_dho(Path("scripted.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    assert not (tmp_path / "ran").exists()
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arch", "message"),
+    [
+        ({}, "ViT-B-16", r"is no ViT-B-16 \(.*instead of .*Give --arch the student of the training"),
+        ({}, "resnet18", r"is no resnet18 \(.*missing"),
+        ({}, "dhoxtinyresnet", r"lacks backbone\.attnpool\.positional_embedding, so it is no dhoxtinyresnet"),
+        ({}, "ViT-B16", r"--arch ViT-B16 is unknown\. Closest: ViT-B-16"),
+        ({"kd_head.bias": None}, "dhoxtiny", r"is no DHO student: it lacks kd_head\.bias \(found: backbone\."),
+        ({"backbone.proj": None}, "dhoxtiny", r"is no dhoxtiny \(1 missing: proj\)"),
+        ({"backbone.more": torch.zeros(1)}, "dhoxtiny", r"is no dhoxtiny \(1 not in that architecture: more\)"),
+        ({"kd_head.weight": torch.zeros(4, 23)}, "dhoxtiny", r"kd_head\.weight \[4, 23\] instead of \[4, 24\]"),
+        ({"ce_head.bias": torch.zeros(5)}, "dhoxtiny", r"has 5 classes, --classes names 4"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_named(change: dict[str, Any], arch: str, message: str) -> None:
+    state = clip_student(TINY, 4)[1] | change
+    torch.save({name: part for name, part in state.items() if part is not None}, "c.pt")
+    with pytest.raises(DhoxError, match=message):
+        import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt")
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", [1, 2], {"a": 1}, torch.zeros(3)])
+def test_files_that_are_no_checkpoint(content: Any) -> None:
+    if isinstance(content, bytes):
+        Path("c.pt").write_bytes(content)
+    else:
+        torch.save(content, "c.pt")
+    with pytest.raises(DhoxError, match=r"c\.pt (could not be loaded as a checkpoint|is no DHO student).*Give a"):
+        import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    with pytest.raises(DhoxError, match="could not be loaded"):
+        import_dho(Path("missing.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+
+
+def test_data_that_does_not_fit_is_named(line: Path) -> None:
+    torch.save(clip_student(TINY, 4)[1], "c.pt")
+    Path("other.txt").write_text("bag\ndress\nsandal\nshirt\n")
+    with pytest.raises(DhoxError, match="val has labels outside the class list: trousers"):
+        import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="other.txt", data=line / "data")
+    Path("d/train").mkdir(parents=True)
+    Path("d/train/bag").symlink_to(line / "data/train/bag")
+    with pytest.raises(DhoxError, match="d has no val split"):
+        import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt", data=Path("d"))
+
+
+def test_imagenet_has_a_thousand_different_names() -> None:
+    names, synsets = known_classes("imagenet"), known_classes("imagenet-wnid")
+    assert len({name for name, _ in names}) == len({name for name, _ in synsets}) == 1000
+    assert (names[0], synsets[0]) == (("tench", "tench"), ("n01440764", "tench"))
+    assert [prompt for _, prompt in names] == [prompt for _, prompt in synsets]
+    assert ("missile (n03773504)", "missile") in names
+    with pytest.raises(DhoxError, match="imagenet21k is unknown"):
+        known_classes("imagenet21k")
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    from dhox.cli import main
+
+    torch.save(clip_student(TINY, 4)[1], "vit.pt")
+    with pytest.raises(SystemExit) as end:
+        main(["import-dho", "vit.pt", "--arch", "dhoxtiny", "--classes", "classes.txt"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "used are alpha 0.5 (weight of the CE head) and beta 0.5" in text
+    assert "alpha, beta: fixed at (0.5, 0.5) when the checkpoint was imported" in text
+    assert "Next: dhox export runs/vit" in text
+    assert read_json(Path("runs/vit/run.json"), "dhox.run/1")["imported"]["file"] == str(Path("vit.pt").absolute())
+
+
+@pytest.mark.slow
+def test_the_published_shapes(line: Path) -> None:
+    """vit_b_1.pt as huggingface.co/erjui/dho has it: 1,000 classes, 348.9 MB of float32."""
+    visual, state = clip_student(open_clip.get_model_config("ViT-B-16-quickgelu"), 1000)
+    torch.save({"model_state_dict": with_prefix(state, "module."), "epoch": 31, "alpha": 0.5, "beta": 0.5}, "c.pt")
+    assert abs(Path("c.pt").stat().st_size - 348.9e6) < 0.1e6
+    import_dho(Path("c.pt"), Path("r"), arch="ViT-B-16", classes="imagenet")
+    student = load_student(Path("r"), StudentSpec.from_json(read_json(Path("r/run.json"), "dhox.run/1")["student"]))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        ce, kd = student(images)
+        expected = authors_answer(visual(images), state, True, 0.5, 0.5)
+    assert abs((0.5 * ce.softmax(-1) + 0.5 * (kd / 0.5).softmax(-1)).numpy() - expected).max() < 1e-5

@@ -1,0 +1,120 @@
+"""The exported backbone: the same function as the trained one, built by ONNX Runtime and by TensorRT-RTX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx_graphs import pixels, shape_arithmetic, torch_answer
+from tensorrt_rtx_build import build
+
+from dhox.distill.clip_tower import build_tower
+from dhox.distill.student import create_backbone, with_heads
+from dhox.export.backbone import PlainAttention, attend, exportable
+from dhox.export.fold import Fold, inference_linear
+from dhox.export.graph import Deployable, folded_head, head_arrays
+from dhox.export.half import to_fp16
+from dhox.export.onnx_export import export_onnx
+from dhox.exported import run_session
+from dhox.images import Preprocessing
+from dhox.onnx_session import open_session
+
+TOWERS: dict[str, tuple[dict[str, Any], int]] = {
+    "CLIP ViT": ({"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}, 32),
+    "CLIP ResNet": ({"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}, 64),
+    "timm ViT": ({"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}, 32),
+    "MobileCLIP": ({"image_size": 256, "timm_model_name": "fastvit_mci0", "timm_pool": "avg", "timm_proj": None}, 64),
+}  # fmt: skip
+PREPROCESSING = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def tower(name: str) -> tuple[torch.nn.Module, int]:
+    vision, size = TOWERS[name]
+    torch.manual_seed(0)
+    return build_tower({"embed_dim": 24, "vision_cfg": vision, "quick_gelu": True}, size), size
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_with_a_cosine_head_runs_everywhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+    backbone, size = tower(name)
+    student = with_heads(backbone, size, 5, two_heads=True, kd_kind="cosine-code")
+    student.train()
+    with torch.no_grad():  # BatchNorm statistics that fit the weights
+        for _ in range(5):
+            student(torch.randn(8, 3, size, size))
+    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"})
+    preprocessing = Preprocessing(size, size, "bicubic", *PREPROCESSING)
+    head = folded_head(head_arrays(student), fold)
+    module = Deployable(student.eval().backbone, head, preprocessing, True).eval()
+    fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, True).eval(), size, {})
+    fp16 = to_fp16(fp32, {})
+    for n in (1, 5):
+        batch = pixels(size, n)
+        expected = torch_answer(module, batch)
+        assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
+        half = run_session(open_session(fp16), batch)
+        assert np.isfinite(half).all()
+        assert abs(half - expected).max() < 2e-2
+    assert shape_arithmetic(fp32) in ([], ["Shape", "Expand"])  # a class token may keep one Shape and one Expand
+    assert build(fp32)["HALF"] == 0
+    types = build(fp16)
+    assert types["HALF"] > types["FLOAT"]
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_copy_gives_equal_features_and_leaves_the_original_alone(name: str) -> None:
+    backbone, size = tower(name)
+    before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
+    copy = exportable(backbone)
+    images = torch.randn(3, 3, size, size)
+    with torch.no_grad():
+        features = backbone.eval()(images)
+        assert torch.allclose(copy(images), features, atol=1e-5 * float(features.abs().max()))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.state_dict().items())
+
+
+def test_training_branches_are_merged() -> None:
+    backbone, _ = tower("MobileCLIP")
+    convolutions = [
+        sum(isinstance(module, torch.nn.Conv2d) for module in net.modules()) for net in (backbone, exportable(backbone))
+    ]
+    assert convolutions[1] < 0.8 * convolutions[0]
+    plain = create_backbone("test_resnet", "none", 28)[0].eval()
+    assert [type(m) for m in exportable(plain).modules()] == [type(m) for m in plain.modules()]
+    branched = timm.create_model("repvgg_a0", num_classes=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(exportable(branched)(images), branched(images), atol=1e-4)
+
+
+def test_attention_is_torchs() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.MultiheadAttention(24, 3, batch_first=True).eval()
+    torch.nn.init.normal_(layer.in_proj_bias)
+    x = torch.randn(2, 7, 24)
+    with torch.no_grad():
+        assert torch.allclose(PlainAttention(layer)(x, x, x)[0], layer(x, x, x, need_weights=False)[0], atol=1e-5)
+        q, k, v = torch.randn(3, 2, 7, 24).unbind()
+        heads = [part.view(2, 7, 3, 8).transpose(1, 2) for part in (q, k, v)]
+        expected = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, 7, 24)
+        assert torch.allclose(attend(q, k, v, 3), expected, atol=1e-5)
+
+
+def test_the_graph_of_a_tower_is_small() -> None:
+    """Attention as torch exports it by itself brings Shape, Slice and Concat for every layer."""
+    backbone, size = tower("CLIP ViT")
+    student = with_heads(backbone, size, 5, two_heads=False)
+    preprocessing = Preprocessing(size, size, "bicubic", *PREPROCESSING)
+    head = folded_head(head_arrays(student), Fold("single", 1.0, 1.0))
+    nodes = [
+        [node.op_type for node in onnx.load_from_string(export_onnx(module, size, {})).graph.node]
+        for module in (Deployable(net, head, preprocessing, True).eval() for net in (backbone, exportable(backbone)))
+    ]
+    assert nodes[0].count("Shape") > 1
+    assert nodes[1].count("Shape") == 1
+    assert len(nodes[1]) < len(nodes[0])

@@ -1,0 +1,64 @@
+"""CLIP students down the whole line: language-aware start, cosine KD head, more classes, export, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES, TEACHER
+from tensorrt_rtx_build import build
+
+from dhox.bench.run import bench
+from dhox.distill.run import distill
+from dhox.export.run import export
+from dhox.exported import load
+from dhox.files import read_json, read_npz
+from dhox.heads import dho_probs, linear_probs
+
+TOWER = f"open_clip:{TEACHER}"
+OPTIONS: dict[str, Any] = {
+    "teacher": TEACHER, "student": TOWER, "shots": 8, "epochs": 1, "batch_labelled": 16, "batch_unlabelled": 32,
+    "learning_rate": 1e-4, "views": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["cosine-paper", "cosine-code"])
+def test_from_data_to_bench(line: Path, kind: str) -> None:
+    result = distill(line / "data", Path("r"), kd_head=kind, init_heads="text", **OPTIONS)
+    student = result.summary["student"]
+    assert (student["kd_head"], student["init_heads"], student["init_from"]) == (kind, "text", None)
+    assert student["tower"]["vision_cfg"]["patch_size"] == 4
+    rows = {row["stage"]: row["accuracy"] for row in result.summary["test"]}
+    assert rows["kd_head"] > 0.8  # it starts as its teacher
+
+    val = read_npz(Path("r/val.npz"))
+    alpha, beta = result.selection["alpha"], result.selection["beta"]
+    for rule in ("exact", "linear"):
+        exported = export(Path("r"), Path(rule), fold_rule=rule, fp16=True)
+        for file in ("model.onnx", "model.fp16.onnx"):
+            assert build(Path(rule, file)).total() > 0
+        fold = exported.manifest["fold"]
+        logits = val["ce_logits"], val["kd_logits"]
+        expected = (
+            dho_probs(*logits, alpha, beta) if rule == "exact" else linear_probs(*logits, fold["c_ce"], fold["c_kd"])
+        )
+        probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
+        assert abs(probs - expected[:12]).max() < 1e-3
+    assert bench(Path("exact"), Path("b"), seconds=0.1).passed
+
+
+def test_a_student_grows_by_a_class(line: Path) -> None:
+    Path("three").mkdir()
+    for split in ("train", "val", "test"):
+        (Path("three") / split).mkdir()
+        for name in CLASSES[:3]:
+            (Path("three") / split / name).symlink_to(line / "data" / split / name)
+    distill(Path("three"), Path("a"), kd_head="cosine-code", init_heads="text", **OPTIONS)
+    distill(line / "data", Path("b"), kd_head="cosine-code", init_heads="text", init_from=Path("a"), **OPTIONS)
+    summary = read_json(Path("b/run.json"), "dhox.run/1")
+    assert summary["student"]["init_from"] == str(Path("a").absolute())
+    assert len(summary["classes"]) == 4
+    assert read_npz(Path("b/val.npz"))["kd_logits"].shape == (80, 4)
+    assert np.isfinite(read_npz(Path("b/val.npz"))["kd_logits"]).all()
