@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 
 from dhox.dataset import Item, read_class_file, read_dataset, shorten
 from dhox.distill.dho_checkpoint import read_checkpoint, rebuild
-from dhox.distill.evaluate import logit_arrays
+from dhox.distill.evaluate import logit_arrays, pixel_loader, predict_logits
 from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.student import save_student
 from dhox.distill.synthetic import write_synthetic_images
@@ -69,7 +69,9 @@ def import_dho(
         save_student(student, run)
         fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
         model = fabric.to_device(student.eval())
-        val = logit_arrays(fabric, model, validation, labels, preprocessing, workers)
+        pixels = pixel_loader(validation, preprocessing, workers)
+        logits = predict_logits(fabric, model, pixels, len(validation), preprocessing)
+        val = logit_arrays(logits, validation, labels)
         write_npz(run / "val.npz", **val)
         if data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")

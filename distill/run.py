@@ -135,8 +135,8 @@ def distill(
     macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and `beta` are given. `adapter`: none,
     tip or tip-f, a few-shot teacher on the labelled images. `kd_head`, `init_heads`, `init_from`: see
     dhox.distill.create.create_student. `precision`: a Lightning Fabric precision, by default bf16-mixed on CUDA and
-    32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an interrupted training of the same settings. Raises DhoxError for every mistake in DATA or
-    the options, before anything is written but caches.
+    32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an interrupted training of the
+    same settings. Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
     """
     settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
     settings["data"] = data_address(data)

@@ -13,7 +13,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s for s in ("distill", "export", "bench")}
-TOP = {"dhox.cli", "dhox.__main__", "dhox.report", "dhox.audit_page", "dhox.tables", "dhox.doctor", "dhox.demo"}
+TOP = {
+    "dhox.cli",
+    "dhox.cli_common",
+    "dhox.cli_training",
+    "dhox.__main__",
+    "dhox.report",
+    "dhox.audit_page",
+    "dhox.tables",
+    "dhox.doctor",
+    "dhox.demo",
+}
 LAYERS = ("shared", "distill", "export", "bench", "top")
 HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
 

@@ -11,14 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from dhox.cli import app, check_template, main
+from dhox.cli import app, main
+from dhox.distill.templates import check_template
 from dhox.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
-PENDING = {
-    "adapter", "alpha", "beta", "epoch-over", "init-heads", "kd-head", "schedule", "warm-up",
-}  # fmt: skip
 
 
 def parse(*arguments: str) -> dict[str, Any]:
@@ -45,14 +43,11 @@ def test_there_is_a_recipe_for_every_regime() -> None:
 def test_the_command_takes_every_key(path: Path) -> None:
     content = read_recipe(path)
     live = {option for p in get_command(app).commands["distill"].params for option in p.opts}  # type: ignore[attr-defined]
-    assert {f"--{key}" for key in content} - live <= {f"--{key}" for key in PENDING}
-    assert not {f"--{key}" for key in PENDING} & live, "these are no longer pending"
-    kept = [(key, value) for key, value in content.items() if key not in PENDING]
-    text = "\n".join(f"{key} = {value if not isinstance(value, str) else repr(value)}" for key, value in kept)
-    given_by = parse("--recipe", recipe(text))
-    assert {key: given_by[key.replace("-", "_")] for key, _ in kept} == dict(kept)
+    assert {f"--{key}" for key in content} <= live
+    given_by = parse("--recipe", str(path))
+    assert {key: given_by[key.replace("-", "_")] for key in content} == content
     for template in content["template"]:
-        check_template(template)
+        check_template(template, path.stem)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

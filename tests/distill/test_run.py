@@ -2,36 +2,22 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from quick_distill import quick, without
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from dhox.distill.retune import retune
-from dhox.distill.run import DistillResult, distill
 from dhox.errors import DhoxError
 from dhox.files import read_npz, sha256
 
-DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
-QUICK = {
-    "teacher": DEMO_TEACHER, "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 1,
-    "batch_labelled": 8, "batch_unlabelled": 32, "views": 2,
-}  # fmt: skip
 
-
-def quick(data: Path, out: str = "runs/x", **options: object) -> DistillResult:
-    return distill(data, Path(out), **{**QUICK, **options})  # type: ignore[arg-type]
-
-
-def without(data: Path, *parts: str) -> Path:
-    copy = Path("data").absolute()
-    shutil.copytree(data, copy)
-    for part in parts:
-        shutil.rmtree(copy / part)
-    return copy
+def nothing_but_caches() -> bool:
+    return {path.name for path in Path("runs").glob("*")} <= {"cache"}
 
 
 def test_the_run_directory_holds_the_contract(line: Path) -> None:
@@ -119,7 +105,7 @@ def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
         match=r"2 of 226 images cannot be read: test/dress/text.jpg \(not an image.*train/bag/bad.png.*--skip-bad-images",
     ):
         quick(data)
-    assert not Path("runs").exists()
+    assert nothing_but_caches()
     result = quick(data, shots=4, skip_bad_images=True)
     assert result.summary["sets"]["n_test"] == 48
     assert "2 unreadable images were skipped" in result.summary["notes"]
@@ -153,7 +139,7 @@ def test_images_of_every_mode_train(line: Path) -> None:
 def test_wrong_options_write_nothing(line: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(DhoxError, match=message):
         quick(line / "data", **options)
-    assert not Path("runs").exists()
+    assert nothing_but_caches()
 
 
 def test_cuda_that_is_not_there_is_an_error(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,13 +158,30 @@ def test_an_old_run_survives_a_failed_overwrite(line: Path) -> None:
     assert sha256(Path("runs/x/student.safetensors")) == before
     quick(line / "data", shots=4, seed=3, overwrite=True)
     assert sha256(Path("runs/x/student.safetensors")) != before
-    assert [path.name for path in Path("runs").iterdir()] == ["x"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["cache", "x"]
 
 
-def test_a_diverged_training_is_an_error_and_writes_nothing(line: Path) -> None:
-    with pytest.raises(DhoxError, match="Training diverged in epoch 1 .*Lower --learning-rate"):
+def test_a_diverged_training_names_the_step_and_its_images(line: Path) -> None:
+    with pytest.raises(
+        DhoxError,
+        match=r"loss of step 1 \(epoch 1\) is not finite. Its images: \d+ train/.*no epoch is kept.*--overwrite",
+    ):
         quick(line / "data", shots=4, learning_rate=1e30, epochs=2)
-    assert not list(Path("runs").iterdir())
+    assert nothing_but_caches()
+
+
+def test_a_training_that_diverges_later_keeps_its_last_good_checkpoint(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dhox.distill.train as module
+
+    real = module.learning_rate_at
+    monkeypatch.setattr(module, "learning_rate_at", lambda step, *rest: 1e30 if step >= 7 else real(step, *rest))
+    with pytest.raises(DhoxError, match=r"loss of step 8 \(epoch 3\).*The checkpoint of epoch 2 is kept"):
+        quick(line / "data", shots=4, epochs=4)
+    with safe_open("runs/x.partial/checkpoint/checkpoint.safetensors", "np") as file:
+        assert file.metadata()["step"] == "6"
+        assert all(np.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
 
 
 def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:

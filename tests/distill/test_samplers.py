@@ -196,6 +196,6 @@ def test_tuning_on_nothing_keeps_every_label_for_training() -> None:
 
 
 def test_the_command_offers_exactly_these() -> None:
-    text = (Path(__file__).parents[2] / "src/dhox/cli.py").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "src/dhox/cli_training.py").read_text(encoding="utf-8")
     assert f'metavar="{"|".join(SAMPLERS)}"' in text
     assert f'metavar="{"|".join(TUNE_ON)}"' in text

@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", ["cosine-paper", "cosine-code"])
 def test_from_data_to_bench(line: Path, kind: str) -> None:
-    result = distill(line / "data", Path("r"), kd_head=kind, init_heads="text", **OPTIONS)
+    result = distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
     student = result.summary["student"]
     assert (student["kd_head"], student["init_heads"], student["init_from"]) == (kind, "text", None)
     assert student["tower"]["vision_cfg"]["patch_size"] == 4
