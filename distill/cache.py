@@ -37,12 +37,20 @@ class TeacherViews(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return len(self.items)
 
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        """The views of a batch of images, its boxes drawn together."""
+        keys = np.repeat(view_keys([self.items[i].name for i in indices], self.seed), self.views)
+        numbers = np.tile(np.arange(self.views), len(indices))
+        boxes = view_boxes(keys, numbers, np.repeat(self.sizes[indices], self.views, axis=0))
+        found = []
+        for index, of_image in zip(indices, boxes.reshape(len(indices), self.views, 5), strict=True):
+            image = read_image(self.items[index])
+            crops = [render(image, box, self.size, self.interpolation) for box in of_image]
+            found.append(torch.from_numpy(np.stack(crops)))
+        return found
+
     def __getitem__(self, index: int) -> torch.Tensor:
-        item = self.items[index]
-        image = read_image(item)
-        keys = np.repeat(view_keys([item.name], self.seed), self.views)
-        boxes = view_boxes(keys, np.arange(self.views), np.tile(self.sizes[index], (self.views, 1)))
-        return torch.from_numpy(np.stack([render(image, box, self.size, self.interpolation) for box in boxes]))
+        return self.__getitems__([index])[0]
 
 
 def weights_hash(teacher: Teacher) -> str:

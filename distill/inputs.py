@@ -33,10 +33,17 @@ def resident_images(rows: Rows, fabric: Fabric) -> torch.Tensor | None:
 
 
 def packed_inputs(
-    rows: Rows, boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric, compiled: bool
+    rows: Rows,
+    resident: torch.Tensor | None,
+    boxes: Boxes,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    compiled: bool,
 ) -> tuple[Pixels, Callable[[Batch], torch.Tensor]]:
-    """(where a batch's pixels come from, batch -> normalised images [B, 3, size, size] on the device)."""
-    resident = resident_images(rows, fabric)
+    """(where a batch's pixels come from, batch -> normalised images [B, 3, size, size] on the device).
+
+    `resident`: all packed images on the device (see resident_images), or None to send each batch's.
+    """
     views = torch.compile(model_views) if compiled else model_views
 
     def images_of(batch: Batch) -> torch.Tensor:

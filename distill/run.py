@@ -32,7 +32,7 @@ from dhox.distill.evaluate import (
 )
 from dhox.distill.feed import Boxes, DecodedPixels, prepared
 from dhox.distill.guidance import Guidance, adapter_sentence, guidance_of_files, guidance_of_model, keys_of, packed_rows
-from dhox.distill.inputs import decoded_inputs, packed_inputs
+from dhox.distill.inputs import decoded_inputs, packed_inputs, resident_images
 from dhox.distill.order import Order
 from dhox.distill.outcome import select, test_rows
 from dhox.distill.packed import packed_side
@@ -215,7 +215,8 @@ def distill(
     side = packed_side(preprocessing.crop, sizes_of(items, seen)) if packed_size is None else packed_size
     if side:
         rows = packed_rows(fabric, root, items, keys_of(items, seen), side)
-        pixels, images_of = packed_inputs(rows, boxes, preprocessing, fabric, compiled)
+        resident = resident_images(rows, fabric)
+        pixels, images_of = packed_inputs(rows, resident, boxes, preprocessing, fabric, compiled)
     else:
         decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
         pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)

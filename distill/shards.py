@@ -144,7 +144,7 @@ def read_shard(path: Path, row_bytes: int, checksums: bool) -> Shard | str:
         try:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-            metadata = header["__metadata__"]
+            metadata = json.loads(header["__metadata__"]["dhox"])
             keys = bytes.fromhex(metadata["keys"])
         except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
             return "no header"
@@ -229,7 +229,8 @@ def write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
     """Write one file; equal keys and rows give the same name and bytes."""
     rows = np.ascontiguousarray(rows)
     joined = b"".join(keys)
-    metadata = {"keys": joined.hex(), "sha256": hashlib.sha256(rows.data).hexdigest()}
+    # One entry: safetensors writes several in any order.
+    metadata = {"dhox": json.dumps({"keys": joined.hex(), "sha256": hashlib.sha256(rows.data).hexdigest()})}
     name = hashlib.blake2b(joined, digest_size=12).hexdigest()
     write_bytes(folder / f"{name}.safetensors", save({"rows": rows}, metadata))
 

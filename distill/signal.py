@@ -79,7 +79,7 @@ def read_rows(path: Path, n: int, what: str) -> np.ndarray:
         )
     if len(array) != n:
         raise DhoxError(
-            f"{path} has {len(array)} rows, and the manifest has {n}. Compute one row per manifest row, in its order."
+            f"{path} has {len(array)} rows, and {n} are needed. Compute one row per manifest row (or class), in order."
         )
     return array if array.ndim == 3 else array[:, None]
 

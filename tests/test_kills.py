@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_killed_trainings_never_damage_the_finished_run(line: Path) -> None:
     assert done.returncode == 0, done.stderr
     subprocess.run(command(line, "--seed", "2", "--overwrite"), check=True, capture_output=True)
     assert read_json(Path("run") / RUN_FILE, RUN_SCHEMA)["training"]["seed"] == 2
-    assert [path.name for path in Path().iterdir()] == ["run"]
+    assert sorted(path.name for path in Path().iterdir()) == ["cache", "run"]
 
 
 @pytest.mark.slow
@@ -56,6 +57,77 @@ def test_a_first_training_that_is_killed_is_called_interrupted(line: Path) -> No
     done = subprocess.run([DHOX, "export", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "training of run was interrupted" in done.stderr
+
+
+def run_and_kill(arguments: list[str], moments: random.Random, whole: float) -> tuple[int, int]:
+    """Run a command until it ends by itself, killing it at random moments before; (kills, last exit code)."""
+    kills = 0
+    while True:
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait = moments.uniform(0.2, 1.3) * whole
+        try:
+            _, error = process.communicate(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, error.decode()
+        return kills, process.returncode
+
+
+@pytest.mark.slow
+def test_trainings_killed_at_many_moments_resume_to_the_same_bits(line: Path) -> None:
+    """Packing, caching and training die by SIGKILL; with --resume they end with the bits of an uninterrupted run."""
+
+    def arguments(place: str) -> list[str]:
+        return [*command(line, "--epochs", "150", "--views", "8", "--resume"), "--out", f"{place}/run"]
+
+    start = time.monotonic()
+    subprocess.run(arguments("whole"), check=True, capture_output=True)
+    whole = time.monotonic() - start
+    expected = {path.name: path.read_bytes() for path in Path("whole/run").glob("*.[sn]*")}
+    assert {"student.safetensors", "val.npz", "selection.json"} <= set(expected)
+    moments, kills, series = random.Random(1), 0, 0
+    while kills < 25:
+        shutil.rmtree("x", ignore_errors=True)
+        more, _ = run_and_kill(arguments("x"), moments, whole)
+        kills, series = kills + more, series + 1
+        for name in ("student.safetensors", "val.npz", "test.npz", "selection.json"):
+            assert Path("x/run", name).read_bytes() == Path("whole/run", name).read_bytes(), (kills, name)
+        assert not Path("x/run.partial").exists()
+    print(f"{kills} kills in {series} trainings of {whole:.1f} s")
+
+
+@pytest.mark.slow
+def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None:
+    from dhox.demo.data import write_image_folder
+    from dhox.distill.fill import entries
+
+    write_image_folder(Path("data"))
+    arguments = [
+        str(DHOX), "cache", "data", "--teacher", f"local-dir:{TEACHER}", "--views", "2", "--packed-size", "28", "--cache",
+    ]  # fmt: skip
+    start = time.monotonic()
+    subprocess.run([*arguments, "whole"], check=True, capture_output=True)
+    whole = time.monotonic() - start
+    moments, kills = random.Random(2), 0
+    process: subprocess.Popen[bytes] | None = None
+    while process is None or process.returncode != 0:
+        process = subprocess.Popen([*arguments, "x"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=moments.uniform(0.4, 0.9 + 0.05 * kills) * whole)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        if list(Path("x").glob("*/shards.json")):
+            assert not any(entry.damaged for entry in entries(Path("x"), checksums=True))
+    assert kills >= 3
+    held = [sorted((e.folder.name, e.images) for e in entries(Path(place), checksums=True)) for place in ("whole", "x")]
+    assert held[0] == held[1]
+    assert not list(Path("x").rglob(".*.tmp"))
+    print(f"{kills} kills of a caching pass of {whole:.1f} s")
 
 
 @pytest.mark.slow

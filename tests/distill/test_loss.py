@@ -45,3 +45,14 @@ def test_missing_parts_are_zero(use_ce: bool, use_kd: bool, labelled: int) -> No
     assert (ce > 0) == (use_ce and labelled > 0)
     assert (kd > 0) == use_kd
     assert torch.isfinite(ce + kd)
+
+
+def test_the_top_k_mask_distils_the_teachers_likely_classes_alone() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 10), 3 * torch.randn(6, 10)
+    assert torch.equal(distillation_loss(student, teacher, 10), distillation_loss(student, teacher))
+    likely = teacher.topk(4, dim=-1).indices
+    expected = distillation_loss(student.gather(-1, likely), teacher.gather(-1, likely))
+    assert torch.equal(distillation_loss(student, teacher, 4), expected)
+    changed = student.clone().scatter_(-1, teacher.topk(1, largest=False).indices, 99.0)
+    assert torch.equal(distillation_loss(changed, teacher, 4), expected)

@@ -1,0 +1,209 @@
+"""The teacher cache, packed images and `dhox cache`, on real images and the real teacher."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from quick_distill import DEMO_TEACHER, quick, without
+
+from dhox.dataset import Item, read_dataset
+from dhox.distill.cache import WHOLE, TeacherViews, cache_folder, cache_recipe, embedding_batches, weights_hash
+from dhox.distill.fill import entries, fill
+from dhox.distill.scan import scan
+from dhox.distill.teacher import load_teacher
+from dhox.distill.views import render, view_boxes, view_keys
+from dhox.errors import DhoxError
+from dhox.files import sha256
+
+CPU = torch.device("cpu")
+DHOX = Path(sys.executable).with_name("dhox")
+OPTIONS = {"view_seed": 0, "packed_size": 28, "device": "cpu", "workers": 0, "skip_bad_images": False}
+
+
+def fill_here(data: Path, views: int = 2) -> dict[str, int]:
+    """Fill ./c; images per kind of cache."""
+    found = fill(data, Path("c"), teacher=DEMO_TEACHER, views=views, **OPTIONS)  # type: ignore[arg-type]
+    return {entry.folder.name: entry.images for entry in found}
+
+
+def test_cached_embeddings_are_those_of_the_views_that_the_student_sees(tmp_path: Path) -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    random = np.random.default_rng(0)
+    items = []
+    for n in range(3):
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+        items.append(Item(tmp_path / f"{n}.png", f"train/a/{n}.png"))
+    dataset = TeacherViews(items, np.full((3, 2), (50, 40)), 2, 5, teacher.size, teacher.interpolation)
+    embeddings = np.concatenate(list(embedding_batches(teacher, dataset, 2, workers=0)))
+    assert embeddings.shape == (3, 2, teacher.width)
+    assert embeddings.dtype == np.float16
+    for i, item in enumerate(items):
+        box = view_boxes(view_keys([item.name], 5), np.array([1]), np.array([[50, 40]]))[0]
+        with Image.open(item.path) as image:
+            crop = render(image.convert("RGB"), box, 28, "bicubic")
+        z = teacher.encode_images(teacher.transform(Image.fromarray(crop))[None])[0]
+        assert torch.allclose(torch.from_numpy(embeddings[i, 1]).float(), z, atol=2e-3)
+
+
+def test_a_cache_is_its_teachers_image_tower_views_and_seed() -> None:
+    teacher = load_teacher(DEMO_TEACHER, CPU)
+    before = weights_hash(teacher)
+    recipes = [cache_recipe(teacher, before, *case) for case in ((2, 0), (3, 0), (2, 1), (WHOLE, 0), (WHOLE, 1))]
+    assert len({cache_folder(Path(), recipe) for recipe in recipes}) == 4  # whole images have no view seed
+    with torch.no_grad():
+        next(iter(teacher.model.transformer.parameters())).add_(1)
+    assert weights_hash(teacher) == before  # the text tower does not matter
+    with torch.no_grad():
+        next(iter(teacher.model.visual.parameters())).add_(1)
+    assert weights_hash(teacher) != before
+
+
+def test_new_images_cost_only_themselves_and_changed_ones_are_computed_again(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = without(line / "data")
+    assert {name.split("-")[-1]: n for name, n in fill_here(data).items()} == {"28": 96, "2views": 96, "whole": 128}
+    import dhox.distill.cache as cache_module
+
+    embedded: list[int] = []
+    real = cache_module.embedding_batches
+
+    def counting(teacher: object, dataset: object, views: int, workers: int) -> object:
+        embedded.append(len(dataset))  # type: ignore[arg-type]
+        return real(teacher, dataset, views, workers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache_module, "embedding_batches", counting)
+    fill_here(data)
+    assert embedded == []
+    shutil.copy(data / "train/bag/000.png", data / "train/dress/copy.png")
+    Image.new("RGB", (28, 28), "red").save(data / "train/bag/001.png")
+    found = fill_here(data)
+    assert embedded == [2]
+    assert {name.split("-")[-1]: n for name, n in found.items()}["2views"] == 98
+
+
+def test_training_uses_the_cache_and_refuses_a_damaged_one(line: Path) -> None:
+    fill_here(line / "data")
+    files = {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.safetensors")}
+    quick(line / "data", shots=4, cache=Path("c"), epochs=3)
+    assert {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.safetensors")} == files
+    victim = next(path for path in files if "2views" in str(path))
+    victim.write_bytes(victim.read_bytes()[:-10])
+    with pytest.raises(DhoxError, match=rf"is damaged: {victim.name} \(truncated\).*dhox cache --repair"):
+        quick(line / "data", shots=4, cache=Path("c"), epochs=3, overwrite=True)
+
+    def dhox(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([DHOX, *arguments], capture_output=True, text=True, check=False)
+
+    for option in ("--info", "--verify"):
+        done = dhox("cache", option, "c")
+        assert (done.returncode, f"{victim.name}: truncated" in done.stdout) == (1, True)
+    assert "dhox cache --repair DIR" in done.stderr
+    assert dhox("cache", "--repair", "c").returncode == 0
+    quick(line / "data", shots=4, cache=Path("c"), epochs=3, overwrite=True)
+    assert dhox("cache", "--verify", "c").returncode == 0
+
+
+def test_only_verify_compares_the_bytes(line: Path) -> None:
+    fill_here(line / "data")
+    victim = next(Path("c").glob("packed-28/*.safetensors"))
+    content = bytearray(victim.read_bytes())
+    content[-5] ^= 1
+    victim.write_bytes(content)
+    assert not any(entry.damaged for entry in entries(Path("c"), checksums=False))
+    assert sum(len(entry.damaged) for entry in entries(Path("c"), checksums=True)) == 1
+
+
+def test_another_teachers_cache_in_this_ones_place_is_refused(line: Path) -> None:
+    fill_here(line / "data")
+    header = next(Path("c").glob("*2views/shards.json"))
+    content = json.loads(header.read_text())
+    content["recipe"]["teacher_weights"] = "0" * 64
+    header.write_text(json.dumps(content))
+    with pytest.raises(DhoxError, match="another teacher or recipe .teacher_weights is '000"):
+        quick(line / "data", shots=4, cache=Path("c"), epochs=3)
+
+
+def test_a_scan_is_remembered_until_a_file_changes(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dhox.distill.scan as scan_module
+
+    data, memory = without(line / "data"), Path("c/scan.json")
+    looked: list[str] = []
+    real = scan_module.see
+    monkeypatch.setattr(scan_module, "see", lambda item: looked.append(item.name) or real(item))
+    first = scan(read_dataset(data), False, memory)[1]
+    assert len(looked) == 224
+    assert scan(read_dataset(data), False, memory)[1] == first
+    assert len(looked) == 224
+    Image.new("RGB", (30, 20)).save(data / "train/bag/000.png")
+    assert scan(read_dataset(data), False, memory)[1]["train/bag/000.png"].width == 30
+    assert looked[224:] == ["train/bag/000.png"]
+    memory.write_text("{ damaged")
+    scan(read_dataset(data), False, memory)
+    assert len(looked) == 225 + 224
+
+
+def test_a_full_disk_is_one_message_and_what_was_written_stays(line: Path) -> None:
+    """A limit on file sizes stands for the full disk: the write fails in the middle."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+        "from dhox.cli import main; main(sys.argv[1:])"
+    )
+    arguments = [
+        "cache",
+        str(line / "data"),
+        "--cache",
+        "c",
+        "--teacher",
+        DEMO_TEACHER,
+        "--packed-size",
+        "28",
+        "--views",
+        "2",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 1
+    assert "Could not write" in done.stderr
+    assert "Free space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 60_000
+    assert not list(Path("c").rglob("packed-28/*.safetensors"))
+    assert sum(entry.images for entry in entries(Path("c"), checksums=True)) > 0
+    fill_here(line / "data", views=8)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dhox.distill.packed.free_bytes", lambda place: 100_000)
+    with pytest.raises(DhoxError, match=r"Packing 96 images of 28 x 28 pixels needs 0.0 GB.*--packed-size.*--cache"):
+        fill_here(line / "data")
+    monkeypatch.setattr("dhox.distill.cache.free_bytes", lambda place: 100)
+    with pytest.raises(DhoxError, match="embeddings of 96 images need .*Lower --views"):
+        fill_here(line / "data", views=3)
+
+
+def test_files_made_together_are_the_same_bytes_as_files_made_alone(line: Path) -> None:
+    fill_here(line / "data")
+    first = {path.name: sha256(path) for path in Path("c").rglob("*2views/*.safetensors")}
+    shutil.rmtree("c")
+    fill_here(line / "data")
+    assert {path.name: sha256(path) for path in Path("c").rglob("*2views/*.safetensors")} == first
+
+
+def test_a_folder_without_caches_is_an_error() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(DhoxError, match="empty holds no teacher cache and no packed images"):
+        entries(Path("empty"), checksums=False)
