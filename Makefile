@@ -43,4 +43,4 @@ lint: $(READY) ## ruff and mypy
 
 clean: ## remove .venv, build products and the demo's output
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	rm -rf demo-data runs/demo runs/demo-labels-only
+	rm -rf demo-data runs/demo runs/demo-labels-only runs/cache

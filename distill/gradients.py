@@ -31,7 +31,7 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
     """Cosine, dot product and sign agreement of the losses' gradients, per stage and over the whole backbone.
 
     `ce`, `kd`: the two scalar losses of one batch, their graph still alive (it stays alive). cosine in [-1, 1];
-    sign_agreement: share of the parameters whose two gradients have one sign, in [0, 1]. arXiv 2505.07675, figure 3,
+    sign_agreement: share of the parameters whose two gradients have one sign, among those that either moves, in [0, 1]. arXiv 2505.07675, figure 3,
     gives the cosine alone.
     """
     by_stage = stages(backbone)
@@ -42,10 +42,8 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
     for stage, one, other in zip(names, *gradients, strict=True):
         if one is not None and other is not None:
             one, other = one.double(), other.double()
-            agree = (one.sign() == other.sign()).sum().double()
-            parts = torch.stack(
-                [(one * other).sum(), (one * one).sum(), (other * other).sum(), agree, agree * 0 + one.numel()]
-            )
+            agree, moved = (one * other > 0).sum().double(), ((one != 0) | (other != 0)).sum().double()
+            parts = torch.stack([(one * other).sum(), (one * one).sum(), (other * other).sum(), agree, moved])
             for name in (stage, "backbone"):
                 sums[name] = sums[name] + parts if name in sums else parts
     return [
@@ -53,7 +51,7 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
             "stage": name,
             "cosine": dot / max((one * other) ** 0.5, 1e-300),
             "dot": dot,
-            "sign_agreement": agree / count,
+            "sign_agreement": agree / max(count, 1.0),
         }
         for name, (dot, one, other, agree, count) in ((name, parts.tolist()) for name, parts in sums.items())
     ]

@@ -19,6 +19,7 @@ TOP = {
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",
+    "dhox.charts",
     "dhox.audit_page",
     "dhox.tables",
     "dhox.doctor",

@@ -86,8 +86,6 @@ def test_trainings_killed_at_many_moments_resume_to_the_same_bits(line: Path) ->
     start = time.monotonic()
     subprocess.run(arguments("whole"), check=True, capture_output=True)
     whole = time.monotonic() - start
-    expected = {path.name: path.read_bytes() for path in Path("whole/run").glob("*.[sn]*")}
-    assert {"student.safetensors", "val.npz", "selection.json"} <= set(expected)
     moments, kills, series = random.Random(1), 0, 0
     while kills < 25:
         shutil.rmtree("x", ignore_errors=True)
@@ -106,24 +104,27 @@ def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None
 
     write_image_folder(Path("data"))
     arguments = [
-        str(DHOX), "cache", "data", "--teacher", f"local-dir:{TEACHER}", "--views", "2", "--packed-size", "28", "--cache",
+        str(DHOX), "cache", "data", "--teacher", f"local-dir:{TEACHER}", "--views", "8", "--packed-size", "28", "--cache",
     ]  # fmt: skip
     start = time.monotonic()
     subprocess.run([*arguments, "whole"], check=True, capture_output=True)
     whole = time.monotonic() - start
     moments, kills = random.Random(2), 0
-    process: subprocess.Popen[bytes] | None = None
-    while process is None or process.returncode != 0:
+    finished = False
+    while kills < 8 or not finished:
+        if finished:
+            shutil.rmtree("x")
         process = subprocess.Popen([*arguments, "x"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=moments.uniform(0.4, 0.9 + 0.05 * kills) * whole)
+            process.wait(timeout=moments.uniform(0.3, 0.8) * whole if kills < 8 else None)
+            assert process.returncode == 0
+            finished = True
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            kills += 1
+            kills, finished = kills + 1, False
         if list(Path("x").glob("*/shards.json")):
             assert not any(entry.damaged for entry in entries(Path("x"), checksums=True))
-    assert kills >= 3
     held = [sorted((e.folder.name, e.images) for e in entries(Path(place), checksums=True)) for place in ("whole", "x")]
     assert held[0] == held[1]
     assert not list(Path("x").rglob(".*.tmp"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dhox.charts import gradient_chart, latency_chart, learning_curves
 from dhox.errors import DhoxError, require
 from dhox.files import (
     BENCH_FILE,
@@ -61,7 +61,8 @@ def write_report(
         "rows_caption": rows_caption(rows, summary, content),
         "ledger": ledger_table(export) if export else None,
         "fold": fold_sentence(manifest) if manifest else None,
-        "curves": learning_curves(run) if run else None,
+        "curves": learning_curves(run) if run and (run / "metrics.csv").exists() else None,
+        "gradients": gradient_chart(run) if run and (run / "gradients.csv").exists() else None,
         "latency": latency_chart(bench, content) if bench and content else None,
         "latency_caption": latency_caption(content) if content else None,
         "heat": heat_map(selection) if selection else None,
@@ -276,71 +277,3 @@ def latency_caption(bench: dict[str, Any]) -> str:
     return "Share of calls that took at most so long (milliseconds, log scale), from every raw sample." + (
         " fp16 is left out: this CPU emulates it." if any(row["emulated"] for row in bench["latency"]) else ""
     )
-
-
-def learning_curves(run: Path) -> Any:
-    """Losses and validation accuracies over epochs, as SVG."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) for row in rows]
-    names = list(rows[0])
-    accuracies = [name for name in names if name.startswith("val_")]
-
-    def draw(axes: Any) -> None:
-        for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
-            axes[0].plot(epochs, [float(row[name]) for row in rows], label=label)
-        axes[0].set(ylabel="loss", yscale="log")
-        for name in accuracies:
-            label = STAGES.get(name.removeprefix("val_"), "student")
-            axes[-1].plot(epochs, [100 * float(row[name]) for row in rows], label=label)
-        if accuracies:
-            axes[-1].set_ylabel("validation accuracy, %")
-        for ax in axes:
-            ax.legend(frameon=False)
-        axes[-1].set_xlabel("epoch")
-
-    return svg(draw, panels=2 if accuracies else 1)
-
-
-def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
-    """Empirical distribution of call times per model and batch size, as SVG; emulated precisions are left out."""
-    samples = read_npz(bench / "samples.npz")
-
-    def draw(axes: Any) -> None:
-        for row in content["latency"]:
-            if row["emulated"]:
-                continue
-            times = np.sort(samples[f"{row['precision']}_batch{row['batch']}_ns"]) / 1e6
-            axes[0].plot(
-                times,
-                100 * np.arange(1, len(times) + 1) / len(times),
-                label=f"{row['precision']}, batch {row['batch']}",
-            )
-        axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
-        axes[0].legend(frameon=False)
-
-    return svg(draw, panels=1)
-
-
-def svg(draw: Any, panels: int) -> Any:
-    """A matplotlib figure as inline SVG whose text and axes take the page's colour, in light and in dark."""
-    matplotlib = require("matplotlib", "report")
-    markup = require("markupsafe", "report")
-    from io import StringIO
-
-    from matplotlib.figure import Figure
-
-    ink = "#010203"  # stands for the page's text colour
-    style = {
-        "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink,
-        "axes.labelcolor": ink,
-        "xtick.color": ink, "ytick.color": ink, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": matplotlib.cycler(color=["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4"]),
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.2, 2.7 * panels + 0.4), layout="constrained")
-        draw(np.atleast_1d(figure.subplots(panels, 1, sharex=panels > 1)))
-        file = StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    return markup.Markup(text[text.index("<svg") :].replace(ink, "currentColor"))
