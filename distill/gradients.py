@@ -31,8 +31,8 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
     """Cosine, dot product and sign agreement of the losses' gradients, per stage and over the whole backbone.
 
     `ce`, `kd`: the two scalar losses of one batch, their graph still alive (it stays alive). cosine in [-1, 1];
-    sign_agreement: share of the parameters whose two gradients have one sign, among those that either moves, in [0, 1]. arXiv 2505.07675, figure 3,
-    gives the cosine alone.
+    sign_agreement: share, in [0, 1], of one sign among the parameters that either gradient moves.
+    arXiv 2505.07675, figure 3, gives the cosine alone.
     """
     by_stage = stages(backbone)
     parameters = [parameter for group in by_stage.values() for parameter in group]
