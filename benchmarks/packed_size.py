@@ -69,10 +69,10 @@ def main() -> None:
             original = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - centre) / spread
             answers["originals"].append(model(original).argmax(-1).numpy())
             for side in options.sides:
-                packed = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+                packed = np.array(image.resize((side, side), Image.Resampling.BICUBIC))
                 rows = torch.from_numpy(packed)[None].expand(VIEWS, -1, -1, -1).contiguous()
                 in_packed = torch.from_numpy(to_packed_boxes(boxes, sizes, side))
-                views = model_views(rows, in_packed, size, kernel, mean, std)
+                views = model_views(rows, in_packed, size, kernel, centre, spread)
                 answers[str(side)].append(model(views).argmax(-1).numpy())
                 errors[str(side)].append(float(((views - original) * spread).abs().mean()) * 255)
     whole = np.concatenate(answers["originals"])

@@ -18,7 +18,7 @@ from dhox.distill.shards import Rows
 from dhox.distill.views import render, view_boxes, view_keys
 
 T = TypeVar("T")
-AHEAD = 4  # batches prepared beyond the one in work, per thread
+AHEAD = 4  # finished batches that wait, beyond the one that each thread works on
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,11 @@ def prepared(
     def make(step: int) -> Batch:
         numbers, views = order.batch(step, rank, world)
         drawn, boxes = pixels.batch(numbers, views, pin)
-        return Batch(torch.from_numpy(numbers), drawn, boxes, signal(numbers, views) if signal else None)
+        small = [torch.from_numpy(numbers), boxes, signal(numbers, views) if signal else None]
+        if pin:  # a copy from pageable memory would wait for the device
+            small = [None if tensor is None else tensor.pin_memory() for tensor in small]
+        assert small[0] is not None
+        return Batch(small[0], drawn, small[1], small[2])
 
     return ahead(make, steps, threads)
 
@@ -125,7 +129,7 @@ def ahead(make: Callable[[int], T], steps: range, threads: int) -> Iterator[T]:
         try:
             for step in steps:
                 waiting.append(pool.submit(make, step))
-                if len(waiting) > AHEAD * threads:
+                if len(waiting) >= AHEAD + threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

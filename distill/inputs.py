@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dhox.distill.feed import Batch, Boxes, DecodedPixels, PackedPixels, Pixels
-from dhox.distill.pixels import to_model
+from dhox.distill.pixels import channels, to_model
 from dhox.distill.resample import model_views
 from dhox.distill.shards import Rows
 from dhox.images import Preprocessing
@@ -45,15 +45,16 @@ def packed_inputs(
     `resident`: all packed images on the device (see resident_images), or None to send each batch's.
     """
     views = torch.compile(model_views) if compiled else model_views
+    centre, spread = (
+        channels(values, fabric.device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
 
     def images_of(batch: Batch) -> torch.Tensor:
         assert batch.boxes is not None
         numbers = fabric.to_device(batch.numbers)
         pixels = fabric.to_device(batch.pixels) if resident is None else resident[numbers]
-        return views(
-            pixels, fabric.to_device(batch.boxes), preprocessing.crop, preprocessing.interpolation,
-            preprocessing.mean, preprocessing.std,
-        )  # fmt: skip
+        boxes = fabric.to_device(batch.boxes)
+        return views(pixels, boxes, preprocessing.crop, preprocessing.interpolation, centre, spread)
 
     return PackedPixels(rows, boxes, resident is not None), images_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from PIL import Image
@@ -24,7 +25,13 @@ class WholeImages(Dataset[torch.Tensor]):
         return self.transform(read_image(self.items[index]))
 
 
+@lru_cache(maxsize=16)
+def channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """One number per channel, [3], on a device; kept, since every copy from the host would wait for the device."""
+    return torch.tensor(values, device=device)
+
+
 def to_model(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 [B, H, W, 3] to normalised float [B, 3, H, W] on the same device."""
-    centre, spread = (torch.tensor(values, device=pixels.device) for values in (mean, std))
+    centre, spread = (channels(tuple(values), pixels.device) for values in (mean, std))
     return ((pixels.float() / 255 - centre) / spread).permute(0, 3, 1, 2).contiguous()

@@ -6,7 +6,7 @@ are those of Pillow and of torchvision's antialiased resize of the same crop (a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -75,14 +75,11 @@ def resample(pixels: torch.Tensor, boxes: torch.Tensor, size: int, interpolation
 
 
 def model_views(
-    pixels: torch.Tensor,
-    boxes: torch.Tensor,
-    size: int,
-    interpolation: str,
-    mean: Sequence[float],
-    std: Sequence[float],
+    pixels: torch.Tensor, boxes: torch.Tensor, size: int, interpolation: str, centre: torch.Tensor, spread: torch.Tensor
 ) -> torch.Tensor:
-    """The views `boxes` of packed images (see `resample`), normalised: float32 [B, 3, size, size], channels last."""
-    centre, spread = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
+    """The views `boxes` of packed images (see `resample`), normalised: float32 [B, 3, size, size], channels last.
+
+    `centre`, `spread`: mean and standard deviation [1, 3, 1, 1] of pixels in [0, 1], on the same device.
+    """
     views = resample(pixels, boxes, size, interpolation).float()
     return ((views / 255 - centre) / spread).contiguous(memory_format=torch.channels_last)

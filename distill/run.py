@@ -147,7 +147,8 @@ def distill(
             return finished
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(device, precision)
-    compiled = fabric.device.type == "cuda" if compiled is None else compiled
+    # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
+    compiled = not probe_gradients and (fabric.device.type == "cuda" if compiled is None else compiled)
     splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file))
     manifest_rows = sum(len(items) for items in splits.values())
     classes = class_names(splits, class_file, own_classes(data))

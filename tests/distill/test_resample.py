@@ -95,7 +95,8 @@ def test_weights_sum_to_one_and_read_nothing_outside(
 def test_model_views_are_normalised_and_channels_last() -> None:
     pixels = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0, 8, 8, 0]]).repeat(2, 1)
-    images = model_views(pixels, boxes, 4, "bicubic", (0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
+    centre, spread = torch.tensor([[0.5, 0.25, 0.0], [0.5, 0.25, 1.0]]).view(2, 1, 3, 1, 1)
+    images = model_views(pixels, boxes, 4, "bicubic", centre, spread)
     assert images.shape == (2, 3, 4, 4)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(images.mean((0, 2, 3)), torch.tensor([1.0, 3.0, 1.0]), atol=1e-5)

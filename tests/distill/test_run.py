@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +201,18 @@ def test_training_runs_on_cuda_in_mixed_precision(line: Path) -> None:
     result = quick(line / "data", shots=4, device="cuda", epochs=4)
     assert result.summary["training"]["device"].startswith("cuda")
     assert result.summary["training"]["precision"] == "bf16-mixed"
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_same_up_to_rounding(line: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    plain = quick(line / "data", "runs/plain", shots=4, student="test_vit", image_size=32, learning_rate=1e-4)
+    compiled = quick(
+        line / "data", "runs/compiled", shots=4, student="test_vit", image_size=32, learning_rate=1e-4, compiled=True
+    )
+    a, b = (load_file(f"runs/{name}/student.safetensors") for name in ("plain", "compiled"))
+    assert a.keys() == b.keys()
+    assert max(np.abs(a[name] - b[name]).max() for name in a) < 1e-3
+    logits = [read_npz(result.run / "val.npz")["kd_logits"] for result in (plain, compiled)]
+    np.testing.assert_allclose(*logits, atol=2e-2)
