@@ -23,19 +23,20 @@ from dhox.distill.shards import (
     rows_per_file,
     write_rows,
 )
-from dhox.distill.views import RATIO, SCALE
 from dhox.errors import DhoxError
 from dhox.files import free_bytes
 
 RECIPE = {"rows": "packed images", "resize": "bicubic"}
+PER_INPUT = 10 / 7  # about 1 / sqrt(SCALE[0])
 
 
 def packed_side(image_size: int, sizes: list[tuple[int, int]]) -> int:
-    """The side that feeds the narrowest usual crop without enlarging it; never more than the largest image has.
+    """The side of packed images for a student's size in pixels: 320 for 224; never more than the largest image has.
 
-    A crop of the smallest area and the narrowest ratio is sqrt(0.5 * 3/4) = 0.61 of the side: 366 px for 224.
+    It feeds the smallest square crop (0.71 of the side) without enlarging it. On photographs more gave nothing that
+    could be measured, and less lost points (benchmarks/packed_size.py, docs/scale.md).
     """
-    return min(ceil(image_size / (SCALE[0] * RATIO[0]) ** 0.5), max(max(size) for size in sizes))
+    return min(ceil(PER_INPUT * image_size), max(max(size) for size in sizes))
 
 
 def pack(item: Item, side: int) -> np.ndarray:

@@ -162,7 +162,7 @@ def distill(
     top_k: Annotated[int | None, typer.Option(help="Distil the teacher's k most likely classes of each image.", show_default="all", min=2)] = None,
     balance_labels: Annotated[bool, typer.Option("--balance-labels", help="Draw every class equally often from the labelled images.")] = False,
     views: Annotated[int, typer.Option(help="Augmented views per image that the teacher embeds.", min=1)] = 8,
-    packed_size: Annotated[int | None, typer.Option(help="Side of the packed images in pixels; 0: decode in every epoch.", show_default="1.63 x --image-size", min=0)] = None,
+    packed_size: Annotated[int | None, typer.Option(help="Side of the packed images in pixels; 0: decode in every epoch.", show_default="1.43 x --image-size", min=0)] = None,
     cache: Annotated[Path | None, typer.Option(help="Where teacher caches and packed images are kept.", show_default="OUT/../cache")] = None,
     seed: Annotated[int, typer.Option(help="Weights, order and drawn views.", min=0)] = 0,
     split_seed: Annotated[int, typer.Option(help="Which images are labelled.", min=0)] = 0,
