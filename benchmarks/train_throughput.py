@@ -152,8 +152,8 @@ def loop_rate(
     train(
         fabric, student, torch.from_numpy(order.labels), [], batches, images_of, logits, use_ce=True, use_kd=True,
         epochs=2, epoch_steps=steps, n_labelled=order.batch_labelled, n_unlabelled=order.batch_unlabelled,
-        learning_rate=1e-3, weight_decay=0.01, warm_up=0.1, schedule="cosine", top_k=None, seed=0, image_size=size,
-        compiled=compiled, probe_gradients=0, run=run, validate=dict, record=record,
+        learning_rate=1e-3, weight_decay=0.01, warm_up=0.1, schedule="cosine", top_k=None, seed=0, compiled=compiled,
+        probe_gradients=0, identity="benchmark", run=run, validate=dict, record=record,
     )  # fmt: skip
     return steps * (order.batch_labelled + order.batch_unlabelled) / (ends[1] - ends[0])
 
@@ -200,7 +200,7 @@ def main() -> None:
         side = packed_side(options.image_size, [(500, 375)])
         prepare_packed(folder / "packed", side)
         start = time.perf_counter()
-        fill_packed(folder / "packed", items, keys, side)
+        fill_packed(folder / "packed", items, keys, side, fabric)
         pack_s = time.perf_counter() - start
         recipe = cache_recipe(teacher, "random", VIEWS, 0)
         prepare_cache(folder / "cache", recipe, teacher)
@@ -208,7 +208,7 @@ def main() -> None:
         for _ in embedding_batches(teacher, some, VIEWS, 0):
             pass  # warms up
         start = time.perf_counter()
-        fill_cache(folder / "cache", teacher, items, keys, sizes, recipe, workers)
+        fill_cache(folder / "cache", teacher, items, keys, sizes, recipe, workers, fabric)
         cache_s = time.perf_counter() - start
         crops = torch.randn(256 if cuda else 64, 3, teacher.size, teacher.size, device=fabric.device)
         bare = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.console import progress_bar
@@ -23,6 +24,7 @@ from dhox.files import free_bytes
 
 WHOLE = "whole"  # as number of views: one embedding of the whole image, as the teacher's own transform shows it
 FORWARD_BATCH = 256
+NO_MATTER = {"training", "fused_attn", "grad_checkpointing", "dump_patches", "call_super_init"}  # to what comes out
 
 
 class TeacherViews(Dataset[torch.Tensor]):
@@ -54,8 +56,12 @@ class TeacherViews(Dataset[torch.Tensor]):
 
 
 def weights_hash(teacher: Teacher) -> str:
-    """A hash of the weights that image embeddings depend on: the image tower's."""
+    """A hash of all that image embeddings depend on: the image tower's weights and its architecture."""
     digest = hashlib.sha256()
+    for name, module in teacher.model.visual.named_modules():
+        plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple)}
+        public = sorted((k, v) for k, v in plain.items() if k not in NO_MATTER and not k.startswith("_"))
+        digest.update(f"{name} {type(module).__qualname__} {public}".encode())
     for name, tensor in sorted(teacher.model.visual.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -73,11 +79,20 @@ def cache_recipe(teacher: Teacher, weights: str, views: int | str, view_seed: in
     return recipe if views == WHOLE else recipe | {"view_seed": view_seed} | view_module.RECIPE
 
 
-def cache_folder(root: Path, recipe: dict[str, Any]) -> Path:
-    """The directory of a recipe below the root of all caches: other teachers and view recipes have others."""
-    name = hashlib.blake2b(repr(sorted(recipe.items())).encode(), digest_size=5).hexdigest()
+def cache_folder(root: Path, recipe: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The directory of a recipe below the root of all caches, and the recipe of that directory.
+
+    Other teachers and view recipes have other directories. One with more views than asked for serves as well: its first
+    views are the same.
+    """
     views = recipe["views"]
-    return root / f"teacher-{name}-{views}{'' if views == WHOLE else 'views'}"
+    others = sorted((key, value) for key, value in recipe.items() if key != "views")
+    name = f"teacher-{hashlib.blake2b(repr(others).encode(), digest_size=5).hexdigest()}"
+    if views == WHOLE:
+        return root / f"{name}-{WHOLE}", recipe
+    counts = [int(path.name.split("-")[-1].removesuffix("views")) for path in root.glob(f"{name}-*views")]
+    views = min((count for count in counts if count >= views), default=views)
+    return root / f"{name}-{views}views", recipe | {"views": views}
 
 
 def prepare_cache(folder: Path, recipe: dict[str, Any], teacher: Teacher) -> None:
@@ -98,20 +113,22 @@ def fill_cache(
     sizes: np.ndarray,
     recipe: dict[str, Any],
     workers: int,
-    rank: int = 0,
-    world: int = 1,
-) -> int:
-    """Embed this process's share of the images that the cache lacks; returns how many images that were.
+    fabric: Fabric,
+) -> None:
+    """Embed this process's share of the images that the cache lacks.
 
     `sizes`: int [N, 2], width and height of each image. Raises DhoxError where the disk is too small.
     """
     shape = row_shape(recipe, teacher.width)
     per_file = rows_per_file(shape, "float16")
-    share = missing_share(keys, read_shards(folder, checksums=False), per_file, rank, world)
-    need, free = 2 * len(share) * shape[0] * shape[1], free_bytes(folder)
+    shards, free = read_shards(folder, checksums=False), free_bytes(folder)
+    fabric.barrier()  # every process has seen the same files before the first one writes
+    n_missing = len(missing_share(keys, shards, per_file, 0, 1))
+    share = missing_share(keys, shards, per_file, fabric.global_rank, fabric.world_size)
+    need = 2 * n_missing * shape[0] * shape[1]
     if need > 0.98 * free:
         raise DhoxError(
-            f"The embeddings of {len(share)} images need {need / 1e9:.1f} GB, and {folder} has "
+            f"The embeddings of {n_missing} images need {need / 1e9:.1f} GB, and {folder} has "
             f"{free / 1e9:.1f} GB free. Lower --views, or choose another --cache."
         )
     if share:
@@ -123,7 +140,6 @@ def fill_cache(
         with progress_bar(f"Teacher, {shape[0]} view{'s' * (shape[0] > 1)}", len(share)) as advance:
             batches = embedding_batches(teacher, dataset, shape[0], workers)
             write_rows(folder, [keys[i] for i in share], batches, per_file, advance)
-    return len(share)
 
 
 def embedding_batches(
@@ -133,18 +149,40 @@ def embedding_batches(
 
     `dataset` gives views, uint8 [views, size, size, 3], or a whole image for the teacher, float [3, size, size].
     """
-    pin = teacher.device.type == "cuda"
-    loader = DataLoader(dataset, batch_size=max(1, FORWARD_BATCH // views), num_workers=workers, pin_memory=pin)
-    waiting: torch.Tensor | None = None  # one batch stays on the device, so that copying back never stalls it
+    cuda = teacher.device.type == "cuda"
+    loader = DataLoader(dataset, batch_size=max(1, FORWARD_BATCH // views), num_workers=workers, pin_memory=cuda)
+    waiting: tuple[torch.Tensor, Any] | None = None  # the batch before: its copy back runs beside the next forward
     for pixels in loader:
         if pixels.dtype == torch.uint8:
             pixels = to_model(pixels.flatten(0, 1).to(teacher.device, non_blocking=True), teacher.mean, teacher.std)
-        z = teacher.encode_images(pixels).half().unflatten(0, (-1, views))
+        z = encode_in_parts(teacher, pixels).half().unflatten(0, (-1, views))
+        copied = None
+        if cuda:
+            host = torch.empty(z.shape, dtype=z.dtype, pin_memory=True)
+            z, copied = host.copy_(z, non_blocking=True), torch.cuda.Event()
+            copied.record()
         if waiting is not None:
-            yield waiting.cpu().numpy()
-        waiting = z
+            yield on_host(*waiting)
+        waiting = z, copied
     if waiting is not None:
-        yield waiting.cpu().numpy()
+        yield on_host(*waiting)
+
+
+def on_host(z: torch.Tensor, copied: Any) -> np.ndarray:
+    """Embeddings whose copy to the host may still be under way (`copied`: a CUDA event, or None)."""
+    if copied is not None:
+        copied.synchronize()
+    return z.numpy()
+
+
+def encode_in_parts(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
+    """The teacher's embeddings of a batch, in halves of halves where the device has too little memory for all of it."""
+    try:
+        return teacher.encode_images(pixels)
+    except torch.OutOfMemoryError as err:
+        if len(pixels) == 1:
+            raise DhoxError("The teacher does not fit into this device's memory. Choose a smaller --teacher.") from err
+    return torch.cat([encode_in_parts(teacher, part) for part in pixels.chunk(2)])
 
 
 def whole_embeddings(rows: Rows) -> torch.Tensor:

@@ -17,7 +17,9 @@ from dhox.files import write_bytes
 CHECKPOINT_FILE = "checkpoint/checkpoint.safetensors"
 
 
-def save_checkpoint(run: Path, step: int, history: dict[str, Any], model: nn.Module, optimizer: Any) -> None:
+def save_checkpoint(
+    run: Path, step: int, history: dict[str, Any], identity: str, model: nn.Module, optimizer: Any
+) -> None:
     """Write the state after `step` steps, whole or not at all; `history`: plain values to keep with it.
 
     Nothing random needs saving: order, views and dropout are functions of (seed, step).
@@ -27,12 +29,15 @@ def save_checkpoint(run: Path, step: int, history: dict[str, Any], model: nn.Mod
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
     path = run / CHECKPOINT_FILE
     path.parent.mkdir(exist_ok=True)
-    metadata = {"step": str(step), "history": json.dumps(history)}
+    metadata = {"step": str(step), "history": json.dumps(history), "identity": identity}
     write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
 
 
-def load_checkpoint(run: Path, model: nn.Module, optimizer: Any) -> tuple[int, dict[str, Any]]:
-    """Restore model and optimizer in place; (step, history), (0, {}) where there is no checkpoint."""
+def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) -> tuple[int, dict[str, Any]]:
+    """Restore model and optimizer in place; (step, history), (0, {}) where there is no checkpoint.
+
+    `identity`: of the images and sizes of this training. Raises DhoxError for a checkpoint of another one.
+    """
     path = run / CHECKPOINT_FILE
     if not path.exists():
         return 0, {}
@@ -47,10 +52,20 @@ def load_checkpoint(run: Path, model: nn.Module, optimizer: Any) -> tuple[int, d
             if name.startswith("optimizer."):
                 _, number, field = name.split(".", 2)
                 state.setdefault(int(number), {})[field] = tensor
+        for number, parameter in enumerate(model.parameters()):  # fused AdamW needs the strides of its parameter
+            for name, tensor in state[number].items():
+                if tensor.shape == parameter.shape and name != "step":
+                    state[number][name] = torch.empty_like(parameter).copy_(tensor)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        found = metadata["identity"]
     except Exception as err:
         reason = " ".join(str(err).split())[:200]
         raise DhoxError(
             f"{path} is not a checkpoint of this training ({reason}). Train again without --resume."
         ) from err
+    if found != identity:
+        raise DhoxError(
+            f"{path} is of a training on other images: DATA, or a file given with it, has changed since. Start again "
+            "without --resume."
+        )
     return step, history

@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from dhox.console import say
+from dhox.dataset import data_address, read_dataset
+from dhox.distill.processes import create_fabric
 from dhox.distill.run import DistillResult, distill
 from dhox.environment import now, versions
-from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, write_json
+from dhox.errors import DhoxError
+from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, read_json, write_json
 from dhox.stats import mean_interval
 
 CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
 
 
 # kd uses no label, so nothing can be drawn or held out for it.
-NO_LABELS = {"shots": None, "label_fraction": None, "label_sampler": "dhox", "tune_on": "val", "adapter": "none"}
+NO_LABELS = {
+    "shots": None,
+    "label_fraction": None,
+    "label_sampler": "dhox",
+    "tune_on": "val",
+    "adapter": "none",
+    "balance_labels": False,
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +46,16 @@ def compare(
     seeds covers both. `options`: of `distill`. The teacher cache is shared. Accuracies are on test; with `resume` the
     finished trainings are kept.
     """
-    check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume)
-    out.mkdir(parents=True, exist_ok=True)
+    if not read_dataset(data)["test"]:
+        raise DhoxError(f"{data} has no test images, which methods are compared on. Add test/CLASS/*.")
+    fabric, _ = create_fabric(options["device"], options["precision"])
     header = {"schema": COMPARISON_SCHEMA, "methods": methods, "seeds": seeds}
-    write_json(out / COMPARISON_FILE, header | {"status": "running"})
+    begun = holds(out, COMPARISON_FILE, COMPARISON_SCHEMA) and unfinished(out)
+    check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume or begun)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / COMPARISON_FILE, header | {"status": "running"})
     first, first_split = options.pop("seed"), options.pop("split_seed")
     options["cache"] = options["cache"] or out.absolute().parent / "cache"
     results: dict[str, list[DistillResult]] = {method: [] for method in methods}
@@ -52,36 +68,44 @@ def compare(
             results[method].append(
                 distill(
                     data, out / f"{method}-{first + i}", method=method, seed=first + i, split_seed=first_split + i,
-                    overwrite=overwrite or resume, resume=resume, **of_method,
+                    overwrite=overwrite or resume or begun, resume=resume, **of_method,
                 )
             )  # fmt: skip
     content = header | {
         "status": "complete",
         "finished_at": now(),
-        "data": str(data.absolute()),
+        "data": data_address(data),
         "first_seed": first,
         "first_split_seed": first_split,
         "n_test": results[methods[0]][0].summary["sets"]["n_test"],
         "rows": comparison_rows(results),
         "environment": versions(),
     }
-    write_json(out / COMPARISON_FILE, content)
+    if fabric.is_global_zero:
+        write_json(out / COMPARISON_FILE, content)
     return ComparisonResult(out, content)
+
+
+def unfinished(out: Path) -> bool:
+    """Whether a comparison was begun there and never completed."""
+    return bool(read_json(out / COMPARISON_FILE, COMPARISON_SCHEMA)["status"] == "running")
 
 
 def comparison_rows(results: dict[str, list[DistillResult]]) -> list[dict[str, Any]]:
     """A row per method and stage: accuracy of each seed, mean and 95 % interval, and the paired difference to dho."""
     values: dict[tuple[str, str], list[float]] = {}
+    # The teacher is the same in every method, but kd's has no labels for an adapter.
+    of_teacher = next((method for method in results if method not in {"ce", "kd"}), "kd")
     for method, runs in results.items():
         for result in runs:
-            for row in result.summary["test"] or []:
+            for row in result.summary["test"]:
+                if row["stage"] == "teacher" and method != of_teacher:
+                    continue
                 key = ("teacher" if row["stage"] == "teacher" else method, row["stage"])
                 values.setdefault(key, []).append(row["accuracy"])
     reference = values.get(("dho", "dho"))
-    n_seeds = len(next(iter(results.values())))
     rows = []
     for (method, stage), accuracies in values.items():
-        accuracies = accuracies[:n_seeds]  # the teacher is the same in every method
         row = {"method": method, "stage": stage, "accuracies": accuracies, **mean_interval(accuracies)}
         if reference is not None and CHOSEN.get(method) == stage and method != "dho":
             row["minus_dho"] = mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)])

@@ -57,6 +57,15 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
     ]
 
 
+def read_gradients(run: Path) -> list[dict[str, Any]]:
+    """The rows of gradients.csv as texts; none where there is no such file."""
+    path = run / GRADIENTS_FILE
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def write_gradients(run: Path, rows: list[dict[str, Any]]) -> None:
     """gradients.csv: a row per probed step and stage."""
     text = io.StringIO()

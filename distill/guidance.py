@@ -53,11 +53,11 @@ def cached_rows(
 ) -> Rows:  # fmt: skip
     """The teacher's embeddings of these images, computed where the cache lacks them, by all processes together."""
     recipe = cache_recipe(teacher, weights, views, view_seed)
-    folder, keys = cache_folder(root, recipe), keys_of(items, seen)
+    (folder, recipe), keys = cache_folder(root, recipe), keys_of(items, seen)
     with first_then_all(fabric):
         prepare_cache(folder, recipe, teacher)
     sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
-    fill_cache(folder, teacher, items, keys, sizes, recipe, workers, fabric.global_rank, fabric.world_size)
+    fill_cache(folder, teacher, items, keys, sizes, recipe, workers, fabric)
     return filled_rows(fabric, folder, keys)
 
 
@@ -66,7 +66,7 @@ def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: list[bytes]
     folder = root / f"packed-{side}"
     with first_then_all(fabric):
         prepare_packed(folder, side)
-    fill_packed(folder, items, keys, side, fabric.global_rank, fabric.world_size)
+    fill_packed(folder, items, keys, side, fabric)
     return filled_rows(fabric, folder, keys)
 
 
@@ -150,6 +150,7 @@ def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
 
 
 def guidance_of_files(
+    data: Path,
     embeddings: Path | None,
     class_embeddings: Path | None,
     logits: Path | None,
@@ -167,6 +168,11 @@ def guidance_of_files(
     """
     path = logits or embeddings
     assert path is not None
+    if data.suffix.lower() not in {".csv", ".parquet"}:
+        raise DhoxError(
+            "Embeddings or logits computed elsewhere are aligned to the rows of a manifest, and DATA is none. "
+            "Write a .csv or .parquet manifest."
+        )
     array = read_rows(path, manifest_rows, "logits" if logits else "embeddings")
     if logits is not None:
         of_rows = torch.nn.Identity()

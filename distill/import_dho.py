@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
-from dhox.dataset import Item, read_class_file, read_dataset, shorten
+from dhox.dataset import Item, data_address, read_class_file, read_dataset, shorten
 from dhox.distill.dho_checkpoint import read_checkpoint, rebuild
 from dhox.distill.evaluate import logit_arrays, pixel_loader, predict_logits
 from dhox.distill.selection import FEWEST_IMAGES
@@ -90,7 +90,7 @@ def import_dho(
             "status": "complete",
             "finished_at": now(),
             "method": "dho",
-            "data": str((data or out / SYNTHETIC).absolute()),
+            "data": data_address(data or out / SYNTHETIC),
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(named)],
             "sets": {
                 "n_labelled": 0, "n_unlabelled": 0, "n_validation": len(validation), "n_test": 0,
@@ -112,7 +112,7 @@ def import_dho(
 
 def validation_items(data: Path, labels: list[str]) -> list[Item]:
     """The val split of DATA. Raises DhoxError where there is none, or where it has labels outside `labels`."""
-    items = read_dataset(data)["val"]
+    items = read_dataset(data, labels=labels)["val"]
     if not items:
         raise DhoxError(
             f"{data} has no val split. Add val/CLASS/*, or leave --data out here and give it to dhox export."

@@ -67,7 +67,7 @@ class Order:
 
     def labelled_pass_length(self) -> int:
         """Images in a pass over L."""
-        if not self.balanced:
+        if not self.balanced or not len(self.labels):
             return len(self.labels)
         _, counts = np.unique(self.labels, return_counts=True)
         return len(counts) * int(counts.max())

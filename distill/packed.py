@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from lightning_fabric import Fabric
 from PIL import Image
 
 from dhox.console import progress_bar
@@ -53,15 +54,18 @@ def packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
             yield np.stack(list(pool.map(lambda item: pack(item, side), items[start : start + 16 * threads])))
 
 
-def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, rank: int = 0, world: int = 1) -> None:
+def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, fabric: Fabric) -> None:
     """Pack this process's share of the images that the directory lacks. Raises DhoxError where the disk is full."""
     shape = (side, side, 3)
     per_file = rows_per_file(shape, "uint8")
-    share = missing_share(keys, read_shards(folder, checksums=False), per_file, rank, world)
-    need, free = len(share) * side * side * 3, free_bytes(folder)
+    shards, free = read_shards(folder, checksums=False), free_bytes(folder)
+    fabric.barrier()  # every process has seen the same files before the first one writes
+    n_missing = len(missing_share(keys, shards, per_file, 0, 1))
+    share = missing_share(keys, shards, per_file, fabric.global_rank, fabric.world_size)
+    need = n_missing * side * side * 3
     if need > 0.98 * free:
         raise DhoxError(
-            f"Packing {len(share)} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
+            f"Packing {n_missing} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
             f"{free / 1e9:.1f} GB free. Choose a smaller --packed-size (0: decode in every epoch) or another --cache."
         )
     if share:

@@ -17,6 +17,7 @@ from dhox.distill.create import create_student
 from dhox.distill.packed import packed_side
 from dhox.distill.processes import create_fabric
 from dhox.distill.teacher import Teacher, load_teacher
+from dhox.errors import DhoxError
 from dhox.files import free_bytes
 
 SAMPLE = 32  # images that are decoded to see their sizes
@@ -40,14 +41,20 @@ def plan(
     device: str = "auto",
     precision: str | None = None,
     workers: int = 0,
+    trainings: int = 1,
+    epoch_over: str = "unlabelled",
+    online: bool = False,
 ) -> dict[str, Any]:
     """Images, bytes on disk, peak memory, teacher passes and seconds of each part, as plain values.
 
-    `teacher` None: no teacher; `student` None: the cache alone. Rates are measured on this machine with this device, on
-    random pixels; images that a cache holds already are not subtracted. Nothing is written.
+    `teacher` None: no teacher; `student` None: the cache alone. `trainings`: methods times seeds; they share caches, not
+    epochs. Rates are measured on this machine with this device, on random pixels; images that a cache holds already are
+    not subtracted. Nothing is written.
     """
     fabric, precision = create_fabric(device, precision)
     splits = read_dataset(data, labels=listed_labels(class_file))
+    if not all_training(splits):
+        raise DhoxError(f"{data} holds no training image. Add images to train/CLASS/ or unlabelled/.")
     sample = [read_image(item) for item in spread(all_training(splits), SAMPLE)]
     start = time.perf_counter()
     for item in spread(all_training(splits), SAMPLE):
@@ -63,11 +70,14 @@ def plan(
     if teacher is not None:
         guide = load_teacher(teacher, fabric.device)
         rate = teacher_rate(guide) * world
+        views = min(views, epochs) if epochs and epoch_over == "unlabelled" else views
+        passes = n_training * (epochs * trainings if online else views) + n_whole
         found |= {
-            "teacher_passes": n_training * views + n_whole,
+            "teacher_passes": passes,
             "teacher_images_per_s": rate,
-            "teacher_s": (n_training * views + n_whole) / rate,
-            "cache_bytes": 2 * guide.width * (n_training * views + n_whole),
+            "teacher_s": passes / rate,
+            "cache_bytes": 2 * guide.width * (n_whole + (0 if online else n_training * views)),
+            "memory_bytes": peak_memory(fabric.device),
         }
     if student is not None:
         labels = [label for label, _ in class_names(splits, class_file, own_classes(data))]
@@ -84,17 +94,29 @@ def plan(
         size = spec.image_size
         side = packed_side(size, [image.size for image in sample]) if packed_size is None else packed_size
         batch = batch_labelled + batch_unlabelled
-        rate, memory = student_rate(fabric, model, size, batch // world)
-        steps = epochs * -(-n_training // batch_unlabelled)
-        found |= {
-            "packed_size": side,
-            "packed_bytes": n_training * side * side * 3,
-            "pack_s": decode_s * n_training / threads if side else 0.0,
+        rate = student_rate(fabric, model, size, batch // world)
+        per_epoch = batch_labelled if epoch_over == "labelled" else batch_unlabelled
+        steps = trainings * epochs * -(-n_training // per_epoch)
+        found |= packing(n_training, side, decode_s / threads) | {
             "student_images_per_s": rate * world,
             "training_s": steps * batch / (rate * world) + (0 if side else steps * batch * decode_s / threads),
-            "memory_bytes": memory,
+            "memory_bytes": peak_memory(fabric.device),
         }
+    elif packed_size:
+        found |= packing(n_training, packed_size, decode_s / threads)
     return found
+
+
+def packing(n: int, side: int, decode_s: float) -> dict[str, Any]:
+    """Bytes and seconds of packing n images to `side` pixels, at `decode_s` seconds each."""
+    return {"packed_size": side, "packed_bytes": n * side * side * 3, "pack_s": decode_s * n if side else 0.0}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU since the start, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def all_training(splits: Splits) -> list[Any]:
@@ -123,8 +145,8 @@ def teacher_rate(guide: Teacher) -> float:
     return best_rate(lambda: guide.encode_images(images), batch, guide.device)
 
 
-def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> tuple[float, int]:
-    """(images per second of a training step, peak memory in bytes: of the GPU, else of this process)."""
+def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> float:
+    """Images per second of a training step."""
     model = fabric.to_device(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images = torch.randn(batch, 3, size, size, device=fabric.device)
@@ -136,7 +158,4 @@ def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    rate = best_rate(step, batch, fabric.device)
-    if fabric.device.type == "cuda":
-        return rate, torch.cuda.max_memory_allocated(fabric.device)
-    return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return best_rate(step, batch, fabric.device)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from dhox.errors import DhoxError
@@ -35,7 +38,8 @@ def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
             f"{local} processes on this machine, and {torch.cuda.device_count()} GPUs. Start one process per GPU: "
             f"torchrun --nproc-per-node {torch.cuda.device_count()}."
         )
-    strategy = "ddp" if world > 1 else "auto"
+    # A process may wait long for the first one, which looks at every image alone.
+    strategy: Any = DDPStrategy(timeout=timedelta(hours=12)) if world > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, strategy=strategy, devices=local, num_nodes=world // local, precision=precision
     )
@@ -84,7 +88,7 @@ def told_of_lost_processes() -> Iterator[None]:
             raise
         raise DhoxError(
             f"Another of the {world} processes stopped ({' '.join(text.split())[:160]}). Its own message says why; "
-            "run the same command again with --resume."
+            "mend that, and run the same command again (dhox distill with --resume)."
         ) from err
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from dhox.distill.evaluate import (
 from dhox.distill.feed import Boxes, DecodedPixels, prepared
 from dhox.distill.guidance import Guidance, adapter_sentence, guidance_of_files, guidance_of_model, keys_of, packed_rows
 from dhox.distill.inputs import decoded_inputs, packed_inputs, resident_images
+from dhox.distill.memory import out_of_memory
 from dhox.distill.order import Order
 from dhox.distill.outcome import select, test_rows
 from dhox.distill.packed import packed_side
@@ -42,7 +46,7 @@ from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import save_student
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
-from dhox.distill.train import steps_per_epoch, train
+from dhox.distill.train import DivergedError, steps_per_epoch, train
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.files import (
@@ -53,12 +57,15 @@ from dhox.files import (
     partial_directory,
     read_json,
     settle,
+    sha256,
     write_json,
     write_npz,
 )
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
+HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
 MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing is searched
+CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
 HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
 
 
@@ -188,8 +195,12 @@ def distill(
     world = fabric.world_size
     n_labelled = per_process("--batch-labelled", batch_labelled, len(sets.labelled), world)
     n_unlabelled = per_process("--batch-unlabelled", batch_unlabelled, len(items) - len(sets.labelled), world)
-    passes = passes_over(len(items) - len(sets.labelled) or n, epochs, epoch_steps, n_unlabelled or n_labelled)
-    views = passes if online_teacher else min(views, passes)
+    if (n_labelled + n_unlabelled) // world < 2:
+        raise DhoxError("A step of one image per process cannot train BatchNorm. Use larger batches, or add images.")
+    parts = [(len(sets.labelled), n_labelled), (len(items) - len(sets.labelled), n_unlabelled)]
+    passes = max(passes_over(n, epochs, epoch_steps, batch) for n, batch in parts if n)
+    if use_kd:  # without a teacher a view costs nothing
+        views = passes if online_teacher else min(views, passes)
 
     # The teacher's part and the packed images, from the cache where it has them.
     sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
@@ -206,13 +217,13 @@ def distill(
         )  # fmt: skip
     elif use_kd:
         guidance = guidance_of_files(
-            teacher_embeddings, class_embeddings, teacher_logits, teacher_scale or 100.0, items, whole, manifest_rows,
-            len(classes), fabric.device,
+            data, teacher_embeddings, class_embeddings, teacher_logits, teacher_scale or 100.0, items, whole,
+            manifest_rows, len(classes), fabric.device,
         )  # fmt: skip
     if guidance is not None and guidance.adapter is not None:
         notes.append(adapter_sentence(guidance.adapter, adapter))
-    if use_kd and from_files and guidance is not None:
-        views = guidance.summary["views"]
+    if use_kd and from_files and guidance is not None and guidance.summary["views"] > 1:
+        views = guidance.summary["views"]  # a single one stands for every crop of the student
     side = packed_side(preprocessing.crop, sizes_of(items, seen)) if packed_size is None else packed_size
     if side:
         rows = packed_rows(fabric, root, items, keys_of(items, seen), side)
@@ -221,12 +232,18 @@ def distill(
     else:
         decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
         pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)
+    identity = identity_of(
+        keys_of(items + sets.validation, seen), [epoch_steps, n_labelled, n_unlabelled, views, side],
+        [path for path in (teacher_embeddings, class_embeddings, teacher_logits) if path is not None],
+    )  # fmt: skip
     order = Order(label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, balance_labels)
 
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, overwrite, resume) as run:
         if fabric.is_global_zero:
             write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "settings": settings})
-        validation = list(pixel_loader(sets.validation, preprocessing, workers, fabric.global_rank, world))
+        validation: Any = pixel_loader(sets.validation, preprocessing, workers, fabric.global_rank, world)
+        if len(sets.validation) * spec.image_size**2 * 3 <= HELD_BYTES:
+            validation = list(validation)
 
         def validate() -> dict[str, float]:
             if not sets.validation:
@@ -235,18 +252,19 @@ def distill(
             return validation_metrics(*logits, validation_numbers, spec.two_heads)
 
         curves = Curves(run if fabric.is_global_zero else None)
-        train(
-            fabric, model, torch.from_numpy(label_numbers), [item.name for item in items],
-            lambda steps: prepared(
-                order, steps, pixels, guidance.signal.of_views if guidance else None, threads=max(1, workers),
-                pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=world,
-            ),
-            images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=epochs,
-            epoch_steps=epoch_steps, n_labelled=n_labelled // world, n_unlabelled=n_unlabelled // world,
-            learning_rate=learning_rate, weight_decay=weight_decay, warm_up=warm_up, schedule=schedule, top_k=top_k,
-            seed=seed, image_size=spec.image_size, compiled=compiled, probe_gradients=probe_gradients, run=run,
-            validate=validate, record=curves.add,
-        )  # fmt: skip
+        with on_divergence(run, settings), out_of_memory(model, spec.image_size, fabric, n_labelled, n_unlabelled):
+            train(
+                fabric, model, torch.from_numpy(label_numbers), [item.name for item in items],
+                lambda steps: prepared(
+                    order, steps, pixels, guidance.signal.of_views if guidance else None, threads=max(1, workers),
+                    pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=world,
+                ),
+                images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=epochs,
+                epoch_steps=epoch_steps, n_labelled=n_labelled // world, n_unlabelled=n_unlabelled // world,
+                learning_rate=learning_rate, weight_decay=weight_decay, warm_up=warm_up, schedule=schedule, top_k=top_k,
+                seed=seed, compiled=compiled, identity=identity, probe_gradients=probe_gradients, run=run,
+                validate=validate, record=curves.add,
+            )  # fmt: skip
         curves.close()
 
         # What the student answers; what alpha and beta are; the files.
@@ -305,6 +323,26 @@ def distill(
     return DistillResult(out, summary, selection)
 
 
+@contextmanager
+def on_divergence(run: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Note in run.json that training diverged, so that --resume takes another learning rate."""
+    try:
+        yield
+    except DivergedError:
+        write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
+        raise
+
+
+def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:
+    """A hash of everything besides the options that decides what a training step sees."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=16)
+    for key in keys:
+        digest.update(key)
+    for path in files:
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()
+
+
 def plain(value: Any) -> Any:
     """An argument as JSON keeps it."""
     return str(value.absolute()) if isinstance(value, Path) else value
@@ -322,10 +360,11 @@ def earlier_state(out: Path, settings: dict[str, Any]) -> DistillResult | None:
         return None
     summary = read_json(place / RUN_FILE, RUN_SCHEMA)
     before = summary.get("settings", settings)
+    free = CURES if summary.get("status") == "diverged" else ()
     other = [
         f"{name} {before.get(name)!r} there, {value!r} here"
         for name, value in settings.items()
-        if before.get(name) != value
+        if before.get(name) != value and name not in free
     ]
     if other:
         raise DhoxError(

@@ -110,8 +110,12 @@ def round_in_turn(values: np.ndarray) -> np.ndarray:
 
 
 def in_own_order(train: list[Item]) -> list[Item]:
-    """The images in DATA's own order: by row where DATA has rows, else by name."""
-    return sorted(train, key=lambda item: (-1 if item.row is None else item.row, item.name))
+    """The images in DATA's own order: by row where DATA has rows (of one file after the other), else by name."""
+
+    def place(item: Item) -> tuple[str, int, str]:
+        return (str(item.path) if item.column else "", -1 if item.row is None else item.row, item.name)
+
+    return sorted(train, key=place)
 
 
 def images_of_classes(train: list[Item], labels: list[str]) -> dict[str, list[Item]]:

@@ -50,18 +50,19 @@ def digest(content: bytes) -> str:
 
 
 def stamp(item: Item) -> str:
-    """What changes when the file of an image is written again: its size and time, and its place in an archive."""
+    """What changes when the file of an image is another: size, inode, times, and its place in an archive."""
     try:
         status = item.path.stat()
     except OSError:
         return "missing"
-    return f"{status.st_size}-{status.st_mtime_ns}-{item.span}-{item.row if item.column else None}"
+    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return f"{status.st_size}-{status.st_ino}-{times}-{item.span}-{item.row if item.column else None}"
 
 
 def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> tuple[Splits, dict[str, Seen]]:
     """Look at every image: (splits without bad images, name -> what it is, the bad ones included).
 
-    `memory`: a JSON file of earlier results; a file whose size and time are the same is not read again. Raises
+    `memory`: a JSON file of earlier results; a file that was readable and is the same since is not read again. Raises
     DhoxError that names and counts the bad images, unless `skip_bad_images`.
     """
     items = [item for split in splits.values() for item in split]
@@ -104,8 +105,11 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
     """Keep the results for the next pass."""
     if memory is None:
         return
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    rows = {name: [stamps[name], s.content, s.width, s.height, s.reason] for name, s in seen.items()}
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise DhoxError(f"Could not create {memory.parent}: {err.strerror}. Choose another --cache.") from err
+    rows = {name: [stamps[name], s.content, s.width, s.height] for name, s in seen.items() if s.reason is None}
     write_bytes(memory, json.dumps(rows, ensure_ascii=False).encode())
 
 

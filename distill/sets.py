@@ -82,7 +82,10 @@ def choose_sets(
             f"{len(drawn_items) - len(labelled)} that are copies of val or test were dropped"
         )
 
-    validation = splits["val"] if tune_on == "val" else []
+    in_test = {content[item.name] for item in splits["test"]}
+    validation = [item for item in splits["val"] if content[item.name] not in in_test] if tune_on == "val" else []
+    if tune_on == "val" and len(validation) < len(splits["val"]):
+        notes.append(f"{len(splits['val']) - len(validation)} images of val are copies of test images and were dropped")
     if splits["val"] and tune_on != "val":
         notes.append(f"--tune-on {tune_on}: the {len(splits['val'])} images of val are left out")
     selection = "val" if validation else "none"
@@ -99,6 +102,9 @@ def choose_sets(
             "and alpha and beta stay fixed"
         )
 
+    # The reference samplers may draw copies: an image that validates must not train.
+    judging = {content[item.name] for item in validation}
+    labelled = [item for item in labelled if content[item.name] not in judging]
     drawn = {item.name for item in labelled} | {item.name for item in validation}
     rest = [item for item in train if item.name not in drawn] + splits["unlabelled"]
     groups = {item.group for item in validation} - {None}

@@ -7,9 +7,11 @@ processes fill one directory by writing different files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from dhox.files import read_json, write_bytes, write_json
 
 SHARDS_FILE, SHARDS_SCHEMA = "shards.json", "dhox.shards/1"
 KEY_BYTES = 16
+LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
 CHECKSUMS_UP_TO = 16 << 30  # bytes that are read whole when rows are opened; beyond, `dhox cache --verify` does it
 MOST_ROWS, MOST_BYTES = 1024, 64 << 20  # of one file
 
@@ -177,6 +180,12 @@ def open_rows(folder: Path, keys: list[bytes]) -> Rows:
     header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
     dtype, shape = np.dtype(header["dtype"]), tuple(header["row_shape"])
     places = where(shards)
+    lost = sum(key not in places for key in keys)
+    if lost:
+        raise DhoxError(
+            f"{folder} lacks {lost} of {len(keys)} rows that were just written: another command changes it at the same "
+            "time. Run the command again."
+        )
     table = np.array([places[key] for key in keys], np.int64).reshape(-1, 2)
     maps = [np.memmap(s.path, dtype, "r", offset=s.offset, shape=(len(s.keys), *shape)) for s in shards]
     return Rows(list(maps), table[:, 0], table[:, 1])
@@ -240,8 +249,10 @@ def list_files(folder: Path) -> None:
     header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
     shards, _ = examine(folder, checksums=False)
     header["files"] = {shard.path.name: len(shard.keys) for shard in shards}
-    for left_by_a_kill in folder.glob(".*.tmp"):
-        left_by_a_kill.unlink(missing_ok=True)
+    for temporary in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                temporary.unlink()
     write_json(folder / SHARDS_FILE, header)
 
 

@@ -30,10 +30,10 @@ class Signal:
 
 
 def cached_signal(rows: Rows, logits: Logits) -> Signal:
-    """From cached rows: embeddings [views, D] per image (or logits [views, C])."""
+    """From cached rows: embeddings [views, D] per image (or logits [views, C]); fewer views stand for several."""
 
     def of_views(numbers: np.ndarray, views: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(rows.take_part(numbers, views))
+        return torch.from_numpy(rows.take_part(numbers, views % rows.row_shape[0]))
 
     return Signal(of_views, lambda z: logits(z.float()))
 
@@ -72,6 +72,8 @@ def read_rows(path: Path, n: int, what: str) -> np.ndarray:
         raise DhoxError(
             f"{path} cannot be read as {what} ({err}). Give a .npy or a .safetensors with one array."
         ) from err
+    if not isinstance(array, np.ndarray):
+        raise DhoxError(f"{path} holds several arrays. Give a .npy or a .safetensors with one array.")
     if array.ndim not in {2, 3} or array.dtype.kind != "f":
         raise DhoxError(
             f"{path} holds {array.dtype} of shape {list(array.shape)}. {what.capitalize()} are floating-point, "
@@ -85,10 +87,5 @@ def read_rows(path: Path, n: int, what: str) -> np.ndarray:
 
 
 def rows_of_items(array: np.ndarray, items: list[Item]) -> Rows:
-    """The rows of these images out of an array aligned to the manifest."""
-    if any(item.row is None for item in items):
-        raise DhoxError(
-            "Embeddings or logits computed elsewhere are aligned to the rows of a manifest, and DATA is none. "
-            "Write a .csv or .parquet manifest."
-        )
+    """The rows of these images of a manifest, out of an array aligned to it."""
     return Rows([array], np.zeros(len(items), np.int64), np.array([item.row for item in items], np.int64))

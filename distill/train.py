@@ -17,13 +17,16 @@ from dhox.console import progress_bar
 from dhox.dataset import shorten
 from dhox.distill.checkpoint import load_checkpoint, save_checkpoint
 from dhox.distill.feed import Batch
-from dhox.distill.gradients import gradient_conflict, write_gradients
+from dhox.distill.gradients import gradient_conflict, read_gradients, write_gradients
 from dhox.distill.loss import CE_WEIGHT, training_loss
-from dhox.distill.memory import out_of_memory
 from dhox.distill.student import Student
 from dhox.errors import DhoxError
 
 NEVER = 2**62
+
+
+class DivergedError(DhoxError):
+    """A loss or a weight is no longer finite."""
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
@@ -63,9 +66,9 @@ def train(
     schedule: str,
     top_k: int | None,
     seed: int,
-    image_size: int,
     compiled: bool,
     probe_gradients: int,
+    identity: str,
     run: Path,
     validate: Callable[[], dict[str, float]],
     record: Callable[[int, dict[str, float]], None],
@@ -80,15 +83,16 @@ def train(
     Continues from the checkpoint in `run`, where there is one, and writes one after every epoch; a resumed training
     gives the same bits on a CPU. `probe_gradients`: measure the gradient conflict every so many steps (0: never). After
     every epoch (from 1) `validate` gives metrics to add to the losses, and `record` takes all of them, on every
-    process; a resumed training records its earlier epochs first. Raises DhoxError where a loss is no longer finite,
-    and where memory runs out.
+    process; a resumed training records its earlier epochs first. `identity`: of the training images, so that a
+    checkpoint of others is refused. Raises DivergedError where a loss or a weight is no longer finite.
     """
     steps = epochs * epoch_steps
     if fabric.device.type == "cuda":
         student.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    first_step, history = load_checkpoint(run, student, optimizer)
-    history = history or {"epochs": [], "gradients": []}
+    first_step, history = load_checkpoint(run, identity, student, optimizer)
+    history = history or {"epochs": []}
+    conflicts = [row for row in read_gradients(run) if int(row["step"]) < first_step]
     for row in history["epochs"]:
         record(row["epoch"], row["metrics"])
     forward = torch.compile(student) if compiled else student
@@ -103,7 +107,6 @@ def train(
     model.train()
 
     with (
-        out_of_memory(student, image_size, fabric, n_labelled, n_unlabelled),
         progress_bar("Training images", steps * batch_size) as advance,
     ):
         advance(first_step * batch_size)
@@ -121,7 +124,7 @@ def train(
             ce, kd = loss_of(ce_logits, kd_logits, targets, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=top_k)
             if probe_gradients and step % probe_gradients == 0:
                 conflict = gradient_conflict(ce, kd, student.backbone)
-                history["gradients"] += [{"step": step, **row} for row in conflict]
+                conflicts += [{"step": step, **row} for row in conflict]
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
             rate = learning_rate_at(step, steps, learning_rate, warm_up, schedule)
             for group in optimizer.param_groups:
@@ -140,17 +143,19 @@ def train(
             # The end of an epoch: one synchronisation, validation, checkpoint.
             epoch = (step + 1) // epoch_steps
             ce_mean, kd_mean = (fabric.all_reduce(sums) / epoch_steps).tolist()
+            finite = torch.stack([parameter.isfinite().all() for parameter in student.parameters()]).all()
+            first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
             bad_step = int(fabric.all_reduce(first_bad.double(), reduce_op="min"))
             sums.zero_()
             if bad_step != NEVER or not isfinite(ce_mean + kd_mean):
-                raise diverged(min(bad_step, step), batches, names, history, epoch_steps)
+                raise diverged(min(bad_step, step), batches, names, history, epoch_steps, run)
             metrics = {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate, **validate()}
             record(epoch, metrics)
             history["epochs"].append({"epoch": epoch, "metrics": metrics})
             if fabric.is_global_zero:
-                if history["gradients"]:
-                    write_gradients(run, history["gradients"])
-                save_checkpoint(run, step + 1, history, student, optimizer.optimizer)
+                if conflicts:
+                    write_gradients(run, conflicts)
+                save_checkpoint(run, step + 1, history, identity, student, optimizer.optimizer)
             student.train()
             model.train()
 
@@ -161,12 +166,17 @@ def diverged(
     names: list[str],
     history: dict[str, Any],
     epoch_steps: int,
-) -> DhoxError:
-    """The error of a loss that is not finite: the step, its images, and what is kept."""
+    run: Path,
+) -> DivergedError:
+    """The error of a loss or of weights that are not finite: the step, its images, and what is kept."""
     numbers = next(iter(batches(range(step, step + 1)))).numbers.tolist()
-    kept = f"epoch {len(history['epochs'])}" if history["epochs"] else "no epoch"
-    return DhoxError(
-        f"Training diverged: the loss of step {step} (epoch {step // epoch_steps + 1}) is not finite. Its images: "
-        f"{shorten([f'{number} {names[number]}' for number in numbers], 4)}. The checkpoint of {kept} is kept. Look at "
-        "these images, lower --learning-rate, or use --precision 32-true; then start again with --overwrite."
+    what = (
+        f"Training diverged: the loss or the weights of step {step} (epoch {step // epoch_steps + 1}) are not finite. "
+        f"Its images: {shorten([f'{number} {names[number]}' for number in numbers], 4)}. Look at them; "
+    )
+    if not history["epochs"]:
+        return DivergedError(f"{what}lower --learning-rate, or use --precision 32-true.")
+    return DivergedError(
+        f"{what}the checkpoint of epoch {len(history['epochs'])} is kept in {run}: go on from there with --resume and "
+        "a lower --learning-rate, or with --precision 32-true."
     )

@@ -127,7 +127,6 @@ def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None
             assert not any(entry.damaged for entry in entries(Path("x"), checksums=True))
     held = [sorted((e.folder.name, e.images) for e in entries(Path(place), checksums=True)) for place in ("whole", "x")]
     assert held[0] == held[1]
-    assert not list(Path("x").rglob(".*.tmp"))
     print(f"{kills} kills of a caching pass of {whole:.1f} s")
 
 

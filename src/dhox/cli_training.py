@@ -103,7 +103,10 @@ def cache_command(
     if data is not None and dry_run:
         from dhox.distill.plan import plan
 
-        print_plan(plan(data, cache, teacher=teacher, student=None, views=views, device=device, workers=workers))
+        print_plan(plan(
+            data, cache, teacher=teacher, student=None, views=views, packed_size=packed_size, device=device,
+            workers=workers,
+        ))  # fmt: skip
         return
     if data is not None:
         with told_of_lost_processes():
@@ -189,6 +192,8 @@ def distill(
     if shots is not None and label_fraction is not None:
         raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
     methods = method.split(",")
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"--method {method} names a method twice. Name each once; --seeds repeats them.")
     for name in methods:
         check_choice("--method", name, ("dho", "sho", "ce", "kd"))
     check_choice("--kd-head", kd_head, ("linear", "cosine-paper", "cosine-code"))
@@ -218,6 +223,8 @@ def distill(
         raise UsageError("--teacher-embeddings and --class-embeddings belong together. Give both.")
     if teacher_logits is not None and teacher_embeddings is not None:
         raise UsageError("--teacher-logits and --teacher-embeddings are two teachers. Give one of them.")
+    if methods == ["ce"] and (teacher_logits or teacher_embeddings or online_teacher or top_k):
+        raise UsageError("--method ce has no teacher. Leave the teacher's options out, or choose another method.")
     if online_teacher and (teacher_logits or teacher_embeddings):
         raise UsageError("--online-teacher runs a teacher, and the files stand for one. Leave one of them out.")
     if methods == ["kd"] and (label_sampler != "dhox" or tune_on == "held-out"):
@@ -237,7 +244,8 @@ def distill(
             data, cache or out.parent, teacher=None if teacherless else teacher, student=student,
             student_weights=student_weights, class_file=classes, image_size=image_size, views=views,
             packed_size=packed_size, epochs=epochs, batch_labelled=batch_labelled, batch_unlabelled=batch_unlabelled,
-            device=device, precision=precision, workers=workers,
+            device=device, precision=precision, workers=workers, trainings=len(methods) * (seeds or 1),
+            epoch_over=epoch_over, online=online_teacher,
         ))  # fmt: skip
         return
     options: dict[str, Any] = {
@@ -260,6 +268,7 @@ def distill(
 
         with told_of_lost_processes():
             comparison = compare(data, out, methods, seeds or 1, **options)
+            leave()
         print_comparison(comparison.out, comparison.content)
         return
     from dhox.distill.run import distill as run_distill

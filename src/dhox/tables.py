@@ -95,12 +95,14 @@ def print_plan(found: dict[str, Any]) -> None:
         passes = f"{found['teacher_passes']:,} at {found['teacher_images_per_s']:,.0f}/s"
         table.add_row("teacher passes", passes, duration(found["teacher_s"]))
         table.add_row("teacher cache", size_text(found["cache_bytes"]), "")
-    if "training_s" in found:
+    if "packed_size" in found:
         side = found["packed_size"]
         packed = f"{size_text(found['packed_bytes'])} at {side} px" if side else "none"
         table.add_row("packed images", packed, duration(found["pack_s"]))
+    if "training_s" in found:
         table.add_row("training", f"{found['student_images_per_s']:,.0f} images/s", duration(found["training_s"]))
-        table.add_row("peak memory of a step", size_text(found["memory_bytes"]), "")
+    if "memory_bytes" in found:
+        table.add_row("peak memory", size_text(found["memory_bytes"]), "")
     table.add_row("free on disk", size_text(found["free_bytes"]), "")
     console.print(table)
     say("Rates are measured here on random pixels; what a cache holds already is not subtracted. Nothing was written.")

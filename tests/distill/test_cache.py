@@ -59,7 +59,7 @@ def test_a_cache_is_its_teachers_image_tower_views_and_seed() -> None:
     teacher = load_teacher(DEMO_TEACHER, CPU)
     before = weights_hash(teacher)
     recipes = [cache_recipe(teacher, before, *case) for case in ((2, 0), (3, 0), (2, 1), (WHOLE, 0), (WHOLE, 1))]
-    assert len({cache_folder(Path(), recipe) for recipe in recipes}) == 4  # whole images have no view seed
+    assert len({cache_folder(Path(), recipe)[0] for recipe in recipes}) == 4  # whole images have no view seed
     with torch.no_grad():
         next(iter(teacher.model.transformer.parameters())).add_(1)
     assert weights_hash(teacher) == before  # the text tower does not matter
@@ -132,6 +132,35 @@ def test_another_teachers_cache_in_this_ones_place_is_refused(line: Path) -> Non
     header.write_text(json.dumps(content))
     with pytest.raises(DhoxError, match="another teacher or recipe .teacher_weights is '000"):
         quick(line / "data", shots=4, cache=Path("c"), epochs=3)
+
+
+def test_a_cache_with_more_views_serves_a_shorter_training(line: Path) -> None:
+    fill_here(line / "data", views=8)
+    quick(line / "data", shots=4, cache=Path("c"), epochs=3)
+    assert [path.name.split("-")[-1] for path in Path("c").glob("*views")] == ["8views"]
+
+
+def test_the_architecture_belongs_to_the_cache_as_the_weights_do(tmp_path: Path) -> None:
+    shutil.copytree(DEMO_TEACHER.removeprefix("local-dir:"), tmp_path / "t")
+    config = json.loads((tmp_path / "t/open_clip_config.json").read_text())
+    hashes = []
+    for quick_gelu in (False, True):
+        config["model_cfg"]["quick_gelu"] = quick_gelu
+        (tmp_path / "t/open_clip_config.json").write_text(json.dumps(config))
+        hashes.append(weights_hash(load_teacher(f"local-dir:{tmp_path / 't'}", CPU)))
+    assert hashes[0] != hashes[1]
+    assert hashes[0] == weights_hash(load_teacher(DEMO_TEACHER, CPU))
+
+
+def test_a_file_that_could_not_be_read_is_looked_at_again(line: Path) -> None:
+    data, memory = without(line / "data"), Path("c/scan.json")
+    bad = data / "train/bag/000.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"bad")
+    assert scan(read_dataset(data), True, memory)[1]["train/bag/000.png"].reason
+    assert "train/bag/000.png" not in json.loads(memory.read_text())
+    bad.write_bytes(good)
+    assert scan(read_dataset(data), True, memory)[1]["train/bag/000.png"].reason is None
 
 
 def test_a_scan_is_remembered_until_a_file_changes(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:

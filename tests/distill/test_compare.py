@@ -15,7 +15,16 @@ from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA,
 from dhox.stats import mean_interval, student_t_95
 
 DHOX = Path(sys.executable).with_name("dhox")
-OPTIONS = QUICK | {"epochs": 3, "seed": 0, "split_seed": 0, "shots": 4, "label_fraction": None, "cache": None}
+OPTIONS = QUICK | {
+    "device": "cpu",
+    "precision": None,
+    "epochs": 3,
+    "seed": 0,
+    "split_seed": 0,
+    "shots": 4,
+    "label_fraction": None,
+    "cache": None,
+}
 
 
 def test_methods_over_seeds_make_one_table(line: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quick_distill import quick
+from PIL import Image
+from quick_distill import quick, without
 
 import dhox.distill.train as train_module
 from dhox.errors import DhoxError
@@ -84,3 +85,14 @@ def test_a_damaged_checkpoint_is_an_error(line: Path, monkeypatch: pytest.Monkey
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DhoxError, match="is not a checkpoint of this training.*without --resume"):
         quick(line / "data", resume=True, **CASE)
+
+
+def test_resume_refuses_other_images(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = without(line / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "learning_rate_at", dying_at(8))
+        with pytest.raises(KilledError):
+            quick(data, **CASE)
+    Image.new("RGB", (28, 28)).save(data / "train/bag/new.png")
+    with pytest.raises(DhoxError, match="training on other images: DATA.*has changed.*without --resume"):
+        quick(data, resume=True, **CASE)

@@ -165,7 +165,7 @@ def test_an_old_run_survives_a_failed_overwrite(line: Path) -> None:
 def test_a_diverged_training_names_the_step_and_its_images(line: Path) -> None:
     with pytest.raises(
         DhoxError,
-        match=r"loss of step 1 \(epoch 1\) is not finite. Its images: \d+ train/.*no epoch is kept.*--overwrite",
+        match=r"weights of step \d \(epoch 1\) are not finite. Its images: \d+ train/.*lower --learning-rate",
     ):
         quick(line / "data", shots=4, learning_rate=1e30, epochs=2)
     assert nothing_but_caches()
@@ -178,11 +178,23 @@ def test_a_training_that_diverges_later_keeps_its_last_good_checkpoint(
 
     real = module.learning_rate_at
     monkeypatch.setattr(module, "learning_rate_at", lambda step, *rest: 1e30 if step >= 7 else real(step, *rest))
-    with pytest.raises(DhoxError, match=r"loss of step 8 \(epoch 3\).*The checkpoint of epoch 2 is kept"):
+    with pytest.raises(
+        DhoxError, match=r"weights of step \d \(epoch 3\).*checkpoint of epoch 2 is kept in .*x.partial.*--resume"
+    ):
         quick(line / "data", shots=4, epochs=4)
     with safe_open("runs/x.partial/checkpoint/checkpoint.safetensors", "np") as file:
         assert file.metadata()["step"] == "6"
         assert all(np.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+    monkeypatch.setattr(module, "learning_rate_at", real)
+    with pytest.raises(DhoxError, match="other settings .weight_decay"):
+        quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4, weight_decay=0.0)
+    assert quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4).summary["status"] == "complete"
+
+
+def test_weights_that_diverge_in_the_last_step_are_never_a_finished_run(line: Path) -> None:
+    with pytest.raises(DhoxError, match=r"weights of step 0 \(epoch 1\) are not finite"):
+        quick(line / "data", shots=4, batch_unlabelled=500, learning_rate=1e30)
+    assert nothing_but_caches()
 
 
 def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:

@@ -104,7 +104,7 @@ def write_four() -> Path:
 def test_the_online_teacher_sees_a_fresh_view_in_every_pass(line: Path) -> None:
     result = quick(line / "data", shots=4, online_teacher=True, epochs=3, view_seed=1)
     assert result.summary["teacher"]["online"] is True
-    assert result.summary["training"]["views"] == 4
+    assert result.summary["training"]["views"] == 5  # passes over the labelled images, the more often seen
     assert not list(Path("runs/cache").glob("*views"))
     assert result.summary["test"][-1]["n"] == 48
 
