@@ -132,7 +132,8 @@ def known_classes(classes: str) -> list[tuple[str, str]]:
         return read_class_file(Path(classes))
     if classes not in {"imagenet", "imagenet-wnid"}:
         raise DhoxError(f"--classes {classes} is unknown. Use imagenet, imagenet-wnid or a class file.")
-    synsets = [ImageNetInfo().index_to_label_name(i) for i in range(len(IMAGENET_CLASSNAMES))]
+    info = ImageNetInfo()
+    synsets = [info.index_to_label_name(i) for i in range(len(IMAGENET_CLASSNAMES))]
     if classes == "imagenet-wnid":
         return list(zip(synsets, IMAGENET_CLASSNAMES, strict=True))
     return [
