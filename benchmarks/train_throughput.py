@@ -272,7 +272,8 @@ def main() -> None:
             )  # fmt: skip
 
     bound = statistics.median(rates["bound"])
-    print(f"teacher, bare forward: {max(bare):,.0f} images/s; caching pass: {cached:,.0f} ({cached / max(bare):.2f})")
+    forward = statistics.median(bare)
+    print(f"teacher, bare forward: {forward:,.0f} images/s; caching pass: {cached:,.0f} ({cached / forward:.2f})")
     print(f"packing to {side} px: {n / pack_s:,.0f} images/s; packed {side * side * 3 / 1e3:.0f} kB per image")
     print(f"(a) reference scheme: {a:,.0f} images/s")
     for store in stores:
