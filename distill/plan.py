@@ -47,9 +47,9 @@ def plan(
 ) -> dict[str, Any]:
     """Images, bytes on disk, peak memory, teacher passes and seconds of each part, as plain values.
 
-    `teacher` None: no teacher; `student` None: the cache alone. `trainings`: methods times seeds, which share
-    caches, not epochs. Rates are measured on this machine with this device, on random pixels; images that a cache holds already are
-    not subtracted. Nothing is written.
+    `teacher` None: no teacher; `student` None: the cache alone. `trainings`: methods times seeds; they
+    share caches, not epochs. Rates are measured on this machine and device, on random pixels; images
+    that a cache holds already are not subtracted. Nothing is written.
     """
     fabric, precision = create_fabric(device, precision)
     splits = read_dataset(data, labels=listed_labels(class_file))

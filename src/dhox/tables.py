@@ -68,10 +68,11 @@ def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any])
 def print_comparison(out: Path, content: dict[str, Any]) -> None:
     """Methods and stages over seeds: accuracy on test, mean and interval."""
     seeds, n = content["seeds"], content["n_test"]
-    title = f"{n} test images, {seeds} seed{'s' * (seeds > 1)}, mean (95 % interval over seeds)"
-    table = Table("method", "accuracy, %", "each seed", "minus DHO, points", title=title)
+    title = f"{n} test images, {seeds} seed{'s' * (seeds > 1)}, 95 % intervals over seeds"
+    table = Table("method", "accuracy, %", "each seed", "minus dho, points", title=title)
+    parts = {"ce_head": ", CE head", "kd_head": ", KD head", "dho_fixed": ", fixed"}
     for row in content["rows"]:
-        name = row["method"] if row["stage"] in {"teacher", "student"} else f"{row['method']}: {STAGES[row['stage']]}"
+        name = row["method"] + parts.get(row["stage"], "")
         each = " ".join(f"{100 * value:.1f}" for value in row["accuracies"])
         table.add_row(name, mean_text(row), each, mean_text(row["minus_dho"], "+") if "minus_dho" in row else "")
     console.print(table)
@@ -79,11 +80,9 @@ def print_comparison(out: Path, content: dict[str, Any]) -> None:
 
 
 def mean_text(row: dict[str, Any], sign: str = "") -> str:
-    """A mean and its interval in percent."""
+    """A mean and its symmetric interval in percent."""
     text = f"{100 * row['mean']:{sign}.1f}"
-    if row["interval"] is None:
-        return text
-    return text + f" ({100 * row['interval'][0]:{sign}.1f} to {100 * row['interval'][1]:{sign}.1f})"
+    return text if row["interval"] is None else f"{text} ± {100 * (row['interval'][1] - row['mean']):.1f}"
 
 
 def print_plan(found: dict[str, Any]) -> None:

@@ -66,8 +66,8 @@ def test_the_command_compares_and_prints_one_table(line: Path) -> None:
     done = subprocess.run([DHOX, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "48 test images, 2 seeds" in done.stdout
-    assert "minus DHO, points" in done.stdout
-    assert done.stdout.count("dho: CE head") == 1
+    assert "minus dho, points" in done.stdout
+    assert done.stdout.count("dho, CE head") == 1
 
 
 def test_intervals_of_a_mean_are_students() -> None:
