@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from dhox.distill.processes import per_process, told_of_lost_processes
 from dhox.distill.student import create_backbone, with_heads
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, read_npz
+from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json, read_npz
 
 TEACHER = Path(__file__).parents[2] / "src/dhox/demo/teacher"
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -89,6 +89,17 @@ def test_several_processes_fill_one_cache(line: Path) -> None:
     found = {entry.folder.name.split("-")[-1]: entry for entry in entries(Path("c"), checksums=True)}
     assert {name: entry.images for name, entry in found.items()} == {"2views": 96, "whole": 128, "28": 96}
     assert not any(entry.damaged for entry in found.values())
+
+
+def test_several_processes_compare_methods(line: Path) -> None:
+    arguments = training(line / "data", "runs/c", "--method", "dho,kd", "--epochs", "1")
+    done = subprocess.run(
+        torchrun(2, *arguments), capture_output=True, text=True, env=ONE_THREAD, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = read_json(Path("runs/c") / COMPARISON_FILE, COMPARISON_SCHEMA)
+    assert content["status"] == "complete"
+    assert {row["method"] for row in content["rows"]} == {"teacher", "dho", "kd"}
 
 
 def test_when_one_process_dies_the_others_say_so_and_stop(line: Path) -> None:
