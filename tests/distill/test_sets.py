@@ -114,3 +114,19 @@ def test_groups_never_straddle_training_and_held_out_images() -> None:
     one["train"] = [Item(i.path, i.name, i.label, "camera") for i in one["train"]]
     with pytest.raises(DhoxError, match="whole groups leaves no labelled image of: a, b"):
         choose_sets(one, ["a", "b"], unique(one))
+
+
+def test_an_image_that_judges_never_trains_nor_tests() -> None:
+    splits = make(train={"a": 20, "b": 20}, val={"a": 4, "b": 4}, test={"a": 3, "b": 3})
+    content = unique(splits)
+    content["val/a/000"] = content["test/a/000"]
+    sets = choose_sets(splits, ["a", "b"], content, shots=4)
+    assert "val/a/000" not in names(sets.validation)
+    assert "1 images of val are copies of test images and were dropped" in sets.notes
+    for item in splits["train"]:  # every image of train stands there twice
+        content[item.name] = content[item.name].rsplit("/", 1)[0] + f"/{int(item.name[-3:]) // 2}"
+    drawn = choose_sets(splits, ["a", "b"], content, shots=16, label_sampler="few-shot-reference", tune_on="held-out")
+    judging, training = ({content[item.name] for item in part} for part in (drawn.validation, drawn.labelled))
+    assert judging
+    assert not judging & training
+    assert not judging & {content[item.name] for item in drawn.unlabelled}
