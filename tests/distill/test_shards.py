@@ -72,11 +72,9 @@ def test_processes_deal_out_whole_files_and_miss_nothing(there: int, per_file: i
     shards = [Shard(Path("x"), KEYS[:there], 0, "")]
     shares = [missing_share(KEYS + KEYS[:3], shards, per_file, rank, world) for rank in range(world)]
     assert sorted(number % 25 for share in shares for number in share) == list(range(there, 25))
-    assert all(
-        len(share) % per_file == 0
-        for share in shares[:-1]
-        if share and max(share) < max(map(max, filter(None, shares)))
-    )
+    files = [missing_share(KEYS, shards, per_file, 0, 1)[i : i + per_file] for i in range(0, 25 - there, per_file)]
+    for rank, share in enumerate(shares):
+        assert {number % 25 for number in share} == {number for file in files[rank::world] for number in file}
 
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
