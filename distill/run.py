@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 import timm
 import torch
 
-from dhox.console import console, say
+from dhox.console import console
 from dhox.dataset import (
     class_names,
     class_numbers,
@@ -41,12 +38,13 @@ from dhox.distill.order import Order
 from dhox.distill.outcome import select, test_rows
 from dhox.distill.packed import packed_side
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
+from dhox.distill.resume import HOW_ONLY, earlier_state, identity_of, on_divergence, plain
 from dhox.distill.scan import contents, scan, scan_memory, sizes_of
 from dhox.distill.selection import FEWEST_IMAGES
 from dhox.distill.sets import Sets, choose_sets
 from dhox.distill.student import save_student
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
-from dhox.distill.train import DivergedError, steps_per_epoch, train
+from dhox.distill.train import steps_per_epoch, train
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.files import (
@@ -54,10 +52,7 @@ from dhox.files import (
     RUN_FILE,
     RUN_SCHEMA,
     check_output,
-    partial_directory,
     read_json,
-    settle,
-    sha256,
     write_json,
     write_npz,
 )
@@ -65,8 +60,6 @@ from dhox.files import (
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
 MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing is searched
-CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
-HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,7 @@ def distill(
     if resume:
         finished = earlier_state(out, settings)
         if finished is not None:
-            return finished
+            return DistillResult(out, finished, read_json(out / "selection.json", "dhox.selection/1"))
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(device, precision)
     # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
@@ -321,60 +314,6 @@ def distill(
             write_json(run / RUN_FILE, summary)
             shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
     return DistillResult(out, summary, selection)
-
-
-@contextmanager
-def on_divergence(run: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Note in run.json that training diverged, so that --resume takes another learning rate."""
-    try:
-        yield
-    except DivergedError:
-        write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
-        raise
-
-
-def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:
-    """A hash of everything besides the options that decides what a training step sees."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=16)
-    for key in keys:
-        digest.update(key)
-    for path in files:
-        digest.update(sha256(path).encode())
-    return digest.hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """An argument as JSON keeps it."""
-    return str(value.absolute()) if isinstance(value, Path) else value
-
-
-def earlier_state(out: Path, settings: dict[str, Any]) -> DistillResult | None:
-    """What --resume finds: the finished run, or None where training starts or goes on.
-
-    Raises DhoxError where the interrupted or finished training had other settings.
-    """
-    settle(out, RUN_FILE, RUN_SCHEMA)
-    partial = partial_directory(out)
-    place = partial if (partial / RUN_FILE).exists() else out
-    if not (place / RUN_FILE).exists():
-        return None
-    summary = read_json(place / RUN_FILE, RUN_SCHEMA)
-    before = summary.get("settings", settings)
-    free = CURES if summary.get("status") == "diverged" else ()
-    other = [
-        f"{name} {before.get(name)!r} there, {value!r} here"
-        for name, value in settings.items()
-        if before.get(name) != value and name not in free
-    ]
-    if other:
-        raise DhoxError(
-            f"--resume: {place} was started with other settings ({'; '.join(other)}). Give the same, or start again "
-            "without --resume."
-        )
-    if place == partial:
-        return None
-    say(f"{out} is complete; nothing is left to resume.")
-    return DistillResult(out, summary, read_json(out / "selection.json", "dhox.selection/1"))
 
 
 def set_notes(sets: Sets, skipped: list[str], use_ce: bool, use_kd: bool) -> list[str]:

@@ -1,0 +1,71 @@
+"""--resume: whether a training that was interrupted may go on, and what tells it from another one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dhox.console import say
+from dhox.distill.train import DivergedError
+from dhox.errors import DhoxError
+from dhox.files import RUN_FILE, RUN_SCHEMA, partial_directory, read_json, settle, sha256, write_json
+
+CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
+HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON keeps it."""
+    return str(value.absolute()) if isinstance(value, Path) else value
+
+
+def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What --resume finds: run.json of the finished run, or None where training starts or goes on.
+
+    Raises DhoxError where the interrupted or finished training had other settings.
+    """
+    settle(out, RUN_FILE, RUN_SCHEMA)
+    partial = partial_directory(out)
+    place = partial if (partial / RUN_FILE).exists() else out
+    if not (place / RUN_FILE).exists():
+        return None
+    summary = read_json(place / RUN_FILE, RUN_SCHEMA)
+    before = summary.get("settings", settings)
+    free = CURES if summary.get("status") == "diverged" else ()
+    other = [
+        f"{name} {before.get(name)!r} there, {value!r} here"
+        for name, value in settings.items()
+        if before.get(name) != value and name not in free
+    ]
+    if other:
+        raise DhoxError(
+            f"--resume: {place} was started with other settings ({'; '.join(other)}). Give the same, or start again "
+            "without --resume."
+        )
+    if place == partial:
+        return None
+    say(f"{out} is complete; nothing is left to resume.")
+    return summary
+
+
+def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:
+    """A hash of everything besides the options that decides what a training step sees."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=16)
+    for key in keys:
+        digest.update(key)
+    for path in files:
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def on_divergence(run: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Note in run.json that training diverged, so that --resume takes another learning rate."""
+    try:
+        yield
+    except DivergedError:
+        write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
+        raise
