@@ -114,11 +114,14 @@ def guidance_of_model(
         for split, part in whole.items()
     }
     few_shot: TipAdapter | None = None
+    rows: Rows | None = None
+    cached = items[: len(labels)] if online else items  # online, an adapter alone needs embeddings of views
+    if adapter != "none" or not online:
+        rows = cached_rows(fabric, root, teacher, weights, cached, seen, views, view_seed, workers)
     logits, host_logits = cosine_logits(text.to(fabric.device), teacher.scale), cosine_logits(text, teacher.scale)
     if adapter != "none":
-        part = items[: len(labels)]
-        rows = cached_rows(fabric, root, teacher, weights, part, seen, views, view_seed, workers)
-        labelled = rows.take(np.arange(len(part)), np.empty((len(part), *rows.row_shape), np.float16))
+        assert rows is not None
+        labelled = rows.take(np.arange(len(labels)), np.empty((len(labels), *rows.row_shape), np.float16))
         few_shot = fit_tip_adapter(
             torch.nn.functional.normalize(torch.from_numpy(labelled).float(), dim=-1), torch.from_numpy(labels), text,
             teacher.scale, (z["val"], torch.from_numpy(validation_labels)), train_keys=adapter == "tip-f", seed=seed,
@@ -127,7 +130,7 @@ def guidance_of_model(
     if online:
         signal = online_signal(teacher, items, boxes, logits)
     else:
-        rows = cached_rows(fabric, root, teacher, weights, items, seen, views, view_seed, workers)
+        assert rows is not None
         signal = cached_signal(rows, logits)
     answers = {split: host_logits(z_split).argmax(-1).numpy() for split, z_split in z.items()}
     summary = {

@@ -62,10 +62,14 @@ def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str
 
 
 @contextmanager
-def on_divergence(run: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Note in run.json that training diverged, so that --resume takes another learning rate."""
+def on_divergence(run: Path, settings: dict[str, Any], *, writes: bool) -> Iterator[None]:
+    """Note in run.json that training diverged, so that --resume takes another learning rate.
+
+    `writes`: whether this process is the one that writes.
+    """
     try:
         yield
     except DivergedError:
-        write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
+        if writes:
+            write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
         raise

@@ -196,8 +196,8 @@ def distill(
         views = passes if online_teacher else min(views, passes)
 
     # The teacher's part and the packed images, from the cache where it has them.
-    sizes = np.array(sizes_of(items, seen), np.int64).reshape(-1, 2)
-    boxes = Boxes(items, sizes, view_seed)
+    keys, sizes = keys_of(items, seen), sizes_of(items, seen)
+    boxes = Boxes(items, np.array(sizes, np.int64).reshape(-1, 2), view_seed)
     guidance: Guidance | None = None
     unsearched = spec.two_heads and (fixed is not None or len(sets.validation) < FEWEST_IMAGES)
     sample = spread(sets.unlabelled, MATCHING_IMAGES) if unsearched else []
@@ -217,16 +217,16 @@ def distill(
         notes.append(adapter_sentence(guidance.adapter, adapter))
     if use_kd and from_files and guidance is not None and guidance.summary["views"] > 1:
         views = guidance.summary["views"]  # a single one stands for every crop of the student
-    side = packed_side(preprocessing.crop, sizes_of(items, seen)) if packed_size is None else packed_size
+    side = packed_side(preprocessing.crop, sizes) if packed_size is None else packed_size
     if side:
-        rows = packed_rows(fabric, root, items, keys_of(items, seen), side)
+        rows = packed_rows(fabric, root, items, keys, side)
         resident = resident_images(rows, fabric)
         pixels, images_of = packed_inputs(rows, resident, boxes, preprocessing, fabric, compiled)
     else:
         decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
         pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)
     identity = identity_of(
-        keys_of(items + sets.validation, seen), [epoch_steps, n_labelled, n_unlabelled, views, side],
+        keys + keys_of(sets.validation, seen), [epoch_steps, n_labelled, n_unlabelled, views, side],
         [path for path in (teacher_embeddings, class_embeddings, teacher_logits) if path is not None],
     )  # fmt: skip
     order = Order(label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, balance_labels)
@@ -245,7 +245,10 @@ def distill(
             return validation_metrics(*logits, validation_numbers, spec.two_heads)
 
         curves = Curves(run if fabric.is_global_zero else None)
-        with on_divergence(run, settings), out_of_memory(model, spec.image_size, fabric, n_labelled, n_unlabelled):
+        with (
+            on_divergence(run, settings, writes=fabric.is_global_zero),
+            out_of_memory(model, spec.image_size, fabric, n_labelled, n_unlabelled),
+        ):
             train(
                 fabric, model, torch.from_numpy(label_numbers), [item.name for item in items],
                 lambda steps: prepared(

@@ -12,6 +12,7 @@ from quick_distill import DEMO_TEACHER, quick
 from safetensors.numpy import save_file
 
 from dhox.dataset import read_image
+from dhox.distill.adapter import ADAPTER_FILE, load_adapter
 from dhox.distill.signal import read_rows
 from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.errors import DhoxError
@@ -116,3 +117,12 @@ def test_streaming_without_packed_images_trains_as_well(line: Path) -> None:
     assert packed.summary["training"]["packed_size"] == 28
     a, b = (result.summary["test"][-1]["accuracy"] for result in (packed, streamed))
     assert a == pytest.approx(b, abs=0.25)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_a_few_shot_teacher_is_fitted_used_and_kept(line: Path, online: bool) -> None:
+    result = quick(line / "data", shots=8, epochs=3, adapter="tip-f", online_teacher=online)
+    adapter = load_adapter(Path("runs/x") / ADAPTER_FILE)
+    assert (len(adapter.keys), adapter.chosen_on, adapter.n) == (32, "validation", 80)
+    assert any("Tip-Adapter-F on 32 labelled images" in note for note in result.summary["notes"])
+    assert result.summary["teacher"]["adapter"] == "tip-f"
