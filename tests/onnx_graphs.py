@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
+from tensorrt_rtx_build import build
 
 from dhox.export.graph import Deployable
+from dhox.export.half import to_fp16
+from dhox.exported import run_session
+from dhox.onnx_session import open_session
 
 SHAPE_OPS = {"Shape", "Range", "Expand", "ConstantOfShape"}
 
@@ -30,3 +34,19 @@ def torch_answer(module: Deployable, batch: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         answer: np.ndarray = module(torch.from_numpy(batch)).numpy()
     return answer
+
+
+def assert_runs_everywhere(module: Deployable, fp32: bytes, size: int) -> None:
+    """The graph and its fp16 form answer as `module` in ONNX Runtime, and TensorRT-RTX builds both as they are typed."""
+    fp16 = to_fp16(fp32, {})
+    for n in (1, 5):
+        batch = pixels(size, n)
+        expected = torch_answer(module, batch)
+        assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
+        half = run_session(open_session(fp16), batch)
+        assert np.isfinite(half).all()
+        assert abs(half - expected).max() < 2e-2
+    assert shape_arithmetic(fp32) in ([], ["Shape", "Expand"])  # a class token may keep one Shape and one Expand
+    assert build(fp32)["HALF"] == 0
+    types = build(fp16)
+    assert types["HALF"] > types["FLOAT"]
