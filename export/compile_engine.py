@@ -128,8 +128,8 @@ def timing_cache_file(trt: TensorRT, device: Gpu) -> Path:
 def read_timing_cache(config: Any, path: Path) -> None:
     """Give the builder the timings of earlier builds; a damaged or foreign file counts as none."""
     usable = path.is_file() and path.stat().st_size <= LARGEST_TIMING_CACHE
-    cache = config.create_timing_cache(path.read_bytes() if usable else b"")
-    if cache is None or not config.set_timing_cache(cache, False):
+    timings = config.create_timing_cache(path.read_bytes() if usable else b"")
+    if timings is None or not config.set_timing_cache(timings, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
@@ -143,7 +143,7 @@ def build_error(errors: list[str], warnings: list[str]) -> DhoxError:
         )
     if "libnvinfer_lean" in words:
         return DhoxError(
-            f"A version-compatible engine carries TensorRT's lean runtime, which is not installed here ({words}). Install "
-            "libnvinfer-lean, or leave out --version-compatible."
+            f"A version-compatible engine carries TensorRT's lean runtime, which is not here ({words}). Install the "
+            "package libnvinfer-lean, or leave out --version-compatible."
         )
     return DhoxError(f"TensorRT could not build the engine ({words}). Report these words with the ONNX file.")

@@ -74,19 +74,19 @@ def layers_of_log(text: str) -> list[dict[str, Any]]:
     """The layers that the builder's log lists, in the form of the inspector's JSON."""
     layers = []
     for found in LOG_LAYER.finditer(text):
-        layer: dict[str, Any] = found.groupdict()
+        entry: dict[str, Any] = found.groupdict()
         for part in ("Inputs", "Constants", "Outputs"):
-            layer[part] = [
-                {"Dimensions": [int(n) for n in re.findall(r"-?\d+", tensor["dimensions"])], "Datatype": tensor["type"]}
-                for tensor in LOG_TENSOR.finditer(layer[part])
+            entry[part] = [
+                {"Dimensions": [int(n) for n in re.findall(r"-?\d+", operand["dimensions"])], "Datatype": operand["type"]}
+                for operand in LOG_TENSOR.finditer(entry[part])
             ]
-        layers.append(layer)
+        layers.append(entry)
     return layers
 
 
 def layers_of_inspector(text: str) -> list[dict[str, Any]]:
     """The layers of EngineInspector.get_engine_information(JSON); those given by name only tell nothing."""
-    return [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
+    return [entry for entry in json.loads(text)["Layers"] if isinstance(entry, dict)]
 
 
 def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], precision: str) -> dict[str, Any] | None:
@@ -97,13 +97,13 @@ def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], pre
     nothing.
     """
     by_node: dict[str, list[dict[str, Any]]] = {}
-    for layer in layers:
-        for name in onnx_nodes(layer):
-            by_node.setdefault(name, []).append(layer)
+    for entry in layers:
+        for name in onnx_nodes(entry):
+            by_node.setdefault(name, []).append(entry)
     found, hidden = [], []
     for node in products:
         candidates = by_node.get(node, [])
-        computing = [layer for layer in candidates if PRODUCT_LAYER.search(str(layer.get("LayerType", "")))]
+        computing = [entry for entry in candidates if PRODUCT_LAYER.search(str(entry.get("LayerType", "")))]
         known = [answer for answer in map(layer_precision, computing or candidates) if answer is not None]
         if known:
             found.append(known[0] if len(set(known)) == 1 else "mixed")
@@ -114,20 +114,20 @@ def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], pre
     return {**share_of(found, precision), "hidden": hidden}
 
 
-def onnx_nodes(layer: dict[str, Any]) -> set[str]:
+def onnx_nodes(entry: dict[str, Any]) -> set[str]:
     """The ONNX nodes that an engine layer came from: its metadata, or the names that its own name joins by ` + `."""
-    noted = re.findall(r"\[ONNX Layer: ([^\x1e\x1f]*)\]", layer.get("Metadata", ""))
-    return set(noted or layer.get("Name", "").split(" + "))
+    noted = re.findall(r"\[ONNX Layer: ([^\x1e\x1f]*)\]", entry.get("Metadata", ""))
+    return set(noted or entry.get("Name", "").split(" + "))
 
 
-def layer_precision(layer: dict[str, Any]) -> str | None:
+def layer_precision(entry: dict[str, Any]) -> str | None:
     """The precision that an engine layer multiplies in, by its weights and its data; None where it does not say.
 
     `mixed` where weights and data differ. Integers that only feed a fused preprocessing do not count.
     """
-    data = [tensor_precision(tensor) for tensor in layer.get("Inputs", [])]
-    weights = tensor_precision({"Datatype": layer.get("Weights", {}).get("Type", "")})
-    constants = [c for c in layer.get("Constants", []) if prod(c.get("Dimensions", [])) > 1]
+    data = [tensor_precision(operand) for operand in entry.get("Inputs", [])]
+    weights = tensor_precision({"Datatype": entry.get("Weights", {}).get("Type", "")})
+    constants = [c for c in entry.get("Constants", []) if prod(c.get("Dimensions", [])) > 1]
     if constants:
         weights = tensor_precision(max(constants, key=lambda constant: prod(constant["Dimensions"])))
     evidence = {weights, data[0] if data else None} if weights is not None else set(data)
@@ -137,9 +137,9 @@ def layer_precision(layer: dict[str, Any]) -> str | None:
     return evidence.pop() if evidence else None
 
 
-def tensor_precision(tensor: dict[str, Any]) -> str | None:
-    """fp32, fp16, bf16 or int8, of an inspector's tensor; None for other types and for "N/A due to dynamic shapes"."""
-    text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
+def tensor_precision(operand: dict[str, Any]) -> str | None:
+    """fp32, fp16, bf16 or int8, of an inspector's operand; None for other types and for "N/A due to dynamic shapes"."""
+    text = str(operand.get("Datatype") or operand.get("Format/Datatype") or "")
     for name, words in WORDS.items():
         if re.search(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z0-9])", text):
             return name
