@@ -77,7 +77,10 @@ def layers_of_log(text: str) -> list[dict[str, Any]]:
         entry: dict[str, Any] = found.groupdict()
         for part in ("Inputs", "Constants", "Outputs"):
             entry[part] = [
-                {"Dimensions": [int(n) for n in re.findall(r"-?\d+", operand["dimensions"])], "Datatype": operand["type"]}
+                {
+                    "Dimensions": [int(n) for n in re.findall(r"-?\d+", operand["dimensions"])],
+                    "Datatype": operand["type"],
+                }
                 for operand in LOG_TENSOR.finditer(entry[part])
             ]
         layers.append(entry)

@@ -166,7 +166,12 @@ def test_what_tensorrt_rtx_does_not_do() -> None:
 def test_logger_keeps_messages_by_severity() -> None:
     logger = message_logger(import_tensorrt("tensorrt_rtx"))
     severity = trt.ILogger.Severity
-    for level, text in ((severity.ERROR, "e"), (severity.INTERNAL_ERROR, "i"), (severity.WARNING, "w"), (severity.INFO, "n")):
+    for level, text in (
+        (severity.ERROR, "e"),
+        (severity.INTERNAL_ERROR, "i"),
+        (severity.WARNING, "w"),
+        (severity.INFO, "n"),
+    ):
         logger.log(level, text)
     logger.log(severity.VERBOSE, "Layers:\nName: a, LayerType: gemm")
     assert (logger.errors, logger.warnings, logger.layers) == (["e", "i"], ["w"], "Layers:\nName: a, LayerType: gemm")
