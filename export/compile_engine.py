@@ -56,7 +56,7 @@ def compile_onnx(
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
-        words = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
         raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}). Export it again, or report these words.")
     graph = graph_precision(network, precision)
     check_promise(precision, graph, None)
@@ -135,7 +135,7 @@ def read_timing_cache(config: Any, path: Path) -> None:
 
 def build_error(errors: list[str], warnings: list[str]) -> DhoxError:
     """Why a build failed, in TensorRT's words; what to do depends on whether memory was missing."""
-    words = "; ".join(text.strip() for text in errors[-3:] or warnings[-3:]) or "it gives no reason"
+    words = "; ".join(" ".join(text.split()) for text in errors[-3:] or warnings[-3:]) or "it gives no reason"
     if any(NO_MEMORY.search(text) for text in [*errors, *warnings]):
         return DhoxError(
             f"TensorRT had not enough memory to build the engine ({words}). Allow it more with --workspace MIB "

@@ -17,6 +17,7 @@ MAJORS = (13, 12)  # of the CUDA versions that TensorRT 10.3 to 11 is built for
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapability{Major,Minor}
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 NON_BLOCKING = 1  # cudaStreamNonBlocking
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 PROPERTIES = 4096  # bytes; cudaDeviceProp is at most about 1 kB and begins with char name[256]
 
 # Every call and its arguments; all of them answer with a cudaError_t.
@@ -72,7 +73,9 @@ def call(name: str, *arguments: object) -> None:
     code = getattr(runtime(), name)(*arguments)
     if code != 0:
         words = runtime().cudaGetErrorString(code).decode(errors="replace")
-        advice = "Use a smaller batch, or stop what else runs on the GPU" if code == 2 else "Check the driver"
+        advice = (
+            "Use a smaller batch, or stop what else runs on the GPU" if code == OUT_OF_MEMORY else "Check the driver"
+        )
         raise DhoxError(f"CUDA: {name} failed ({words}). {advice}.")
 
 

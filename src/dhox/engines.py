@@ -55,11 +55,7 @@ def mismatch(sidecar: dict[str, Any], trt: TensorRT, here: Gpu, system: str) -> 
         return f"it was built on {device['platform']}, this is {system}"
     newer = numbers(trt.version) > numbers(built["version"])
     if built["version"] != trt.version and not (options["version_compatible"] and newer):
-        kind = (
-            "version-compatible, for this version or newer"
-            if options["version_compatible"]
-            else "for this version only"
-        )
+        kind = "for that version or newer" if options["version_compatible"] else "for that version only"
         return f"it was built by {trt.flavour} {built['version']} ({kind}), this machine has {trt.version}"
     portable = options["hardware_compatible"] or trt.flavour == "tensorrt_rtx"
     if portable:
