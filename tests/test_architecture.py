@@ -95,7 +95,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load"
+        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load\n"
+        "import dhox.export.engine, dhox.engines, dhox.engine_tables"
     )
     assert not loaded & set(HEAVY)
 
