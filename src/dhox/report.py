@@ -28,6 +28,7 @@ from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
 from dhox.tables import (
     METRICS,
     STAGES,
+    device_ledger_sentence,
     fold_sentence,
     golden_sentence,
     label_free_sentence,
@@ -275,6 +276,7 @@ def method_lines(
     if bench:
         lines.append(f"Latency: {bench['method']}")
         lines += sorted({f"fp16: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")

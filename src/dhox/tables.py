@@ -356,11 +356,22 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     console.print(table)
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
+    for row in content["ledger"]["rows"]:
+        say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
     for golden in content["golden"]:
         say(golden_sentence(golden))
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
+
+
+def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
+    """One file's row of the export's ledger, on the device of the bench."""
+    return (
+        f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}; "
+        f"{100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
+        f"p = {row['mcnemar_p']:.2g})"
+    )
 
 
 def golden_sentence(golden: dict[str, Any]) -> str:
