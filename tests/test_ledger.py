@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.check import check_accuracy_drop
-from dhox.ledger import accuracy_drops, first_loss, ledger_content, top_k_accuracy
+from dhox.ledger import accuracy_drops, first_loss, ledger_content, stage_row, top_k_accuracy
 from dhox.stats import mcnemar_p
 
 LABELS = np.arange(40) % 4
@@ -60,6 +60,11 @@ def test_the_drop_gate_has_two_sides() -> None:
     check_accuracy_drop(found, "torch", 5.0)
     with pytest.raises(GateFailedError, match=r"onnx_fp32 is 5.00 points .* first stage that lost is folded_torch"):
         check_accuracy_drop(found, "torch", 4.9)
+
+
+def test_answers_that_are_not_finite_have_no_calibration() -> None:
+    row = stage_row(answering(4) * np.nan, LABELS, answering(4))
+    assert (row["calibration_error"], row["largest_difference"], row["correct"]) == (None, None, 10)
 
 
 def test_top_five() -> None:

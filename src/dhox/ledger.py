@@ -41,13 +41,14 @@ def stage_row(probs: np.ndarray, labels: np.ndarray, before: np.ndarray | None) 
     """One stage: top-1 with interval, top-5, calibration error, and against the stage before (`before`: its probs).
 
     `agreement`: share of images with its label; `largest_difference` of a probability; `gained` and `lost` images;
-    `mcnemar_p`: exact, two-sided. All None for the first stage.
+    `mcnemar_p`: exact, two-sided. All None for the first stage. Where a probability is not finite, calibration error
+    and largest difference are None.
     """
-    right = probs.argmax(-1) == labels
+    right, finite = probs.argmax(-1) == labels, bool(np.isfinite(probs).all())
     row: dict[str, Any] = {
         **accuracy_row(right),
         "top5": top_k_accuracy(probs, labels, 5),
-        "calibration_error": expected_calibration_error(probs, labels),
+        "calibration_error": expected_calibration_error(probs, labels) if finite else None,
     }
     if before is None:
         return row | dict.fromkeys(("agreement", "largest_difference", "gained", "lost", "mcnemar_p"))
@@ -55,7 +56,7 @@ def stage_row(probs: np.ndarray, labels: np.ndarray, before: np.ndarray | None) 
     gained, lost = int((right & ~was_right).sum()), int((was_right & ~right).sum())
     return row | {
         "agreement": float((probs.argmax(-1) == before.argmax(-1)).mean()),
-        "largest_difference": float(abs(probs.astype(np.float64) - before).max()),
+        "largest_difference": float(abs(probs.astype(np.float64) - before).max()) if finite else None,
         "gained": gained,
         "lost": lost,
         "mcnemar_p": mcnemar_p(gained, lost),
