@@ -22,8 +22,9 @@ from dhox.export.check import (
 from dhox.export.cost import with_costs
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
-from dhox.export.half import to_fp16
-from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+from dhox.export.half import convert
+from dhox.export.onnx_export import export_onnx
+from dhox.export.onnx_file import IR_VERSION, OPSET
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -104,7 +105,7 @@ def export(
         graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
         files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
         if fp16:
-            files["fp16"] = to_fp16(files["fp32"], metadata)
+            files["fp16"] = convert(files["fp32"], metadata, {})
         for precision, content in files.items():
             write_bytes(folder / MODEL_FILES[precision], content)
 
