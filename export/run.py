@@ -11,6 +11,7 @@ from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.export.backbone import exportable
+from dhox.export.calibrated import calibration_inputs, to_half
 from dhox.export.check import (
     check_accuracy_drop,
     check_against_torch,
@@ -22,8 +23,8 @@ from dhox.export.check import (
 from dhox.export.cost import with_costs
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
-from dhox.export.half import to_fp16
-from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+from dhox.export.onnx_export import export_onnx
+from dhox.export.onnx_file import IR_VERSION, OPSET
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -109,8 +110,10 @@ def export(
         module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
         graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
         files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
+        half = None
         if fp16:
-            files["fp16"] = to_fp16(files["fp32"], metadata)
+            half = to_half(files["fp32"], metadata, calibration_inputs(pixels, input_kind, preprocessing))
+            files["fp16"] = half.content
         for precision, content in files.items():
             write_bytes(folder / MODEL_FILES[precision], content)
 
@@ -160,6 +163,7 @@ def export(
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,
+            "half": half.to_json() if half else None,
             "artefacts": [
                 {
                     "file": MODEL_FILES[precision], "precision": precision, "opset": OPSET, "ir": IR_VERSION,
