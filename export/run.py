@@ -20,9 +20,10 @@ from dhox.export.check import (
     torch_probs,
 )
 from dhox.export.cost import with_costs
-from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
+from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
 from dhox.export.half import to_fp16
+from dhox.export.head_weights import is_cosine
 from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
 from dhox.files import (
     EXPORT_FILE,
@@ -83,14 +84,18 @@ def export(
     heads = head_arrays(student)
     alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
 
-    fold, evidence = Fold("single", 1.0, 1.0), None
+    fold, evidence, not_plain = Fold("single", 1.0, 1.0), None, None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
-        tuned = tuned_linear(val, alpha, beta, metric)
-        fold, evidence = choose_fold(val, tuned, fold_rule, fold_tolerance, metric)
+        tuned, cosine = tuned_linear(val, alpha, beta, metric), is_cosine(heads)
+        not_plain = why_not_plain(val) if cosine else None
+        plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and not_plain is None else None
+        fold, evidence = choose_fold(
+            val, tuned, fold_rule, fold_tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
+        )
         if not fold_heads:
             fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, tuned), heads, alpha, beta)
+        comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
 
     images = check_images(summary, data)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
@@ -150,6 +155,8 @@ def export(
             "metric": metric,
             "fold": fold.to_json(),
             "fold_asked": fold_rule if fold_heads else "keep-heads",
+            "fold_note": not_plain,
+            "searched": selection["searched"],
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,

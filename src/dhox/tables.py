@@ -26,6 +26,7 @@ STAGES = {
     "exact": "exact",
     "linear_inference_weights": "linear, untuned",
     "linear_tuned": "linear, tuned",
+    "linear_plain": "linear, |z| replaced",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
     "torch": "torch",
@@ -296,6 +297,7 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         return "single: this student has one head."
     if fold["rule"] == "heads":
         return "none: both heads are kept (--keep-heads)."
+    note = f" Note: {manifest['fold_note']}." if manifest.get("fold_note") else ""
     proof = "no validation labels judge the linear fold"
     if evidence:
         proof = (
@@ -305,10 +307,15 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         )
     if fold["rule"] == "exact":
         why = "asked for" if manifest["fold_asked"] == "exact" else "not enough evidence for linear"
-        return f"exact, {why} ({proof})."
+        return f"exact, {why} ({proof}).{note}"
     why = "asked for" if manifest["fold_asked"] == "linear" else "enough evidence"
+    if manifest.get("retuned_from"):
+        why = "the rule of the retuned export"
     r = "infinite (KD head alone)" if fold["r"] is None else f"{fold['r']:.3g}"
-    return f"linear, {why}, r = {r}, tuned on {fold['tuned_on']} ({proof})."
+    tuned = "given" if fold["tuned_on"] == "given" else f"tuned on {fold['tuned_on']}"
+    if fold.get("z_norm"):
+        tuned += f", |z| replaced by its harmonic mean {fold['z_norm']:.4g}"
+    return f"linear, {why}, r = {r}, {tuned} ({proof}).{note}"
 
 
 def print_bench(bench: Path, content: dict[str, Any]) -> None:
