@@ -275,6 +275,7 @@ def distill(
             arrays["val"] |= {f"unlabelled_{name}": part for name, part in of_sample.items() if name != "kd_bias"}
         if guidance is not None:
             arrays["val"]["teacher_predictions"] = guidance.answers["val"]
+            arrays["val"]["teacher_logits"] = guidance.val_logits
             arrays["test"]["teacher_predictions"] = guidance.answers["test"]
             if sample:
                 arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]
