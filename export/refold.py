@@ -16,9 +16,9 @@ INT8_MAX = 127
 def refold(content: bytes, old: dict[str, np.ndarray], new: dict[str, np.ndarray], fold: dict[str, Any]) -> bytes:
     """The same file with other numbers in its head, and `fold` in its metadata.
 
-    `old`, `new`: `dhox.export.head_weights.head_weights` before and after, of the same rule. Floating-point tensors keep
-    their type, int8 weights get new scales; a number that stays keeps its bytes. Raises DhoxError where the file does
-    not hold the old head, or its types cannot hold the new one.
+    `old`, `new`: `dhox.export.head_weights.head_weights` before and after, of the same rule. Floating-point tensors
+    keep their type, int8 weights get new scales; a number that stays keeps its bytes. Raises DhoxError where the file
+    does not hold the old head, or its types cannot hold the new one.
     """
     onnx = require("onnx", "export")
     model = onnx.load_from_string(content)
