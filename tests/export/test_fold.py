@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.selection import ALPHAS, BETAS
+from dhox.distill.selection import ALPHAS, BETAS, selecting_half
 from dhox.errors import DhoxError
 from dhox.export.fold import (
     R_GRID,
+    Fold,
     choose_fold,
     choose_r,
     coefficients,
@@ -23,6 +24,7 @@ from dhox.export.fold import (
     inference_linear,
     pool,
     tuned_linear,
+    why_not_plain,
 )
 from dhox.export.graph import folded_head
 from dhox.heads import dho_probs, linear_probs
@@ -202,6 +204,43 @@ def test_auto_is_linear_only_with_evidence() -> None:
 
     none, nothing = choose_fold(validation(49), tuned_linear(validation(49), 0.4, 0.5), "auto", 1.0)
     assert (none.rule, nothing) == ("exact", None)
+
+
+def cosine_validation(n: int, spread: float) -> dict[str, np.ndarray]:
+    """Validation of a cosine KD head without bias, whose features differ in length by a factor of e^(+-spread)."""
+    val = validation(n, ce_right=0.97, kd_right=0.97)
+    norms = np.exp(np.random.default_rng(1).normal(0, spread, n))
+    return val | {"z_norms": norms.astype(np.float32), "kd_bias": np.zeros(6, np.float32)}
+
+
+def test_the_plain_fold_of_a_cosine_head_has_its_own_gate() -> None:
+    same, differ = cosine_validation(3000, 0.0), cosine_validation(3000, 3.0)
+    for val in (same, differ):
+        assert why_not_plain(val) is None
+        linear, plain = tuned_linear(val, 0.5, 1.0), tuned_linear(val, 0.5, 1.0, plain=True)
+        half = selecting_half(val["names"].tolist())
+        assert plain.z_norm == pytest.approx(1 / (1 / val["z_norms"][half]).mean(), rel=1e-6)
+        fold, evidence = choose_fold(val, linear, "auto", 1.0, plain=plain, cosine=True)
+        assert evidence is not None
+        assert fold == (plain if evidence.passed else Fold("exact", 0.5, 1.0))
+        assert evidence.passed == (val is same)
+        assert choose_fold(val, linear, "linear", 1.0, plain=plain, cosine=True)[0] == plain
+        rows = {row["stage"]: row for row in compare(val, linear, plain)}
+        assert rows["linear_plain"]["agreement_with_dho"] <= 1
+    assert evidence.difference < 0
+    assert np.array_equal(fold_probs(same, plain).shape, (3000, 6))
+
+
+def test_without_norms_a_cosine_head_stays_exact_unless_linear_is_asked_for() -> None:
+    val = validation(3000, ce_right=0.97, kd_right=0.97)
+    assert "val.npz holds no |z|" in str(why_not_plain(val))
+    assert "no image says how long z is" in str(why_not_plain(cosine_validation(0, 0.0)))
+    linear = tuned_linear(val, 0.5, 1.0)
+    assert choose_fold(val, linear, "auto", 1.0)[0] == linear
+    fold, evidence = choose_fold(val, linear, "auto", 1.0, cosine=True)  # as many weights as exact: nothing to gain
+    assert evidence is not None
+    assert (fold.rule, evidence.passed) == ("exact", True)
+    assert choose_fold(val, linear, "linear", 1.0, cosine=True)[0] == linear
 
 
 def test_evidence_never_comes_from_the_selecting_half() -> None:
