@@ -16,6 +16,7 @@ FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s f
 TOP = {
     "dhox.cli",
     "dhox.cli_common",
+    "dhox.cli_export",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",
