@@ -21,8 +21,9 @@ from dhox.export.check import (
     teacher_probs,
 )
 from dhox.export.cost import with_costs
-from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
+from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
+from dhox.export.head_weights import is_cosine
 from dhox.export.onnx_export import export_onnx
 from dhox.export.onnx_file import IR_VERSION, OPSET
 from dhox.files import (
@@ -88,14 +89,18 @@ def export(
     heads = head_arrays(student)
     alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
 
-    fold, evidence = Fold("single", 1.0, 1.0), None
+    fold, evidence, not_plain = Fold("single", 1.0, 1.0), None, None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
-        tuned = tuned_linear(val, alpha, beta, metric)
-        fold, evidence = choose_fold(val, tuned, fold_rule, fold_tolerance, metric)
+        tuned, cosine = tuned_linear(val, alpha, beta, metric), is_cosine(heads)
+        not_plain = why_not_plain(val) if cosine else None
+        plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and not_plain is None else None
+        fold, evidence = choose_fold(
+            val, tuned, fold_rule, fold_tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
+        )
         if not fold_heads:
             fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, tuned), heads, alpha, beta)
+        comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
 
     images = check_images(summary, data)
     pixels = load_pixels(images.items, preprocessing, "Reading check images")
@@ -160,6 +165,8 @@ def export(
             "metric": metric,
             "fold": fold.to_json(),
             "fold_asked": fold_rule if fold_heads else "keep-heads",
+            "fold_note": not_plain,
+            "searched": selection["searched"],
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,

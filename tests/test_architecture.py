@@ -42,6 +42,10 @@ main(sys.argv[1:])
 """
 
 
+# `dhox retune EXPORT` alone needs onnx there.
+BOARD_WITH_ONNX = BOARD.replace("'onnx', ", "")
+
+
 def modules() -> dict[str, Path]:
     found = {}
     for package, folder in FOLDERS.items():
@@ -110,6 +114,11 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
     export = str(own_line / "runs/tiny/export")
     assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
     assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
+    retuned = subprocess.run(
+        [sys.executable, "-c", BOARD_WITH_ONNX, "retune", export, "--alpha", "0.5", "--beta", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "-> 0.5" in retuned.stdout, retuned.stderr
     image = next((own_line / "data/test/bag").iterdir())
     assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
     doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}

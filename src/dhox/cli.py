@@ -94,7 +94,8 @@ def predict(
     from dhox.tables import print_predictions
 
     model = load(export, device, precision)
-    print_predictions([str(path) for path in images], model.classes, [model(path)[0] for path in images], top, as_json)
+    probs = [model(path)[0] for path in images]
+    print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
 
 
 @app.command()
