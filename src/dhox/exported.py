@@ -14,6 +14,9 @@ from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json,
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
 from dhox.onnx_session import available_providers, open_session
 
+# What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
+# by one factor and knows no standard deviation) planar pixels from 0 to 255.
+INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -83,8 +86,16 @@ def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
 
 
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocessed pixels uint8 [N, H, W, 3] as the graph takes them: `uint8-nhwc` or `float-nchw`."""
-    return pixels if kind == "uint8-nhwc" else normalise(pixels, preprocessing)
+    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
+    if kind not in INPUT_KINDS:
+        raise DhoxError(
+            f"The input kind {kind!r} is unknown (known: {', '.join(INPUT_KINDS)}). Export again with this version."
+        )
+    if kind == "uint8-nhwc":
+        return pixels
+    if kind == "float-nchw":
+        return normalise(pixels, preprocessing)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
 def as_image(image: ImageLike) -> Image.Image:
