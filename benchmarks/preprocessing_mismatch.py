@@ -89,7 +89,7 @@ def pillow_rows(contract: Preprocessing) -> dict[str, Mismatch]:
 
 
 def opencv_rows(contract: Preprocessing, cv2: Any) -> dict[str, Mismatch]:
-    """OpenCV's kernels in the contract's geometry, and what DeepStream's nvinfer does: bilinear without antialiasing."""
+    """OpenCV's kernels in the contract's geometry, and what nvinfer does: bilinear without antialiasing."""
     crop = contract.crop
 
     def in_geometry(image: Image.Image, flag: int) -> np.ndarray:

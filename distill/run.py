@@ -275,6 +275,7 @@ def distill(
             arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
         if guidance is not None:
             arrays["val"]["teacher_predictions"] = guidance.answers["val"]
+            arrays["val"]["teacher_logits"] = guidance.val_logits
             arrays["test"]["teacher_predictions"] = guidance.answers["test"]
             if sample:
                 arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]

@@ -9,7 +9,10 @@ from torch import nn
 from dhox.distill.kd_head import norm, plain_parameters, unit
 from dhox.distill.student import Student
 from dhox.export.fold import Fold
+from dhox.exported import graph_input
 from dhox.images import Preprocessing
+
+CHECK_BATCH = 64
 
 
 class LinearHead(nn.Module):
@@ -155,3 +158,13 @@ class Deployable(nn.Module):
         if self.input_kind != "float-nchw":
             image = (image - self.offset) * self.factor
         return self.head(self.backbone(image))
+
+
+def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Probs of the torch module, float32 [N, C]."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), CHECK_BATCH):
+            batch = graph_input(pixels[start : start + CHECK_BATCH], kind, preprocessing)
+            parts.append(module(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
+    return np.concatenate(parts)

@@ -12,16 +12,16 @@ from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.export.backbone import exportable
 from dhox.export.check import (
+    check_accuracy_drop,
     check_against_torch,
     check_images,
-    ledger_rows,
     load_pixels,
     onnx_probs,
-    torch_probs,
+    teacher_probs,
 )
 from dhox.export.cost import with_costs
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
-from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
+from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
 from dhox.export.half import to_fp16
 from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
 from dhox.files import (
@@ -42,6 +42,7 @@ from dhox.files import (
 )
 from dhox.golden import golden_arrays
 from dhox.images import Preprocessing
+from dhox.ledger import ledger_content
 
 MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 
@@ -64,14 +65,17 @@ def export(
     fold_tolerance: float = 1.0,
     fp16: bool = False,
     input_kind: str = "uint8-nhwc",
+    max_accuracy_drop: float | None = None,
     data: Path | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
     """Fold, export, check, and write the export directory `out`.
 
-    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: one
-    of INPUT_KINDS. `data`: where the run's images are now, if they moved. Raises
-    DhoxError for an unfinished run or missing images, GateFailedError where a written graph does not answer as torch.
+    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: one of
+    INPUT_KINDS. `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `data`:
+    where the run's images are now, if they moved. Raises DhoxError for an unfinished run or missing images,
+    GateFailedError where a written graph does not answer as torch or loses more accuracy than allowed; then nothing is
+    written.
     """
     summary = read_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
@@ -93,7 +97,9 @@ def export(
         comparison = with_costs(compare(val, tuned), heads, alpha, beta)
 
     images = check_images(summary, data)
+    pixels = load_pixels(images.items, preprocessing, "Reading check images")
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
+        # The graphs.
         metadata = {
             "classes": [entry["name"] for entry in summary["classes"]],
             "preprocessing": preprocessing.to_json(),
@@ -107,7 +113,7 @@ def export(
         for precision, content in files.items():
             write_bytes(folder / MODEL_FILES[precision], content)
 
-        pixels = load_pixels(images.items, preprocessing)
+        # The proof: against torch, and stage by stage.
         reference = torch_probs(module, pixels, input_kind, preprocessing)
         onnx = {
             precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()
@@ -117,13 +123,14 @@ def export(
         if fold_heads and spec.two_heads:
             unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, input_kind).eval()
             stages = {"two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing)} | stages
+        first = next(iter(stages))
+        teacher = teacher_probs(images, val)
+        stages = ({} if teacher is None else {"teacher": teacher}) | stages
         stages |= {f"onnx_{precision}": probs for precision, probs in onnx.items()}
-        ledger = {
-            "schema": "dhox.ledger/1",
-            "images": images.source,
-            "rows": ledger_rows(stages, images, val),
-        }
+        ledger = ledger_content(stages, [item.name for item in images.items], images.labels, images.source)
+        check_accuracy_drop(ledger, first, max_accuracy_drop)
 
+        # What travels with the models.
         golden = golden_arrays([read_image(item) for item in images.golden], preprocessing)
         golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
         write_npz(folder / "golden.npz", **golden)

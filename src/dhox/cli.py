@@ -57,6 +57,7 @@ def export(
     fold_tolerance: Annotated[float, typer.Option(help="Points of accuracy that auto may risk (one-sided 95 % bound).", min=0.0)] = 1.0,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write model.fp16.onnx, and make it the default.")] = False,
     input_kind: Annotated[str, typer.Option("--input", help="What the graph takes: pixels as decoded, the normalised tensor, or planar pixels from 0 to 255 (DeepStream).", metavar="uint8-nhwc|float-nchw|float-nchw-255")] = "uint8-nhwc",
+    max_accuracy_drop: Annotated[float | None, typer.Option(help="Points of validation accuracy that a file may lose to the student in torch; beyond: exit 3.", show_default="report only", min=0.0)] = None,
     data: Annotated[Path | None, typer.Option(help="Where the run's images are now.", show_default="where the run found them")] = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -77,7 +78,7 @@ def export(
 
     result = run_export(
         run, out or run / "export", fold_heads=fold_heads, fold_rule=fold_rule, fold_tolerance=fold_tolerance,
-        fp16=fp16, input_kind=input_kind, data=data, overwrite=overwrite,
+        fp16=fp16, input_kind=input_kind, max_accuracy_drop=max_accuracy_drop, data=data, overwrite=overwrite,
     )  # fmt: skip
     print_export(result.export, result.manifest, result.ledger)
     say_next(f"dhox bench {result.export} --device auto")

@@ -92,8 +92,8 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
         inside = "\0" not in location and not path.is_absolute() and (folder / path).resolve().is_relative_to(folder)
         if not inside:
             raise DhoxError(
-                f"{model} wants to read {location!r}, outside its own folder. It is not loaded: do not trust this file; "
-                "export again, or keep the weights inside the ONNX file."
+                f"{model} wants to read {location!r}, outside its own folder, so it is not loaded. "
+                "Do not trust this file: export again, or keep the weights inside the ONNX file."
             )
         if not (folder / path).is_file():
             raise DhoxError(f"{model} keeps weights in {location!r}, which is missing. Copy the whole directory.")

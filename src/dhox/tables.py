@@ -31,6 +31,8 @@ STAGES = {
     "torch": "torch",
     "onnx_fp32": "ONNX fp32",
     "onnx_fp16": "ONNX fp16",
+    "onnx_bf16": "ONNX bf16",
+    "onnx_int8": "ONNX int8",
 }
 
 
@@ -274,10 +276,7 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         console.print(table)
     say(f"Fold: {fold_sentence(manifest)}")
     if ledger["rows"]:
-        table = Table("stage", "accuracy (95 % interval)", "same label as torch", title=f"Ledger, {ledger['images']}")
-        for row in ledger["rows"]:
-            table.add_row(STAGES[row["stage"]], percent(row), f"{100 * row['agreement']:.1f} %")
-        console.print(table)
+        print_ledger(ledger)
     for check in manifest["checks"]:
         say(
             f"{check['precision']} against torch ({check['runner']}): {check['n']} images, "
@@ -287,6 +286,33 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
         say(f"{export / entry['file']}: {entry['bytes'] / 1e6:.2f} MB{default}")
+
+
+def print_ledger(ledger: dict[str, Any]) -> None:
+    """Accuracy stage by stage, each against the stage before."""
+    n = ledger["rows"][0]["n"]
+    title = f"Ledger, {n} images of {ledger['images']}; each stage against the one before"
+    table = Table("stage", "accuracy", "top-5", "ECE", "same label", "gained, lost", "McNemar p", title=title)
+    for row in ledger["rows"]:
+        top5 = "" if row["top5"] is None else f"{100 * row['top5']:.1f} %"
+        against = ["", "", ""]
+        if row["agreement"] is not None:
+            against = [f"{100 * row['agreement']:.1f} %", f"+{row['gained']} -{row['lost']}", f"{row['mcnemar_p']:.2g}"]
+        table.add_row(STAGES[row["stage"]], percent(row), top5, f"{row['calibration_error']:.3f}", *against)
+    console.print(table)
+    say(f"{loss_sentence(ledger)}.")
+
+
+def loss_sentence(ledger: dict[str, Any]) -> str:
+    """Which stage lost accuracy first."""
+    loss = ledger["first_loss"]
+    if loss is None:
+        return "No stage lost accuracy"
+    chance = "beyond chance" if loss["beyond_chance"] else "which may be chance"
+    return (
+        f"First stage that lost accuracy: {STAGES[loss['stage']]} ({loss['points']:+.1f} points, McNemar "
+        f"p = {loss['mcnemar_p']:.2g}, {chance})"
+    )
 
 
 def fold_sentence(manifest: dict[str, Any]) -> str:
@@ -330,11 +356,22 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     console.print(table)
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
+    for row in content["ledger"]["rows"]:
+        say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
     for golden in content["golden"]:
         say(golden_sentence(golden))
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
+
+
+def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
+    """One file's row of the export's ledger, on the device of the bench."""
+    return (
+        f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}; "
+        f"{100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
+        f"p = {row['mcnemar_p']:.2g})"
+    )
 
 
 def golden_sentence(golden: dict[str, Any]) -> str:
