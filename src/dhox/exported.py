@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def read_manifest(export: Path) -> dict[str, Any]:
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise DhoxError(f"{EXPORT_FILE} names {name!r}, which is no plain file name. Do not trust {export}.")
     path = export / name
     if not path.is_file():
         raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
