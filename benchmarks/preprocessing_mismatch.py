@@ -188,7 +188,7 @@ def unnormalised(kind: str) -> dict[str, Callable[[np.ndarray, Preprocessing], n
     }
 
 
-def timm_graph(name: str, weights: Path | None) -> tuple[Any, Preprocessing, str]:
+def timm_graph(name: str, weights: Path | None, size: int | None) -> tuple[Any, Preprocessing, str]:
     """An ONNX Runtime session of a timm classifier with its own preprocessing as the contract."""
     import timm
     import torch
@@ -199,7 +199,7 @@ def timm_graph(name: str, weights: Path | None) -> tuple[Any, Preprocessing, str
 
     model = network(name, weights)
     config = timm.data.resolve_data_config({}, model=model)
-    crop = config["input_size"][-1]
+    crop = size or config["input_size"][-1]
     resize = int(crop / config["crop_pct"])  # as timm's own transform rounds
     contract = Preprocessing(resize, crop, config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
     graph = Deployable(model, torch.nn.Softmax(-1), contract, "float-nchw").eval()
@@ -300,6 +300,7 @@ def main() -> None:
     source.add_argument("--export", type=Path)
     source.add_argument("--student")
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--image-size", type=int, help="Another side than the timm model's own.")
     parser.add_argument("--split", default="test")
     parser.add_argument("--images", type=int, help="At most so many images, spread evenly.")
     options = parser.parse_args()
@@ -310,7 +311,7 @@ def main() -> None:
         session, contract, kind = model.session, model.preprocessing, model.entry["input"]
         name, classes = str(options.export), model.classes
     else:
-        session, contract, kind = timm_graph(options.student, options.weights)
+        session, contract, kind = timm_graph(options.student, options.weights, options.image_size)
         name, classes = options.student, None
     items, labels = labelled_items(options, classes)
     answers, errors, notes = measure(lambda batch: run_session(session, batch), kind, contract, items)

@@ -15,7 +15,7 @@ from typing import Any
 from dhox.errors import DhoxError
 
 LARGEST_BYTES = 2**31  # a protobuf message holds no more
-DEEPEST = 64  # subgraphs within subgraphs
+DEEPEST = 100  # messages within messages: protobuf itself reads no deeper
 
 # Field numbers of onnx.proto: the messages that may hold a TensorProto, as {message: {field: message inside}}.
 CHILDREN = {

@@ -125,13 +125,13 @@ def metadata_words(found: OnnxFile, manifest: dict[str, Any], entry: dict[str, A
         "fold": manifest["fold"],
     }
     differences = [
-        f"its {key} are {shorten(found.dhox(key))}, the manifest says {shorten(value)}"
+        f"{key} in the file: {shorten(found.dhox(key))}; the manifest says {shorten(value)}"
         for key, value in expected.items()
         if found.dhox(key) != value
     ]
     said = {"IR version": (found.ir, entry["ir"]), "opset": (found.opset, entry["opset"]),
             "input": (found.inputs, ["image"]), "output": (found.outputs, ["probs"])}  # fmt: skip
-    differences += [f"its {key} is {has}, expected {want}" for key, (has, want) in said.items() if has != want]
+    differences += [f"{key} in the file: {has}; expected: {want}" for key, (has, want) in said.items() if has != want]
     if differences:
         raise DhoxError(f"{differences[0]}. Model and manifest do not belong together: copy both, or export again.")
     return f"classes, preprocessing and fold as in the manifest; opset {found.opset}, IR {found.ir}"
