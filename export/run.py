@@ -73,8 +73,8 @@ def export(
 ) -> ExportResult:
     """Fold, export, check, and write the export directory `out`.
 
-    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: uint8-nhwc or
-    float-nchw. `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `data`:
+    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: one of
+    INPUT_KINDS. `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `data`:
     where the run's images are now, if they moved. Raises DhoxError for an unfinished run or missing images,
     GateFailedError where a written graph does not answer as torch or loses more accuracy than allowed; then nothing is
     written.
@@ -111,9 +111,8 @@ def export(
             "preprocessing": preprocessing.to_json(),
             "fold": fold.to_json(),
         }
-        uint8_input = input_kind == "uint8-nhwc"
-        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
-        graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
+        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, input_kind).eval()
+        graph = Deployable(exportable(student.backbone), module.head, preprocessing, input_kind).eval()
         files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
         half = None
         if fp16:
@@ -130,7 +129,7 @@ def export(
         checks = [check_against_torch(precision, probs, reference) for precision, probs in onnx.items()]
         stages = {"folded_torch" if fold_heads and spec.two_heads else "torch": reference}
         if fold_heads and spec.two_heads:
-            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, uint8_input).eval()
+            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, input_kind).eval()
             stages = {"two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing)} | stages
         first = next(iter(stages))
         teacher = teacher_probs(images, val)

@@ -18,19 +18,20 @@ def export(
     fold_rule: Annotated[str, typer.Option(help="linear (C rows), exact (2C rows), or auto: linear where validation shows it is not worse.", metavar="auto|linear|exact")] = "auto",
     fold_tolerance: Annotated[float, typer.Option(help="Points of accuracy that auto may risk (one-sided 95 % bound).", min=0.0)] = 1.0,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write model.fp16.onnx, and make it the default.")] = False,
-    input_kind: Annotated[str, typer.Option("--input", help="What the graph takes: pixels as decoded, or the normalised tensor.", metavar="uint8-nhwc|float-nchw")] = "uint8-nhwc",
+    input_kind: Annotated[str, typer.Option("--input", help="What the graph takes: pixels as decoded, the normalised tensor, or planar pixels from 0 to 255 (DeepStream).", metavar="uint8-nhwc|float-nchw|float-nchw-255")] = "uint8-nhwc",
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Points of validation accuracy that a file may lose to the student in torch; beyond: exit 3.", show_default="report only", min=0.0)] = None,
     data: Annotated[Path | None, typer.Option(help="Where the run's images are now.", show_default="where the run found them")] = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, checked against torch on real images."""
     from dhox.errors import require
+    from dhox.exported import INPUT_KINDS
     from dhox.files import RUN_FILE, RUN_SCHEMA
 
     check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
     if not fold_heads and fold_rule != "auto":
         raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning. Leave one of them out.")
-    check_choice("--input", input_kind, ("uint8-nhwc", "float-nchw"))
+    check_choice("--input", input_kind, INPUT_KINDS)
     run = run or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
     require("torch", "export")
     require("onnxscript", "export")

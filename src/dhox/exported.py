@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json,
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
 from dhox.onnx_session import available_providers, open_session
 
+# What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
+# by one factor and knows no standard deviation) planar pixels from 0 to 255.
+INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -31,6 +35,8 @@ def read_manifest(export: Path) -> dict[str, Any]:
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise DhoxError(f"{EXPORT_FILE} names {name!r}, which is no plain file name. Do not trust {export}.")
     path = export / name
     if not path.is_file():
         raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
@@ -85,8 +91,16 @@ def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
 
 
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocessed pixels uint8 [N, H, W, 3] as the graph takes them: `uint8-nhwc` or `float-nchw`."""
-    return pixels if kind == "uint8-nhwc" else normalise(pixels, preprocessing)
+    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
+    if kind not in INPUT_KINDS:
+        raise DhoxError(
+            f"The input kind {kind!r} is unknown (known: {', '.join(INPUT_KINDS)}). Export again with this version."
+        )
+    if kind == "uint8-nhwc":
+        return pixels
+    if kind == "float-nchw":
+        return normalise(pixels, preprocessing)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
 def as_image(image: ImageLike) -> Image.Image:

@@ -14,6 +14,7 @@ from rich.table import Table
 from dhox.console import console, say
 from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.verify import Check
 
 STAGES = {
     "teacher": "teacher, zero-shot",
@@ -453,4 +454,18 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
         table.add_row(
             *[escape(finding.what), mark, escape(finding.found), "" if finding.works else escape(finding.advice)]
         )
+    console.print(table)
+
+
+def print_verify(rows: list[Check], as_json: bool) -> None:
+    """What was checked of an export, and what was found."""
+    if as_json:
+        passed = all(row.passed is not False for row in rows)
+        content = {"schema": "dhox.verify/1", "passed": passed, "checks": [asdict(row) for row in rows]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    marks = {True: "[green]passed[/green]", False: "[red]FAILED[/red]", None: "[yellow]not run[/yellow]"}
+    table = Table("file", "check", "result", "found")
+    for row in rows:
+        table.add_row(escape(row.file), row.what, marks[row.passed], escape(row.found))
     console.print(table)
