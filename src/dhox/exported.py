@@ -13,11 +13,12 @@ from PIL import Image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
-from dhox.onnx_session import available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -70,6 +71,10 @@ class ExportedModel:
         self.classes = [entry["name"] for entry in manifest["classes"]]
         self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+        if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
+            raise DhoxError(
+                f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}. Use --precision fp32, or a GPU."
+            )
         self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from dhox.errors import DhoxError, require
 from dhox.onnx_file import check_onnx
 
+NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
