@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from dhox.export.graph import Deployable
+from dhox.export.simplify import simplify
 
 OPSET = 18
 IR_VERSION = 10
@@ -36,6 +37,7 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
             input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
         )  # fmt: skip
     assert program is not None
+    simplify(program.model)
     return finish(program.model_proto, metadata)
 
 
