@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, data_exists, read_dataset, read_image, spread
+from dhox.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
@@ -63,6 +63,7 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
             continue
         missing = [name for name in names if name not in by_name]
         if missing:
+            check_labels(list(by_name.values()), classes)  # renamed classes are the likely reason: they are named
             raise DhoxError(f"{root} lacks {len(missing)} of the run's images, such as {missing[0]}. Check --data.")
         everything = [by_name[name] for name in names]
         judge = gate_images(names) if kind == "validation" else np.ones(len(names), bool)

@@ -6,12 +6,14 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
 from typing import Any
 
 import onnx
 import torch
 
+from dhox.errors import DhoxError
 from dhox.export.graph import Deployable
 from dhox.export.simplify import simplify
 
@@ -24,21 +26,35 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
     """Export with torch's dynamo exporter: opset 18, IR 10, dynamic batch, input `image`, output `probs`.
 
     `metadata`: written as JSON texts into the model's metadata; all that torch writes there (stack traces with paths)
-    is stripped.
+    is stripped. Raises DhoxError for a student that torch cannot trace, or that needs an operator which opset 18 lacks.
     """
     if module.uint8_input:
         example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     else:
         example = torch.zeros(2, 3, image_size, image_size)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    with quiet():
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},),
-            input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
-        )  # fmt: skip
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},),
+                input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as err:
+        raise DhoxError(f"{exporter_words(err)} Choose another student.") from err
     assert program is not None
     simplify(program.model)
     return finish(program.model_proto, metadata)
+
+
+def exporter_words(err: BaseException) -> str:
+    """What torch's exporter failed at, from the innermost cause: the operator without ONNX form, or its first words."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    text = " ".join(str(err).split())
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
+    if operator:
+        return f"The student needs torch's operator {operator[1]}, which has no ONNX form in opset {OPSET}."
+    return f"torch cannot export this student to ONNX: {text[:300]}."
 
 
 @contextlib.contextmanager
@@ -74,9 +90,28 @@ def finish(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
     model.ir_version = IR_VERSION
     for key in sorted(metadata):
         model.metadata_props.add(key=f"dhox.{key}", value=json.dumps(metadata[key], ensure_ascii=False))
+    check_operators(model)
     onnx.checker.check_model(model, full_check=True)
     check_contract(model)
     return model.SerializeToString(deterministic=True)
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raise DhoxError for an operator that opset 18 lacks, naming it and the first opset that has it.
+
+    torch's exporter writes such operators as they are and calls the file opset 18 all the same.
+    """
+    for node in model.graph.node:
+        try:
+            onnx.defs.get_schema(node.op_type, OPSET, node.domain)
+        except onnx.defs.SchemaError:
+            every = onnx.defs.get_all_schemas_with_history()
+            versions = [each.since_version for each in every if (each.name, each.domain) == (node.op_type, node.domain)]
+            known = f"ONNX has it since opset {min(versions)}" if versions else "ONNX has it in no opset"
+            raise DhoxError(
+                f"The student needs the operator {node.op_type}, which opset {OPSET} lacks ({known}). dhox writes opset "
+                f"{OPSET}, the one that every supported TensorRT and ONNX Runtime reads. Choose another student."
+            ) from None
 
 
 def check_contract(model: onnx.ModelProto) -> None:

@@ -41,11 +41,7 @@ def pad_instead_of_concat(graph: ir.Graph, concat: ir.Node) -> None:
     following = [use.node for use in out.uses()]
     if len(following) == 1 and following[0].op_type == "Add":
         position = constant(next(value for value in following[0].inputs if value is not out))
-        if (
-            position is not None
-            and position.ndim <= 3
-            and np.broadcast_shapes(position.shape, added.shape) == added.shape
-        ):
+        if position is not None and position.shape in {added.shape, added.shape[1:]}:
             last, added = following[0], added + position
     pads = np.array([0, added.shape[1] - length, 0, 0, 0, 0], np.int64)
     name = concat.name or out.name

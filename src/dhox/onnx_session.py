@@ -15,8 +15,11 @@ def available_providers() -> list[str]:
     return list(require("onnxruntime", "cpu").get_available_providers())
 
 
-def open_session(model: Path | bytes, device: str = "cpu") -> Any:
-    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session."""
+def open_session(model: Path | bytes, device: str = "cpu", profile: Path | None = None) -> Any:
+    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session.
+
+    `profile`: the beginning of the name of the file that the session's `end_profiling` writes.
+    """
     ort = require("onnxruntime", "cpu")
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
@@ -28,6 +31,8 @@ def open_session(model: Path | bytes, device: str = "cpu") -> Any:
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
     session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     if session.get_providers()[0] != provider:
