@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, data_exists, read_dataset, read_image, spread
+from dhox.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
 from dhox.distill.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.emulated import emulated
@@ -81,6 +81,7 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
             continue
         missing = [name for name in names if name not in by_name]
         if missing:
+            check_labels(list(by_name.values()), classes)  # renamed classes are the likely reason: they are named
             raise DhoxError(f"{root} lacks {len(missing)} of the run's images, such as {missing[0]}. Check --data.")
         everything = [by_name[name] for name in names]
         half = np.ones(len(names), bool)
