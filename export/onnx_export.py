@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from typing import Any
 
-import onnx
 import torch
 
 from dhox.export.graph import Deployable
+from dhox.export.onnx_file import OPSET, finish
 
-OPSET = 18
-IR_VERSION = 10
 LARGEST_BATCH = 4096
 
 
@@ -53,38 +50,3 @@ def quiet() -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def finish(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
-    """Strip what others wrote, write dhox's metadata, check the contract of the file, serialise deterministically."""
-    graph = model.graph
-    for node in graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
-        value.ClearField("metadata_props")
-        value.ClearField("doc_string")
-    for owner in (graph, model):
-        owner.ClearField("metadata_props")
-        owner.ClearField("doc_string")
-    graph.name = "dhox"
-    model.producer_name, model.producer_version = "dhox", ""
-    model.ir_version = IR_VERSION
-    for key in sorted(metadata):
-        model.metadata_props.add(key=f"dhox.{key}", value=json.dumps(metadata[key], ensure_ascii=False))
-    onnx.checker.check_model(model, full_check=True)
-    check_contract(model)
-    return model.SerializeToString(deterministic=True)
-
-
-def check_contract(model: onnx.ModelProto) -> None:
-    """Assert opset 18, IR 10, one input with a named batch, one float32 output `probs`, no foreign domain."""
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    assert opsets.get("") == OPSET, opsets
-    assert model.ir_version == IR_VERSION, model.ir_version
-    assert [value.name for value in model.graph.input] == ["image"]
-    assert [value.name for value in model.graph.output] == ["probs"]
-    for value in (model.graph.input[0], model.graph.output[0]):
-        assert value.type.tensor_type.shape.dim[0].dim_param == "batch", value
-    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert not {node.domain for node in model.graph.node} - {""}

@@ -11,6 +11,7 @@ from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.export.backbone import exportable
+from dhox.export.calibrated import calibration_inputs, to_half
 from dhox.export.check import (
     check_accuracy_drop,
     check_against_torch,
@@ -20,10 +21,11 @@ from dhox.export.check import (
     teacher_probs,
 )
 from dhox.export.cost import with_costs
-from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
+from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
-from dhox.export.half import to_fp16
-from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+from dhox.export.head_weights import is_cosine
+from dhox.export.onnx_export import export_onnx
+from dhox.export.onnx_file import IR_VERSION, OPSET
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -87,14 +89,18 @@ def export(
     heads = head_arrays(student)
     alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
 
-    fold, evidence = Fold("single", 1.0, 1.0), None
+    fold, evidence, not_plain = Fold("single", 1.0, 1.0), None, None
     comparison: list[dict[str, Any]] = []
     if spec.two_heads:
-        tuned = tuned_linear(val, alpha, beta, metric)
-        fold, evidence = choose_fold(val, tuned, fold_rule, fold_tolerance, metric)
+        tuned, cosine = tuned_linear(val, alpha, beta, metric), is_cosine(heads)
+        not_plain = why_not_plain(val) if cosine else None
+        plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and not_plain is None else None
+        fold, evidence = choose_fold(
+            val, tuned, fold_rule, fold_tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
+        )
         if not fold_heads:
             fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, tuned), heads, alpha, beta)
+        comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
 
     images = check_images(summary, data)
     pixels = load_pixels(images.items, preprocessing, "Reading check images")
@@ -108,8 +114,10 @@ def export(
         module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, input_kind).eval()
         graph = Deployable(exportable(student.backbone), module.head, preprocessing, input_kind).eval()
         files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
+        half = None
         if fp16:
-            files["fp16"] = to_fp16(files["fp32"], metadata)
+            half = to_half(files["fp32"], metadata, calibration_inputs(pixels, input_kind, preprocessing))
+            files["fp16"] = half.content
         for precision, content in files.items():
             write_bytes(folder / MODEL_FILES[precision], content)
 
@@ -156,9 +164,12 @@ def export(
             "metric": metric,
             "fold": fold.to_json(),
             "fold_asked": fold_rule if fold_heads else "keep-heads",
+            "fold_note": not_plain,
+            "searched": selection["searched"],
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,
+            "half": half.to_json() if half else None,
             "artefacts": [
                 {
                     "file": MODEL_FILES[precision], "precision": precision, "opset": OPSET, "ir": IR_VERSION,

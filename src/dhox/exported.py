@@ -61,12 +61,14 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
 class ExportedModel:
     """A loaded export: call it with images to get class probabilities.
 
-    `classes`: names in index order. `preprocessing`: what happens before the graph.
+    `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
+    probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
     """
 
     def __init__(self, export: Path, manifest: dict[str, Any], device: str, precision: str | None) -> None:
         self.entry = artefact(manifest, precision)
         self.classes = [entry["name"] for entry in manifest["classes"]]
+        self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
         self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
 

@@ -33,6 +33,8 @@ def open_session(model: Path | bytes, device: str = "cpu") -> Any:
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
     session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     if session.get_providers()[0] != provider:

@@ -27,6 +27,7 @@ STAGES = {
     "exact": "exact",
     "linear_inference_weights": "linear, untuned",
     "linear_tuned": "linear, tuned",
+    "linear_plain": "linear, |z| replaced",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
     "torch": "torch",
@@ -280,9 +281,9 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         print_ledger(ledger)
     for check in manifest["checks"]:
         say(
-            f"{check['precision']} against torch ({check['runner']}): {check['n']} images, "
+            f"{check['precision']} against {check.get('against', 'torch')} ({check['runner']}): {check['n']} images, "
             f"{100 * check['agreement']:.1f} % same label, largest difference "
-            f"{check['largest_difference']:.1e} (allowed {check['tolerance']:g})"
+            f"{check['largest_difference']:.1e} (allowed {check['tolerance']})"
         )
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
@@ -323,6 +324,7 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         return "single: this student has one head."
     if fold["rule"] == "heads":
         return "none: both heads are kept (--keep-heads)."
+    note = f" Note: {manifest['fold_note']}." if manifest.get("fold_note") else ""
     proof = "no validation labels judge the linear fold"
     if evidence:
         proof = (
@@ -332,10 +334,35 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         )
     if fold["rule"] == "exact":
         why = "asked for" if manifest["fold_asked"] == "exact" else "not enough evidence for linear"
-        return f"exact, {why} ({proof})."
+        return f"exact, {why} ({proof}).{note}"
     why = "asked for" if manifest["fold_asked"] == "linear" else "enough evidence"
+    if manifest.get("retuned_from"):
+        why = "the rule of the retuned export"
     r = "infinite (KD head alone)" if fold["r"] is None else f"{fold['r']:.3g}"
-    return f"linear, {why}, r = {r}, tuned on {fold['tuned_on']} ({proof})."
+    tuned = "given" if fold["tuned_on"] == "given" else f"tuned on {fold['tuned_on']}"
+    if fold.get("z_norm"):
+        tuned += f", |z| replaced by its harmonic mean {fold['z_norm']:.4g}"
+    return f"linear, {why}, r = {r}, {tuned} ({proof}).{note}"
+
+
+def retuned_sentence(manifest: dict[str, Any]) -> str:
+    """What a retuned export changed, and what it left out."""
+    numbers = ("alpha", "beta", "r", "tau")
+    before, after = manifest["retuned_from"]["fold"], manifest["fold"]
+    changed = [
+        f"{name} {number_text(before[name])} -> {number_text(after[name])}"
+        for name in numbers
+        if before[name] != after[name]
+    ]
+    left_out = manifest["retuned_from"]["left_out"]
+    return f"Changed: {', '.join(changed) or 'no number'}" + (
+        f". Left out, since it holds the old head: {', '.join(left_out)}" if left_out else ""
+    )
+
+
+def number_text(value: float | None) -> str:
+    """A fold's number; None is an infinite r or no tau."""
+    return "-" if value is None else f"{value:.4g}"
 
 
 def print_bench(bench: Path, content: dict[str, Any]) -> None:
@@ -385,20 +412,33 @@ def golden_sentence(golden: dict[str, Any]) -> str:
     )
 
 
-def print_predictions(names: list[str], classes: list[str], probs: list[np.ndarray], top: int, as_json: bool) -> None:
-    """The `top` classes of each image."""
+def print_predictions(
+    names: list[str],
+    classes: list[str],
+    probs: list[np.ndarray],
+    top: int,
+    as_json: bool,
+    threshold: float | None = None,
+) -> None:
+    """The `top` classes of each image; "unknown" where the first is less probable than `threshold`."""
     best = [
         [{"class": classes[i], "probability": round(float(row[i]), 6)} for i in np.argsort(-row, kind="stable")[:top]]
         for row in probs
     ]
+    unknown = [threshold is not None and float(row.max()) < threshold for row in probs]
     if as_json:
-        answers = [{"path": name, "top": entries} for name, entries in zip(names, best, strict=True)]
+        answers = [
+            {"path": name, "label": None if unsure else entries[0]["class"], "unknown": unsure, "top": entries}
+            for name, entries, unsure in zip(names, best, unknown, strict=True)
+        ]
         print(json.dumps(answers, indent=2, ensure_ascii=False))
         return
-    table = Table("image", *[f"{rank}." for rank in range(1, len(best[0]) + 1)])
-    for name, entries in zip(names, best, strict=True):
+    table = Table("image", *["answer"] * any(unknown), *[f"{rank}." for rank in range(1, len(best[0]) + 1)])
+    for name, entries, unsure in zip(names, best, unknown, strict=True):
         table.add_row(
-            escape(name), *[f"{escape(entry['class'])} {100 * entry['probability']:.1f} %" for entry in entries]
+            escape(name),
+            *(["unknown"] if unsure else [""] * any(unknown)),
+            *[f"{escape(entry['class'])} {100 * entry['probability']:.1f} %" for entry in entries],
         )
     console.print(table)
 

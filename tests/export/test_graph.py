@@ -13,7 +13,7 @@ from tensorrt_rtx_build import build
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import fp32_nodes, to_fp16
+from dhox.export.half import convert, fp32_nodes
 from dhox.export.onnx_export import export_onnx
 from dhox.exported import INPUT_KINDS, graph_input, run_session
 from dhox.onnx_session import open_session
@@ -59,7 +59,7 @@ def test_every_head_and_input_builds(rule: str, kind: str) -> None:
     assert abs(run_session(open_session(fp32), batch) - torch_answer(module, batch)).max() < 1e-4
     layers = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     assert layers.count("Gemm") == (2 if rule == "heads" else 1)
-    for content in (fp32, to_fp16(fp32, {})):
+    for content in (fp32, convert(fp32, {}, {})):
         assert build(content).total() > 0
 
 
@@ -81,8 +81,8 @@ def test_equal_input_gives_equal_bytes_and_no_trace_of_this_machine() -> None:
     metadata = {"classes": ["a", "<b>"], "fold": {"rule": "exact"}}
     first, second = (export_onnx(deployable("test_resnet", 28), 28, metadata) for _ in range(2))
     assert first == second
-    assert to_fp16(first, metadata) == to_fp16(second, metadata)
-    for content in (first, to_fp16(first, metadata)):
+    assert convert(first, metadata, {}) == convert(second, metadata, {})
+    for content in (first, convert(first, metadata, {})):
         model = onnx.load_from_string(content)
         assert {entry.key: entry.value for entry in model.metadata_props} == {
             "dhox.classes": '["a", "<b>"]', "dhox.fold": '{"rule": "exact"}',
@@ -98,13 +98,13 @@ def test_fp16_keeps_normalisation_and_tail_in_fp32_and_halves_the_rest() -> None
     kept = {node.op_type for node in graph.node if node.name in fp32_nodes(graph)}
     assert {"Softmax", "ReduceSum", "Cast", "Transpose"} <= kept
     assert not kept & {"Conv", "Gemm", "Relu"}
-    half = onnx.load_from_string(to_fp16(fp32, {})).graph
+    half = onnx.load_from_string(convert(fp32, {}, {})).graph
     types = {tensor.name: tensor.data_type for tensor in half.initializer}
     for node in half.node:
         if node.op_type in {"Conv", "Gemm"}:
             assert {types[name] for name in node.input[1:]} == {onnx.TensorProto.FLOAT16}
     assert [node.op_type for node in half.node].count("Cast") == 3  # uint8 to fp32, into fp16, back to fp32
-    assert len(to_fp16(fp32, {})) < 0.55 * len(fp32)
+    assert len(convert(fp32, {}, {})) < 0.55 * len(fp32)
 
 
 def test_a_weight_beyond_fp16_is_named() -> None:
@@ -113,5 +113,8 @@ def test_a_weight_beyond_fp16_is_named() -> None:
         module.head.linear.weight[0, 0] = 1e6
     from dhox.errors import DhoxError
 
-    with pytest.raises(DhoxError, match=r"head\.linear\.weight holds 1e\+06, beyond fp16\. Export without --fp16"):
-        to_fp16(export_onnx(module, 28, {}), {})
+    with pytest.raises(
+        DhoxError,
+        match=r"head\.linear\.weight of node_linear \(Gemm\) holds 1e\+06, beyond fp16\. Export without --fp16",
+    ):
+        convert(export_onnx(module, 28, {}), {}, {})
