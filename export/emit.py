@@ -132,8 +132,8 @@ def check_unedited(folder: Path) -> None:
 
 def reject_threshold(manifest: dict[str, Any]) -> float | None:
     """The probability below which the answer is unknown, where the export has one."""
-    reject = manifest.get("reject")
-    return None if reject is None else reject["threshold"]
+    threshold: float | None = (manifest.get("reject") or {}).get("threshold")
+    return threshold
 
 
 def label(name: str) -> str:

@@ -28,8 +28,9 @@ CLASSES = ["bag", "a dress; or a gown", "sandal", "two\nlines", "größer"]
 CROP = 16
 
 # [property] keys of Gst-nvinfer, from NVIDIA's gstnvinfer_property_parser.h (github.com/NVIDIA/DeepStream, release 9).
-NVINFER_KEYS = set(
-    """gie-unique-id process-mode interval labelfile-path gpu-id secondary-reinfer-interval output-tensor-meta
+NVINFER_KEYS = frozenset(
+    """
+    gie-unique-id process-mode interval labelfile-path gpu-id secondary-reinfer-interval output-tensor-meta
     disable-output-host-copy auto-inc-mem max-gpu-mem-per enable-dla use-dla-core batch-size tensor-meta-pool-size
     network-mode model-engine-file int8-calib-file workspace-size output-blob-names is-classifier network-type
     force-implicit-batch-dim infer-dims output-io-formats layer-device-precision model-color-format net-scale-factor
@@ -37,7 +38,8 @@ NVINFER_KEYS = set(
     input-tensor-from-meta custom-lib-path parse-classifier-func-name custom-network-config onnx-file
     num-detected-classes strongly-typed classifier-type classifier-threshold classifier-async-mode
     input-object-min-width input-object-min-height input-object-max-width input-object-max-height operate-on-gie-id
-    operate-on-class-ids filter-out-class-ids""".split()
+    operate-on-class-ids filter-out-class-ids
+    """.split()  # noqa: SIM905
 )
 
 # example.py in a process that has neither dhox nor the training libraries.
