@@ -114,10 +114,8 @@ def bench(
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip
-            result = check_golden(
-                golden, on_pixels(runner, entry["input"], preprocessing), precision, preprocessing,
-                entry["golden_agreement"],
-            )  # fmt: skip
+            run = on_pixels(runner, entry["input"], preprocessing)
+            result = check_golden(golden, run, precision, preprocessing, entry["golden_agreement"])
             golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
 
         content = {

@@ -132,8 +132,8 @@ def check_unedited(folder: Path) -> None:
 
 def reject_threshold(manifest: dict[str, Any]) -> float | None:
     """The probability below which the answer is unknown, where the export has one."""
-    reject = manifest.get("reject")
-    return None if reject is None else reject["threshold"]
+    threshold: float | None = (manifest.get("reject") or {}).get("threshold")
+    return threshold
 
 
 def label(name: str) -> str:
@@ -152,16 +152,15 @@ def deepstream_files(manifest: dict[str, Any], entry: dict[str, Any]) -> dict[st
     classes = [item["name"] for item in manifest["classes"]]
     threshold = reject_threshold(manifest)
     older = {"fp32": "network-mode=0", "fp16": "network-mode=2"}.get(entry["precision"], "another precision")
-    cut = (contract.resize - contract.crop) / contract.resize
     text = f"""\
 # Gst-nvinfer classifier of {entry["file"]} ({entry["precision"]}); written by dhox export --emit deepstream.
 #
 # The network was evaluated with: shorter side to {contract.resize} px ({contract.interpolation}, antialiased), centre crop {contract.crop} px.
-# nvinfer cannot do that: it stretches the whole frame with a kernel that does not antialias. What that cost on 1,000
-# photographs (EfficientNet-Lite0) stands in docs/export.md. Measure it on your own images before you ship:
+# nvinfer does something else: it stretches the whole frame, bilinear and without antialiasing. On 1,000 photographs
+# (EfficientNet-Lite0, 224 px; docs/export.md) that cost 3.7 points of top-1, and padding instead (maintain-aspect-ratio=1)
+# 7.9. What cost nothing there: cutting the centre square before nvinfer ({100 * contract.crop / contract.resize:.0f} % of the shorter side: nvvideoconvert
+# src-crop, or nvdspreprocess), so that the stretch changes no shape. Measure it on your own images before you ship:
 #   python benchmarks/preprocessing_mismatch.py DATA --export EXPORT
-# What helps: cut the centre square before nvinfer, with nvvideoconvert src-crop (or nvdspreprocess, or the muxer's
-# size), keeping {100 * (1 - cut):.0f} % of the shorter side; the stretch then changes no shape.
 #
 # Precision is written into the ONNX file: strongly-typed obeys it (network-mode stays 0 then: its flags are refused
 # there). A DeepStream that prints "Unknown or legacy key" for strongly-typed needs {older} instead.

@@ -107,6 +107,18 @@ def test_fp16_keeps_normalisation_and_tail_in_fp32_and_halves_the_rest() -> None
     assert len(convert(fp32, {}, {})) < 0.55 * len(fp32)
 
 
+def test_planes_from_0_to_255_are_normalised_in_fp32() -> None:
+    half = onnx.load_from_string(
+        convert(export_onnx(deployable("test_resnet", 28, kind="float-nchw-255"), 28, {}), {}, {})
+    )
+    assert half.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    first, second = half.graph.node[:2]
+    assert (first.op_type, second.op_type) == ("Sub", "Mul")
+    assert {types[name] for node in (first, second) for name in node.input if name in types} == {onnx.TensorProto.FLOAT}
+    assert [node.op_type for node in half.graph.node].count("Cast") == 2  # into fp16 behind them, and back
+
+
 def test_a_weight_beyond_fp16_is_named() -> None:
     module = deployable("test_resnet", 28)
     with torch.no_grad():
