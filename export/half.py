@@ -21,16 +21,19 @@ LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
 PREPROCESSING_OPS = {"Cast", "Transpose", "Sub", "Mul", "Div"}
 LINEAR_OPS = {"Gemm", "MatMul"}
 NORM_OPS = {"ReduceL2"}  # |z| of a cosine KD head: its squares would overflow fp16
+ROOTS = {"Sqrt", "Reciprocal"}  # behind a mean of squares: a norm that is not one operator
+TAIL = "the head's tail"
 FP32_INPUTS = {"Resize": (1, 2)}  # roi and scales are float32 by the operator's definition
 QUANTISED_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take half types
+BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
 SMALLEST_SCALE = 2.0**-17  # fp16 rounds a scale above it by less than half a step of int8 (1/127) at full range
 
 
 def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dtype: str = "fp16") -> bytes:
     """Type a file of dhox: half precision between the normalisation and the head's tail, but for the nodes `kept`.
 
-    `model`: fp32, opset 18; with QuantizeLinear and DequantizeLinear nodes it becomes opset 19, as their half types
-    need. `kept`: name of a node -> why it stays fp32. `dtype`: fp16 or bf16. One Cast stands at each border. Raises
+    `model`: fp32, opset 18. The file has the first opset whose operators take the types: 18 for fp16, 19 with
+    QuantizeLinear and DequantizeLinear, 22 for bf16. `kept`: name of a node -> why it stays fp32. `dtype`: fp16 or bf16. One Cast stands at each border. Raises
     DhoxError where a weight of a half node is beyond the type.
 
     ONNX Runtime runs the half Q/DQ pairs as they stand with the session option session.disable_quant_qdq = 1.
@@ -78,17 +81,17 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
     for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
         graph.ClearField(field)
         getattr(graph, field).extend(content)
-    opset = OPSET
-    if any(node.op_type == "QuantizeLinear" for node in nodes):
-        # Between 18 and 19 every operator gained only types and attributes with the old behaviour as default.
-        opset = QUANTISED_OPSET
-        next(entry for entry in source.opset_import if not entry.domain).version = opset
+    # Up to 22 these operators gained only types, and attributes with the old behaviour as default (a test holds this).
+    quantised = any(node.op_type == "QuantizeLinear" for node in nodes)
+    opset = BF16_OPSET if dtype == "bf16" else QUANTISED_OPSET if quantised else OPSET
+    next(entry for entry in source.opset_import if not entry.domain).version = opset
     return finish(onnx.shape_inference.infer_shapes(source, strict_mode=True), metadata, opset)
 
 
 def fp32_nodes(graph: onnx.GraphProto) -> dict[str, str]:
-    """Nodes that always stay fp32, and why: the normalisation, |z|, and the tail behind the last linear layer."""
+    """Nodes that always stay fp32, and why: pixels, |z|, norms' squares, the tail behind the last linear layer."""
     found = {node.name: "|z|: its squares pass 65504" for node in graph.node if node.op_type in NORM_OPS}
+    found |= dict.fromkeys(spelt_out_norms(graph), "a norm's mean of squares")
     reached = {"image"}
     for node in graph.node:
         if node.op_type in PREPROCESSING_OPS and reached & set(node.input):
@@ -97,8 +100,23 @@ def fp32_nodes(graph: onnx.GraphProto) -> dict[str, str]:
     tail = {"probs"}
     for node in reversed(graph.node):
         if tail & set(node.output) and node.op_type not in LINEAR_OPS | NORM_OPS:
-            found[node.name] = "the head's tail"
+            found[node.name] = TAIL
             tail |= set(node.input)
+    return found
+
+
+def spelt_out_norms(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes from the squares to the root of norms that are not one operator."""
+    maker = {name: node for node in graph.node for name in node.output}
+    found = set()
+    for root in graph.node:
+        path, node = {root.name}, root
+        while node.op_type in {*ROOTS, "Add", "Max", "Clip", "ReduceMean", "ReduceSum"} and node.input[0] in maker:
+            node = maker[node.input[0]]
+            path.add(node.name)
+        squares = node.op_type == "Pow" or (node.op_type == "Mul" and node.input[0] == node.input[1])
+        if root.op_type in ROOTS and squares:
+            found |= path
     return found
 
 

@@ -11,6 +11,7 @@ from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.export.backbone import exportable
+from dhox.export.calibrated import calibration_inputs, to_half
 from dhox.export.check import (
     check_against_torch,
     check_images,
@@ -22,7 +23,6 @@ from dhox.export.check import (
 from dhox.export.cost import with_costs
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays
-from dhox.export.half import convert
 from dhox.export.onnx_export import export_onnx
 from dhox.export.onnx_file import IR_VERSION, OPSET
 from dhox.files import (
@@ -104,12 +104,14 @@ def export(
         module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
         graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
         files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
+        pixels = load_pixels(images.items, preprocessing)
+        half = None
         if fp16:
-            files["fp16"] = convert(files["fp32"], metadata, {})
+            half = to_half(files["fp32"], metadata, calibration_inputs(pixels, input_kind, preprocessing))
+            files["fp16"] = half.content
         for precision, content in files.items():
             write_bytes(folder / MODEL_FILES[precision], content)
 
-        pixels = load_pixels(images.items, preprocessing)
         reference = torch_probs(module, pixels, input_kind, preprocessing)
         onnx = {
             precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()
@@ -154,6 +156,7 @@ def export(
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,
+            "half": half.to_json() if half else None,
             "artefacts": [
                 {
                     "file": MODEL_FILES[precision], "precision": precision, "opset": OPSET, "ir": IR_VERSION,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dhox.images import Preprocessing, decode, model_input
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest difference of a probability
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}  # largest difference of a probability
 JPEG_TOLERANCE = 2  # of 255, between JPEG decoders
 
 
