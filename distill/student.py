@@ -38,7 +38,10 @@ class Student(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised float images [B, 3, H, W] to (CE logits, KD logits), each [B, C]."""
-        z = self.backbone(images)
+        return self.logits(self.backbone(images))
+
+    def logits(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, d] to (CE logits, KD logits), each [B, C]."""
         ce_logits = self.ce_head(z)
         return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
 

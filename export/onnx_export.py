@@ -22,7 +22,7 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
     `metadata`: written as JSON texts into the model's metadata; all that torch writes there (stack traces with paths)
     is stripped.
     """
-    if module.uint8_input:
+    if module.input_kind == "uint8-nhwc":
         example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     else:
         example = torch.zeros(2, 3, image_size, image_size)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError, require
+from dhox.onnx_file import check_onnx
 
+NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -16,7 +18,11 @@ def available_providers() -> list[str]:
 
 
 def open_session(model: Path | bytes, device: str = "cpu") -> Any:
-    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session."""
+    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session.
+
+    The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
+    """
+    check_onnx(model)
     ort = require("onnxruntime", "cpu")
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
