@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dhox.bench.accuracy import accuracy, predict_items, predictions_csv, test_items
+from dhox.bench.device_ledger import device_row, ledger_items
 from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
 from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
 from dhox.dataset import data_address, data_exists
@@ -23,6 +24,7 @@ from dhox.files import (
     EXPORT_FILE,
     check_output,
     output_directory,
+    read_json,
     read_npz,
     sha256,
     write_bytes,
@@ -31,9 +33,11 @@ from dhox.files import (
 )
 from dhox.golden import check_golden
 from dhox.images import Preprocessing
+from dhox.ledger import LEDGER_SCHEMA
 from dhox.machine import device_card
+from dhox.onnx_session import NO_CPU_KERNELS
 
-EMULATED = "the CPU provider computes fp16 in fp32 with conversions around it: its time says nothing about a GPU"
+EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,25 @@ def bench(
     if not items:
         accuracy_note = f"not run: no test split at {where}. Give --data."
 
-    rows, samples, probs, golden_rows = [], {}, {}, []
+    ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
+    judges, ledger_note = ledger_items(where, classes, ledger)
+
+    rows, samples, probs, golden_rows, ledger_rows, not_run = [], {}, {}, [], [], []
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
         for entry in manifest["artefacts"]:
             precision = entry["precision"]
+            if used == "cpu" and precision in NO_CPU_KERNELS:
+                not_run.append(f"{entry['file']} not run: ONNX Runtime's CPU provider has no {precision}")
+                continue
             runner = OnnxRuntimeRunner(check_file(export, entry["file"], entry["sha256"]), used)
             emulated = EMULATED if precision != "fp32" and used == "cpu" else None
             if items:
                 probs[precision] = predict_items(
                     runner, items, preprocessing, entry["input"], f"{precision}, test images"
                 )
+            if judges:
+                answers = predict_items(runner, judges, preprocessing, entry["input"], f"{precision}, ledger images")
+                ledger_rows.append(device_row(answers, precision, ledger, len(classes)))
             for batch in batches:
                 pixels = np.resize(golden["input"], (batch, *golden["input"].shape[1:]))
                 array = graph_input(pixels, entry["input"], preprocessing)
@@ -101,7 +114,8 @@ def bench(
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip
-            result = check_golden(golden, on_pixels(runner, entry["input"], preprocessing), precision, preprocessing)
+            run = on_pixels(runner, entry["input"], preprocessing)
+            result = check_golden(golden, run, precision, preprocessing, entry["golden_agreement"])
             golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
 
         content = {
@@ -113,6 +127,7 @@ def bench(
             "device": card,
             "method": METHOD,
             "latency": rows,
+            "not_run": not_run,
             "accuracy": {
                 "split": "test",
                 "data": data_address(where),
@@ -122,6 +137,7 @@ def bench(
                     {"precision": precision, **accuracy(of_one, items, classes)} for precision, of_one in probs.items()
                 ],
             },
+            "ledger": {"images": ledger["images"], "note": ledger_note, "rows": ledger_rows},
             "golden": golden_rows,
             "environment": versions(),
         }

@@ -19,7 +19,7 @@ from dhox.export.backbone import exportable
 from dhox.export.compile_engine import Options, compile_onnx
 from dhox.export.fold import inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import to_fp16
+from dhox.export.half import convert
 from dhox.export.onnx_export import export_onnx
 from dhox.export.precision_proof import engine_precision, layers_of_log, tally
 from dhox.images import Preprocessing
@@ -37,7 +37,7 @@ def main(students: list[str]) -> None:
         head = folded_head(head_arrays(student), inference_linear(0.4, 0.5))
         preprocessing = Preprocessing(SIZE, SIZE, "bicubic", (0.5,) * 3, (0.25,) * 3)
         fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, True).eval(), SIZE, {})
-        for precision, content in (("fp32", fp32), ("fp16", to_fp16(fp32, {}))):
+        for precision, content in (("fp32", fp32), ("fp16", convert(fp32, {}, {}, "fp16"))):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"
                 path.write_bytes(content)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dhox.dataset import Item, class_numbers
+from dhox.distill.kd_head import norm, plain_parameters
 from dhox.distill.pixels import WholeImages, to_model
 from dhox.distill.processes import gather_rows, share_buffers
 from dhox.distill.student import Student
@@ -36,27 +37,34 @@ def pixel_loader(
 
 def predict_logits(
     fabric: Fabric, student: Student, pixels: Iterable[torch.Tensor], n: int, preprocessing: Preprocessing
-) -> tuple[np.ndarray, np.ndarray]:
-    """(CE logits, KD logits) of n whole images, float32 [n, C] each, in eval mode, on every process.
+) -> dict[str, np.ndarray]:
+    """`ce_logits` and `kd_logits` of n whole images, float32 [n, C], in eval mode, on every process.
 
-    `pixels`: batches of this process's part of the images (see pixel_loader); every image counts exactly once.
+    A cosine KD head V z/|z| + c also gives `z_norms` float32 [n], |z|, and `kd_bias` float32 [C], c: what its plain
+    linear fold needs (dhox.export.fold). `pixels`: batches of this process's part of the images (see pixel_loader);
+    every image counts exactly once.
     """
     share_buffers(fabric, student)
     student.eval()
-    parts = [np.zeros((0, 2, student.classes), np.float32)]
+    classes = student.classes
+    parts = [np.zeros((0, 2 * classes + 1), np.float32)]
     with torch.inference_mode(), fabric.autocast():
         for batch in pixels:
-            logits = student(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
-            parts.append(torch.stack([part.float() for part in logits], dim=1).cpu().numpy())
-    both = gather_rows(fabric, np.concatenate(parts), n)
-    return both[:, 0], both[:, 1]
+            z = student.backbone(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
+            columns = [part.float() for part in (*student.logits(z), norm(z.float()))]
+            parts.append(torch.cat(columns, dim=1).cpu().numpy())
+    rows = gather_rows(fabric, np.concatenate(parts), n)
+    answers = {"ce_logits": rows[:, :classes].copy(), "kd_logits": rows[:, classes:-1].copy()}
+    if student.kd_head is not None and student.kd_kind != "linear":
+        bias = plain_parameters(student.kd_kind, student.kd_head)[1]
+        answers |= {"z_norms": rows[:, -1].copy(), "kd_bias": bias.detach().float().cpu().numpy()}
+    return answers
 
 
-def logit_arrays(logits: tuple[np.ndarray, np.ndarray], items: list[Item], labels: list[str]) -> dict[str, np.ndarray]:
-    """Both heads' logits float32 [N, C], labels [N] and names [N] of whole images: val.npz and test.npz."""
+def logit_arrays(logits: dict[str, np.ndarray], items: list[Item], labels: list[str]) -> dict[str, np.ndarray]:
+    """The arrays of `predict_logits`, labels [N] and names [N] of whole images: val.npz and test.npz."""
     return {
-        "ce_logits": logits[0],
-        "kd_logits": logits[1],
+        **logits,
         "labels": class_numbers(items, labels),
         "names": np.array([item.name for item in items], dtype=np.str_),
     }

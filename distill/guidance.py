@@ -34,10 +34,14 @@ from dhox.errors import DhoxError
 
 @dataclass(frozen=True)
 class Guidance:
-    """What training needs of a teacher. `answers`: split name -> its classes of the whole images, int [N]."""
+    """What training needs of a teacher.
+
+    `answers`: split name -> its classes of the whole images, int [N]; `val_logits`: of the validation images, [N, C].
+    """
 
     signal: Signal
     answers: dict[str, np.ndarray]
+    val_logits: np.ndarray
     summary: dict[str, Any]
     adapter: TipAdapter | None = None
 
@@ -132,12 +136,13 @@ def guidance_of_model(
     else:
         assert rows is not None
         signal = cached_signal(rows, logits)
-    answers = {split: host_logits(z_split).argmax(-1).numpy() for split, z_split in z.items()}
+    whole_logits = {split: host_logits(z_split).numpy() for split, z_split in z.items()}
+    answers = {split: split_logits.argmax(-1) for split, split_logits in whole_logits.items()}
     summary = {
         "name": teacher.name, "weights_hash": weights, "scale": teacher.scale, "logit_bias": teacher.logit_bias,
         "templates": templates, "views": views, "online": online, "adapter": adapter,
     }  # fmt: skip
-    return Guidance(signal, answers, summary, few_shot)
+    return Guidance(signal, answers, whole_logits["val"], summary, few_shot)
 
 
 def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
@@ -195,13 +200,15 @@ def guidance_of_files(
             )
         text = torch.nn.functional.normalize(text, dim=-1)
         of_rows, host_logits = normalised(text.to(device), scale), normalised(text, scale)
-    answers = {}
+    whole_logits = {}
     for split, part in whole.items():
         first_view = [array[item.row, 0] for item in part]
         z = torch.from_numpy(np.array(first_view, np.float32).reshape(-1, array.shape[-1]))
-        answers[split] = host_logits(z).argmax(-1).numpy()
+        whole_logits[split] = host_logits(z).numpy()
+    answers = {split: split_logits.argmax(-1) for split, split_logits in whole_logits.items()}
     summary = {"name": str(path), "scale": scale if embeddings else 1.0, "views": array.shape[1], "online": False}
-    return Guidance(cached_signal(rows_of_items(array, items), of_rows), answers, summary)
+    signal = cached_signal(rows_of_items(array, items), of_rows)
+    return Guidance(signal, answers, whole_logits["val"], summary)
 
 
 def normalised(text: torch.Tensor, scale: float) -> Any:

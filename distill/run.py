@@ -242,7 +242,7 @@ def distill(
             if not sets.validation:
                 return {}
             logits = predict_logits(fabric, model, validation, len(sets.validation), preprocessing)
-            return validation_metrics(*logits, validation_numbers, spec.two_heads)
+            return validation_metrics(logits["ce_logits"], logits["kd_logits"], validation_numbers, spec.two_heads)
 
         curves = Curves(run if fabric.is_global_zero else None)
         with (
@@ -271,10 +271,11 @@ def distill(
         arrays = {"val": answers(sets.validation), "test": answers(sets.test)}
         if sample:
             loader = pixel_loader(sample, preprocessing, workers, fabric.global_rank, world)
-            ce_logits, kd_logits = predict_logits(fabric, model, loader, len(sample), preprocessing)
-            arrays["val"] |= {"unlabelled_ce_logits": ce_logits, "unlabelled_kd_logits": kd_logits}
+            of_sample = predict_logits(fabric, model, loader, len(sample), preprocessing)
+            arrays["val"] |= {f"unlabelled_{name}": part for name, part in of_sample.items() if name != "kd_bias"}
         if guidance is not None:
             arrays["val"]["teacher_predictions"] = guidance.answers["val"]
+            arrays["val"]["teacher_logits"] = guidance.val_logits
             arrays["test"]["teacher_predictions"] = guidance.answers["test"]
             if sample:
                 arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]

@@ -1,4 +1,4 @@
-"""Holding written graphs against torch on real images, and the accuracy ledger."""
+"""Holding written graphs against torch on real images: which images, and the comparison (no torch needed)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, data_exists, read_dataset, read_image, spread
+from dhox.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
+from dhox.distill.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
+from dhox.export.emulated import emulated
 from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing, model_input
+from dhox.ledger import accuracy_drops
 from dhox.onnx_session import open_session
-from dhox.stats import accuracy_row
+from dhox.stats import softmax
 
 MOST_CHECK_IMAGES = 2000
+MOST_CALIBRATION_IMAGES = 256
+MOST_TUNING_IMAGES = 512
 GOLDEN_IMAGES = 32
 BATCH = 64
 
+CPU_RUNNERS = {
+    "fp32": "ONNX Runtime CPU",
+    "fp16": "ONNX Runtime CPU, which computes much of fp16 in fp32",
+    "bf16": "ONNX Runtime CPU, emulated: fp32 arithmetic, rounded to bf16 wherever a value is stored",
+    "int8": "ONNX Runtime CPU, emulated: rounded to int8, computed in floating point",
+}
 # (kind, all of it): what the check images are, in words
 IMAGES = {
     ("validation", False): "the gating half of validation",
@@ -34,12 +43,20 @@ IMAGES = {
 
 @dataclass(frozen=True)
 class CheckImages:
-    """Real images to hold the graphs against torch. `labels` int [N], None for unlabelled ones; `source` says which."""
+    """Real images, none of test.
+
+    `items` with `labels` (int [N], None for unlabelled ones) judge the graphs; `source` says what they are. `golden`
+    travel with the export. `calibration`: training images, which show precision conversion the range of every tensor.
+    `tuning`, `tuning_labels`: on which precisions are chosen: the selecting half of validation where there are halves.
+    """
 
     items: list[Item]
     labels: np.ndarray | None
     source: str
     golden: list[Item]
+    calibration: list[Item]
+    tuning: list[Item]
+    tuning_labels: np.ndarray | None
 
 
 def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
@@ -57,19 +74,24 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
     skipped = set(summary["skipped"])
     training = [item for item in splits["train"] + splits["unlabelled"] if item.name not in skipped]
     by_name = {item.name: item for item in training + splits["val"]}
+    calibration = spread(training or splits["val"], MOST_CALIBRATION_IMAGES)
     for kind in ("validation", "labelled"):
         names = summary["sets"][kind]
         if not names:
             continue
         missing = [name for name in names if name not in by_name]
         if missing:
+            check_labels(list(by_name.values()), classes)  # renamed classes are the likely reason: they are named
             raise DhoxError(f"{root} lacks {len(missing)} of the run's images, such as {missing[0]}. Check --data.")
         everything = [by_name[name] for name in names]
-        judge = gate_images(names) if kind == "validation" else np.ones(len(names), bool)
+        half = np.ones(len(names), bool)
+        judge, select = (gate_images(names), selecting_half(names)) if kind == "validation" else (half, half)
         items = spread([item for item, chosen in zip(everything, judge, strict=True) if chosen], MOST_CHECK_IMAGES)
+        tuning = spread([item for item, chosen in zip(everything, select, strict=True) if chosen], MOST_TUNING_IMAGES)
         return CheckImages(
-            items, class_numbers(items, classes), IMAGES[kind, bool(judge.all())], golden_items(everything, training)
-        )
+            items, class_numbers(items, classes), IMAGES[kind, bool(judge.all())], golden_items(everything, training),
+            calibration, tuning, class_numbers(tuning, classes),
+        )  # fmt: skip
     items = spread(training or splits["val"], MOST_CHECK_IMAGES)
     if not items:
         raise DhoxError(
@@ -77,7 +99,8 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
         )
     synthetic = summary["sets"]["selection"] == "imported" and data is None
     source = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
-    return CheckImages(items, None, source, golden_items(items, []))
+    tuning = spread(items, MOST_TUNING_IMAGES)
+    return CheckImages(items, None, source, golden_items(items, []), calibration, tuning, None)
 
 
 def golden_items(items: list[Item], more: list[Item]) -> list[Item]:
@@ -87,24 +110,14 @@ def golden_items(items: list[Item], more: list[Item]) -> list[Item]:
     return chosen + spread([item for item in more if item.name not in names], GOLDEN_IMAGES - len(chosen))
 
 
-def load_pixels(items: list[Item], preprocessing: Preprocessing) -> np.ndarray:
+def load_pixels(items: list[Item], preprocessing: Preprocessing, description: str) -> np.ndarray:
     """Model inputs of image files, uint8 [N, crop, crop, 3]."""
-    with progress_bar("Reading check images", len(items)) as advance:
+    with progress_bar(description, len(items)) as advance:
         pixels = []
         for item in items:
             pixels.append(model_input(read_image(item), preprocessing))
             advance(1)
     return np.stack(pixels)
-
-
-def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Probs of the torch module, float32 [N, C]."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(pixels), BATCH):
-            batch = graph_input(pixels[start : start + BATCH], kind, preprocessing)
-            parts.append(module(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
-    return np.concatenate(parts)
 
 
 def onnx_probs(content: bytes, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
@@ -114,40 +127,62 @@ def onnx_probs(content: bytes, pixels: np.ndarray, kind: str, preprocessing: Pre
     return np.concatenate([run_session(session, graph_input(batch, kind, preprocessing)) for batch in batches])
 
 
+def cpu_graph(precision: str, content: bytes) -> bytes:
+    """What ONNX Runtime's CPU provider can run for a file: bf16, for which it has no kernels, emulated in fp32."""
+    return emulated(content) if precision == "bf16" else content
+
+
 def check_against_torch(precision: str, probs: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Compare a graph's answers with torch's. Raises GateFailedError where they differ by more than the tolerance."""
-    tolerance = TOLERANCE[precision]
+    """Compare a graph's answers with torch's.
+
+    Raises GateFailedError where they differ by more than the tolerance; int8 has none (its accuracy is gated), but its
+    answers must be finite.
+    """
+    tolerance = TOLERANCE.get(precision)
     difference = float(abs(probs - reference).max()) if np.isfinite(probs).all() else float("inf")
-    if difference > tolerance:
+    allowed = 1.0 if tolerance is None else tolerance
+    if difference > allowed:
         raise GateFailedError(
-            f"The {precision} graph differs from torch by {difference:.2g} in a probability (allowed: {tolerance:g}). "
-            + ("Export without --fp16." if precision == "fp16" else "Please report this student as a bug.")
+            f"The {precision} graph differs from torch by {difference:.2g} in a probability (allowed: {allowed:g}). "
+            + ("Please report this student as a bug." if precision == "fp32" else f"Export without --{precision}.")
         )
-    agreement = float((probs.argmax(-1) == reference.argmax(-1)).mean())
     return {
         "precision": precision,
-        "runner": "onnxruntime CPU" + (", which computes much of fp16 in fp32" if precision == "fp16" else ""),
+        "runner": CPU_RUNNERS[precision],
         "n": len(probs),
-        "agreement": agreement,
+        "agreement": float((probs.argmax(-1) == reference.argmax(-1)).mean()),
         "largest_difference": difference,
         "tolerance": tolerance,
     }
 
 
-def ledger_rows(stages: dict[str, np.ndarray], images: CheckImages, val: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Accuracy stage by stage on the check images, and top-1 agreement with the first torch stage.
+def teacher_probs(images: CheckImages, val: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The teacher's probs of the check images, [N, C], from val.npz; None where it did not answer all of them."""
+    if "teacher_logits" not in val:
+        return None
+    row = {name: number for number, name in enumerate(val["names"].tolist())}
+    numbers = [row.get(item.name) for item in images.items]
+    if any(number is None for number in numbers):
+        return None
+    return softmax(val["teacher_logits"][np.array(numbers, int)])
 
-    `stages`: name -> probs [N, C], in order. The teacher's row comes from val.npz, where it answered all of them.
-    """
-    if images.labels is None:
-        return []
-    predictions = {stage: probs.argmax(-1) for stage, probs in stages.items()}
-    first = next(iter(predictions.values()))
-    if "teacher_predictions" in val:
-        teacher = dict(zip(val["names"].tolist(), val["teacher_predictions"].tolist(), strict=True))
-        if all(item.name in teacher for item in images.items):
-            predictions = {"teacher": np.array([teacher[item.name] for item in images.items])} | predictions
-    return [
-        {"stage": stage, **accuracy_row(answer == images.labels), "agreement": float((answer == first).mean())}
-        for stage, answer in predictions.items()
-    ]
+
+def check_accuracy_drop(ledger: dict[str, Any], reference: str, allowed: float | None) -> None:
+    """Raise GateFailedError where an ONNX stage has more than `allowed` points less accuracy than `reference`."""
+    if allowed is None:
+        return
+    if not ledger["rows"]:
+        raise DhoxError(
+            f"--max-accuracy-drop needs labels, and the check images are {ledger['images']}. Give --data with a val "
+            "split, or leave the option out."
+        )
+    drops = accuracy_drops(ledger["rows"], reference)
+    worst = max((stage for stage in drops if stage.startswith("onnx_")), key=drops.__getitem__)
+    if drops[worst] > allowed:
+        first = ledger["first_loss"]
+        raise GateFailedError(
+            f"{worst} is {drops[worst]:.2f} points less accurate than {reference} on {ledger['rows'][0]['n']} images "
+            f"of {ledger['images']} (allowed: {allowed:g}); the first stage that lost is {first['stage']} "
+            f"({first['points']:+.2f} points, McNemar p = {first['mcnemar_p']:.2g}). Allow more with "
+            "--max-accuracy-drop, or leave that step out (--fold-rule exact, no --fp16, no --int8)."
+        )

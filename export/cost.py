@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import folded_head, is_cosine
+from dhox.export.graph import folded_head
+from dhox.export.head_weights import is_cosine
 
 
 def with_costs(
@@ -21,11 +22,13 @@ def with_costs(
     linear: Fold = inference_linear(alpha, beta)
     one = len(heads["ce_bias"]) + heads["ce_weight"].size
     parameters = {"single": one, "heads": 2 * one, "exact": 2 * one, "linear": one}
+    folds = {rule: replace(linear, rule=rule) for rule in parameters}
     if is_cosine(heads):  # linear in [z, z/|z|]
         parameters["linear"] += heads["kd_weight"].size
-    rules = {"ce_head": "single", "kd_head": "single", "dho": "heads", "exact": "exact"}
+        parameters["plain"], folds["plain"] = one, replace(linear, z_norm=1.0)
+    rules = {"ce_head": "single", "kd_head": "single", "dho": "heads", "exact": "exact", "linear_plain": "plain"}
     z = torch.zeros(1, heads["ce_weight"].shape[1])
-    times = {rule: median_microseconds(folded_head(heads, replace(linear, rule=rule)), z) for rule in parameters}
+    times = {rule: median_microseconds(folded_head(heads, fold), z) for rule, fold in folds.items()}
     for row in rows:
         rule = rules.get(row["stage"], "linear")
         row["head_parameters"], row["head_us"] = parameters[rule], times[rule]

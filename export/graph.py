@@ -9,7 +9,11 @@ from torch import nn
 from dhox.distill.kd_head import norm, plain_parameters, unit
 from dhox.distill.student import Student
 from dhox.export.fold import Fold
+from dhox.export.head_weights import head_weights, is_cosine
+from dhox.exported import graph_input
 from dhox.images import Preprocessing
+
+CHECK_BATCH = 64
 
 
 class LinearHead(nn.Module):
@@ -18,9 +22,9 @@ class LinearHead(nn.Module):
     With `append_unit` the layer works on [z, z/|z|] [B, 2d], as a cosine KD head needs it.
     """
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, append_unit: bool = False) -> None:
+    def __init__(self, weights: dict[str, np.ndarray], append_unit: bool = False) -> None:
         super().__init__()
-        self.linear = linear_layer(weight, bias)
+        self.linear = linear_layer(weights["linear.weight"], weights["linear.bias"])
         self.append_unit = append_unit
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -33,12 +37,11 @@ class LinearHead(nn.Module):
 class StackedHead(nn.Module):
     """One linear layer of 2C rows, a softmax over each half, the weighted sum: equal to DHO inference."""
 
-    def __init__(self, heads: dict[str, np.ndarray], alpha: float, beta: float) -> None:
+    def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        weight = np.concatenate([heads["ce_weight"], heads["kd_weight"] / np.float32(beta)])
-        self.linear = linear_layer(weight, np.concatenate([heads["ce_bias"], heads["kd_bias"] / np.float32(beta)]))
-        self.classes = len(heads["ce_bias"])
-        self.register_buffer("weights", torch.tensor([alpha, 1 - alpha]).view(1, 2, 1))
+        self.linear = linear_layer(weights["linear.weight"], weights["linear.bias"])
+        self.classes = len(weights["linear.bias"]) // 2
+        self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Probs of features."""
@@ -49,18 +52,17 @@ class StackedHead(nn.Module):
 class CosineStackedHead(nn.Module):
     """StackedHead for a cosine KD head: the second half of the 2C rows is divided by |z|, then its bias is added."""
 
-    def __init__(self, heads: dict[str, np.ndarray], alpha: float, beta: float) -> None:
+    def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        weight = np.concatenate([heads["ce_weight"], heads["kd_weight"] / np.float32(beta)])
-        bias = np.stack([heads["ce_bias"], heads["kd_bias"] / np.float32(beta)])
-        self.linear = linear_layer(weight, None)
-        self.classes = len(heads["ce_bias"])
+        self.linear = linear_layer(weights["linear.weight"], None)
+        self.classes = weights["bias"].shape[-1]
         self.ce_half: torch.Tensor
         self.kd_half: torch.Tensor
-        self.register_buffer("bias", torch.from_numpy(bias)[None])
-        self.register_buffer("ce_half", torch.tensor([1.0, 0.0]).view(1, 2, 1))
-        self.register_buffer("kd_half", torch.tensor([0.0, 1.0]).view(1, 2, 1))
-        self.register_buffer("weights", torch.tensor([alpha, 1 - alpha]).view(1, 2, 1))
+        self.register_buffer("bias", torch.from_numpy(weights["bias"]))
+        # Not of the shape of `weights`: the exporter would merge them where alpha is 0 or 1.
+        self.register_buffer("ce_half", torch.tensor([[1.0], [0.0]]))
+        self.register_buffer("kd_half", torch.tensor([[0.0], [1.0]]))
+        self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Probs of features."""
@@ -74,16 +76,16 @@ class TwoHeads(nn.Module):
 
     def __init__(self, heads: dict[str, np.ndarray], alpha: float, beta: float) -> None:
         super().__init__()
-        self.ce_head = linear_layer(heads["ce_weight"], heads["ce_bias"])
-        self.kd_head = linear_layer(heads["kd_weight"], heads["kd_bias"])
+        weights = head_weights(heads, Fold("heads", alpha, beta))
+        self.ce_head = linear_layer(weights["ce_head.weight"], weights["ce_head.bias"])
+        self.kd_head = linear_layer(weights["kd_head.weight"], weights["kd_head.bias"])
         self.cosine = is_cosine(heads)
-        self.alpha, self.beta = alpha, beta
+        self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Probs of features."""
-        ce_probs = self.ce_head(z).float().softmax(-1)
-        kd_logits = self.kd_head(unit(z) if self.cosine else z).float()
-        return self.alpha * ce_probs + (1 - self.alpha) * (kd_logits / self.beta).softmax(-1)
+        both = torch.stack([self.ce_head(z), self.kd_head(unit(z) if self.cosine else z)], 1)
+        return (both.float().softmax(-1) * self.weights).sum(1)
 
 
 def linear_layer(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
@@ -109,38 +111,26 @@ def head_arrays(student: Student) -> dict[str, np.ndarray]:
     return arrays if student.kd_head is None else arrays | {"kd_head": np.array(student.kd_kind)}
 
 
-def is_cosine(heads: dict[str, np.ndarray]) -> bool:
-    """Whether the KD head of `head_arrays` works on z/|z|."""
-    return str(heads["kd_head"]) != "linear"
-
-
 def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
     """The head module that `fold` describes, from the arrays of heads.npz."""
-    if fold.rule == "single":
-        return LinearHead(heads["ce_weight"], heads["ce_bias"])
     if fold.rule == "heads":
         return TwoHeads(heads, fold.alpha, fold.beta)
+    weights = head_weights(heads, fold)
     if fold.rule == "exact":
-        stacked = CosineStackedHead if is_cosine(heads) else StackedHead
-        return stacked(heads, fold.alpha, fold.beta)
-    c_ce, c_kd = np.float32(fold.c_ce), np.float32(fold.c_kd)
-    bias = c_ce * heads["ce_bias"] + c_kd * heads["kd_bias"]
-    if is_cosine(heads):
-        weight = np.concatenate([c_ce * heads["ce_weight"], c_kd * heads["kd_weight"]], axis=1)
-        return LinearHead(weight, bias, append_unit=True)
-    return LinearHead(c_ce * heads["ce_weight"] + c_kd * heads["kd_weight"], bias)
+        return CosineStackedHead(weights) if is_cosine(heads) else StackedHead(weights)
+    return LinearHead(weights, append_unit=fold.rule == "linear" and is_cosine(heads) and fold.z_norm is None)
 
 
 class Deployable(nn.Module):
     """The whole exported function.
 
-    Input `image`: uint8 [B, H, W, 3], or with `uint8_input` False the conventional normalised float32 [B, 3, H, W].
-    Output `probs`: float32 [B, C].
+    Input `image`, by `input_kind` (one of dhox.exported.INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
+    [B, 3, H, W], or float32 [B, 3, H, W] from 0 to 255. Output `probs`: float32 [B, C].
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, uint8_input: bool) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, input_kind: str) -> None:
         super().__init__()
-        self.backbone, self.head, self.uint8_input = backbone, head, uint8_input
+        self.backbone, self.head, self.input_kind = backbone, head, input_kind
         self.offset: torch.Tensor
         self.factor: torch.Tensor
         self.register_buffer("offset", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
@@ -148,8 +138,20 @@ class Deployable(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Probs of images."""
-        if self.uint8_input:
+        if self.input_kind == "uint8-nhwc":
             # Cast first: TensorRT refuses Transpose on UINT8. Contiguous: a channels_last tensor would make global
             # average pooling export as Shape and Gather arithmetic.
-            image = (image.float().permute(0, 3, 1, 2).contiguous() - self.offset) * self.factor
+            image = image.float().permute(0, 3, 1, 2).contiguous()
+        if self.input_kind != "float-nchw":
+            image = (image - self.offset) * self.factor
         return self.head(self.backbone(image))
+
+
+def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Probs of the torch module, float32 [N, C]."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), CHECK_BATCH):
+            batch = graph_input(pixels[start : start + CHECK_BATCH], kind, preprocessing)
+            parts.append(module(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
+    return np.concatenate(parts)

@@ -16,6 +16,7 @@ FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s f
 TOP = {
     "dhox.cli",
     "dhox.cli_common",
+    "dhox.cli_export",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",
@@ -39,6 +40,10 @@ sys.meta_path.insert(0, Missing())
 from dhox.cli import main
 main(sys.argv[1:])
 """
+
+
+# `dhox retune EXPORT` alone needs onnx there.
+BOARD_WITH_ONNX = BOARD.replace("'onnx', ", "")
 
 
 def modules() -> dict[str, Path]:
@@ -95,8 +100,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load\n"
-        "import dhox.export.engine, dhox.engines, dhox.engine_tables"
+        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit\n"
+        "import dhox.export.engine, dhox.engines, dhox.engine_tables; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)
 
@@ -110,6 +115,11 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
     export = str(own_line / "runs/tiny/export")
     assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
     assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
+    retuned = subprocess.run(
+        [sys.executable, "-c", BOARD_WITH_ONNX, "retune", export, "--alpha", "0.5", "--beta", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "-> 0.5" in retuned.stdout, retuned.stderr
     image = next((own_line / "data/test/bag").iterdir())
     assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
     doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}

@@ -10,7 +10,7 @@ from PIL import Image
 import dhox
 from dhox.cli import main
 from dhox.errors import DhoxError
-from dhox.files import read_npz
+from dhox.files import read_npz, write_json
 
 
 def test_paths_pil_images_and_arrays_give_the_same(line: Path) -> None:
@@ -59,9 +59,32 @@ def test_table_and_json(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = json.loads(capsys.readouterr().out)
     assert [answer["path"] for answer in answers] == images
     assert [len(answer["top"]) for answer in answers] == [2, 2]
+    assert [(answer["label"], answer["unknown"]) for answer in answers] == [
+        (answer["top"][0]["class"], False) for answer in answers
+    ]
     assert answers[0]["top"][0]["probability"] >= answers[0]["top"][1]["probability"]
     main_quietly(["predict", str(line / "runs/tiny/export"), *images])
     assert f"{100 * answers[0]['top'][0]['probability']:.1f} %" in capsys.readouterr().out
+
+
+def test_below_the_threshold_the_answer_is_unknown(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = own_line / "runs/tiny/export"
+    images = [str(path) for path in sorted((own_line / "data/test").rglob("*.png"))[:12]]
+    assert dhox.load(export).reject_threshold is None
+    tops = dhox.load(export)(images).max(-1)
+    threshold = float(np.sort(tops)[5])
+    manifest = json.loads((export / "manifest.json").read_text())
+    write_json(export / "manifest.json", manifest | {"reject": {"threshold": threshold}})
+    assert dhox.load(export).reject_threshold == threshold
+    main_quietly(["predict", str(export), *images, "--json"])
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["unknown"] for answer in answers] == (tops < threshold).tolist()
+    assert sum(answer["unknown"] for answer in answers) == 5
+    for answer in answers:
+        assert answer["label"] == (None if answer["unknown"] else answer["top"][0]["class"])
+        assert len(answer["top"]) == 3
+    main_quietly(["predict", str(export), *images])
+    assert capsys.readouterr().out.count("unknown") == 5
 
 
 def main_quietly(arguments: list[str]) -> None:

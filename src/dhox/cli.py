@@ -10,10 +10,11 @@ import typer
 from rich.markup import escape
 
 import dhox
-from dhox.cli_common import Overwrite, check_choice, find_newest, say_next, say_report
+from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.cli_export import export
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError
 
 app = typer.Typer(
     name="dhox",
@@ -46,40 +47,7 @@ app.command("cache")(cache_command)
 app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
-
-
-@app.command()
-def export(
-    run: Annotated[Path | None, typer.Argument(help="Run directory.", show_default="the newest run below here")] = None,
-    out: Annotated[Path | None, typer.Option(help="Export directory.", show_default="RUN/export")] = None,
-    fold_heads: Annotated[bool, typer.Option("--fold-heads/--keep-heads", help="Fold both heads into one linear layer, or keep them.")] = True,
-    fold_rule: Annotated[str, typer.Option(help="linear (C rows), exact (2C rows), or auto: linear where validation shows it is not worse.", metavar="auto|linear|exact")] = "auto",
-    fold_tolerance: Annotated[float, typer.Option(help="Points of accuracy that auto may risk (one-sided 95 % bound).", min=0.0)] = 1.0,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Also write model.fp16.onnx, and make it the default.")] = False,
-    input_kind: Annotated[str, typer.Option("--input", help="What the graph takes: pixels as decoded, or the normalised tensor.", metavar="uint8-nhwc|float-nchw")] = "uint8-nhwc",
-    data: Annotated[Path | None, typer.Option(help="Where the run's images are now.", show_default="where the run found them")] = None,
-    overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Fold the heads and write ONNX files, checked against torch on real images."""
-    from dhox.errors import require
-    from dhox.files import RUN_FILE, RUN_SCHEMA
-
-    check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
-    if not fold_heads and fold_rule != "auto":
-        raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning. Leave one of them out.")
-    check_choice("--input", input_kind, ("uint8-nhwc", "float-nchw"))
-    run = run or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
-    require("torch", "export")
-    require("onnxscript", "export")
-    from dhox.export.run import export as run_export
-    from dhox.tables import print_export
-
-    result = run_export(
-        run, out or run / "export", fold_heads=fold_heads, fold_rule=fold_rule, fold_tolerance=fold_tolerance,
-        fp16=fp16, input_kind=input_kind, data=data, overwrite=overwrite,
-    )  # fmt: skip
-    print_export(result.export, result.manifest, result.ledger)
-    say_next(f"dhox bench {result.export} --device auto")
+app.command()(export)
 
 
 @app.command()
@@ -126,7 +94,27 @@ def predict(
     from dhox.tables import print_predictions
 
     model = load(export, device, precision)
-    print_predictions([str(path) for path in images], model.classes, [model(path)[0] for path in images], top, as_json)
+    probs = [model(path)[0] for path in images]
+    print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
+
+
+@app.command()
+def verify(
+    export: Annotated[Path, typer.Argument(help="Export directory.")],
+    device: Annotated[str, typer.Option(help="Where the golden images run.", metavar="auto|cpu|cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
+    from dhox.errors import GateFailedError
+    from dhox.tables import print_verify
+    from dhox.verify import verify as run_verify
+
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    rows = run_verify(export, device)
+    print_verify(rows, as_json)
+    failed = [row for row in rows if row.passed is False]
+    if failed:
+        raise GateFailedError(f"{failed[0].file}, {failed[0].what}: {failed[0].found}")
 
 
 @app.command()

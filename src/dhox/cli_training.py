@@ -283,20 +283,43 @@ def distill(
 
 
 def retune(
-    run: Annotated[Path, typer.Argument(help="Run directory of method dho.")],
-    metric: Annotated[str | None, typer.Option(help="What alpha and beta maximise on validation.", metavar="accuracy|balanced|macro-f1", show_default="the run's")] = None,
+    directory: Annotated[Path, typer.Argument(help="Run directory of method dho, rewritten; or export directory, which gives a new one.", metavar="RUN|EXPORT")],
+    metric: Annotated[str | None, typer.Option(help="What alpha and beta (and r) maximise on validation.", metavar="accuracy|balanced|macro-f1", show_default="the run's")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the CE head, with --beta: taken instead of searched.", min=0.0, max=1.0)] = None,
     beta: Annotated[float | None, typer.Option(help="Temperature of the KD head, with --alpha.", min=0.01)] = None,
+    r: Annotated[float | None, typer.Option("--r", help="EXPORT with a linear fold: weight of the KD head against the CE head; inf is the KD head alone.", min=0.0)] = None,
+    tau: Annotated[float | None, typer.Option(help="EXPORT with a linear fold: temperature.", show_default="fitted again", min=0.001)] = None,
+    out: Annotated[Path | None, typer.Option(help="The new export directory.", show_default="EXPORT-retuned")] = None,
+    data: Annotated[Path | None, typer.Option(help="EXPORT: where its check images are now, for the ledger.", show_default="where the export found them")] = None,
+    overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Choose a run's alpha and beta again, from its stored validation logits. Needs no torch."""
+    """Choose alpha, beta, r and tau again, or set them, from stored validation logits. Needs no torch."""
     from dhox.distill.retune import retune as run_retune
+    from dhox.files import EXPORT_FILE
     from dhox.tables import print_distill
 
     if metric is not None:
         check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     if (alpha is None) != (beta is None):
         raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
-    result = run_retune(run, metric=metric, fixed=None if alpha is None or beta is None else (alpha, beta))
+    mixture = None if alpha is None or beta is None else (alpha, beta)
+    if (directory / EXPORT_FILE).is_file():
+        from dhox.export.retune import retune_export
+        from dhox.tables import print_export, retuned_sentence
+
+        retuned = retune_export(
+            directory, out, metric=metric, mixture=mixture, r=r, tau=tau, data=data, overwrite=overwrite
+        )
+        print_export(retuned.export, retuned.manifest, retuned.ledger)
+        say(retuned_sentence(retuned.manifest))
+        say_next(f"dhox bench {retuned.export} --device auto")
+        return
+    if r is not None or tau is not None or out is not None or data is not None or overwrite:
+        raise UsageError(
+            f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports. "
+            "Give the directory that dhox export wrote."
+        )
+    result = run_retune(directory, metric=metric, fixed=mixture)
     print_distill(result.run, result.summary, result.selection)
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from PIL import Image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
-from dhox.onnx_session import available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 
+# What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
+# by one factor and knows no standard deviation) planar pixels from 0 to 255.
+INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -31,6 +36,8 @@ def read_manifest(export: Path) -> dict[str, Any]:
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise DhoxError(f"{EXPORT_FILE} names {name!r}, which is no plain file name. Do not trust {export}.")
     path = export / name
     if not path.is_file():
         raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
@@ -55,7 +62,8 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
 class ExportedModel:
     """A loaded export: call it with images to get class probabilities.
 
-    `classes`: names in index order. `preprocessing`: what happens before the graph.
+    `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
+    probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
     """
 
     def __init__(
@@ -68,8 +76,13 @@ class ExportedModel:
             self.entry, self.session = open_engine(export, manifest, precision, trust_engine)
         else:
             self.entry = artefact(manifest, precision)
+            if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
+                raise DhoxError(
+                    f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}. Use --precision fp32, or a GPU."
+                )
             self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
         self.classes = [entry["name"] for entry in manifest["classes"]]
+        self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
@@ -91,8 +104,16 @@ def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
 
 
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocessed pixels uint8 [N, H, W, 3] as the graph takes them: `uint8-nhwc` or `float-nchw`."""
-    return pixels if kind == "uint8-nhwc" else normalise(pixels, preprocessing)
+    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
+    if kind not in INPUT_KINDS:
+        raise DhoxError(
+            f"The input kind {kind!r} is unknown (known: {', '.join(INPUT_KINDS)}). Export again with this version."
+        )
+    if kind == "uint8-nhwc":
+        return pixels
+    if kind == "float-nchw":
+        return normalise(pixels, preprocessing)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
 def as_image(image: ImageLike) -> Image.Image:

@@ -23,8 +23,18 @@ from dhox.files import (
     write_bytes,
 )
 from dhox.heads import dho_probs, linear_probs
+from dhox.ledger import LEDGER_SCHEMA
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-from dhox.tables import METRICS, STAGES, fold_sentence, golden_sentence, label_free_sentence, selection_sentence
+from dhox.tables import (
+    METRICS,
+    STAGES,
+    device_ledger_sentence,
+    fold_sentence,
+    golden_sentence,
+    label_free_sentence,
+    loss_sentence,
+    selection_sentence,
+)
 
 
 def report_libraries_missing() -> str | None:
@@ -177,9 +187,9 @@ def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any] | None, ben
 
 def ledger_table(export: Path) -> dict[str, Any]:
     """ledger.json with readable stage names."""
-    ledger = read_json(export / "ledger.json", "dhox.ledger/1")
+    ledger = read_json(export / "ledger.json", LEDGER_SCHEMA)
     rows = [{**row, "name": STAGES[row["stage"]]} for row in ledger["rows"]]
-    return {"images": ledger["images"], "rows": rows} if rows else {}
+    return {"images": ledger["images"], "rows": rows, "loss": loss_sentence(ledger)} if rows else {}
 
 
 def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
@@ -265,7 +275,8 @@ def method_lines(
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
         lines.append(f"Latency: {bench['method']}")
-        lines += sorted({f"fp16: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        lines += sorted({f"{row['precision']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")

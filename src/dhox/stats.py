@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, sqrt
+from math import ceil, comb, sqrt
 
 import numpy as np
 
@@ -39,6 +39,16 @@ def paired_difference_lower_bound(new: np.ndarray, old: np.ndarray) -> float:
     gained, lost = (new & ~old).sum() + 0.5, (old & ~new).sum() + 0.5
     difference = (gained - lost) / n
     return float(difference - Z_95_ONE_SIDED * sqrt((gained + lost) / n - difference**2) / sqrt(n))
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Two-sided p of McNemar's exact test: images that only one of two classifiers gets right (McNemar 1947).
+
+    `gained`: right by the second alone; `lost`: right by the first alone.
+    """
+    n = gained + lost
+    tail = sum(comb(n, k) for k in range(min(gained, lost) + 1))
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -14,6 +14,7 @@ from rich.table import Table
 from dhox.console import console, say
 from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.verify import Check
 
 STAGES = {
     "teacher": "teacher, zero-shot",
@@ -26,11 +27,14 @@ STAGES = {
     "exact": "exact",
     "linear_inference_weights": "linear, untuned",
     "linear_tuned": "linear, tuned",
+    "linear_plain": "linear, |z| replaced",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
     "torch": "torch",
     "onnx_fp32": "ONNX fp32",
     "onnx_fp16": "ONNX fp16",
+    "onnx_bf16": "ONNX bf16",
+    "onnx_int8": "ONNX int8",
 }
 
 
@@ -274,19 +278,77 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         console.print(table)
     say(f"Fold: {fold_sentence(manifest)}")
     if ledger["rows"]:
-        table = Table("stage", "accuracy (95 % interval)", "same label as torch", title=f"Ledger, {ledger['images']}")
-        for row in ledger["rows"]:
-            table.add_row(STAGES[row["stage"]], percent(row), f"{100 * row['agreement']:.1f} %")
-        console.print(table)
+        print_ledger(ledger)
     for check in manifest["checks"]:
+        allowed = "judged by accuracy" if check["tolerance"] is None else f"allowed {check['tolerance']:g}"
         say(
-            f"{check['precision']} against torch ({check['runner']}): {check['n']} images, "
-            f"{100 * check['agreement']:.1f} % same label, largest difference "
-            f"{check['largest_difference']:.1e} (allowed {check['tolerance']:g})"
+            f"{check['precision']} against {check.get('against', 'torch')} ({check['runner']}): {check['n']} images, "
+            f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} ({allowed})"
         )
+    for entry in manifest["artefacts"]:
+        if entry["conversion"]:
+            say(f"{entry['precision']}: {conversion_sentence(entry['precision'], entry['conversion'])}.")
+    if manifest["reject"]:
+        say(f"{reject_sentence(manifest['reject'])}.")
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
         say(f"{export / entry['file']}: {entry['bytes'] / 1e6:.2f} MB{default}")
+
+
+def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
+    """What a precision conversion did: the share that it reached, and what stayed behind and why."""
+    if precision == "int8":
+        unit = "points of top-1 lost" if found["labelled"] else "% of the answers differ"
+        text = (
+            f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges ({found['method']}) "
+            f"of {found['n_calibration']} images; {found['drop']:.1f} {unit} against fp32 on {found['n_judge']} images "
+            f"(allowed {found['max_drop']:g})"
+        )
+        if found["returned"]:
+            names = ", ".join(entry["node"] for entry in found["returned"])
+            text += f"; back to fp16, the most damaging first: {names}"
+        return text + (f". {found['advice'].rstrip('.')}" if found["advice"] else "")
+    measured = [entry for entry in found["kept"] if not entry["always"]]
+    text = f"{100 * found['share']:.0f} % of convolutions and matrix products"
+    if measured:
+        text += f"; {len(measured)} nodes stay fp32 by what {found['n']} images show, first {measured[0]['node']} ({measured[0]['why']})"
+    return text
+
+
+def reject_sentence(reject: dict[str, Any]) -> str:
+    """What the reject threshold costs and brings."""
+    low, high = reject["coverage_interval"]
+    return (
+        f"Below a probability of {reject['threshold']:.3f} the answer is unknown: {100 * reject['coverage']:.1f} % "
+        f"({100 * low:.1f}-{100 * high:.1f}) of {reject['n']} validation images ({reject['images']}) are answered, with "
+        f"accuracy {percent(reject['answered'])}, all of them with {percent(reject['all'])}"
+    )
+
+
+def print_ledger(ledger: dict[str, Any]) -> None:
+    """Accuracy stage by stage, each against the stage before."""
+    n = ledger["rows"][0]["n"]
+    title = f"Ledger, {n} images of {ledger['images']};\nsame label, gained and lost against the stage before"
+    table = Table("stage", "accuracy", "ECE", "same", "+ -", "McNemar p", title=title)
+    for row in ledger["rows"]:
+        against = ["", "", ""]
+        if row["agreement"] is not None:
+            against = [f"{100 * row['agreement']:.1f} %", f"+{row['gained']} -{row['lost']}", f"{row['mcnemar_p']:.2g}"]
+        table.add_row(STAGES[row["stage"]], percent(row), f"{row['calibration_error']:.3f}", *against)
+    console.print(table)
+    say(f"{loss_sentence(ledger)}.")
+
+
+def loss_sentence(ledger: dict[str, Any]) -> str:
+    """Which stage lost accuracy first."""
+    loss = ledger["first_loss"]
+    if loss is None:
+        return "No stage lost accuracy"
+    chance = "beyond chance" if loss["beyond_chance"] else "which may be chance"
+    return (
+        f"First stage that lost accuracy: {STAGES[loss['stage']]} ({loss['points']:+.1f} points, McNemar "
+        f"p = {loss['mcnemar_p']:.2g}, {chance})"
+    )
 
 
 def fold_sentence(manifest: dict[str, Any]) -> str:
@@ -296,6 +358,7 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         return "single: this student has one head."
     if fold["rule"] == "heads":
         return "none: both heads are kept (--keep-heads)."
+    note = f" Note: {manifest['fold_note']}." if manifest.get("fold_note") else ""
     proof = "no validation labels judge the linear fold"
     if evidence:
         proof = (
@@ -305,10 +368,35 @@ def fold_sentence(manifest: dict[str, Any]) -> str:
         )
     if fold["rule"] == "exact":
         why = "asked for" if manifest["fold_asked"] == "exact" else "not enough evidence for linear"
-        return f"exact, {why} ({proof})."
+        return f"exact, {why} ({proof}).{note}"
     why = "asked for" if manifest["fold_asked"] == "linear" else "enough evidence"
+    if manifest.get("retuned_from"):
+        why = "the rule of the retuned export"
     r = "infinite (KD head alone)" if fold["r"] is None else f"{fold['r']:.3g}"
-    return f"linear, {why}, r = {r}, tuned on {fold['tuned_on']} ({proof})."
+    tuned = "given" if fold["tuned_on"] == "given" else f"tuned on {fold['tuned_on']}"
+    if fold.get("z_norm"):
+        tuned += f", |z| replaced by its harmonic mean {fold['z_norm']:.4g}"
+    return f"linear, {why}, r = {r}, {tuned} ({proof}).{note}"
+
+
+def retuned_sentence(manifest: dict[str, Any]) -> str:
+    """What a retuned export changed, and what it left out."""
+    numbers = ("alpha", "beta", "r", "tau")
+    before, after = manifest["retuned_from"]["fold"], manifest["fold"]
+    changed = [
+        f"{name} {number_text(before[name])} -> {number_text(after[name])}"
+        for name in numbers
+        if before[name] != after[name]
+    ]
+    left_out = manifest["retuned_from"]["left_out"]
+    return f"Changed: {', '.join(changed) or 'no number'}" + (
+        f". Left out, since it holds the old head: {', '.join(left_out)}" if left_out else ""
+    )
+
+
+def number_text(value: float | None) -> str:
+    """A fold's number; None is an infinite r or no tau."""
+    return "-" if value is None else f"{value:.4g}"
 
 
 def print_bench(bench: Path, content: dict[str, Any]) -> None:
@@ -328,13 +416,26 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         accuracy = accuracies.get(row["precision"])
         table.add_row(row["precision"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
     console.print(table)
+    for line in content["not_run"]:
+        say(f"{line}.")
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
+    for row in content["ledger"]["rows"]:
+        say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
     for golden in content["golden"]:
         say(golden_sentence(golden))
     for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
         say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
+
+
+def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
+    """One file's row of the export's ledger, on the device of the bench."""
+    return (
+        f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}; "
+        f"{100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
+        f"p = {row['mcnemar_p']:.2g})"
+    )
 
 
 def golden_sentence(golden: dict[str, Any]) -> str:
@@ -347,20 +448,33 @@ def golden_sentence(golden: dict[str, Any]) -> str:
     )
 
 
-def print_predictions(names: list[str], classes: list[str], probs: list[np.ndarray], top: int, as_json: bool) -> None:
-    """The `top` classes of each image."""
+def print_predictions(
+    names: list[str],
+    classes: list[str],
+    probs: list[np.ndarray],
+    top: int,
+    as_json: bool,
+    threshold: float | None = None,
+) -> None:
+    """The `top` classes of each image; "unknown" where the first is less probable than `threshold`."""
     best = [
         [{"class": classes[i], "probability": round(float(row[i]), 6)} for i in np.argsort(-row, kind="stable")[:top]]
         for row in probs
     ]
+    unknown = [threshold is not None and float(row.max()) < threshold for row in probs]
     if as_json:
-        answers = [{"path": name, "top": entries} for name, entries in zip(names, best, strict=True)]
+        answers = [
+            {"path": name, "label": None if unsure else entries[0]["class"], "unknown": unsure, "top": entries}
+            for name, entries, unsure in zip(names, best, unknown, strict=True)
+        ]
         print(json.dumps(answers, indent=2, ensure_ascii=False))
         return
-    table = Table("image", *[f"{rank}." for rank in range(1, len(best[0]) + 1)])
-    for name, entries in zip(names, best, strict=True):
+    table = Table("image", *["answer"] * any(unknown), *[f"{rank}." for rank in range(1, len(best[0]) + 1)])
+    for name, entries, unsure in zip(names, best, unknown, strict=True):
         table.add_row(
-            escape(name), *[f"{escape(entry['class'])} {100 * entry['probability']:.1f} %" for entry in entries]
+            escape(name),
+            *(["unknown"] if unsure else [""] * any(unknown)),
+            *[f"{escape(entry['class'])} {100 * entry['probability']:.1f} %" for entry in entries],
         )
     console.print(table)
 
@@ -376,4 +490,18 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
         table.add_row(
             *[escape(finding.what), mark, escape(finding.found), "" if finding.works else escape(finding.advice)]
         )
+    console.print(table)
+
+
+def print_verify(rows: list[Check], as_json: bool) -> None:
+    """What was checked of an export, and what was found."""
+    if as_json:
+        passed = all(row.passed is not False for row in rows)
+        content = {"schema": "dhox.verify/1", "passed": passed, "checks": [asdict(row) for row in rows]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    marks = {True: "[green]passed[/green]", False: "[red]FAILED[/red]", None: "[yellow]not run[/yellow]"}
+    table = Table("file", "check", "result", "found")
+    for row in rows:
+        table.add_row(escape(row.file), row.what, marks[row.passed], escape(row.found))
     console.print(table)

@@ -164,3 +164,19 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
     result = bench(line / "runs/tiny/export", Path("b"), device="cuda", seconds=0.2)
     assert result.passed
     assert {row["provider"] for row in result.content["latency"]} == {"CUDAExecutionProvider"}
+
+
+def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
+    content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/1")["ledger"]
+    exported = {
+        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/1")["rows"]
+    }
+    assert content["note"] is None
+    assert [row["stage"] for row in content["rows"]] == ["onnx_fp32", "onnx_fp16"]
+    for row in content["rows"]:  # the same runtime on the same processor
+        assert row["correct"] == exported[row["stage"]]["correct"]
+        assert (row["n"], row["agreement"], row["mcnemar_p"]) == (80, 1, 1)
+    (own_line / "data/val/bag/000.png").unlink()
+    found = bench(own_line / "runs/tiny/export", Path("b"), seconds=0.05, batches=(1,), data=own_line / "data").content
+    assert found["ledger"]["rows"] == []
+    assert found["ledger"]["note"].endswith("lacks 1 of its images, such as val/bag/000.png")

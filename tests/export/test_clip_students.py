@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from conftest import CLASSES, TEACHER
+from onnx import numpy_helper
 from tensorrt_rtx_build import build
 
 from dhox.bench.run import bench
 from dhox.distill.run import distill
+from dhox.export.fold import Fold, fold_probs
+from dhox.export.retune import retune_export
 from dhox.export.run import export
 from dhox.exported import load
 from dhox.files import read_json, read_npz
-from dhox.heads import dho_probs, linear_probs
+from dhox.heads import dho_probs
+from dhox.report import write_report
 
 TOWER = f"open_clip:{TEACHER}"
 OPTIONS: dict[str, Any] = {
@@ -34,20 +39,36 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
     assert rows["kd_head"] > 0.8  # it starts as its teacher
 
     val = read_npz(Path("r/val.npz"))
+    assert val["z_norms"].shape == (80,)
+    assert val["kd_bias"].shape == (4,)
     alpha, beta = result.selection["alpha"], result.selection["beta"]
     # The linear fold's softmax is flatter, so this 64-wide tower in fp16 is at the tolerance there.
     for rule, files in (("exact", ("model.onnx", "model.fp16.onnx")), ("linear", ("model.onnx",))):
         exported = export(Path("r"), Path(rule), fold_rule=rule, fp16=rule == "exact")
+        heads = read_npz(Path(rule, "heads.npz"))
         for file in files:
             assert build(Path(rule, file)).total() > 0
         fold = exported.manifest["fold"]
         logits = val["ce_logits"], val["kd_logits"]
-        expected = (
-            dho_probs(*logits, alpha, beta) if rule == "exact" else linear_probs(*logits, fold["c_ce"], fold["c_kd"])
+        assert (fold["z_norm"] is None) == (rule == "exact")
+        expected = dho_probs(*logits, alpha, beta) if rule == "exact" else fold_probs(val, Fold(**fold))
+        weights = numpy_helper.to_array(
+            next(t for t in onnx.load(Path(rule, "model.onnx")).graph.initializer if t.name == "head.linear.weight")
         )
+        assert weights.shape == ((8 if rule == "exact" else 4), heads["ce_weight"].shape[1])
         probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
         assert abs(probs - expected[:12]).max() < 1e-3
     assert bench(Path("exact"), Path("b"), seconds=0.1).passed
+    stages = {row["stage"]: row for row in exported.manifest["comparison"]}
+    assert stages["linear_plain"]["head_parameters"] * 2 == stages["exact"]["head_parameters"]
+    assert stages["linear_tuned"]["head_parameters"] > stages["linear_plain"]["head_parameters"]
+    assert write_report(Path("r")).read_text().count("folded, torch") == 0  # its export lies elsewhere
+
+    for rule, options in (("exact", {"mixture": (0.8, 2.0)}), ("linear", {"r": 0.5, "tau": 2.0})):
+        fold = Fold(**retune_export(Path(rule), Path(f"{rule}-2"), **options).manifest["fold"])
+        probs = load(f"{rule}-2", "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
+        assert abs(probs - fold_probs(val, fold)[:12]).max() < 1e-3
+    assert fold.z_norm == exported.manifest["fold"]["z_norm"]
 
 
 def test_a_student_grows_by_a_class(line: Path) -> None:

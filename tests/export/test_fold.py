@@ -8,17 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.distill.selection import ALPHAS, BETAS, selecting_half
+from dhox.errors import DhoxError
 from dhox.export.fold import (
     R_GRID,
+    Fold,
     choose_fold,
     choose_r,
     coefficients,
     compare,
+    fit_tau,
+    fold_probs,
+    gate_evidence,
+    golden_section,
     inference_linear,
     pool,
-    tune_on_labels,
-    tune_on_mixture,
     tuned_linear,
+    why_not_plain,
 )
 from dhox.export.graph import folded_head
 from dhox.heads import dho_probs, linear_probs
@@ -116,8 +122,8 @@ def test_one_head_alone_wins_only_where_it_is_strictly_better() -> None:
 
 def test_tau_minimises_the_nll() -> None:
     val = validation(600)
-    r, tau = tune_on_labels(val["ce_logits"], val["kd_logits"], val["labels"])
-    pooled = pool(val["ce_logits"], val["kd_logits"], r)
+    pooled = pool(val["ce_logits"], val["kd_logits"], 1.5)
+    tau = fit_tau(pooled, val["labels"])
     best = negative_log_likelihood(softmax(pooled / tau), val["labels"])
     for factor in (0.9, 1.1, 3):
         assert negative_log_likelihood(softmax(pooled / (tau * factor)), val["labels"]) >= best
@@ -125,17 +131,60 @@ def test_tau_minimises_the_nll() -> None:
 
 def test_without_labels_the_mixture_is_matched() -> None:
     val = validation(800, ce_right=0.9, kd_right=0.9)
-    r, tau = tune_on_mixture(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
-    linear, mixture = (
-        linear_probs(val["ce_logits"], val["kd_logits"], *coefficients(r, tau)),
-        dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5),
-    )
-    assert (linear.argmax(-1) == mixture.argmax(-1)).mean() > 0.95
-    assert linear.max(-1).mean() == pytest.approx(mixture.max(-1).mean(), abs=1e-3)
     few = validation(0, unlabelled_ce_logits=val["ce_logits"], unlabelled_kd_logits=val["kd_logits"])
     fold = tuned_linear(few, 0.4, 0.5)
-    assert (fold.tuned_on, fold.calibrated, fold.r) == ("unlabelled", False, r)
+    assert (fold.tuned_on, fold.calibrated) == ("unlabelled", False)
+    linear, mixture = fold_probs(val, fold), dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
+    assert (linear.argmax(-1) == mixture.argmax(-1)).mean() > 0.95
+    assert linear.max(-1).mean() == pytest.approx(mixture.max(-1).mean(), abs=1e-3)
     assert tuned_linear(validation(0), 0.4, 0.5).tuned_on == "inference-weights"
+
+
+@given(r=st.floats(0.01, 100), tau=st.floats(0.1, 10))
+def test_given_numbers_are_taken(r: float, tau: float) -> None:
+    val = validation(80)
+    fold = tuned_linear(val, 0.4, 0.5, r=r, tau=tau)
+    assert (fold.r, fold.tau, fold.tuned_on, fold.calibrated) == (r, tau, "given", False)
+    assert tuned_linear(val, 0.4, 0.5, tau=tau).r == tuned_linear(val, 0.4, 0.5).r
+    fitted = tuned_linear(val, 0.4, 0.5, r=r)
+    assert (fitted.r, fitted.calibrated) == (r, True)
+    assert fitted.tau == fit_tau(pool(val["ce_logits"], val["kd_logits"], r), val["labels"])
+    assert tuned_linear(val, 0.4, 0.5, r=inf, tau=tau).r is None
+
+
+def test_without_images_one_of_r_and_tau_is_not_enough() -> None:
+    assert tuned_linear(validation(0), 0.4, 0.5, r=2.0, tau=3.0).r == 2
+    with pytest.raises(DhoxError, match="Give both, --r and --tau"):
+        tuned_linear(validation(0), 0.4, 0.5, r=2.0)
+
+
+def test_evidence_of_given_numbers_chooses_nothing() -> None:
+    val = validation(200)
+    given = tuned_linear(val, 0.0, 1.0, r=inf)
+    evidence = gate_evidence(val, given, 1.0, searched=False)
+    assert evidence is not None
+    assert (evidence.images, evidence.n, evidence.difference) == ("validation", 200, 0.0)  # the KD head, both
+    searched = gate_evidence(val, given, 1.0)
+    assert searched is not None
+    assert searched.images == "cross-fitted"
+
+
+@given(minimum=st.floats(0.02, 500))
+def test_golden_section_finds_the_minimum_with_one_evaluation_per_step(minimum: float) -> None:
+    calls = []
+
+    def cost(x: float) -> float:
+        calls.append(x)
+        return (np.log(x) - np.log(minimum)) ** 2
+
+    assert golden_section(cost, 1e-2, 1e3) == pytest.approx(minimum, rel=1e-5)
+    assert len(calls) == 62
+
+
+def test_the_grid_holds_the_inference_weights_of_the_search() -> None:
+    weights = [(1 - a) / (a * b) for a in ALPHAS[1:-1] for b in BETAS]
+    assert R_GRID[0] <= min(weights)
+    assert max(weights) <= R_GRID[-1]
 
 
 def test_auto_is_linear_only_with_evidence() -> None:
@@ -155,6 +204,43 @@ def test_auto_is_linear_only_with_evidence() -> None:
 
     none, nothing = choose_fold(validation(49), tuned_linear(validation(49), 0.4, 0.5), "auto", 1.0)
     assert (none.rule, nothing) == ("exact", None)
+
+
+def cosine_validation(n: int, spread: float) -> dict[str, np.ndarray]:
+    """Validation of a cosine KD head without bias, whose features differ in length by a factor of e^(+-spread)."""
+    val = validation(n, ce_right=0.97, kd_right=0.97)
+    norms = np.exp(np.random.default_rng(1).normal(0, spread, n))
+    return val | {"z_norms": norms.astype(np.float32), "kd_bias": np.zeros(6, np.float32)}
+
+
+def test_the_plain_fold_of_a_cosine_head_has_its_own_gate() -> None:
+    same, differ = cosine_validation(3000, 0.0), cosine_validation(3000, 3.0)
+    for val in (same, differ):
+        assert why_not_plain(val) is None
+        linear, plain = tuned_linear(val, 0.5, 1.0), tuned_linear(val, 0.5, 1.0, plain=True)
+        half = selecting_half(val["names"].tolist())
+        assert plain.z_norm == pytest.approx(1 / (1 / val["z_norms"][half]).mean(), rel=1e-6)
+        fold, evidence = choose_fold(val, linear, "auto", 1.0, plain=plain, cosine=True)
+        assert evidence is not None
+        assert fold == (plain if evidence.passed else Fold("exact", 0.5, 1.0))
+        assert evidence.passed == (val is same)
+        assert choose_fold(val, linear, "linear", 1.0, plain=plain, cosine=True)[0] == plain
+        rows = {row["stage"]: row for row in compare(val, linear, plain)}
+        assert rows["linear_plain"]["agreement_with_dho"] <= 1
+    assert evidence.difference < 0
+    assert np.array_equal(fold_probs(same, plain).shape, (3000, 6))
+
+
+def test_without_norms_a_cosine_head_stays_exact_unless_linear_is_asked_for() -> None:
+    val = validation(3000, ce_right=0.97, kd_right=0.97)
+    assert "val.npz holds no |z|" in str(why_not_plain(val))
+    assert "no image says how long z is" in str(why_not_plain(cosine_validation(0, 0.0)))
+    linear = tuned_linear(val, 0.5, 1.0)
+    assert choose_fold(val, linear, "auto", 1.0)[0] == linear
+    fold, evidence = choose_fold(val, linear, "auto", 1.0, cosine=True)  # as many weights as exact: nothing to gain
+    assert evidence is not None
+    assert (fold.rule, evidence.passed) == ("exact", True)
+    assert choose_fold(val, linear, "linear", 1.0, cosine=True)[0] == linear
 
 
 def test_evidence_never_comes_from_the_selecting_half() -> None:

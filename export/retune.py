@@ -1,0 +1,301 @@
+"""`dhox retune EXPORT`: a new export with other alpha, beta, r or tau, without torch, the backbone as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.dataset import data_address, data_exists, read_dataset
+from dhox.distill.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
+from dhox.environment import now, versions
+from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.export.check import cpu_graph, load_pixels, onnx_probs
+from dhox.export.emit import example_text
+from dhox.export.fold import Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
+from dhox.export.head_weights import head_weights, is_cosine
+from dhox.export.refold import refold, with_features
+from dhox.export.reject import reject_threshold
+from dhox.exported import SIDE_FILES, check_file, graph_input, read_manifest
+from dhox.files import (
+    EXPORT_FILE,
+    EXPORT_SCHEMA,
+    check_output,
+    output_directory,
+    read_json,
+    read_npz,
+    sha256,
+    write_bytes,
+    write_json,
+    write_npz,
+)
+from dhox.golden import TOLERANCE
+from dhox.images import Preprocessing
+from dhox.ledger import LEDGER_SCHEMA, ledger_content
+from dhox.onnx_session import open_session
+from dhox.stats import softmax
+
+WITH_LAYER = {"single": "linear", "linear": "linear", "exact": "linear", "heads": "ce_head"}
+NUMBERS = ("alpha", "beta", "c_ce", "c_kd", "z_norm")
+
+
+@dataclass(frozen=True)
+class RetunedExport:
+    """The new export: the content of its manifest and ledger, the fold before, and what it left out."""
+
+    export: Path
+    manifest: dict[str, Any]
+    ledger: dict[str, Any]
+    before: dict[str, Any]
+
+
+def retune_export(
+    export: Path,
+    out: Path | None,
+    *,
+    metric: str | None = None,
+    mixture: tuple[float, float] | None = None,
+    r: float | None = None,
+    tau: float | None = None,
+    data: Path | None = None,
+    overwrite: bool = False,
+) -> RetunedExport:
+    """Write the export directory `out` (default: a free EXPORT-retuned) from EXPORT with other numbers in its head.
+
+    The rule stays. `mixture` (alpha, beta), `r` (linear; may be infinite) and `tau` (linear) are taken; of what is not
+    given tau is fitted again, and the rest stays, unless nothing is given: then all are chosen again from val.npz by
+    `metric` (default: the export's). `data`: where the check images are now, for the ledger. Engines and what --emit
+    wrote are left out: they hold other numbers. Raises DhoxError where the export is damaged or its graphs do not hold
+    the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not answer as
+    heads.npz says; then nothing is written.
+    """
+    manifest = read_manifest(export)
+    old = Fold(**manifest["fold"])
+    check_asked(export, old, r, tau)
+    out = out or free_name(export, overwrite)
+    if out.resolve() == export.resolve():
+        raise UsageError(f"{out} is the export to be retuned, and an export never changes. Choose another --out.")
+    check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
+    heads, val, golden = (
+        read_npz(check_file(export, name, manifest["files"][name])) for name in ("heads.npz", "val.npz", "golden.npz")
+    )
+    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+    metric = metric or manifest["metric"]
+
+    # The numbers, and the evidence for them.
+    half = selecting_half(val["names"].tolist())
+    nothing = mixture is None and r is None and tau is None
+    alpha, beta, n_labels, searched = (
+        old.alpha,
+        old.beta,
+        manifest["n_selection_labels"],
+        manifest.get("searched", True),
+    )
+    if mixture is not None:
+        (alpha, beta), n_labels, searched = mixture, 0, False
+    elif nothing and half.sum() >= FEWEST_IMAGES:
+        chosen = choose_alpha_beta(val["ce_logits"][half], val["kd_logits"][half], val["labels"][half], metric)
+        alpha, beta, n_labels, searched = chosen.alpha, chosen.beta, int(half.sum()), True
+    if tau is not None and r is None:
+        r = inf if old.r is None else old.r
+    cosine = is_cosine(heads)
+    linear = tuned_linear(val, alpha, beta, metric, r=r, tau=tau)
+    plain = None
+    if cosine and why_not_plain(val) is None:
+        plain = tuned_linear(val, alpha, beta, metric, plain=True, r=r, tau=tau)
+    rule = "linear" if old.rule == "linear" else "exact"
+    wanted = plain if old.rule != "linear" or old.z_norm is not None else None
+    tolerance = (manifest["evidence"] or {"tolerance": 1.0})["tolerance"]
+    fold, evidence = choose_fold(val, linear, rule, tolerance, metric, plain=wanted, cosine=cosine, searched=searched)
+    if old.rule == "heads":
+        fold = Fold("heads", alpha, beta)
+    if all(getattr(fold, name) == getattr(old, name) for name in NUMBERS):
+        fold = old
+    costs = {row["stage"]: {k: row[k] for k in ("head_parameters", "head_us")} for row in manifest["comparison"]}
+    comparison = [row | costs.get(row["stage"], {}) for row in compare(val, linear, plain)]
+
+    # The files.
+    before, after = head_weights(heads, old), head_weights(heads, fold)
+    files = {
+        entry["file"]: refold(
+            check_file(export, entry["file"], entry["sha256"]).read_bytes(), before, after, fold.to_json()
+        )
+        for entry in manifest["artefacts"]
+    }
+    golden["probs"], checks = proof(manifest["artefacts"], files, golden["input"], preprocessing, heads, fold)
+    ledger = ledger_again(manifest, read_json(export / "ledger.json", LEDGER_SCHEMA), files, val, fold, data)
+    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
+        for name, content in files.items():
+            write_bytes(folder / name, content)
+        for name in ("heads.npz", "val.npz"):
+            write_bytes(folder / name, (export / name).read_bytes())
+        write_npz(folder / "golden.npz", **golden)
+        write_json(folder / "ledger.json", ledger)
+        new = manifest | {
+            "finished_at": now(),
+            "fold": fold.to_json(),
+            "metric": metric,
+            "n_selection_labels": n_labels,
+            "searched": searched,
+            "evidence": evidence.to_json() if evidence else None,
+            "comparison": comparison,
+            "checks": checks,
+            "artefacts": [
+                entry
+                | {
+                    "bytes": len(files[entry["file"]]),
+                    "sha256": sha256(folder / entry["file"]),
+                    "golden_agreement": None if check["tolerance"] else check["agreement"],
+                }
+                for entry, check in zip(manifest["artefacts"], checks, strict=True)
+            ],  # fmt: skip
+            "environment": versions(),
+            "retuned_from": {
+                "path": str(export.absolute()),
+                "manifest_sha256": sha256(export / EXPORT_FILE),
+                "fold": manifest["fold"],
+                "left_out": left_out(export, [*files, *SIDE_FILES, EXPORT_FILE]),
+            },
+        }
+        if data is not None:
+            new["data"] = data_address(data)
+        if manifest.get("reject"):
+            new["reject"] = reject_threshold(val, fold, manifest["reject"]["asked"])
+        write_bytes(folder / "example.py", example_text(new).encode())
+        new["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
+        write_json(folder / EXPORT_FILE, new)
+    return RetunedExport(out, new, ledger, manifest["fold"])
+
+
+def check_asked(export: Path, fold: Fold, r: float | None, tau: float | None) -> None:
+    """Raise where the export's rule has no such number."""
+    if fold.rule == "single":
+        raise DhoxError(f"{export} holds a student with one head: there is nothing to retune. Export a dho run.")
+    if fold.rule != "linear" and (r is not None or tau is not None):
+        raise UsageError(
+            f"{export} holds the rule {fold.rule}, whose graph has two softmaxes and no r or tau. Export again with "
+            "--fold-rule linear, or give --alpha and --beta."
+        )
+
+
+def free_name(export: Path, overwrite: bool) -> Path:
+    """EXPORT-retuned beside the export, or with `overwrite` False the first of EXPORT-retuned-2 ... that is free."""
+    export = export if export.name else export.resolve()
+    place, number = export.with_name(f"{export.name}-retuned"), 2
+    while place.exists() and not overwrite:
+        place, number = export.with_name(f"{export.name}-retuned-{number}"), number + 1
+    return place
+
+
+def left_out(export: Path, taken: list[str]) -> list[str]:
+    """Names in the export's folder that the retuned one does not have."""
+    return sorted(path.name for path in export.iterdir() if path.name not in taken)
+
+
+def proof(
+    artefacts: list[dict[str, Any]],
+    files: dict[str, bytes],
+    inputs: np.ndarray,
+    preprocessing: Preprocessing,
+    heads: dict[str, np.ndarray],
+    fold: Fold,
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The rewritten fp32 graph's probs of the golden inputs, and the checks of every file.
+
+    fp32 against heads.npz on that graph's own features, in numpy; every other file against fp32.
+    """
+    fp32 = next(entry for entry in artefacts if entry["precision"] == "fp32")
+    batch = graph_input(inputs, fp32["input"], preprocessing)
+    content, output = with_features(files[fp32["file"]], f"{WITH_LAYER[fold.rule]}.weight")
+    probs, features = open_session(content, "cpu").run(["probs", output], {"image": batch})
+    expected = probs_of_features(features[:, : heads["ce_weight"].shape[1]], heads, fold)
+    checks = [check_against("fp32", probs, expected, "heads.npz in numpy")]
+    for entry in artefacts:
+        if entry is not fp32:
+            answers = onnx_probs(
+                cpu_graph(entry["precision"], files[entry["file"]]), inputs, entry["input"], preprocessing
+            )
+            checks.append(check_against(entry["precision"], answers, probs, "the fp32 graph"))
+    return probs, checks
+
+
+def probs_of_features(z: np.ndarray, heads: dict[str, np.ndarray], fold: Fold) -> np.ndarray:
+    """What the folded heads answer to features [N, d], by their definition, float64 [N, C]."""
+    z = z.astype(np.float64)
+    norms = np.maximum(np.linalg.norm(z, axis=1), 1e-6)
+    u = z / norms[:, None] if is_cosine(heads) else z
+    logits = {
+        "ce_logits": z @ heads["ce_weight"].T + heads["ce_bias"],
+        "kd_logits": u @ heads["kd_weight"].T + heads["kd_bias"],
+        "z_norms": norms,
+        "kd_bias": heads["kd_bias"],
+    }
+    return fold_probs(logits, fold)
+
+
+def check_against(precision: str, probs: np.ndarray, reference: np.ndarray, what: str) -> dict[str, Any]:
+    """Compare a rewritten graph's answers. Raises GateFailedError beyond the tolerance of the golden check.
+
+    A precision without a tolerance is judged by the agreement that the manifest records.
+    """
+    tolerance = TOLERANCE.get(precision)
+    difference = float(abs(probs - reference).max()) if np.isfinite(probs).all() else inf
+    if difference > (1.0 if tolerance is None else tolerance):
+        raise GateFailedError(
+            f"The rewritten {precision} graph differs from {what} by {difference:.2g} in a probability (allowed: "
+            f"{tolerance or 1:g}). Export the run again with these numbers."
+        )
+    return {
+        "precision": precision,
+        "runner": "onnxruntime CPU, golden images",
+        "against": what,
+        "n": len(probs),
+        "agreement": float((probs.argmax(-1) == reference.argmax(-1)).mean()),
+        "largest_difference": difference,
+        "tolerance": tolerance,
+    }
+
+
+def ledger_again(
+    manifest: dict[str, Any],
+    old: dict[str, Any],
+    files: dict[str, bytes],
+    val: dict[str, np.ndarray],
+    fold: Fold,
+    data: Path | None,
+) -> dict[str, Any]:
+    """ledger.json on the same images, where they are still there; else no rows, and the reason in `images`.
+
+    Teacher and torch stages come from val.npz, where it holds the images; the others from the rewritten files.
+    """
+    root = data or Path(manifest["data"])
+
+    def not_run(reason: str) -> dict[str, Any]:
+        return ledger_content({}, [], None, f"not run: {reason}")
+
+    if not old["rows"]:
+        return old
+    if not data_exists(root):
+        return not_run(f"no images at {root} (give --data)")
+    splits = read_dataset(root, labels=[entry["name"] for entry in manifest["classes"]])
+    by_name = {item.name: item for split in ("val", "train", "unlabelled") for item in splits[split]}
+    missing = [name for name in old["names"] if name not in by_name]
+    if missing:
+        return not_run(f"{root} lacks {len(missing)} of the images, such as {missing[0]} (give --data)")
+    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+    pixels = load_pixels([by_name[name] for name in old["names"]], preprocessing, "Reading check images")
+    row = {name: number for number, name in enumerate(val["names"].tolist())}
+    stages: dict[str, np.ndarray] = {}
+    if all(name in row for name in old["names"]):
+        rows = np.array([row[name] for name in old["names"]], int)
+        if "teacher_logits" in val:
+            stages["teacher"] = softmax(val["teacher_logits"][rows])
+        stages["two_head_torch"] = fold_probs(val, Fold("exact", fold.alpha, fold.beta))[rows]
+        stages["folded_torch"] = fold_probs(val, fold)[rows]
+    for entry in manifest["artefacts"]:
+        probs = onnx_probs(cpu_graph(entry["precision"], files[entry["file"]]), pixels, entry["input"], preprocessing)
+        stages[f"onnx_{entry['precision']}"] = probs
+    return ledger_content(stages, old["names"], np.array(old["labels"]), old["images"])
