@@ -20,6 +20,7 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export import compile_engine, engine
 from dhox.export.compile_engine import build_error
 from dhox.export.engine import build_engines, find_gpu, parse_batches
+from dhox.export.half import convert
 from dhox.export.precision_proof import layers_of_log
 from dhox.files import sha256
 from dhox.tensorrt_api import TensorRT, import_tensorrt
@@ -106,6 +107,19 @@ def test_an_engine_that_loses_its_precision_is_not_kept(export: Path, monkeypatc
     with pytest.raises(GateFailedError, match="in the engine only 0% are .*Nothing was kept"):
         build_engines(export)
     assert not list((export / "engines").iterdir())
+
+
+def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """TensorRT-RTX 1.7.1 rounds the weights of a convolution that an fp16 file keeps in fp32 between two casts."""
+    fp32 = (export / "model.onnx").read_bytes()
+    convolutions = [node.name for node in onnx.load_from_string(fp32).graph.node if node.op_type == "Conv"]
+    kept = convolutions[len(convolutions) // 2]
+    replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}))
+    (built,) = build_engines(export, precisions=["fp16"])
+    assert built["graph_precision"]["products"] == {"fp16": len(convolutions), "fp32": 1}  # less the kept one, plus the matrix product
+    assert built["engine_precision"]["differs"] == {kept: ["fp32", "fp16"]}
+    print_engines(export, [built])
+    assert f"in another precision than the file states: {kept} fp32 -> fp16" in capsys.readouterr().out
 
 
 def test_the_parsers_own_words(export: Path) -> None:
