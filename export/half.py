@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from dhox.errors import DhoxError
-from dhox.export.onnx_file import OPSET, finish
+from dhox.export.onnx_contract import OPSET, finish
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
