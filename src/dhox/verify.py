@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
     rows: list[Check] = []
     golden: dict[str, np.ndarray] | None = None
     for name, digest in manifest["files"].items():
-        rows.append(attempt(name, "hash", lambda name=name, digest=digest: hash_words(export, name, digest)))
+        rows.append(attempt(name, "hash", partial(hash_words, export, name, digest)))
         if name == "golden.npz" and rows[-1].passed:
             try:
                 golden = read_golden(export / name)
