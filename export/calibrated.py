@@ -40,8 +40,8 @@ PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 class Half:
     """A converted file with its account.
 
-    `kept`: {node, op, why, largest} for each fp32 node, in the order of the graph; `largest` is max |x| of its outputs
-    (None where it has no float output). `share`: of convolutions and matrix products that are in half precision.
+    `kept`: {node, op, why, always, largest} for each fp32 node, in the order of the graph; `always`: not because of these
+    images; `largest`: max |x| of its outputs (None where it has no float output). `share`: of convolutions and matrix products that are in half precision.
     `difference`: largest difference of a probability to fp32 on the `n` calibration images, emulated.
     """
 
@@ -92,6 +92,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray],
     listed = [
         {
             "node": node.name, "op": node.op_type, "why": why.get(node.name, "it converts by itself"),
+            "always": node.name not in kept,
             "largest": max((ranges.largest[name] for name in node.output if name in ranges.largest), default=None),
         }
         for node in graph.node if node.name in full

@@ -32,9 +32,9 @@ class Returned:
 class Int8:
     """A written int8 file and how it came about.
 
-    `quantised`: nodes with int8 inputs and weights. `share`: their part of the graph's multiply-adds, in [0, 1]. `drop`:
-    points of top-1 lost against fp32 on `n_judge` images (negative: gained), or where these have no labels, points of
-    answers that differ. `advice`: a sentence where int8 is not expected to pay.
+    `quantised`: nodes with int8 inputs and weights. `share`: their part of the graph's multiply-adds, in [0, 1].
+    `drop`: points of top-1 lost against fp32 on `n_judge` images (negative: gained), or where these have no labels,
+    the percentage of answers that differ. `advice`: a sentence where int8 is not expected to pay.
     """
 
     content: bytes
@@ -68,11 +68,13 @@ def to_int8(
 ) -> Int8:
     """Quantise a file of `export_onnx` after training, and return the worst layers to fp16 until the gate holds.
 
-    `calibration`, `judge`: batches as the graph takes them; `labels` int [N] of the judging images, or None. `max_drop`:
-    points of top-1 (without labels: of differing answers) that may be lost against fp32 on the judging images. `kept`:
-    nodes that fp16 conversion keeps in fp32; they are never quantised. `method`: one of `qdq.METHODS`. Opset 19, IR 10.
+    `calibration`, `judge`: batches as the graph takes them; `labels` int [N] of the judging images, or None.
+    `max_drop`: points of top-1 (without labels: the percentage of answers) that may change for the worse against fp32
+    on the judging images. `kept`: nodes that fp16 conversion keeps in fp32; they are never quantised. `method`: one of
+    `qdq.METHODS`. The file has opset 19, the first with half-precision scales, and IR 10.
 
-    Raises DhoxError without images or layers, UsageError for a negative `max_drop`, GateFailedError where no int8 layer is left before the gate holds.
+    Raises DhoxError without images or layers, UsageError for a negative `max_drop`, and GateFailedError where no layer
+    is left in int8 before the gate holds.
     """
     if max_drop < 0:
         raise UsageError(f"An accuracy drop of {max_drop:g} points is a gain. Allow 0 or more.")
@@ -110,7 +112,8 @@ def to_int8(
             share = sum(costs[name] for name in quantised) / max(sum(costs.values()), 1)
             return Int8(
                 content, quantised, [Returned(name, ops[name], damage[name]) for name in returned], share, method,
-                sum(map(len, calibration)), len(expected), labels is not None, max_drop, drop, advice(model, share, costs),
+                sum(map(len, calibration)), len(expected), labels is not None, max_drop, drop,
+                advice(model, share, costs),
             )  # fmt: skip
         damage = damage or damages(model, ranges, list(ops), judge, expected)
         count, step = count + step, 2 * step
@@ -169,12 +172,12 @@ def advice(model: onnx.ModelProto, share: float, costs: Mapping[str, int]) -> st
     part = products / max(sum(costs.values()), 1)
     if attention and part > MANY_PRODUCTS:
         return (
-            f"{100 * part:.0f} % of this student's work is a transformer's matrix products: int8 is often slower there "
-            "than fp16 (attention itself stays fp16) and less accurate. Compare both files with dhox bench on the device."
+            f"{100 * part:.0f} % of this student's work is a transformer's matrix products: int8 is often slower "
+            "than fp16 there (attention itself stays fp16). Compare both files with dhox bench on the device."
         )
     if share < LITTLE_INT8:
         return (
-            f"Only {100 * share:.0f} % of the multiply-adds are int8: expect little speed over fp16. Compare both files "
-            "with dhox bench on the device."
+            f"Only {100 * share:.0f} % of the multiply-adds are int8: expect little speed over fp16. Compare both "
+            "files with dhox bench on the device."
         )
     return None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from typing import Any
 
 import torch
 
+from dhox.errors import DhoxError
 from dhox.export.graph import Deployable
 from dhox.export.onnx_file import OPSET, finish
+from dhox.export.simplify import simplify
 
 LARGEST_BATCH = 4096
 
@@ -20,20 +23,35 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
     """Export with torch's dynamo exporter: opset 18, IR 10, dynamic batch, input `image`, output `probs`.
 
     `metadata`: written as JSON texts into the model's metadata; all that torch writes there (stack traces with paths)
-    is stripped.
+    is stripped. Raises DhoxError for a student that torch cannot trace, or that needs an operator which opset 18 lacks.
     """
     if module.input_kind == "uint8-nhwc":
         example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     else:
         example = torch.zeros(2, 3, image_size, image_size)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    with quiet():
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},),
-            input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
-        )  # fmt: skip
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},),
+                input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as err:
+        raise DhoxError(f"{exporter_words(err)} Choose another student.") from err
     assert program is not None
+    simplify(program.model)
     return finish(program.model_proto, metadata)
+
+
+def exporter_words(err: BaseException) -> str:
+    """What torch's exporter failed at, from the innermost cause: the operator without ONNX form, or its first words."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    text = " ".join(str(err).split())
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
+    if operator:
+        return f"The student needs torch's operator {operator[1]}, which has no ONNX form in opset {OPSET}."
+    return f"torch cannot export this student to ONNX: {text[:300]}."
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from dhox.errors import DhoxError
+
 OPSET = 18
 IR_VERSION = 10
 
@@ -30,9 +32,28 @@ def finish(model: onnx.ModelProto, metadata: dict[str, Any], opset: int = OPSET)
         model.opset_import.remove(entry)
     for key in sorted(metadata):
         model.metadata_props.add(key=f"dhox.{key}", value=json.dumps(metadata[key], ensure_ascii=False))
+    check_operators(model, opset)
     onnx.checker.check_model(model, full_check=True)
     check_contract(model, opset)
     return model.SerializeToString(deterministic=True)
+
+
+def check_operators(model: onnx.ModelProto, opset: int) -> None:
+    """Raise DhoxError for an operator that the opset lacks, naming it and the first opset that has it.
+
+    torch's exporter writes such operators as they are and calls the file opset 18 all the same.
+    """
+    for node in model.graph.node:
+        try:
+            onnx.defs.get_schema(node.op_type, opset, node.domain)
+        except onnx.defs.SchemaError:
+            every = onnx.defs.get_all_schemas_with_history()
+            versions = [each.since_version for each in every if (each.name, each.domain) == (node.op_type, node.domain)]
+            known = f"ONNX has it since opset {min(versions)}" if versions else "ONNX has it in no opset"
+            raise DhoxError(
+                f"The student needs the operator {node.op_type}, which opset {opset} lacks ({known}). dhox writes opset "
+                f"{OPSET}, the one that every supported TensorRT and ONNX Runtime reads. Choose another student."
+            ) from None
 
 
 def check_contract(model: onnx.ModelProto, opset: int = OPSET) -> None:

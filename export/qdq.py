@@ -22,9 +22,8 @@ from dhox.console import progress_bar
 from dhox.errors import DhoxError, require
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-METHODS = ("minmax", "percentile", "entropy")
-PERCENTILE = 99.99  # of the absolute values of a tensor
-ENTROPY_BINS = 512  # the library's default of 128 leaves it a single range to choose from
+METHODS = ("minmax", "percentile")
+PERCENTILE = 99.999  # of the absolute values of a tensor
 
 Ranges = Mapping[str, Any]  # tensor name -> its TensorData
 
@@ -83,7 +82,8 @@ def shortcuts(graph: onnx.GraphProto, quantised: set[str]) -> list[str]:
 def calibrate(model: onnx.ModelProto, batches: Sequence[np.ndarray], method: str) -> Ranges:
     """Ranges of the activations on `batches`, each an input of the graph.
 
-    `method`: minmax, percentile (of the absolute values) or entropy (Kullback-Leibler).
+    `method`: minmax, or percentile (PERCENTILE of the absolute values; where a few values lie far out). Entropy is not
+    offered: it lost 3 points of EfficientNet-Lite0's top-1 where these lost none.
     """
     require("onnxruntime", "cpu")
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
@@ -93,7 +93,6 @@ def calibrate(model: onnx.ModelProto, batches: Sequence[np.ndarray], method: str
     kinds = {
         "minmax": (CalibrationMethod.MinMax, {}),
         "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE}),
-        "entropy": (CalibrationMethod.Entropy, {"num_bins": ENTROPY_BINS}),
     }
     kind, options = kinds[method]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -111,10 +110,11 @@ def calibrate(model: onnx.ModelProto, batches: Sequence[np.ndarray], method: str
 
 
 def quantise(model: onnx.ModelProto, ranges: Ranges, names: Sequence[str]) -> onnx.ModelProto:
-    """The fp32 graph with Q/DQ for the nodes `names`; the rest stays fp32. Opset 19, which has half-precision scales."""
+    """The fp32 graph with Q/DQ for the nodes `names`, at least one; the rest stays fp32, as the opset stays 18."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+    assert names, "the quantiser takes an empty list for all nodes"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(

@@ -13,11 +13,12 @@ from PIL import Image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
-from dhox.onnx_session import available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -65,12 +66,24 @@ class ExportedModel:
     probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
     """
 
-    def __init__(self, export: Path, manifest: dict[str, Any], device: str, precision: str | None) -> None:
-        self.entry = artefact(manifest, precision)
+    def __init__(
+        self, export: Path, manifest: dict[str, Any], device: str, precision: str | None, trust_engine: bool = False
+    ) -> None:
+        self.session: Any
+        if device == "tensorrt":
+            from dhox.engines import open_engine
+
+            self.entry, self.session = open_engine(export, manifest, precision, trust_engine)
+        else:
+            self.entry = artefact(manifest, precision)
+            if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
+                raise DhoxError(
+                    f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}. Use --precision fp32, or a GPU."
+                )
+            self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
         self.classes = [entry["name"] for entry in manifest["classes"]]
         self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-        self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
@@ -119,17 +132,21 @@ def as_image(image: ImageLike) -> Image.Image:
     return decode(path)
 
 
-def load(export: str | Path, device: str = "auto", precision: str | None = None) -> ExportedModel:
-    """Load an export directory for inference with ONNX Runtime; no torch needed.
+def load(
+    export: str | Path, device: str = "auto", precision: str | None = None, trust_engine: bool = False
+) -> ExportedModel:
+    """Load an export directory for inference with ONNX Runtime, or with TensorRT; no torch needed.
 
-    `device`: auto, cpu or cuda. `precision`: fp32 or fp16; by default the export's own choice on CUDA, and fp32 on the
-    CPU, whose provider only emulates fp16. Raises DhoxError for a damaged or unfinished export.
+    `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32 or fp16; by
+    default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the engine
+    on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises DhoxError
+    for a damaged or unfinished export, or where no engine fits.
     """
     manifest = read_manifest(Path(export))
     if device == "auto":
         device = "cuda" if "CUDAExecutionProvider" in available_providers() else "cpu"
-    if device not in {"cpu", "cuda"}:
-        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu or cuda.")
+    if device not in {"cpu", "cuda", "tensorrt"}:
+        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu, cuda or tensorrt.")
     if precision is None and device == "cpu":
         precision = "fp32"
-    return ExportedModel(Path(export), manifest, device, precision)
+    return ExportedModel(Path(export), manifest, device, precision, trust_engine)

@@ -48,7 +48,7 @@ def write_files(contents: dict[Path, bytes]) -> None:
     except OSError as err:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
-        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space or choose another --out.") from err
+        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space there, or write to another disk.") from err
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from dhox.files import read_json, read_npz, sha256
 from dhox.golden import AGREEMENT_SLACK, JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden
 from dhox.images import Preprocessing
 from dhox.onnx_file import OnnxFile, check_onnx
-from dhox.onnx_session import PROVIDERS, available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, PROVIDERS, available_providers, open_session
 
 ENGINES, ENGINE_FILE, ENGINE_SCHEMA = "engines", "engine.json", "dhox.engine/1"
 EMULATED = "the CPU provider computes much of it in fp32"
@@ -111,6 +111,8 @@ def artefact_rows(
     rows.append(attempt(name, "metadata", lambda: metadata_words(check_onnx(export / name), manifest, entry)))
     if golden is None:
         return [*rows, Check(name, "golden outputs", None, "not run: there is no whole golden.npz")]
+    if device == "cpu" and precision in NO_CPU_KERNELS:
+        return [*rows, Check(name, "golden outputs", None, f"not run: ONNX Runtime's CPU provider has no {precision}")]
     agreement = entry.get("golden_agreement")
     if precision not in TOLERANCE and agreement is None:
         return [*rows, Check(name, "golden outputs", None, f"not run: the manifest has no agreement for {precision}")]
