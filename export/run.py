@@ -29,9 +29,10 @@ from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, to
 from dhox.export.head_weights import is_cosine
 from dhox.export.onnx_export import export_onnx
 from dhox.export.onnx_file import IR_VERSION
+from dhox.export.placement import check_placement
 from dhox.export.precisions import Model, converted
 from dhox.export.reject import reject_threshold
-from dhox.exported import SIDE_FILES
+from dhox.exported import SIDE_FILES, graph_input
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -216,6 +217,7 @@ def artefact_entry(
         "file": path.name, "precision": precision, "opset": model.opset, "ir": IR_VERSION, "input": input_kind,
         "bytes": len(model.content), "sha256": sha256(path),
         "golden_agreement": agreement,
+        **check_placement(precision, model.content, graph_input(golden["input"][:1], input_kind, preprocessing)),
         "conversion": model.conversion,
     }  # fmt: skip
 
