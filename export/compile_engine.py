@@ -54,11 +54,12 @@ def compile_onnx(
     """
     if external := check_onnx(onnx).external:
         raise DhoxError(f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file. Export again.")
+    content = onnx.read_bytes()
     api = trt.api
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)
-    if not parser.parse(onnx.read_bytes()):
+    if not parser.parse(content):
         words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
         raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}). Export it again, or report these words.")
     graph = graph_precision(network, precision)
