@@ -35,8 +35,9 @@ from dhox.golden import check_golden
 from dhox.images import Preprocessing
 from dhox.ledger import LEDGER_SCHEMA
 from dhox.machine import device_card
+from dhox.onnx_session import NO_CPU_KERNELS
 
-EMULATED = "the CPU provider computes fp16 in fp32 with conversions around it: its time says nothing about a GPU"
+EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,13 @@ def bench(
     ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
     judges, ledger_note = ledger_items(where, classes, ledger)
 
-    rows, samples, probs, golden_rows, ledger_rows = [], {}, {}, [], []
+    rows, samples, probs, golden_rows, ledger_rows, not_run = [], {}, {}, [], [], []
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
         for entry in manifest["artefacts"]:
             precision = entry["precision"]
+            if used == "cpu" and precision in NO_CPU_KERNELS:
+                not_run.append(f"{entry['file']} not run: ONNX Runtime's CPU provider has no {precision}")
+                continue
             runner = OnnxRuntimeRunner(check_file(export, entry["file"], entry["sha256"]), used)
             emulated = EMULATED if precision != "fp32" and used == "cpu" else None
             if items:
@@ -110,7 +114,8 @@ def bench(
                         **latency_summary(taken, batch),
                     }
                 )  # fmt: skip
-            result = check_golden(golden, on_pixels(runner, entry["input"], preprocessing), precision, preprocessing)
+            run = on_pixels(runner, entry["input"], preprocessing)
+            result = check_golden(golden, run, precision, preprocessing, entry["golden_agreement"])
             golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
 
         content = {
@@ -122,6 +127,7 @@ def bench(
             "device": card,
             "method": METHOD,
             "latency": rows,
+            "not_run": not_run,
             "accuracy": {
                 "split": "test",
                 "data": data_address(where),

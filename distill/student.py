@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,19 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
 
 
 def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool, kd_kind: str = "linear") -> Student:
-    """Put the heads on a backbone; the feature width is what one forward gives."""
+    """Put the heads on a backbone; the feature width is what one forward gives.
+
+    Raises DhoxError where that is not one tensor of features [B, d].
+    """
     backbone.eval()
     with torch.no_grad():
         z = backbone(torch.zeros(1, 3, image_size, image_size))
+    if not isinstance(z, torch.Tensor) or z.ndim != 2:
+        given = f"a tensor {list(z.shape)}" if isinstance(z, torch.Tensor) else f"a {type(z).__name__}"
+        raise DhoxError(
+            f"The student's backbone gives {given} for one image, not one tensor of features [1, d]. Choose a student "
+            "that pools its features."
+        )
     return Student(backbone, z.shape[-1], classes, two_heads, kd_kind)
 
 
@@ -149,22 +159,21 @@ def save_student(student: Student, run: Path) -> None:
 def load_student(run: Path, spec: StudentSpec) -> Student:
     """Rebuild the student of a run, in eval mode, from its weights file.
 
-    timm's attention is built in its plain form, which exports without Shape arithmetic (the values are the same).
+    Raises DhoxError for a file that does not hold it, and says so where a head is not linear.
     """
-    fused = timm.layers.use_fused_attn()
-    timm.layers.set_fused_attn(False)
-    try:
-        if spec.tower is None:
-            backbone, _ = create_backbone(spec.name, "none", spec.image_size)
-        else:
-            backbone = build_tower(spec.tower, spec.image_size)
-    finally:
-        timm.layers.set_fused_attn(bool(fused))
+    if spec.tower is None:
+        backbone, _ = create_backbone(spec.name, "none", spec.image_size)
+    else:
+        backbone = build_tower(spec.tower, spec.image_size)
     student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads, spec.kd_head)
+    names: list[str] = []
     try:
-        student.load_state_dict(load_file(run / WEIGHTS_FILE))
+        state = load_file(run / WEIGHTS_FILE)
+        names = list(state)
+        student.load_state_dict(state)
     except Exception as err:
-        reason = " ".join(str(err).split())[:200]
+        nonlinear = [name for name in names if re.match(r"(ce|kd)_head\.\w+\.", name)]
+        reason = f"its head is not one linear layer: {nonlinear[0]}" if nonlinear else " ".join(str(err).split())[:200]
         raise DhoxError(
             f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({reason}). Train it again."
         ) from err

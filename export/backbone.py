@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import timm
 import torch
 from open_clip.modified_resnet import AttentionPool2d
+from timm.layers import activations
 from timm.models import fastvit
 from torch import nn
 
@@ -14,7 +16,8 @@ from torch import nn
 def exportable(backbone: nn.Module) -> nn.Module:
     """A copy that gives equal features up to rounding: attention spelled out, branches of a mobile network merged.
 
-    Training branches (FastViT, MobileOne, RepViT ...) become the one convolution that they sum up to.
+    Training branches (FastViT, MobileOne, RepViT ...) become the one convolution that they sum up to. timm's attention
+    takes its spelled-out form: scaled_dot_product_attention would export with one Shape for every layer.
     """
     backbone = timm.utils.reparameterize_model(deepcopy(backbone).eval())
     for parent in list(backbone.modules()):
@@ -25,6 +28,13 @@ def exportable(backbone: nn.Module) -> nn.Module:
                 setattr(parent, name, PlainAttentionPool(child))
             if isinstance(child, fastvit.Attention):
                 setattr(parent, name, PlainMapAttention(child))
+            if isinstance(child, nn.GELU | activations.GELU) and getattr(child, "approximate", "none") == "none":
+                setattr(parent, name, PlainGELU())
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in {1, (1, 1)}:
+                setattr(parent, name, MeanPool())
+    for module in backbone.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
     return backbone
 
 
@@ -67,6 +77,27 @@ class PlainAttentionPool(nn.Module):
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
         attended = attend(pool.q_proj(x[:, :1]), pool.k_proj(x), pool.v_proj(x), pool.num_heads)
         return pool.c_proj(attended).squeeze(1)
+
+
+class PlainGELU(nn.Module):
+    """The exact GELU, x/2 (1 + erf(x / sqrt 2)), multiplied in the order that ONNX Runtime fuses to one operator.
+
+    torch's exporter writes x (1/2 (1 + erf)), which stays five operators.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Elementwise."""
+        return x * 0.5 * (torch.erf(x / math.sqrt(2)) + 1)
+
+
+class MeanPool(nn.Module):
+    """AdaptiveAvgPool2d(1). [B, d, H, W] to [B, d, 1, 1], also for channels_last maps (ConvNeXt), where torch's form
+    exports as Shape and Range arithmetic.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of all places."""
+        return x.mean((2, 3), keepdim=True)
 
 
 class PlainMapAttention(nn.Module):

@@ -125,13 +125,13 @@ def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
 class Deployable(nn.Module):
     """The whole exported function.
 
-    Input `image`: uint8 [B, H, W, 3], or with `uint8_input` False the conventional normalised float32 [B, 3, H, W].
-    Output `probs`: float32 [B, C].
+    Input `image`, by `input_kind` (one of dhox.exported.INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
+    [B, 3, H, W], or float32 [B, 3, H, W] from 0 to 255. Output `probs`: float32 [B, C].
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, uint8_input: bool) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, input_kind: str) -> None:
         super().__init__()
-        self.backbone, self.head, self.uint8_input = backbone, head, uint8_input
+        self.backbone, self.head, self.input_kind = backbone, head, input_kind
         self.offset: torch.Tensor
         self.factor: torch.Tensor
         self.register_buffer("offset", 255 * torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
@@ -139,10 +139,12 @@ class Deployable(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Probs of images."""
-        if self.uint8_input:
+        if self.input_kind == "uint8-nhwc":
             # Cast first: TensorRT refuses Transpose on UINT8. Contiguous: a channels_last tensor would make global
             # average pooling export as Shape and Gather arithmetic.
-            image = (image.float().permute(0, 3, 1, 2).contiguous() - self.offset) * self.factor
+            image = image.float().permute(0, 3, 1, 2).contiguous()
+        if self.input_kind != "float-nchw":
+            image = (image - self.offset) * self.factor
         return self.head(self.backbone(image))
 
 

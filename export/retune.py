@@ -13,12 +13,13 @@ from dhox.dataset import data_address, data_exists, read_dataset
 from dhox.distill.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
 from dhox.environment import now, versions
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.check import load_pixels, onnx_probs
+from dhox.export.check import cpu_graph, load_pixels, onnx_probs
+from dhox.export.emit import example_text
 from dhox.export.fold import Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
 from dhox.export.head_weights import head_weights, is_cosine
 from dhox.export.refold import refold, with_features
 from dhox.export.reject import reject_threshold
-from dhox.exported import check_file, graph_input, read_manifest
+from dhox.exported import SIDE_FILES, check_file, graph_input, read_manifest
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -133,7 +134,6 @@ def retune_export(
             write_bytes(folder / name, (export / name).read_bytes())
         write_npz(folder / "golden.npz", **golden)
         write_json(folder / "ledger.json", ledger)
-        kept = ("golden.npz", "heads.npz", "val.npz", "ledger.json")
         new = manifest | {
             "finished_at": now(),
             "fold": fold.to_json(),
@@ -144,22 +144,28 @@ def retune_export(
             "comparison": comparison,
             "checks": checks,
             "artefacts": [
-                entry | {"bytes": len(files[entry["file"]]), "sha256": sha256(folder / entry["file"])}
-                for entry in manifest["artefacts"]
-            ],
-            "files": {name: sha256(folder / name) for name in kept},
+                entry
+                | {
+                    "bytes": len(files[entry["file"]]),
+                    "sha256": sha256(folder / entry["file"]),
+                    "golden_agreement": None if check["tolerance"] else check["agreement"],
+                }
+                for entry, check in zip(manifest["artefacts"], checks, strict=True)
+            ],  # fmt: skip
             "environment": versions(),
             "retuned_from": {
                 "path": str(export.absolute()),
                 "manifest_sha256": sha256(export / EXPORT_FILE),
                 "fold": manifest["fold"],
-                "left_out": left_out(export, [*files, *kept, EXPORT_FILE]),
+                "left_out": left_out(export, [*files, *SIDE_FILES, EXPORT_FILE]),
             },
         }
         if data is not None:
             new["data"] = data_address(data)
         if manifest.get("reject"):
             new["reject"] = reject_threshold(val, fold, manifest["reject"]["asked"])
+        write_bytes(folder / "example.py", example_text(new).encode())
+        new["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
         write_json(folder / EXPORT_FILE, new)
     return RetunedExport(out, new, ledger, manifest["fold"])
 
@@ -209,7 +215,9 @@ def proof(
     checks = [check_against("fp32", probs, expected, "heads.npz in numpy")]
     for entry in artefacts:
         if entry is not fp32:
-            answers = onnx_probs(files[entry["file"]], inputs, entry["input"], preprocessing)
+            answers = onnx_probs(
+                cpu_graph(entry["precision"], files[entry["file"]]), inputs, entry["input"], preprocessing
+            )
             checks.append(check_against(entry["precision"], answers, probs, "the fp32 graph"))
     return probs, checks
 
@@ -288,6 +296,6 @@ def ledger_again(
         stages["two_head_torch"] = fold_probs(val, Fold("exact", fold.alpha, fold.beta))[rows]
         stages["folded_torch"] = fold_probs(val, fold)[rows]
     for entry in manifest["artefacts"]:
-        probs = onnx_probs(files[entry["file"]], pixels, entry["input"], preprocessing)
+        probs = onnx_probs(cpu_graph(entry["precision"], files[entry["file"]]), pixels, entry["input"], preprocessing)
         stages[f"onnx_{entry['precision']}"] = probs
     return ledger_content(stages, old["names"], np.array(old["labels"]), old["images"])

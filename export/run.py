@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dhox.dataset import data_address, read_image
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
@@ -15,16 +17,22 @@ from dhox.export.check import (
     check_accuracy_drop,
     check_against_torch,
     check_images,
+    cpu_graph,
     load_pixels,
     onnx_probs,
     teacher_probs,
 )
 from dhox.export.cost import with_costs
+from dhox.export.emit import example_text
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
-from dhox.export.half import to_fp16
 from dhox.export.head_weights import is_cosine
-from dhox.export.onnx_export import IR_VERSION, OPSET, export_onnx
+from dhox.export.onnx_export import export_onnx
+from dhox.export.onnx_file import IR_VERSION
+from dhox.export.placement import check_placement
+from dhox.export.precisions import Model, converted
+from dhox.export.reject import reject_threshold
+from dhox.exported import SIDE_FILES, graph_input
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -41,11 +49,13 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.golden import golden_arrays
+from dhox.golden import TOLERANCE, golden_arrays
 from dhox.images import Preprocessing
 from dhox.ledger import ledger_content
 
-MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+MODEL_FILES = {
+    "fp32": "model.onnx", "fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "int8": "model.int8.onnx",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,18 +75,23 @@ def export(
     fold_rule: str = "auto",
     fold_tolerance: float = 1.0,
     fp16: bool = False,
+    bf16: bool = False,
+    int8: bool = False,
+    quantize_head: bool = False,
     input_kind: str = "uint8-nhwc",
     max_accuracy_drop: float | None = None,
+    reject_coverage: float | None = None,
     data: Path | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
     """Fold, export, check, and write the export directory `out`.
 
-    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `input_kind`: uint8-nhwc or
-    float-nchw. `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `data`:
-    where the run's images are now, if they moved. Raises DhoxError for an unfinished run or missing images,
-    GateFailedError where a written graph does not answer as torch or loses more accuracy than allowed; then nothing is
-    written.
+    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `bf16`, `int8`:
+    files to write besides fp32; `quantize_head`: int8 takes the last linear layer too. `input_kind`: of INPUT_KINDS.
+    `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `reject_coverage`:
+    see `reject_threshold`. `data`: where the run's images are now, if moved. Raises DhoxError for an unfinished run
+    or missing images, GateFailedError where a written graph does not answer as torch or loses more accuracy than
+    allowed; then nothing is written.
     """
     summary = read_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
@@ -101,6 +116,8 @@ def export(
             fold = Fold("heads", alpha, beta)
         comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
 
+    reject = None if reject_coverage is None else reject_threshold(val, fold, reject_coverage)
+
     images = check_images(summary, data)
     pixels = load_pixels(images.items, preprocessing, "Reading check images")
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
@@ -110,24 +127,26 @@ def export(
             "preprocessing": preprocessing.to_json(),
             "fold": fold.to_json(),
         }
-        uint8_input = input_kind == "uint8-nhwc"
-        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, uint8_input).eval()
-        graph = Deployable(exportable(student.backbone), module.head, preprocessing, uint8_input).eval()
-        files = {"fp32": export_onnx(graph, spec.image_size, metadata)}
-        if fp16:
-            files["fp16"] = to_fp16(files["fp32"], metadata)
-        for precision, content in files.items():
-            write_bytes(folder / MODEL_FILES[precision], content)
+        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, input_kind).eval()
+        graph = Deployable(exportable(student.backbone), module.head, preprocessing, input_kind).eval()
+        wanted = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
+        models = converted(
+            export_onnx(graph, spec.image_size, metadata), metadata, wanted, images, preprocessing, input_kind,
+            quantize_head=quantize_head, max_drop=max_accuracy_drop,
+        )  # fmt: skip
+        for precision, model in models.items():
+            write_bytes(folder / MODEL_FILES[precision], model.content)
 
         # The proof: against torch, and stage by stage.
         reference = torch_probs(module, pixels, input_kind, preprocessing)
         onnx = {
-            precision: onnx_probs(content, pixels, input_kind, preprocessing) for precision, content in files.items()
+            precision: onnx_probs(cpu_graph(precision, model.content), pixels, input_kind, preprocessing)
+            for precision, model in models.items()
         }
         checks = [check_against_torch(precision, probs, reference) for precision, probs in onnx.items()]
         stages = {"folded_torch" if fold_heads and spec.two_heads else "torch": reference}
         if fold_heads and spec.two_heads:
-            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, uint8_input).eval()
+            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, input_kind).eval()
             stages = {"two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing)} | stages
         first = next(iter(stages))
         teacher = teacher_probs(images, val)
@@ -139,12 +158,16 @@ def export(
         # What travels with the models.
         golden = golden_arrays([read_image(item) for item in images.golden], preprocessing)
         golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
+        entries = [
+            artefact_entry(folder / MODEL_FILES[precision], precision, model, input_kind, golden, preprocessing)
+            for precision, model in models.items()
+        ]
         write_npz(folder / "golden.npz", **golden)
         write_npz(folder / "heads.npz", **heads)
         write_bytes(folder / "val.npz", (run / "val.npz").read_bytes())
         write_json(folder / "ledger.json", ledger)
 
-        manifest = {
+        manifest: dict[str, Any] = {
             "schema": EXPORT_SCHEMA,
             "status": "complete",
             "finished_at": now(),
@@ -167,19 +190,36 @@ def export(
             "evidence": evidence.to_json() if evidence else None,
             "comparison": comparison,
             "checks": checks,
-            "artefacts": [
-                {
-                    "file": MODEL_FILES[precision], "precision": precision, "opset": OPSET, "ir": IR_VERSION,
-                    "input": input_kind, "bytes": len(content), "sha256": sha256(folder / MODEL_FILES[precision]),
-                }
-                for precision, content in files.items()
-            ],
-            "default": "fp16" if fp16 else "fp32",
-            "files": {name: sha256(folder / name) for name in ("golden.npz", "heads.npz", "val.npz", "ledger.json")},
+            "reject": reject,
+            "artefacts": entries,
+            "default": next(precision for precision in ("int8", "fp16", "bf16", "fp32") if precision in models),
             "environment": versions(),
         }  # fmt: skip
+        write_bytes(folder / "example.py", example_text(manifest).encode())
+        manifest["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
         write_json(folder / EXPORT_FILE, manifest)
     return ExportResult(out, manifest, ledger)
+
+
+def artefact_entry(
+    path: Path, precision: str, model: Model, input_kind: str, golden: dict[str, np.ndarray],
+    preprocessing: Preprocessing,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest's entry for a written model.
+
+    `golden_agreement`: share of golden images with torch's label, for precisions that have no tolerance; else None.
+    """
+    agreement = None
+    if precision not in TOLERANCE:
+        probs = onnx_probs(model.content, golden["input"], input_kind, preprocessing)
+        agreement = float((probs.argmax(-1) == golden["probs"].argmax(-1)).mean())
+    return {
+        "file": path.name, "precision": precision, "opset": model.opset, "ir": IR_VERSION, "input": input_kind,
+        "bytes": len(model.content), "sha256": sha256(path),
+        "golden_agreement": agreement,
+        **check_placement(precision, model.content, graph_input(golden["input"][:1], input_kind, preprocessing)),
+        "conversion": model.conversion,
+    }  # fmt: skip
 
 
 def read_run(run: Path) -> dict[str, Any]:

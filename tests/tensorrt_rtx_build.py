@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,16 @@ def build(model: Path | bytes) -> Counter[str]:
 
     Fails the test with the parser's or the builder's own words. It cannot run the engine: that needs a GPU.
     """
+    return build_plan(model)[0]
+
+
+def fused_attentions(plan: bytes) -> int:
+    """How many attentions of a built plan are one kernel: the plan names its kernels in clear text."""
+    return len(re.findall(rb"function=\{ name=_gemm_mha", plan))
+
+
+def build_plan(model: Path | bytes) -> tuple[Counter[str], bytes]:
+    """What `build` counts, and the plan."""
     trt = pytest.importorskip("tensorrt_rtx")
     messages: list[str] = []
 
@@ -39,4 +50,5 @@ def build(model: Path | bytes) -> Counter[str]:
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         pytest.fail("TensorRT-RTX does not build it: " + "; ".join(messages))
-    return Counter(str(network.get_layer(i).get_output(0).dtype).split(".")[-1] for i in range(network.num_layers))
+    types = Counter(str(network.get_layer(i).get_output(0).dtype).split(".")[-1] for i in range(network.num_layers))
+    return types, bytes(engine)

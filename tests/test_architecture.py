@@ -100,7 +100,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables; import dhox; dhox.load"
+        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dhox.errors import DhoxError
 from dhox.files import (
@@ -62,7 +66,7 @@ def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DhoxError, match=r"Could not write .*choose another --out"):
+    with pytest.raises(DhoxError, match=r"Could not write .*write to another disk"):
         write_bytes(tmp_path / "folder", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -143,3 +147,66 @@ def test_newest_is_the_greatest_finished_at_of_complete_ones(tmp_path: Path) -> 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / RUN_FILE).write_text("[")
     assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) == new
+
+
+def bomb(path: Path, size: int) -> None:
+    """An .npz of a few kB that expands to `size` bytes of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (size - 128,)})
+        for start in range(128, size, 1 << 16):
+            member.write(b"\0" * min(1 << 16, size - start))
+
+
+def test_an_npz_is_not_expanded_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "golden.npz"
+    bomb(path, 1 << 22)
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr("dhox.files.LARGEST_NPZ", 1 << 22)
+    assert read_npz(path)["a"].shape == ((1 << 22) - 128,)
+    monkeypatch.setattr("dhox.files.LARGEST_NPZ", (1 << 22) - 1)
+    with pytest.raises(DhoxError, match=r"golden\.npz would expand to 4,194,304 bytes .*dhox did not write it"):
+        read_npz(path)
+
+
+def test_an_npz_that_lies_about_its_size_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    bomb(path, 1 << 12)
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (100).to_bytes(4, "little")  # the size that the directory states
+    path.write_bytes(content)
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(path)
+    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(path)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_npz_is_damaged_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.npz"
+    write_npz(path, a=np.arange(5), names=np.array(["x", "yz"]))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(DhoxError):
+        read_npz(path)
+
+
+def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = finished(tmp_path / "run", "2026", text="x" * 1000) / RUN_FILE
+    monkeypatch.setattr("dhox.files.LARGEST_JSON", path.stat().st_size)
+    assert read_json(path, RUN_SCHEMA)["text"]
+    monkeypatch.setattr("dhox.files.LARGEST_JSON", path.stat().st_size - 1)
+    with pytest.raises(DhoxError, match="larger than any JSON file of dhox"):
+        read_json(path, RUN_SCHEMA)
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
+    monkeypatch.undo()
+    path.write_text("[" * 100_000)
+    with pytest.raises(DhoxError, match="not valid JSON"):
+        read_json(path, RUN_SCHEMA)

@@ -124,3 +124,15 @@ def test_normalise_equals_torchvision() -> None:
 
 def test_preprocessing_survives_json() -> None:
     assert Preprocessing.from_json(preprocessing().to_json()) == preprocessing()
+
+
+def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("src/dhox", "bench", "export") for path in (root / folder).rglob("*.py")]
+    assert len(files) > 40
+    resampling = {path.relative_to(root).as_posix() for path in files if "Resampling" in path.read_text("utf-8")}
+    assert resampling == {"src/dhox/images.py", "export/emit.py"}  # example.py carries its own copy, held to this one
+    callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
+    assert callers == {
+        "src/dhox/images.py", "src/dhox/exported.py", "src/dhox/golden.py", "bench/accuracy.py", "export/check.py",
+    }  # fmt: skip

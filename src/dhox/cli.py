@@ -99,6 +99,25 @@ def predict(
 
 
 @app.command()
+def verify(
+    export: Annotated[Path, typer.Argument(help="Export directory.")],
+    device: Annotated[str, typer.Option(help="Where the golden images run.", metavar="auto|cpu|cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
+    from dhox.errors import GateFailedError
+    from dhox.tables import print_verify
+    from dhox.verify import verify as run_verify
+
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    rows = run_verify(export, device)
+    print_verify(rows, as_json)
+    failed = [row for row in rows if row.passed is False]
+    if failed:
+        raise GateFailedError(f"{failed[0].file}, {failed[0].what}: {failed[0].found}")
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

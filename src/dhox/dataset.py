@@ -18,7 +18,7 @@ from dhox.manifest import read_manifest
 from dhox.tar_shards import read_shards, shard_files
 
 __all__ = [  # with what dhox.items says about one image, so that a reader of DATA imports this module alone
-    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "class_names", "class_numbers", "data_address",
+    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "check_labels", "class_names", "class_numbers", "data_address",
     "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file", "read_dataset",
     "read_image", "shorten", "spread",
 ]  # fmt: skip
@@ -185,7 +185,19 @@ def listed_labels(class_file: Path | None) -> list[str] | None:
     return None if class_file is None else [label for label, _ in read_class_file(class_file)]
 
 
+def check_labels(items: list[Item], labels: list[str]) -> None:
+    """Raise DhoxError where items have labels that are none of `labels`, those that a student was trained with."""
+    found = {item.label for item in items if item.label is not None}
+    new, gone = sorted(found - set(labels)), sorted(set(labels) - found)
+    if new:
+        raise DhoxError(
+            f"The classes of these images are not those of the training. New: {shorten(new)}. "
+            f"Missing: {shorten(gone) if gone else 'none'}. Name the classes as in the training, or give that data."
+        )
+
+
 def class_numbers(items: list[Item], labels: list[str]) -> np.ndarray:
-    """Class numbers of labelled items, int64 [N]; `labels` in index order."""
+    """Class numbers of labelled items, int64 [N]; `labels` in index order. Raises DhoxError for labels outside."""
+    check_labels(items, labels)
     numbers = {label: number for number, label in enumerate(labels)}
     return np.array([numbers[str(item.label)] for item in items], np.int64)

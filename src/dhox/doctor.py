@@ -35,7 +35,9 @@ def examine() -> list[Finding]:
         package("timm", "students", "pip install 'dhox[distill]'"),
         package("onnxscript", "ONNX export", "pip install 'dhox[export]'"),
         package(
-            "tensorrt", "TensorRT engines", "on a Jetson use JetPack's python3-libnvinfer; else pip install tensorrt"
+            "tensorrt",
+            "TensorRT engines",
+            "on a Jetson use JetPack's python3-libnvinfer; else pip install 'dhox[tensorrt]'",
         ),
         package("matplotlib", "report.html", "pip install 'dhox[report]'"),
         package("pyarrow", "Parquet manifests", "pip install 'dhox[parquet]'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from PIL import Image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
-from dhox.onnx_session import available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 
+# What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
+# by one factor and knows no standard deviation) planar pixels from 0 to 255.
+INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -31,6 +36,8 @@ def read_manifest(export: Path) -> dict[str, Any]:
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise DhoxError(f"{EXPORT_FILE} names {name!r}, which is no plain file name. Do not trust {export}.")
     path = export / name
     if not path.is_file():
         raise DhoxError(f"{path} is missing, though {EXPORT_FILE} names it. Copy the whole directory, or export again.")
@@ -59,12 +66,24 @@ class ExportedModel:
     probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
     """
 
-    def __init__(self, export: Path, manifest: dict[str, Any], device: str, precision: str | None) -> None:
-        self.entry = artefact(manifest, precision)
+    def __init__(
+        self, export: Path, manifest: dict[str, Any], device: str, precision: str | None, trust_engine: bool = False
+    ) -> None:
+        self.session: Any
+        if device == "tensorrt":
+            from dhox.engines import open_engine
+
+            self.entry, self.session = open_engine(export, manifest, precision, trust_engine)
+        else:
+            self.entry = artefact(manifest, precision)
+            if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
+                raise DhoxError(
+                    f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}. Use --precision fp32, or a GPU."
+                )
+            self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
         self.classes = [entry["name"] for entry in manifest["classes"]]
         self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-        self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
@@ -85,8 +104,16 @@ def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
 
 
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocessed pixels uint8 [N, H, W, 3] as the graph takes them: `uint8-nhwc` or `float-nchw`."""
-    return pixels if kind == "uint8-nhwc" else normalise(pixels, preprocessing)
+    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
+    if kind not in INPUT_KINDS:
+        raise DhoxError(
+            f"The input kind {kind!r} is unknown (known: {', '.join(INPUT_KINDS)}). Export again with this version."
+        )
+    if kind == "uint8-nhwc":
+        return pixels
+    if kind == "float-nchw":
+        return normalise(pixels, preprocessing)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
 def as_image(image: ImageLike) -> Image.Image:
@@ -105,17 +132,21 @@ def as_image(image: ImageLike) -> Image.Image:
     return decode(path)
 
 
-def load(export: str | Path, device: str = "auto", precision: str | None = None) -> ExportedModel:
-    """Load an export directory for inference with ONNX Runtime; no torch needed.
+def load(
+    export: str | Path, device: str = "auto", precision: str | None = None, trust_engine: bool = False
+) -> ExportedModel:
+    """Load an export directory for inference with ONNX Runtime, or with TensorRT; no torch needed.
 
-    `device`: auto, cpu or cuda. `precision`: fp32 or fp16; by default the export's own choice on CUDA, and fp32 on the
-    CPU, whose provider only emulates fp16. Raises DhoxError for a damaged or unfinished export.
+    `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32 or fp16; by
+    default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the engine
+    on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises DhoxError
+    for a damaged or unfinished export, or where no engine fits.
     """
     manifest = read_manifest(Path(export))
     if device == "auto":
         device = "cuda" if "CUDAExecutionProvider" in available_providers() else "cpu"
-    if device not in {"cpu", "cuda"}:
-        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu or cuda.")
+    if device not in {"cpu", "cuda", "tensorrt"}:
+        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu, cuda or tensorrt.")
     if precision is None and device == "cpu":
         precision = "fp32"
-    return ExportedModel(Path(export), manifest, device, precision)
+    return ExportedModel(Path(export), manifest, device, precision, trust_engine)

@@ -27,6 +27,9 @@ AUDIT_SCHEMA = "dhox.audit/1"
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
 COMPARISON_FILE, AUDIT_FILE = "comparison.json", "audit.json"
 
+# Far above what dhox writes (logits of 50,000 images and 1,000 classes: 400 MB), and what a board can survive.
+LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31
+
 
 def write_files(contents: dict[Path, bytes]) -> None:
     """Write whole files atomically: temporary files beside them, fsync, rename once all of them are written.
@@ -45,7 +48,7 @@ def write_files(contents: dict[Path, bytes]) -> None:
     except OSError as err:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
-        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space or choose another --out.") from err
+        raise DhoxError(f"Could not write {path}: {err.strerror}. Free space there, or write to another disk.") from err
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -72,21 +75,37 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read every array of an .npz; nothing in it may run code."""
+    """Read every array of an .npz; nothing in it may run code, and nothing is expanded beyond LARGEST_NPZ bytes."""
     try:
+        with zipfile.ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > LARGEST_NPZ:
+            raise DhoxError(
+                f"{path} would expand to {size:,} bytes (allowed: {LARGEST_NPZ:,}). dhox did not write it: delete it, "
+                "and write it again with the stage that made it."
+            )
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as err:
+            arrays = {name: archive[name] for name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
+        return arrays
+    except DhoxError:
+        raise
+    except (
+        Exception
+    ) as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error, NotImplementedError ...)
         raise DhoxError(f"{path} is missing or damaged ({err}). Write it again with the stage that made it.") from err
 
 
 def read_json(path: Path, schema: str) -> dict[str, Any]:
     """Read a JSON file that dhox wrote, and check that its schema has the major version that this dhox reads."""
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise DhoxError(f"{path} is larger than any JSON file of dhox ({LARGEST_JSON:,} bytes). Check the path.")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise DhoxError(f"Could not read {path}: {err.strerror}. Check the path.") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DhoxError(f"{path} is not valid JSON ({err}). Write it again with the stage that made it.") from err
     found = content.get("schema") if isinstance(content, dict) else None
     if found != schema:
@@ -128,10 +147,10 @@ def newest(root: Path, file_name: str, schema: str) -> Path | None:
             continue
         path = Path(place, file_name)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = read_json(path, schema)
+        except DhoxError:
             continue
-        if isinstance(content, dict) and content.get("schema") == schema and content.get("status") == "complete":
+        if content.get("status") == "complete":
             found.append((str(content.get("finished_at", "")), path.parent))
     return max(found)[1] if found else None
 

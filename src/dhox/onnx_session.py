@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError, require
+from dhox.onnx_file import check_onnx
 
+NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -15,8 +17,13 @@ def available_providers() -> list[str]:
     return list(require("onnxruntime", "cpu").get_available_providers())
 
 
-def open_session(model: Path | bytes, device: str = "cpu") -> Any:
-    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session."""
+def open_session(model: Path | bytes, device: str = "cpu", profile: Path | None = None) -> Any:
+    """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session.
+
+    The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
+    `profile`: the beginning of the name of the file that the session's `end_profiling` writes.
+    """
+    check_onnx(model)
     ort = require("onnxruntime", "cpu")
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
@@ -28,6 +35,10 @@ def open_session(model: Path | bytes, device: str = "cpu") -> Any:
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
     session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
     if session.get_providers()[0] != provider:

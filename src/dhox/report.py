@@ -273,7 +273,7 @@ def method_lines(
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
         lines.append(f"Latency: {bench['method']}")
-        lines += sorted({f"fp16: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        lines += sorted({f"{row['precision']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
         lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary or {}).get("environment", {})

@@ -14,6 +14,7 @@ from rich.table import Table
 from dhox.console import console, say
 from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.verify import Check
 
 STAGES = {
     "teacher": "teacher, zero-shot",
@@ -279,27 +280,61 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
     if ledger["rows"]:
         print_ledger(ledger)
     for check in manifest["checks"]:
+        allowed = "judged by accuracy" if check["tolerance"] is None else f"allowed {check['tolerance']:g}"
         say(
             f"{check['precision']} against {check.get('against', 'torch')} ({check['runner']}): {check['n']} images, "
-            f"{100 * check['agreement']:.1f} % same label, largest difference "
-            f"{check['largest_difference']:.1e} (allowed {check['tolerance']})"
+            f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} ({allowed})"
         )
+    for entry in manifest["artefacts"]:
+        if entry["conversion"]:
+            say(f"{entry['precision']}: {conversion_sentence(entry['precision'], entry['conversion'])}.")
+    if manifest["reject"]:
+        say(f"{reject_sentence(manifest['reject'])}.")
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
         say(f"{export / entry['file']}: {entry['bytes'] / 1e6:.2f} MB{default}")
 
 
+def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
+    """What a precision conversion did: the share that it reached, and what stayed behind and why."""
+    if precision == "int8":
+        unit = "points of top-1 lost" if found["labelled"] else "% of the answers differ"
+        text = (
+            f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges ({found['method']}) "
+            f"of {found['n_calibration']} images; {found['drop']:.1f} {unit} against fp32 on {found['n_judge']} images "
+            f"(allowed {found['max_drop']:g})"
+        )
+        if found["returned"]:
+            names = ", ".join(entry["node"] for entry in found["returned"])
+            text += f"; back to fp16, the most damaging first: {names}"
+        return text + (f". {found['advice'].rstrip('.')}" if found["advice"] else "")
+    measured = [entry for entry in found["kept"] if not entry["always"]]
+    text = f"{100 * found['share']:.0f} % of convolutions and matrix products"
+    if measured:
+        text += f"; {len(measured)} nodes stay fp32 by what {found['n']} images show, first {measured[0]['node']} ({measured[0]['why']})"
+    return text
+
+
+def reject_sentence(reject: dict[str, Any]) -> str:
+    """What the reject threshold costs and brings."""
+    low, high = reject["coverage_interval"]
+    return (
+        f"Below a probability of {reject['threshold']:.3f} the answer is unknown: {100 * reject['coverage']:.1f} % "
+        f"({100 * low:.1f}-{100 * high:.1f}) of {reject['n']} validation images ({reject['images']}) are answered, with "
+        f"accuracy {percent(reject['answered'])}, all of them with {percent(reject['all'])}"
+    )
+
+
 def print_ledger(ledger: dict[str, Any]) -> None:
     """Accuracy stage by stage, each against the stage before."""
     n = ledger["rows"][0]["n"]
-    title = f"Ledger, {n} images of {ledger['images']}; each stage against the one before"
-    table = Table("stage", "accuracy", "top-5", "ECE", "same label", "gained, lost", "McNemar p", title=title)
+    title = f"Ledger, {n} images of {ledger['images']};\nsame label, gained and lost against the stage before"
+    table = Table("stage", "accuracy", "ECE", "same", "+ -", "McNemar p", title=title)
     for row in ledger["rows"]:
-        top5 = "" if row["top5"] is None else f"{100 * row['top5']:.1f} %"
         against = ["", "", ""]
         if row["agreement"] is not None:
             against = [f"{100 * row['agreement']:.1f} %", f"+{row['gained']} -{row['lost']}", f"{row['mcnemar_p']:.2g}"]
-        table.add_row(STAGES[row["stage"]], percent(row), top5, f"{row['calibration_error']:.3f}", *against)
+        table.add_row(STAGES[row["stage"]], percent(row), f"{row['calibration_error']:.3f}", *against)
     console.print(table)
     say(f"{loss_sentence(ledger)}.")
 
@@ -381,6 +416,8 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         accuracy = accuracies.get(row["precision"])
         table.add_row(row["precision"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
     console.print(table)
+    for line in content["not_run"]:
+        say(f"{line}.")
     if content["accuracy"]["note"]:
         say(f"Accuracy {content['accuracy']['note']}")
     for row in content["ledger"]["rows"]:
@@ -453,4 +490,18 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
         table.add_row(
             *[escape(finding.what), mark, escape(finding.found), "" if finding.works else escape(finding.advice)]
         )
+    console.print(table)
+
+
+def print_verify(rows: list[Check], as_json: bool) -> None:
+    """What was checked of an export, and what was found."""
+    if as_json:
+        passed = all(row.passed is not False for row in rows)
+        content = {"schema": "dhox.verify/1", "passed": passed, "checks": [asdict(row) for row in rows]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    marks = {True: "[green]passed[/green]", False: "[red]FAILED[/red]", None: "[yellow]not run[/yellow]"}
+    table = Table("file", "check", "result", "found")
+    for row in rows:
+        table.add_row(escape(row.file), row.what, marks[row.passed], escape(row.found))
     console.print(table)

@@ -16,7 +16,7 @@ from dhox.distill.student import Student
 from dhox.export.cost import with_costs
 from dhox.export.fold import Fold, coefficients, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import to_fp16
+from dhox.export.half import convert
 from dhox.export.onnx_export import export_onnx
 from dhox.exported import run_session
 from dhox.images import Preprocessing
@@ -115,7 +115,7 @@ def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str) -> None:
         softmax(fold.c_ce * ce + fold.c_kd * kd) if rule == "linear" else 0.4 * softmax(ce) + 0.6 * softmax(kd / 0.5)
     )
     assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
-    fp16 = to_fp16(fp32, {})
+    fp16 = convert(fp32, {}, {})
     assert abs(run_session(open_session(fp16), batch) - expected).max() < 2e-2
     assert build(fp32)["HALF"] == 0
     assert build(fp16)["HALF"] > 0
@@ -133,7 +133,7 @@ def test_fp16_computes_norms_in_fp32() -> None:
     batch = np.random.default_rng(0).integers(100, 256, (4, 4, 4, 3), dtype=np.uint8)
     z = (batch.transpose(0, 3, 1, 2) / 255 / 0.01).reshape(4, -1) + 0.1
     assert (np.linalg.norm(z, axis=1) > 256).all()
-    fp16 = to_fp16(export_onnx(module, 4, {}), {})
+    fp16 = convert(export_onnx(module, 4, {}), {}, {})
     assert abs(run_session(open_session(fp16), batch) - softmax(logits_of(student, z)[1])).max() < 2e-2
     graph = onnx.load_from_string(fp16).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}

@@ -13,9 +13,9 @@ from tensorrt_rtx_build import build
 from dhox.distill.student import create_backbone, preprocessing_of, with_heads
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import fp32_nodes, to_fp16
+from dhox.export.half import convert, fp32_nodes
 from dhox.export.onnx_export import export_onnx
-from dhox.exported import graph_input, run_session
+from dhox.exported import INPUT_KINDS, graph_input, run_session
 from dhox.onnx_session import open_session
 
 STUDENTS = {
@@ -28,7 +28,7 @@ STUDENTS = {
 }
 
 
-def deployable(student: str, size: int, rule: str = "exact", uint8: bool = True) -> Deployable:
+def deployable(student: str, size: int, rule: str = "exact", kind: str = "uint8-nhwc") -> Deployable:
     """A student with random weights, and BatchNorm statistics that fit them (else fp16 overflows)."""
     torch.manual_seed(0)
     backbone, data = create_backbone(student, "none", size)
@@ -38,7 +38,7 @@ def deployable(student: str, size: int, rule: str = "exact", uint8: bool = True)
         for _ in range(20):
             model(torch.randn(8, 3, size, size))
     fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule})
-    return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), uint8).eval()
+    return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), kind).eval()
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -51,15 +51,15 @@ def test_onnx_equals_torch_and_tensorrt_builds_it(student: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("rule", ["single", "heads", "exact", "linear"])
-@pytest.mark.parametrize("uint8", [True, False])
-def test_every_head_and_input_builds(rule: str, uint8: bool) -> None:
-    module = deployable("test_resnet", 28, rule, uint8)
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+def test_every_head_and_input_builds(rule: str, kind: str) -> None:
+    module = deployable("test_resnet", 28, rule, kind)
     fp32 = export_onnx(module, 28, {})
-    batch = graph_input(pixels(28), "uint8-nhwc" if uint8 else "float-nchw", module_preprocessing())
+    batch = graph_input(pixels(28), kind, module_preprocessing())
     assert abs(run_session(open_session(fp32), batch) - torch_answer(module, batch)).max() < 1e-4
     layers = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     assert layers.count("Gemm") == (2 if rule == "heads" else 1)
-    for content in (fp32, to_fp16(fp32, {})):
+    for content in (fp32, convert(fp32, {}, {})):
         assert build(content).total() > 0
 
 
@@ -67,22 +67,22 @@ def module_preprocessing() -> object:
     return preprocessing_of(create_backbone("test_resnet", "none", 28)[1])
 
 
-def test_both_inputs_give_the_same_answer() -> None:
+def test_all_inputs_give_the_same_answer() -> None:
     preprocessing = module_preprocessing()
     batch = pixels(28)
     answers = [
-        torch_answer(deployable("test_resnet", 28, uint8=kind == "uint8-nhwc"), graph_input(batch, kind, preprocessing))
-        for kind in ("uint8-nhwc", "float-nchw")
+        torch_answer(deployable("test_resnet", 28, kind=kind), graph_input(batch, kind, preprocessing))
+        for kind in INPUT_KINDS
     ]
-    assert abs(answers[0] - answers[1]).max() < 1e-5
+    assert max(abs(answer - answers[0]).max() for answer in answers) < 1e-5
 
 
 def test_equal_input_gives_equal_bytes_and_no_trace_of_this_machine() -> None:
     metadata = {"classes": ["a", "<b>"], "fold": {"rule": "exact"}}
     first, second = (export_onnx(deployable("test_resnet", 28), 28, metadata) for _ in range(2))
     assert first == second
-    assert to_fp16(first, metadata) == to_fp16(second, metadata)
-    for content in (first, to_fp16(first, metadata)):
+    assert convert(first, metadata, {}) == convert(second, metadata, {})
+    for content in (first, convert(first, metadata, {})):
         model = onnx.load_from_string(content)
         assert {entry.key: entry.value for entry in model.metadata_props} == {
             "dhox.classes": '["a", "<b>"]', "dhox.fold": '{"rule": "exact"}',
@@ -98,13 +98,25 @@ def test_fp16_keeps_normalisation_and_tail_in_fp32_and_halves_the_rest() -> None
     kept = {node.op_type for node in graph.node if node.name in fp32_nodes(graph)}
     assert {"Softmax", "ReduceSum", "Cast", "Transpose"} <= kept
     assert not kept & {"Conv", "Gemm", "Relu"}
-    half = onnx.load_from_string(to_fp16(fp32, {})).graph
+    half = onnx.load_from_string(convert(fp32, {}, {})).graph
     types = {tensor.name: tensor.data_type for tensor in half.initializer}
     for node in half.node:
         if node.op_type in {"Conv", "Gemm"}:
             assert {types[name] for name in node.input[1:]} == {onnx.TensorProto.FLOAT16}
     assert [node.op_type for node in half.node].count("Cast") == 3  # uint8 to fp32, into fp16, back to fp32
-    assert len(to_fp16(fp32, {})) < 0.55 * len(fp32)
+    assert len(convert(fp32, {}, {})) < 0.55 * len(fp32)
+
+
+def test_planes_from_0_to_255_are_normalised_in_fp32() -> None:
+    half = onnx.load_from_string(
+        convert(export_onnx(deployable("test_resnet", 28, kind="float-nchw-255"), 28, {}), {}, {})
+    )
+    assert half.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    first, second = half.graph.node[:2]
+    assert (first.op_type, second.op_type) == ("Sub", "Mul")
+    assert {types[name] for node in (first, second) for name in node.input if name in types} == {onnx.TensorProto.FLOAT}
+    assert [node.op_type for node in half.graph.node].count("Cast") == 2  # into fp16 behind them, and back
 
 
 def test_a_weight_beyond_fp16_is_named() -> None:
@@ -113,5 +125,8 @@ def test_a_weight_beyond_fp16_is_named() -> None:
         module.head.linear.weight[0, 0] = 1e6
     from dhox.errors import DhoxError
 
-    with pytest.raises(DhoxError, match=r"head\.linear\.weight holds 1e\+06, beyond fp16\. Export without --fp16"):
-        to_fp16(export_onnx(module, 28, {}), {})
+    with pytest.raises(
+        DhoxError,
+        match=r"head\.linear\.weight of node_linear \(Gemm\) holds 1e\+06, beyond fp16\. Export without --fp16",
+    ):
+        convert(export_onnx(module, 28, {}), {}, {})

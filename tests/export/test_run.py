@@ -14,6 +14,7 @@ from dhox.export import run as export_module
 from dhox.export.check import check_against_torch
 from dhox.export.run import export
 from dhox.files import read_npz, sha256
+from dhox.verify import verify
 
 
 def content(folder: Path, name: str) -> dict:
@@ -74,13 +75,15 @@ def test_equal_runs_give_equal_model_bytes(line: Path) -> None:
         ({"fold_rule": "linear"}, "linear", 4),
         ({"fold_heads": False}, "heads", 4),
         ({"fold_rule": "exact", "input_kind": "float-nchw"}, "exact", 8),
+        ({"fold_rule": "exact", "input_kind": "float-nchw-255", "fp16": True}, "exact", 8),
     ],
 )
 def test_rules_and_inputs(line: Path, options: dict, rule: str, rows: int) -> None:
     manifest = export(line / "runs/tiny", Path("e"), **options).manifest
     assert manifest["fold"]["rule"] == rule
-    assert [entry["precision"] for entry in manifest["artefacts"]] == ["fp32"]
+    assert [entry["precision"] for entry in manifest["artefacts"]] == ["fp32", "fp16"][: 1 + options.get("fp16", False)]
     assert build(Path("e/model.onnx")).total() > 0
+    assert all(row.passed for row in verify(Path("e"), "cpu"))
     graph = onnx.load("e/model.onnx").graph
     gemm = next(node for node in graph.node if node.op_type == "Gemm")
     weight = next(tensor for tensor in graph.initializer if tensor.name == gemm.input[1])

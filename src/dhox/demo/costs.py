@@ -62,7 +62,7 @@ def deployable(run: Path, fold: Fold) -> Deployable:
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
     student = load_student(run, StudentSpec.from_json(summary["student"]))
     preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, uint8_input=True)
+    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc")
 
 
 def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:

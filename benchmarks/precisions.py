@@ -1,0 +1,98 @@
+"""What fp16 and int8 cost a trained network: top-1 with its interval, agreement, McNemar's test, and file sizes.
+
+    python benchmarks/precisions.py DATA --student tf_efficientnet_lite0 --weights FILE
+
+DATA: an image folder with classes in the network's own order, or a flat folder with one image per class. Some images
+measure ranges and hold the gate (`--calibrate`); accuracy is read on all others. `--weights`: a state dict of the timm
+model, or one whose tensors come in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import timm
+from packed_size import network
+
+from dhox.dataset import read_image
+from dhox.export.backbone import exportable
+from dhox.export.calibrated import to_half
+from dhox.export.graph import Deployable, LinearHead
+from dhox.export.int8 import to_int8
+from dhox.export.onnx_export import export_onnx
+from dhox.export.sensitivity import answers
+from dhox.images import Preprocessing, model_input
+from dhox.items import Item
+from dhox.stats import wilson_interval
+
+BATCH = 20
+
+
+def mcnemar(new: np.ndarray, old: np.ndarray) -> float:
+    """Two-sided exact p of McNemar's test: right or wrong, bool [N] each, on the same images."""
+    gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
+    n = gained + lost
+    return min(1.0, 2 * sum(comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--student", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--calibrate", type=int, default=200)
+    parser.add_argument("--max-accuracy-drop", type=float, default=1.0)
+    parser.add_argument("--method", choices=["minmax", "percentile"], default="minmax")
+    parser.add_argument("--quantize-head", action="store_true")
+    options = parser.parse_args()
+
+    timm.layers.set_fused_attn(False)
+    paths = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    folders = sorted({path.parent.name for path in paths})
+    labels = np.array([folders.index(p.parent.name) if len(folders) > 1 else i for i, p in enumerate(paths)])
+    model = network(options.student, options.weights)
+    config = timm.data.resolve_data_config({}, model=model)
+    size = config["input_size"][-1]
+    resize = round(size / config["crop_pct"])
+    preprocessing = Preprocessing(resize, size, config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
+    pixels = np.stack([model_input(read_image(Item(path, path.name)), preprocessing) for path in paths])
+    order = np.random.default_rng(0).permutation(len(paths))
+    few, rest = order[: options.calibrate], np.sort(order[options.calibrate :])
+
+    classifier = model.get_classifier()
+    head = LinearHead(classifier.weight.detach().numpy(), classifier.bias.detach().numpy())
+    model.reset_classifier(0)
+    fp32 = export_onnx(Deployable(exportable(model), head, preprocessing, True).eval(), size, {})
+    batches = [pixels[few[start : start + BATCH]] for start in range(0, len(few), BATCH)]
+    half = to_half(fp32, {}, batches)
+    int8 = to_int8(
+        fp32, {}, batches, batches, labels[few], max_drop=options.max_accuracy_drop, method=options.method,
+        quantize_head=options.quantize_head, kept=half.kept,
+    )  # fmt: skip
+
+    judged = [pixels[rest[start : start + BATCH]] for start in range(0, len(rest), BATCH)]
+    files = {"fp32": fp32, "fp16": half.content, "int8": int8.content}
+    predictions = {name: answers(content, judged, name).argmax(-1) for name, content in files.items()}
+    print(f"{options.student} at {size} px, {len(rest)} images; {len(few)} others measured ranges and held the gate")
+    first = predictions["fp32"]
+    for name, answer in predictions.items():
+        right = answer == labels[rest]
+        low, high = wilson_interval(int(right.sum()), len(right))
+        text = f"{name}: {100 * right.mean():.2f} % ({100 * low:.1f}-{100 * high:.1f}), {len(files[name]) / 1e6:.2f} MB"
+        if name != "fp32":
+            p = mcnemar(right, first == labels[rest])
+            text += f", agreement with fp32 {100 * (answer == first).mean():.2f} %, McNemar p = {p:.3f}"
+        print(text)
+    print(
+        f"int8: {len(int8.quantised)} layers, {100 * int8.share:.1f} % of the multiply-adds, ranges by {int8.method};"
+        f" drop on the gate's images {int8.drop:+.2f} points; returned to fp16: "
+        + (", ".join(f"{layer.node} ({layer.damage:.3g} nats)" for layer in int8.returned) or "none")
+    )
+    print(int8.advice or "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""One fp32 graph in the precisions that were asked for, converted on real images (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dhox.export.calibrated import calibration_inputs, to_half
+from dhox.export.check import BATCH, CheckImages, load_pixels
+from dhox.export.half import BF16_OPSET, QUANTISED_OPSET
+from dhox.export.int8 import to_int8
+from dhox.export.onnx_file import OPSET
+from dhox.exported import graph_input
+from dhox.images import Preprocessing
+
+HALVES = {"fp16": OPSET, "bf16": BF16_OPSET}  # and the opset of their files
+INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say
+
+
+@dataclass(frozen=True)
+class Model:
+    """A written graph. `conversion`: how it came about, as plain values; None for fp32."""
+
+    content: bytes
+    opset: int
+    conversion: dict[str, Any] | None
+
+
+def converted(
+    fp32: bytes,
+    metadata: dict[str, Any],
+    wanted: list[str],
+    images: CheckImages,
+    preprocessing: Preprocessing,
+    input_kind: str,
+    *,
+    quantize_head: bool,
+    max_drop: float | None,
+) -> dict[str, Model]:
+    """The fp32 graph and, by name, what `wanted` (of fp16, bf16 and int8) asks for besides.
+
+    Ranges are measured on `images.calibration`; int8 returns layers to fp16 until it loses at most `max_drop` points of
+    top-1 to fp32 on `images.tuning`. `quantize_head`: int8 takes the last linear layer too. Raises DhoxError where a
+    conversion cannot be had, GateFailedError where int8 cannot be good enough.
+    """
+    models = {"fp32": Model(fp32, OPSET, None)}
+    if not wanted:
+        return models
+    pixels = load_pixels(images.calibration, preprocessing, "Reading calibration images")
+    inputs = calibration_inputs(pixels, input_kind, preprocessing)
+    for dtype, opset in HALVES.items():
+        if dtype in wanted:
+            half = to_half(fp32, metadata, inputs, dtype)
+            models[dtype] = Model(half.content, opset, half.to_json())
+    if "int8" in wanted:
+        fp16 = models["fp16"].conversion if "fp16" in models else to_half(fp32, metadata, inputs).to_json()
+        assert fp16 is not None
+        judges = load_pixels(images.tuning, preprocessing, "Reading images that int8 is judged by")
+        int8 = to_int8(
+            fp32, metadata, in_batches(pixels, input_kind, preprocessing),
+            in_batches(judges, input_kind, preprocessing), images.tuning_labels,
+            max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=quantize_head,
+            kept={entry["node"]: entry["why"] for entry in fp16["kept"]},
+        )  # fmt: skip
+        models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.to_json())
+    return models
+
+
+def in_batches(pixels: np.ndarray, input_kind: str, preprocessing: Preprocessing) -> list[np.ndarray]:
+    """uint8 [N, H, W, 3] as batches of a graph's input."""
+    return [
+        graph_input(pixels[start : start + BATCH], input_kind, preprocessing) for start in range(0, len(pixels), BATCH)
+    ]

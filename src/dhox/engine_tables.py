@@ -1,0 +1,45 @@
+"""What building engines prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from dhox.console import console, say
+
+
+def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
+    """One row per engine: where, for what, how precise, checked or why not."""
+    table = Table("engine", "for", "batch", "MB", "graph", "engine", "golden check", "seconds")
+    for sidecar in sidecars:
+        device, options, trt = sidecar["device"], sidecar["options"], sidecar["tensorrt"]
+        proof = sidecar["engine_precision"]
+        where = f"{device['gpu'] or 'any GPU from compute capability 8.0 on'}, {trt['flavour']} {trt['version']}"
+        row = (
+            sidecar["folder"],
+            where,
+            ":".join(str(options[name]) for name in ("smallest", "usual", "largest")),
+            f"{sidecar['engine']['bytes'] / 1e6:.1f}",
+            share(sidecar["graph_precision"], sidecar["precision"]),
+            share(proof, sidecar["precision"]) if "share" in proof else "not run",
+            sidecar["golden"]["status"].split(":")[0],
+            f"{sidecar['build_seconds']:.1f}",
+        )
+        table.add_row(*map(escape, row))
+    console.print(table)
+    say("graph, engine: share of the convolutions and matrix products, as parsed and as compiled.")
+    for sidecar in sidecars:
+        for name in ("engine_precision", "golden"):
+            if sidecar[name]["status"].startswith("not run"):
+                say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
+        if sidecar["options"]["dla"] is not None:
+            say(f"{sidecar['folder']}: on the GPU, not on DLA: {', '.join(sidecar['dla_fallback']) or 'nothing'}")
+    say(f"{export}/engines")
+
+
+def share(record: dict[str, Any], precision: str) -> str:
+    """100 % fp16."""
+    return f"{100 * record['share']:.0f} % {precision}"

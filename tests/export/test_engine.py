@@ -1,0 +1,232 @@
+"""Engines of an export, built by the real TensorRT-RTX compiler on the CPU, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from dhox import engines
+from dhox.cuda import Gpu
+from dhox.engine_tables import print_engines
+from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.export import compile_engine, engine
+from dhox.export.compile_engine import build_error
+from dhox.export.engine import build_engines, find_gpu, parse_batches
+from dhox.export.precision_proof import layers_of_log
+from dhox.files import sha256
+from dhox.tensorrt_api import TensorRT, import_tensorrt
+
+pytest.importorskip("tensorrt_rtx")
+
+
+@pytest.fixture
+def export(line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export of a user who never built an engine, on a machine without a GPU."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine, "find_gpu", lambda trt: None)
+    monkeypatch.setattr(engine, "import_tensorrt", lambda: import_tensorrt("tensorrt_rtx"))
+    shutil.copytree(line / "runs/tiny/export", tmp_path / "export", ignore=shutil.ignore_patterns("engines"))
+    return tmp_path / "export"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def replace_model(export: Path, precision: str, content: bytes) -> None:
+    """Another ONNX file under a precision of the manifest, with its hash."""
+    manifest = json.loads((export / "manifest.json").read_text())
+    entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == precision)
+    (export / entry["file"]).write_bytes(content)
+    entry["sha256"] = hashlib.sha256(content).hexdigest()
+    (export / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_engines_are_built_proven_and_recorded(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(export)
+    built = build_engines(export, precisions=["fp32", "fp16"], batches=(1, 4, 8), workspace_mib=256)
+    assert {name: digest for name, digest in contents(export).items() if not name.startswith("engines")} == before
+    for sidecar, precision in zip(built, ("fp32", "fp16"), strict=True):
+        folder = export / "engines" / sidecar["folder"]
+        assert re.fullmatch(rf"any-rtx[\d.]+-{precision}-[0-9a-f]{{8}}", folder.name)
+        assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "model.engine"]
+        assert engines.read_sidecar(folder) == sidecar
+        assert sidecar["onnx"]["sha256"] == sha256(export / sidecar["onnx"]["file"])
+        assert sidecar["graph_precision"]["share"] == sidecar["engine_precision"]["share"] == 1.0
+        assert sidecar["engine_precision"]["source"] == "builder's log"
+        assert sidecar["golden"]["status"].startswith("not run: no GPU here")
+        assert sidecar["options"] == {
+            "smallest": 1, "usual": 4, "largest": 8, "workspace_mib": 256, "version_compatible": False,
+            "hardware_compatible": False, "dla": None,
+        }  # fmt: skip
+        assert hashlib.sha256(engines.read_plan(folder, sidecar, trust_engine=False)).hexdigest() == sha256(
+            folder / "model.engine"
+        )
+    print_engines(export, built)
+    printed = capsys.readouterr().out
+    assert "100 % fp16" in printed
+    assert "golden not run: no GPU here" in printed
+
+
+def test_an_engine_is_replaced_only_when_asked(export: Path) -> None:
+    (built,) = build_engines(export)
+    assert built["precision"] == "fp16"  # the export's default
+    before = contents(export / "engines")
+    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
+        build_engines(export)
+    assert contents(export / "engines") == before
+    build_engines(export, batches=(2, 2, 2))
+    assert len(list((export / "engines").iterdir())) == 2
+    build_engines(export, overwrite=True)
+    assert len(list((export / "engines").iterdir())) == 2
+
+
+def test_no_silent_fp32_engine(export: Path) -> None:
+    replace_model(export, "fp16", (export / "model.onnx").read_bytes())
+    with pytest.raises(GateFailedError, match="fp16 was asked for, but only 0%") as failed:
+        build_engines(export, precisions=["fp16"])
+    assert failed.value.exit_code == 3
+    assert not list((export / "engines").iterdir())
+
+
+def test_an_engine_that_loses_its_precision_is_not_kept(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT keeps its promise, so here its log is made to say another type."""
+    monkeypatch.setattr(
+        engine, "layers_of_log", lambda text: layers_of_log(text.replace("Datatype: Half", "Datatype: Float"))
+    )
+    with pytest.raises(GateFailedError, match="in the engine only 0% are .*Nothing was kept"):
+        build_engines(export)
+    assert not list((export / "engines").iterdir())
+
+
+def test_the_parsers_own_words(export: Path) -> None:
+    """TensorRT refuses what ONNX Runtime takes: a transposed uint8 tensor."""
+    model = onnx.load(export / "model.onnx")
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    permute = next(node for node in model.graph.node if node.op_type == "Transpose")
+    cast.op_type, permute.op_type = "Transpose", "Cast"
+    kept = list(cast.attribute)
+    del cast.attribute[:]
+    cast.attribute.extend(permute.attribute)
+    del permute.attribute[:]
+    permute.attribute.extend(kept)
+    replace_model(export, "fp32", model.SerializeToString())
+    with pytest.raises(DhoxError, match=r"parser does not take .*first input has type UInt8 but must have"):
+        build_engines(export, precisions=["fp32"])
+    replace_model(export, "fp32", b"not an ONNX file")
+    with pytest.raises(DhoxError, match=r"TensorRT's parser does not take .*model.onnx \(.+\)\. Export it again"):
+        build_engines(export, precisions=["fp32"])
+
+
+def test_too_little_workspace_says_what_to_do(export: Path) -> None:
+    with pytest.raises(
+        DhoxError, match=r"not enough memory to build .*within workspace limit.*--workspace MIB.*smaller --batch"
+    ):
+        build_engines(export, workspace_mib=1)
+
+
+def test_recorded_words_of_too_little_memory() -> None:
+    """TensorRT 10 on a GPU: github.com/hmorimitsu/ptlflow/issues/65 and NVIDIA/TensorRT/issues/1917."""
+    warnings = [
+        "Skipping tactic 3 due to insufficient memory on requested size of 9385 detected for tactic 0x0000000000000004.\n"
+        "Try decreasing the workspace size with IBuilderConfig::setMemoryPoolLimit().",
+        "Tactic Device request: 9385MB Available: 7649MB. Device memory is insufficient to use tactic.",
+    ]
+    error = "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[Unsqueeze_93...]}.)"
+    assert "not enough memory" in str(build_error([error], warnings))
+    assert "could not build the engine (Error Code 10" in str(build_error([error], []))
+    assert "it gives no reason" in str(build_error([], []))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precisions": ["int8"]}, "holds no int8 model. Ask for one of: fp32, fp16"),
+        ({"hardware_compatible": True}, "no hardware-compatible engines on request.*Leave out --hardware-compatible"),
+        ({"version_compatible": True}, "lean runtime, which is not here .*leave out --version-compatible"),
+        ({"dla": 0, "batches": (8, 8, 8)}, "--dla 0: TensorRT finds 0 DLA cores here.*Leave out --dla"),
+    ],
+)
+def test_what_this_tensorrt_cannot_do(export: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        build_engines(export, **options)
+    assert not list((export / "engines").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workspace_mib": 0}, "--workspace 0 is no amount of MiB"),
+        ({"dla": 0}, "DLA takes one batch size only"),
+        ({"dla": 0, "batches": (4, 4, 4), "precisions": ["fp32"]}, "DLA computes in fp16 and int8 only"),
+        ({"dla": 0, "batches": (4, 4, 4), "hardware_compatible": True}, "leave out --hardware-compatible"),
+    ],
+)
+def test_contradictory_options(export: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_engines(export, **options)
+
+
+@pytest.mark.parametrize(("text", "batches"), [("1:8:16", (1, 8, 16)), ("4", (4, 4, 4)), (" 1:1:1 ", (1, 1, 1))])
+def test_batches(text: str, batches: tuple[int, int, int]) -> None:
+    assert parse_batches(text) == batches
+
+
+@pytest.mark.parametrize("text", ["", "0:8:16", "8:1:16", "1:16:8", "1:8", "1:8:16:32", "a:b:c", "-1:8:16", "1.5", "0"])
+def test_malformed_batches(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is not MIN:OPT:MAX .*--batch 1:8:16"):
+        parse_batches(text)
+
+
+def test_a_full_disk_leaves_earlier_engines(export: Path) -> None:
+    """A limit on the size of files stands for the end of the disk."""
+    build_engines(export, precisions=["fp32"])
+    before = contents(export / "engines")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DhoxError, match=r"Could not write .*model.engine: .+\. Free space"):
+            build_engines(export, precisions=["fp16"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(export / "engines") == before
+
+
+def test_damaged_models_are_not_built(export: Path) -> None:
+    with (export / "model.fp16.onnx").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(DhoxError, match="SHA-256 differs"):
+        build_engines(export)
+
+
+def test_tensorrt_proper_needs_the_gpu() -> None:
+    try:
+        engines.gpu()
+        pytest.skip("there is a GPU")
+    except DhoxError:
+        pass
+    with pytest.raises(
+        DhoxError, match=r"builds an engine on the GPU that will run it\. .*with its driver|CUDA runtime"
+    ):
+        find_gpu(TensorRT(None, "tensorrt", "10.3.0"))
+    assert find_gpu(TensorRT(None, "tensorrt_rtx", "1.7.1")) is None
+
+
+def test_timing_caches_are_kept_per_device_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    places = {
+        compile_engine.timing_cache_file(TensorRT(None, "tensorrt", version), device)
+        for version in ("10.3.0", "10.13.3.9")
+        for device in (Gpu("Orin", "8.7"), Gpu("NVIDIA Thor/iGPU", "11.0"))
+    }
+    assert len(places) == 4
+    assert {place.parent for place in places} == {tmp_path / "dhox/timing"}
