@@ -40,8 +40,9 @@ PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 class Half:
     """A converted file with its account.
 
-    `kept`: {node, op, why, always, largest} for each fp32 node, in the order of the graph; `always`: not because of these
-    images; `largest`: max |x| of its outputs (None where it has no float output). `share`: of convolutions and matrix products that are in half precision.
+    `kept`: {node, op, why, always, largest} for each fp32 node, in the order of the graph; `always`: not because of
+    these images; `largest`: max |x| of its outputs (None where it has no float output). `share`: of convolutions and
+    matrix products that are in half precision.
     `difference`: largest difference of a probability to fp32 on the `n` calibration images, emulated.
     """
 

@@ -58,6 +58,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         logits = val["ce_logits"], val["kd_logits"]
         assert (fold["z_norm"] is None) == (rule == "exact")
         expected = dho_probs(*logits, alpha, beta) if rule == "exact" else fold_probs(val, Fold(**fold))
+        heads = read_npz(Path(rule, "heads.npz"))
         weights = numpy_helper.to_array(
             next(t for t in onnx.load(Path(rule, "model.onnx")).graph.initializer if t.name == "head.linear.weight")
         )
