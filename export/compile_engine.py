@@ -52,8 +52,9 @@ def compile_onnx(
 
     Raises DhoxError in TensorRT's own words, and GateFailedError where the file is not typed as `precision` says.
     """
+    if external := check_onnx(onnx).external:
+        raise DhoxError(f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file. Export again.")
     content = onnx.read_bytes()
-    check_onnx(content)
     api = trt.api
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -80,6 +80,7 @@ class TwoHeads(nn.Module):
         self.ce_head = linear_layer(weights["ce_head.weight"], weights["ce_head.bias"])
         self.kd_head = linear_layer(weights["kd_head.weight"], weights["kd_head.bias"])
         self.cosine = is_cosine(heads)
+        self.weights: torch.Tensor
         self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:

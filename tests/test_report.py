@@ -18,13 +18,14 @@ def test_a_run_with_export_and_bench_makes_a_whole_page(own_line: Path) -> None:
         "Accuracy, size and latency",
         "Accuracy ledger",
         "Learning curves",
+        "Heads and folds",
         "Latency distribution",
         "Choosing alpha and beta",
         "Confusion matrix",
         "Method",
     ):
         assert f">{heading}" in page, heading
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "1.500" in page
     assert "emulated on CPU" in page
     assert "prefers-color-scheme: dark" in page

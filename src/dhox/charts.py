@@ -59,6 +59,27 @@ def gradient_chart(run: Path) -> Any:
     return svg(draw, panels=2, share_x=False)
 
 
+def comparison_chart(rows: list[dict[str, Any]], fold: dict[str, Any]) -> Any:
+    """Accuracy with its 95 % interval of every way to answer, as SVG; the exported one in the second colour.
+
+    `rows`, `fold`: `comparison` and `fold` of an export's manifest.
+    """
+    plain = "linear_plain" if fold.get("z_norm") else "linear_tuned"
+    ships = {"linear": plain, "heads": "dho"}.get(fold["rule"], fold["rule"])
+
+    def draw(axes: Any) -> None:
+        for place, row in enumerate(rows):
+            low, high = (100 * bound for bound in row["interval"])
+            accuracy, colour = 100 * row["accuracy"], "C1" if row["stage"] == ships else "C0"
+            error = [[accuracy - low], [high - accuracy]]
+            axes[0].errorbar(accuracy, place, xerr=error, fmt="o", color=colour, capsize=3, markersize=5)
+        axes[0].set_yticks(range(len(rows)), [STAGES[row["stage"]] for row in rows])
+        axes[0].invert_yaxis()
+        axes[0].set_xlabel("validation accuracy, % (95 % interval)")
+
+    return svg(draw, panels=1)
+
+
 def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
     """Empirical distribution of call times per model and batch size, as SVG; emulated precisions are left out."""
     samples = read_npz(bench / "samples.npz")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dhox.charts import gradient_chart, latency_chart, learning_curves
+from dhox.charts import comparison_chart, gradient_chart, latency_chart, learning_curves
 from dhox.errors import DhoxError, require
+from dhox.export.fold import Fold, fold_probs
 from dhox.files import (
     BENCH_FILE,
     BENCH_SCHEMA,
@@ -22,7 +23,7 @@ from dhox.files import (
     read_npz,
     write_bytes,
 )
-from dhox.heads import dho_probs, linear_probs
+from dhox.heads import dho_probs
 from dhox.ledger import LEDGER_SCHEMA
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
 from dhox.tables import (
@@ -75,6 +76,10 @@ def write_report(
         "gradients": gradient_chart(run) if run and (run / "gradients.csv").exists() else None,
         "latency": latency_chart(bench, content) if bench and content else None,
         "latency_caption": latency_caption(content) if content else None,
+        "comparison": comparison_chart(manifest["comparison"], manifest["fold"])
+        if manifest and manifest["comparison"]
+        else None,
+        "comparison_caption": comparison_caption(manifest["comparison"]) if manifest else None,
         "heat": heat_map(selection) if selection else None,
         "confusion": confusion_table(run, summary, content),
         "method": method_lines(summary, selection, content),
@@ -113,7 +118,7 @@ def line_rows(
         rows.insert(1, {**row, "stage": "labels_only"})
     if run and manifest and rows and manifest["fold"]["rule"] in {"linear", "exact"}:
         test = read_npz(run / "test.npz")
-        right = folded_predictions(test, manifest["fold"]) == test["labels"]
+        right = fold_probs(test, Fold(**manifest["fold"])).argmax(-1) == test["labels"]
         rows.append({"stage": "folded_torch", **accuracy_row(right)})
     for accuracy in (bench or {"accuracy": {"rows": []}})["accuracy"]["rows"]:
         rows.append({**accuracy, "stage": f"onnx_{accuracy['precision']}"})
@@ -129,13 +134,6 @@ def line_rows(
         }
         for row in rows
     ]
-
-
-def folded_predictions(test: dict[str, np.ndarray], fold: dict[str, Any]) -> np.ndarray:
-    """The folded head's labels from both heads' logits, int [N]."""
-    if fold["rule"] == "exact":
-        return dho_probs(test["ce_logits"], test["kd_logits"], fold["alpha"], fold["beta"]).argmax(-1)
-    return linear_probs(test["ce_logits"], test["kd_logits"], fold["c_ce"], fold["c_kd"]).argmax(-1)
 
 
 def onnx_costs(bench: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -281,6 +279,14 @@ def method_lines(
     versions = (bench or summary or {}).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     return lines
+
+
+def comparison_caption(rows: list[dict[str, Any]]) -> str:
+    """What the chart of heads and folds shows."""
+    if not rows:
+        return ""
+    apart = " Where their agreement is high, a paired comparison tells more than these intervals (see Fold above)."
+    return f"Every way to answer on the same {rows[0]['n']} validation images; the exported one in orange.{apart}"
 
 
 def latency_caption(bench: dict[str, Any]) -> str:

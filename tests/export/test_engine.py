@@ -137,7 +137,25 @@ def test_the_parsers_own_words(export: Path) -> None:
     with pytest.raises(DhoxError, match=r"parser does not take .*first input has type UInt8 but must have"):
         build_engines(export, precisions=["fp32"])
     replace_model(export, "fp32", b"not an ONNX file")
-    with pytest.raises(DhoxError, match="is not an ONNX file, or is damaged"):
+    with pytest.raises(DhoxError, match=r"model.onnx is not an ONNX file, or is damaged"):
+        build_engines(export, precisions=["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("../secret.bin", "outside its own folder, so it is not loaded"), ("w.bin", "an engine is built from one file")],
+)
+def test_weights_in_other_files_never_reach_the_parser(export: Path, location: str, message: str) -> None:
+    """TensorRT-RTX 1.7 refuses `..` itself, but follows symbolic links, and looks in the working directory."""
+    model = onnx.load(export / "model.onnx")
+    weight = model.graph.initializer[0]
+    for place in (export / "w.bin", export.parent / "secret.bin"):
+        place.write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    replace_model(export, "fp32", model.SerializeToString())
+    with pytest.raises(DhoxError, match=message):
         build_engines(export, precisions=["fp32"])
 
 
