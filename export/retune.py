@@ -151,7 +151,7 @@ def retune_export(
                     "golden_agreement": None if check["tolerance"] else check["agreement"],
                 }
                 for entry, check in zip(manifest["artefacts"], checks, strict=True)
-            ],  # fmt: skip
+            ],
             "environment": versions(),
             "retuned_from": {
                 "path": str(export.absolute()),

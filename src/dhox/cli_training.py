@@ -304,6 +304,9 @@ def retune(
         raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
     mixture = None if alpha is None or beta is None else (alpha, beta)
     if (directory / EXPORT_FILE).is_file():
+        from dhox.errors import require
+
+        require("onnx", "export")
         from dhox.export.retune import retune_export
         from dhox.tables import print_export, retuned_sentence
 
