@@ -10,7 +10,6 @@ model, or one whose tensors come in the same order.
 from __future__ import annotations
 
 import argparse
-from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +25,9 @@ from dhox.export.onnx_export import export_onnx
 from dhox.export.sensitivity import answers
 from dhox.images import Preprocessing, model_input
 from dhox.items import Item
-from dhox.stats import wilson_interval
+from dhox.stats import mcnemar_p, wilson_interval
 
 BATCH = 20
-
-
-def mcnemar(new: np.ndarray, old: np.ndarray) -> float:
-    """Two-sided exact p of McNemar's test: right or wrong, bool [N] each, on the same images."""
-    gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
-    n = gained + lost
-    return min(1.0, 2 * sum(comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n)
 
 
 def main() -> None:
@@ -63,14 +55,14 @@ def main() -> None:
     few, rest = order[: options.calibrate], np.sort(order[options.calibrate :])
 
     classifier = model.get_classifier()
-    head = LinearHead(classifier.weight.detach().numpy(), classifier.bias.detach().numpy())
+    head = LinearHead({f"linear.{key}": tensor.numpy() for key, tensor in classifier.state_dict().items()})
     model.reset_classifier(0)
-    fp32 = export_onnx(Deployable(exportable(model), head, preprocessing, True).eval(), size, {})
+    fp32 = export_onnx(Deployable(exportable(model), head, preprocessing, "uint8-nhwc").eval(), size, {})
     batches = [pixels[few[start : start + BATCH]] for start in range(0, len(few), BATCH)]
     half = to_half(fp32, {}, batches)
     int8 = to_int8(
         fp32, {}, batches, batches, labels[few], max_drop=options.max_accuracy_drop, method=options.method,
-        quantize_head=options.quantize_head, kept=half.kept,
+        quantize_head=options.quantize_head, kept={entry["node"]: entry["why"] for entry in half.kept},
     )  # fmt: skip
 
     judged = [pixels[rest[start : start + BATCH]] for start in range(0, len(rest), BATCH)]
@@ -83,7 +75,8 @@ def main() -> None:
         low, high = wilson_interval(int(right.sum()), len(right))
         text = f"{name}: {100 * right.mean():.2f} % ({100 * low:.1f}-{100 * high:.1f}), {len(files[name]) / 1e6:.2f} MB"
         if name != "fp32":
-            p = mcnemar(right, first == labels[rest])
+            before = first == labels[rest]
+            p = mcnemar_p(int((right & ~before).sum()), int((before & ~right).sum()))
             text += f", agreement with fp32 {100 * (answer == first).mean():.2f} %, McNemar p = {p:.3f}"
         print(text)
     print(

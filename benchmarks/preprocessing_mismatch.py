@@ -257,6 +257,9 @@ def measure(
         for chunk in batches(items):
             images = [read_image(item) for item in chunk]
             exact = np.stack([model_input(image, contract) for image in images])
+            target, corner = geometry(*images[0].size, contract)  # the rows' own geometry is the contract's
+            resized = images[0].resize(target, INTERPOLATIONS[contract.interpolation])
+            assert np.array_equal(cropped(np.asarray(resized), corner, contract.crop), exact[0])
             ask("the contract", exact, exact)
             for name, mismatch in rows.items():
                 ask(name, np.stack([mismatch(image) for image in images]), exact)

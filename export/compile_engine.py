@@ -12,6 +12,7 @@ from dhox.cuda import Gpu
 from dhox.errors import DhoxError
 from dhox.export.precision_proof import check_promise, graph_precision, network_products
 from dhox.files import write_bytes
+from dhox.onnx_file import check_onnx
 from dhox.tensorrt_api import TensorRT
 
 LARGEST_TIMING_CACHE = 256 << 20  # bytes
@@ -51,11 +52,14 @@ def compile_onnx(
 
     Raises DhoxError in TensorRT's own words, and GateFailedError where the file is not typed as `precision` says.
     """
+    if external := check_onnx(onnx).external:
+        raise DhoxError(f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file. Export again.")
+    content = onnx.read_bytes()
     api = trt.api
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)
-    if not parser.parse(onnx.read_bytes()):
+    if not parser.parse(content):
         words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
         raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}). Export it again, or report these words.")
     graph = graph_precision(network, precision)

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from dhox.export.half import constants_to_initializers
+
 HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Operators whose outputs are among their inputs, or constants: nothing to round
 MOVING_OPS = {
@@ -21,7 +23,7 @@ MOVING_OPS = {
 
 def emulated(model: bytes) -> bytes:
     """The fp32 graph that answers as `model` (fp16 or bf16 in its types) does where products are summed in fp32."""
-    source = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    source = typed_graph(model)
     graph = source.graph
     half = {
         value.name: value.type.tensor_type.elem_type
@@ -49,6 +51,14 @@ def emulated(model: bytes) -> bytes:
         getattr(graph, field).extend(content)
     emulation: bytes = source.SerializeToString(deterministic=True)
     return emulation
+
+
+def typed_graph(model: bytes) -> onnx.ModelProto:
+    """A model with the types of all its tensors inferred anew, its constants as initializers."""
+    source = onnx.load_from_string(model)
+    constants_to_initializers(source.graph)
+    source.graph.ClearField("value_info")
+    return onnx.shape_inference.infer_shapes(source)
 
 
 def single(tensor: TensorProto) -> TensorProto:

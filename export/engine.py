@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,11 @@ def build_engine(
             check_promise(precision, compiled.graph, proof)
             golden: dict[str, Any] = {"status": "not run: no GPU here; whoever loads the engine runs it first"}
         else:
-            session = EngineSession(trt, compiled.plan, options.version_compatible, options.dla)
-            layers, source = layers_of_inspector(session.layer_information(trt)), "inspector"
-            proof = precision_record(engine_precision(layers, compiled.products, precision), source)
-            check_promise(precision, compiled.graph, proof)
-            golden = prove_golden(export, manifest, entry, session)
-            session.close()
+            with closing(EngineSession(trt, compiled.plan, options.version_compatible, options.dla)) as session:
+                layers, source = layers_of_inspector(session.layer_information(trt)), "inspector"
+                proof = precision_record(engine_precision(layers, compiled.products, precision), source)
+                check_promise(precision, compiled.graph, proof)
+                golden = prove_golden(export, manifest, entry, session)
         digest = hashlib.sha256(compiled.plan).hexdigest()
         sidecar = {
             "schema": engines.ENGINE_SCHEMA,

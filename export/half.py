@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from dhox.errors import DhoxError
-from dhox.export.onnx_file import OPSET, finish
+from dhox.export.onnx_contract import OPSET, finish
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
@@ -33,8 +33,8 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
     """Type a file of dhox: half precision between the normalisation and the head's tail, but for the nodes `kept`.
 
     `model`: fp32, opset 18. The file has the first opset whose operators take the types: 18 for fp16, 19 with
-    QuantizeLinear and DequantizeLinear, 22 for bf16. `kept`: name of a node -> why it stays fp32. `dtype`: fp16 or bf16. One Cast stands at each border. Raises
-    DhoxError where a weight of a half node is beyond the type.
+    QuantizeLinear and DequantizeLinear, 22 for bf16. `kept`: name of a node -> why it stays fp32. `dtype`: fp16 or
+    bf16. One Cast stands at each border. Raises DhoxError where a weight of a half node is beyond the type.
 
     ONNX Runtime runs the half Q/DQ pairs as they stand with the session option session.disable_quant_qdq = 1.
     """

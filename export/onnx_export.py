@@ -13,7 +13,7 @@ import torch
 
 from dhox.errors import DhoxError
 from dhox.export.graph import Deployable
-from dhox.export.onnx_file import OPSET, finish
+from dhox.export.onnx_contract import OPSET, finish
 from dhox.export.simplify import simplify
 
 LARGEST_BATCH = 4096

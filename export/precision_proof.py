@@ -95,26 +95,29 @@ def layers_of_inspector(text: str) -> list[dict[str, Any]]:
 def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], precision: str) -> dict[str, Any] | None:
     """The share of a precision in the engine's convolutions and matrix products; None where it does not tell.
 
-    `layers`: of `layers_of_log` or `layers_of_inspector`. `products`: of `network_products`. Nodes that the engine does
-    not account for (folded away, or a type that it hides) are listed; with more than half of them hidden, it tells
-    nothing.
+    `layers`: of `layers_of_log` or `layers_of_inspector`. `products`: of `network_products`. Listed are the nodes that
+    the engine computes in another precision than the network states (`differs`: node -> [stated, computed]), and those
+    that it does not account for (`hidden`: folded away, or of a type that it does not show); with more than half of
+    them hidden, it tells nothing. Compilers do compute a convolution in half precision that is fp32 between two casts.
     """
     by_node: dict[str, list[dict[str, Any]]] = {}
     for entry in layers:
         for name in onnx_nodes(entry):
             by_node.setdefault(name, []).append(entry)
-    found, hidden = [], []
+    found: dict[str, str] = {}
+    hidden = []
     for node in products:
         candidates = by_node.get(node, [])
         computing = [entry for entry in candidates if PRODUCT_LAYER.search(str(entry.get("LayerType", "")))]
         known = [answer for answer in map(layer_precision, computing or candidates) if answer is not None]
         if known:
-            found.append(known[0] if len(set(known)) == 1 else "mixed")
+            found[node] = known[0] if len(set(known)) == 1 else "mixed"
         else:
             hidden.append(node)
     if 2 * len(hidden) > len(products):
         return None
-    return {**share_of(found, precision), "hidden": hidden}
+    differs = {node: [products[node], computed] for node, computed in found.items() if computed != products[node]}
+    return {**share_of(found.values(), precision), "differs": differs, "hidden": hidden}
 
 
 def onnx_nodes(entry: dict[str, Any]) -> set[str]:

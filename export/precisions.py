@@ -11,7 +11,7 @@ from dhox.export.calibrated import calibration_inputs, to_half
 from dhox.export.check import BATCH, CheckImages, load_pixels
 from dhox.export.half import BF16_OPSET, QUANTISED_OPSET
 from dhox.export.int8 import to_int8
-from dhox.export.onnx_file import OPSET
+from dhox.export.onnx_contract import OPSET
 from dhox.exported import graph_input
 from dhox.images import Preprocessing
 

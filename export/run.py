@@ -27,8 +27,8 @@ from dhox.export.emit import example_text
 from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
 from dhox.export.head_weights import is_cosine
+from dhox.export.onnx_contract import IR_VERSION
 from dhox.export.onnx_export import export_onnx
-from dhox.export.onnx_file import IR_VERSION
 from dhox.export.placement import check_placement
 from dhox.export.precisions import Model, converted
 from dhox.export.reject import reject_threshold

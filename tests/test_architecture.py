@@ -100,7 +100,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit; import dhox; dhox.load"
+        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit\n"
+        "import dhox.export.engine, dhox.engines, dhox.engine_tables; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)
 
@@ -113,6 +114,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
 
     export = str(own_line / "runs/tiny/export")
     assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
+    assert all(row["passed"] for row in json.loads(board("verify", export, "--json"))["checks"])
     assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
     retuned = subprocess.run(
         [sys.executable, "-c", BOARD_WITH_ONNX, "retune", export, "--alpha", "0.5", "--beta", "1"],

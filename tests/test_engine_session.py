@@ -157,6 +157,19 @@ def test_an_engine_that_cannot_be_opened_is_one_clear_error(device: SyntheticDev
     assert not device.blocks
 
 
+def test_no_memory_for_the_batch_gives_back_the_rest(device: SyntheticDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(size: int) -> int:
+        if device.blocks:
+            raise DhoxError("CUDA: cudaMalloc failed (out of memory). Use a smaller batch.")
+        return device.allocate(size)
+
+    monkeypatch.setattr(cuda, "allocate", allocate)
+    with pytest.raises(DhoxError, match="smaller batch"):
+        EngineSession(synthetic_tensorrt(1, 4)[0], b"plan")
+    assert not device.blocks
+    assert not device.streams
+
+
 def test_an_engine_that_does_not_run_is_one_clear_error(device: SyntheticDevice) -> None:
     session = EngineSession(synthetic_tensorrt(1, 4, run=True)[0], b"plan")
     with pytest.raises(DhoxError, match="The engine did not run"):
@@ -167,7 +180,7 @@ def test_an_engine_that_does_not_run_is_one_clear_error(device: SyntheticDevice)
 
 @pytest.mark.gpu
 def test_a_real_engine_answers_as_onnx_runtime_does(
-    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dhox
     from dhox.export.engine import build_engines
@@ -179,10 +192,10 @@ def test_a_real_engine_answers_as_onnx_runtime_does(
         pytest.skip(str(err))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    export = line / "runs/tiny/export"
+    export = own_line / "runs/tiny/export"
     built = build_engines(export, precisions=["fp32", "fp16"], batches=(1, 4, 8), overwrite=True)
     assert [sidecar["golden"]["status"] for sidecar in built] == ["passed", "passed"]
-    images = sorted((line / "data/test").rglob("*.png"))[:19]
+    images = sorted((own_line / "data/test").rglob("*.png"))[:19]
     engine = dhox.load(export, device="tensorrt", precision="fp32")(images)  # type: ignore[operator]
     onnx = dhox.load(export, device="cpu")(images)  # type: ignore[operator]
     assert abs(engine - onnx).max() <= 1e-4

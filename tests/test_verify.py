@@ -240,7 +240,7 @@ def test_engines_are_held_to_their_sidecars(export: Path) -> None:
     assert (*row, True) in [(found.file, found.what, found.passed) for found in verify(export, "cpu")]
     write_json(folder / "engine.json", sidecar | {"onnx": {"sha256": "0" * 64}})
     assert "built from an ONNX file that is not in this export" in failures(export)[row]
-    write_json(folder / "engine.json", {"schema": "dhox.engine/1"})
+    write_json(folder / "engine.json", {"schema": "dhox.engine/1", "status": "complete"})
     assert "is incomplete" in failures(export)[row]
     write_json(folder / "engine.json", sidecar)
     (folder / "model.engine").write_bytes(b"another plan")

@@ -17,7 +17,7 @@ from dhox.cli_common import (
     say_report,
 )
 from dhox.console import say
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, require
 
 
 def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
@@ -304,8 +304,6 @@ def retune(
         raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
     mixture = None if alpha is None or beta is None else (alpha, beta)
     if (directory / EXPORT_FILE).is_file():
-        from dhox.errors import require
-
         require("onnx", "export")
         from dhox.export.retune import retune_export
         from dhox.tables import print_export, retuned_sentence

@@ -49,10 +49,14 @@ class EngineSession:
         self.addresses: dict[str, int] = {}
         self.stream = cuda.create_stream()
         self.set_batch(tuple(largest))
-        for name in (INPUT, OUTPUT):
-            size = int(np.prod(tuple(self.context.get_tensor_shape(name)))) * self.dtypes[name].itemsize
-            self.addresses[name] = cuda.allocate(size)
-            self.context.set_tensor_address(name, self.addresses[name])
+        try:
+            for name in (INPUT, OUTPUT):
+                size = int(np.prod(tuple(self.context.get_tensor_shape(name)))) * self.dtypes[name].itemsize
+                self.addresses[name] = cuda.allocate(size)
+                self.context.set_tensor_address(name, self.addresses[name])
+        except DhoxError:
+            self.close()
+            raise
 
     def error(self, what: str) -> DhoxError:
         """What went wrong, with TensorRT's own words and what to do."""

@@ -35,9 +35,18 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
         for name in ("engine_precision", "golden"):
             if sidecar[name]["status"].startswith("not run"):
                 say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
+        differs = proof_differs(sidecar["engine_precision"])
+        if differs:
+            say(f"{sidecar['folder']}: computed in another precision than the file states: {differs}")
         if sidecar["options"]["dla"] is not None:
             say(f"{sidecar['folder']}: on the GPU, not on DLA: {', '.join(sidecar['dla_fallback']) or 'nothing'}")
     say(f"{export}/engines")
+
+
+def proof_differs(proof: dict[str, Any]) -> str:
+    """Conv_3 fp32 -> fp16, of the first five nodes, and how many more."""
+    nodes = [f"{node} {stated} -> {computed}" for node, (stated, computed) in proof.get("differs", {}).items()]
+    return ", ".join(nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
 
 
 def share(record: dict[str, Any], precision: str) -> str:

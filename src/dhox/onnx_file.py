@@ -77,7 +77,7 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
     if isinstance(model, bytes):
         found = read_onnx(model, "The ONNX model")
         if found.external:
-            raise DhoxError(f"The ONNX model wants the file {found.external[0]!r}, but has no folder. Load it by path.")
+            raise DhoxError(f"The ONNX model wants the file {found.external[0]!r}, but has no folder. Export again.")
         return found
     try:
         size = model.stat().st_size

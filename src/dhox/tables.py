@@ -283,7 +283,8 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         allowed = "judged by accuracy" if check["tolerance"] is None else f"allowed {check['tolerance']:g}"
         say(
             f"{check['precision']} against {check.get('against', 'torch')} ({check['runner']}): {check['n']} images, "
-            f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} ({allowed})"
+            f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} "
+            f"({allowed})"
         )
     for entry in manifest["artefacts"]:
         if entry["conversion"]:
@@ -300,8 +301,8 @@ def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
     if precision == "int8":
         unit = "points of top-1 lost" if found["labelled"] else "% of the answers differ"
         text = (
-            f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges ({found['method']}) "
-            f"of {found['n_calibration']} images; {found['drop']:.1f} {unit} against fp32 on {found['n_judge']} images "
+            f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges "
+            f"({found['method']}) of {found['n_calibration']} images; {found['drop']:.1f} {unit} against fp32 on {found['n_judge']} images "
             f"(allowed {found['max_drop']:g})"
         )
         if found["returned"]:
@@ -311,7 +312,10 @@ def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
     measured = [entry for entry in found["kept"] if not entry["always"]]
     text = f"{100 * found['share']:.0f} % of convolutions and matrix products"
     if measured:
-        text += f"; {len(measured)} nodes stay fp32 by what {found['n']} images show, first {measured[0]['node']} ({measured[0]['why']})"
+        text += (
+            f"; {len(measured)} nodes stay fp32 by what {found['n']} images show, first {measured[0]['node']} "
+            f"({measured[0]['why']})"
+        )
     return text
 
 
@@ -320,8 +324,8 @@ def reject_sentence(reject: dict[str, Any]) -> str:
     low, high = reject["coverage_interval"]
     return (
         f"Below a probability of {reject['threshold']:.3f} the answer is unknown: {100 * reject['coverage']:.1f} % "
-        f"({100 * low:.1f}-{100 * high:.1f}) of {reject['n']} validation images ({reject['images']}) are answered, with "
-        f"accuracy {percent(reject['answered'])}, all of them with {percent(reject['all'])}"
+        f"({100 * low:.1f}-{100 * high:.1f}) of {reject['n']} validation images ({reject['images']}) are answered, "
+        f"with accuracy {percent(reject['answered'])}, all of them with {percent(reject['all'])}"
     )
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dhox.engines import ENGINE_FILE, PLAN_FILE, read_sidecar
 from dhox.errors import DhoxError
 from dhox.exported import check_file, graph_input, read_manifest, run_session
-from dhox.files import read_json, read_npz, sha256
+from dhox.files import read_npz, sha256
 from dhox.golden import AGREEMENT_SLACK, JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden
 from dhox.images import Preprocessing
 from dhox.onnx_file import OnnxFile, check_onnx
 from dhox.onnx_session import NO_CPU_KERNELS, PROVIDERS, available_providers, open_session
 
-ENGINES, ENGINE_FILE, ENGINE_SCHEMA = "engines", "engine.json", "dhox.engine/1"
 EMULATED = "the CPU provider computes much of it in fp32"
 
 
@@ -46,7 +47,7 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
     rows: list[Check] = []
     golden: dict[str, np.ndarray] | None = None
     for name, digest in manifest["files"].items():
-        rows.append(attempt(name, "hash", lambda name=name, digest=digest: hash_words(export, name, digest)))
+        rows.append(attempt(name, "hash", partial(hash_words, export, name, digest)))
         if name == "golden.npz" and rows[-1].passed:
             try:
                 golden = read_golden(export / name)
@@ -55,7 +56,7 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
                 rows.append(Check(name, "golden images", False, str(err)))
     for entry in manifest["artefacts"]:
         rows += artefact_rows(export, manifest, entry, golden, preprocessing, device)
-    for sidecar in sorted((export / ENGINES).glob(f"*/{ENGINE_FILE}")):
+    for sidecar in sorted((export / "engines").glob(f"*/{ENGINE_FILE}")):
         rows.append(engine_row(export, manifest, sidecar))
     return rows
 
@@ -210,12 +211,12 @@ def engine_row(export: Path, manifest: dict[str, Any], sidecar: Path) -> Check:
     name = sidecar.parent.relative_to(export).as_posix()
 
     def check() -> str:
-        content = read_json(sidecar, ENGINE_SCHEMA)
+        content = read_sidecar(sidecar.parent)
         try:
-            plan, digest, source = content["engine"]["file"], content["engine"]["sha256"], content["onnx"]["sha256"]
+            digest, source = content["engine"]["sha256"], content["onnx"]["sha256"]
         except (KeyError, TypeError) as err:
             raise DhoxError(f"{sidecar} is incomplete ({err!r}). Build the engine again.") from err
-        path = sidecar.parent / Path(plan).name
+        path = sidecar.parent / PLAN_FILE
         if not path.is_file() or sha256(path) != digest:
             raise DhoxError(f"{path} is missing, or not the file that its sidecar describes. Build the engine again.")
         if source not in [entry["sha256"] for entry in manifest["artefacts"]]:

@@ -20,6 +20,7 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export import compile_engine, engine
 from dhox.export.compile_engine import build_error
 from dhox.export.engine import build_engines, find_gpu, parse_batches
+from dhox.export.half import convert
 from dhox.export.precision_proof import layers_of_log
 from dhox.files import sha256
 from dhox.tensorrt_api import TensorRT, import_tensorrt
@@ -108,6 +109,19 @@ def test_an_engine_that_loses_its_precision_is_not_kept(export: Path, monkeypatc
     assert not list((export / "engines").iterdir())
 
 
+def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """TensorRT-RTX 1.7.1 rounds the weights of a convolution that an fp16 file keeps in fp32 between two casts."""
+    fp32 = (export / "model.onnx").read_bytes()
+    convolutions = [node.name for node in onnx.load_from_string(fp32).graph.node if node.op_type == "Conv"]
+    kept = convolutions[len(convolutions) // 2]
+    replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}))
+    (built,) = build_engines(export, precisions=["fp16"])
+    assert built["graph_precision"]["products"] == {"fp16": len(convolutions), "fp32": 1}  # less the kept one, plus the matrix product
+    assert built["engine_precision"]["differs"] == {kept: ["fp32", "fp16"]}
+    print_engines(export, [built])
+    assert f"in another precision than the file states: {kept} fp32 -> fp16" in capsys.readouterr().out
+
+
 def test_the_parsers_own_words(export: Path) -> None:
     """TensorRT refuses what ONNX Runtime takes: a transposed uint8 tensor."""
     model = onnx.load(export / "model.onnx")
@@ -123,7 +137,25 @@ def test_the_parsers_own_words(export: Path) -> None:
     with pytest.raises(DhoxError, match=r"parser does not take .*first input has type UInt8 but must have"):
         build_engines(export, precisions=["fp32"])
     replace_model(export, "fp32", b"not an ONNX file")
-    with pytest.raises(DhoxError, match=r"TensorRT's parser does not take .*model.onnx \(.+\)\. Export it again"):
+    with pytest.raises(DhoxError, match=r"model.onnx is not an ONNX file, or is damaged"):
+        build_engines(export, precisions=["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("../secret.bin", "outside its own folder, so it is not loaded"), ("w.bin", "an engine is built from one file")],
+)
+def test_weights_in_other_files_never_reach_the_parser(export: Path, location: str, message: str) -> None:
+    """TensorRT-RTX 1.7 refuses `..` itself, but follows symbolic links, and looks in the working directory."""
+    model = onnx.load(export / "model.onnx")
+    weight = model.graph.initializer[0]
+    for place in (export / "w.bin", export.parent / "secret.bin"):
+        place.write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    replace_model(export, "fp32", model.SerializeToString())
+    with pytest.raises(DhoxError, match=message):
         build_engines(export, precisions=["fp32"])
 
 

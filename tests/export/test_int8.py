@@ -69,9 +69,9 @@ def trained(student: str) -> bytes:
             model(part)
     model.eval()
     weight, bias = (parameter.detach().numpy() for parameter in model[1].parameters())
-    head = LinearHead(weight, bias)
+    head = LinearHead({"linear.weight": weight, "linear.bias": bias})
     preprocessing = preprocessing_of(data | {"mean": (0.5,) * 3, "std": (0.5,) * 3})
-    return export_onnx(Deployable(exportable(backbone), head, preprocessing, True).eval(), size, {})
+    return export_onnx(Deployable(exportable(backbone), head, preprocessing, "uint8-nhwc").eval(), size, {})
 
 
 def batches(size: int, split: str, n: int) -> list[np.ndarray]:

@@ -124,7 +124,7 @@ def test_the_real_compiler_keeps_what_the_graph_promises(precision: str, tmp_pat
     assert result.products == {"the_conv": precision, "the_matmul": precision}
     assert result.graph["share"] == 1.0
     assert engine is not None
-    assert (engine["share"], engine["hidden"]) == (1.0, [])
+    assert (engine["share"], engine["differs"], engine["hidden"]) == (1.0, {}, [])
     check_promise(precision, result.graph, engine)
 
 
@@ -170,13 +170,21 @@ def test_recorded_layers_of_tensorrt_10() -> None:
     assert onnx_nodes(layers[0]) == {f"resnetv15_stage1_{name}_fwd" for name in ("conv2", "batchnorm2", "relu1")}
     assert layer_precision(layers[0]) == "int8"
     found = engine_precision(layers, {"resnetv15_stage1_conv2_fwd": "int8"}, "int8")
-    assert found == {"products": {"int8": 1}, "share": 1.0, "hidden": []}
+    assert found == {"products": {"int8": 1}, "share": 1.0, "differs": {}, "hidden": []}
 
 
 def test_recorded_layers_without_metadata_are_found_by_name() -> None:
     layers = layers_of_inspector(json.dumps(TENSORRT_8_FP16))
     found = engine_precision(layers, {"Conv_0": "fp16", "Conv_5": "fp16"}, "fp16")
-    assert found == {"products": {"fp16": 2}, "share": 1.0, "hidden": []}  # the Reformat of Conv_0 computes nothing
+    assert found == {
+        "products": {"fp16": 2},
+        "share": 1.0,
+        "differs": {},
+        "hidden": [],
+    }  # the Reformat of Conv_0 computes nothing
+    assert engine_precision(layers, {"Conv_0": "fp32", "Conv_5": "fp16"}, "fp16") == {
+        "products": {"fp16": 2}, "share": 1.0, "differs": {"Conv_0": ["fp32", "fp16"]}, "hidden": [],
+    }  # fmt: skip
     silent = json.loads(json.dumps(TENSORRT_8_FP16).replace("Half", "Float"))
     found = engine_precision(silent["Layers"], {"Conv_0": "fp16", "Conv_5": "fp16"}, "fp16")
     assert found is not None
@@ -191,6 +199,7 @@ def test_an_engine_that_does_not_tell_is_not_proven() -> None:
     assert engine_precision(layers, products, "fp16") == {
         "products": {"fp16": 1},
         "share": 1.0,
+        "differs": {},
         "hidden": ["node_MatMul_2"],
     }
     assert engine_precision(layers, {**products, "gone": "fp16"}, "fp16") is None

@@ -126,6 +126,9 @@ def test_what_cannot_be_retuned_is_said_and_nothing_is_written(own_line: Path, l
         retune_export(folder, Path("e"), r=1.0)
     with pytest.raises(UsageError, match="an export never changes"):
         retune_export(folder, folder, overwrite=True)
+    for numbers in ({"tau": inf}, {"r": float("nan")}, {"mixture": (0.5, inf)}):
+        with pytest.raises(UsageError, match="r is a number or inf"):
+            retune_export(linear, Path("e"), **numbers)
     with pytest.raises(DhoxError, match="is not an export directory"):
         retune_export(own_line, Path("e"))
     with pytest.raises(DhoxError, match=r"linear.weight_fp16 would hold .*beyond fp16. Choose a larger beta or tau"):

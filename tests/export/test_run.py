@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,12 @@ import onnx
 import pytest
 from tensorrt_rtx_build import build
 
+import dhox
+from dhox.bench.run import bench
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
-from dhox.export.check import check_against_torch
+from dhox.export.check import check_against_torch, onnx_probs
+from dhox.export.retune import retune_export
 from dhox.export.run import export
 from dhox.files import read_npz, sha256
 from dhox.verify import verify
@@ -25,7 +31,7 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
     folder = line / "runs/tiny/export"
     manifest, ledger = content(folder, "manifest.json"), content(folder, "ledger.json")
     assert {path.name for path in folder.iterdir()} == {
-        "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "golden.npz", "ledger.json",
+        "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "golden.npz", "ledger.json", "example.py",
     }  # fmt: skip
     for entry in manifest["artefacts"]:
         assert entry["sha256"] == sha256(folder / entry["file"])
@@ -175,3 +181,91 @@ def test_tolerances_have_two_sides(precision: str, inside: float, outside: float
         check_against_torch(precision, reference + outside, reference)
     with pytest.raises(GateFailedError, match="differs from torch by inf"):
         check_against_torch(precision, reference * np.nan, reference)
+
+
+@pytest.fixture(scope="module")
+def every(line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the tiny run in every precision, with a reject threshold."""
+    out = tmp_path_factory.mktemp("every") / "export"
+    export(line / "runs/tiny", out, fp16=True, bf16=True, int8=True, reject_coverage=0.9)
+    return out
+
+
+def test_every_precision_has_its_opset_account_and_ledger_row(every: Path) -> None:
+    manifest, ledger = content(every, "manifest.json"), content(every, "ledger.json")
+    entries = {entry["precision"]: entry for entry in manifest["artefacts"]}
+    assert {name: (entry["opset"], entry["ir"]) for name, entry in entries.items()} == {
+        "fp32": (18, 10), "fp16": (18, 10), "bf16": (22, 10), "int8": (19, 10),
+    }  # fmt: skip
+    for entry in entries.values():
+        model = onnx.load(every / entry["file"])
+        assert (model.opset_import[0].version, model.ir_version) == (entry["opset"], entry["ir"])
+        assert entry["shape_arithmetic"] == []
+        assert build(every / entry["file"]).total() > 0
+    assert entries["fp32"]["conversion"] is None
+    assert entries["fp16"]["conversion"]["share"] == 1
+    assert entries["int8"]["conversion"]["quantised"]
+    assert entries["int8"]["bytes"] < entries["fp16"]["bytes"] < entries["fp32"]["bytes"]
+    assert manifest["default"] == "int8"
+    assert [row["stage"] for row in ledger["rows"]][-4:] == ["onnx_fp32", "onnx_fp16", "onnx_bf16", "onnx_int8"]
+    assert {check["precision"]: check["tolerance"] for check in manifest["checks"]} == {
+        "fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2, "int8": None,
+    }  # fmt: skip
+    assert 0 < manifest["reject"]["threshold"] < 1
+
+
+def test_bench_and_verify_run_what_they_can_and_name_the_rest(every: Path) -> None:
+    found = bench(every, Path("b"), seconds=0.02, batches=(1,))
+    assert found.passed
+    assert found.content["not_run"] == ["model.bf16.onnx not run: ONNX Runtime's CPU provider has no bf16"]
+    assert [row["precision"] for row in found.content["latency"]] == ["fp32", "fp16", "int8"]
+    rows = verify(every, "cpu")
+    assert {row.passed for row in rows} == {True, None}
+    assert [row.file for row in rows if row.passed is None] == ["model.bf16.onnx"]
+    with pytest.raises(DhoxError, match="cannot run bf16. Use --precision fp32"):
+        dhox.load(every, device="cpu", precision="bf16")
+
+
+def test_a_retuned_export_holds_every_precision_and_verifies(every: Path) -> None:
+    retuned = retune_export(every, Path("r"), mixture=(0.3, 0.8))
+    assert [entry["precision"] for entry in retuned.manifest["artefacts"]] == ["fp32", "fp16", "bf16", "int8"]
+    assert {row.passed for row in verify(Path("r"), "cpu")} == {True, None}
+
+
+def test_an_accuracy_drop_beyond_what_is_allowed_writes_nothing(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_another_image(*arguments: object) -> np.ndarray:
+        return onnx_probs(*arguments)[::-1]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(export_module, "onnx_probs", of_another_image)
+    monkeypatch.setattr(export_module, "check_against_torch", lambda *_: {"precision": "fp32"})
+    with pytest.raises(GateFailedError, match=r"onnx_fp32 is .* points less accurate than two_head_torch on 80 images"):
+        export(line / "runs/tiny", Path("e"), max_accuracy_drop=1.0)
+    assert not Path("e").exists()
+
+
+def dhox_says(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dhox", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> None:
+    code, text = dhox_says("export", str(every), "--fp16", "--data", "x")
+    assert (code, "--data, --fp16 needs the run" in text) == (2, True)
+    code, text = dhox_says("export", str(every))
+    assert (code, "is an export already" in text) == (2, True)
+    code, text = dhox_says("export", str(own_line / "runs/tiny"), "--batch", "1:2:4")
+    assert (code, "--batch only has a meaning with --tensorrt" in text) == (2, True)
+    before = sha256(every / "manifest.json")
+    code, text = dhox_says(
+        "export", str(every), "--emit", "triton", "--tensorrt", "--precision", "fp16", "--batch", "1:2:4"
+    )
+    assert code == 0, text
+    assert (every / "triton/emit.json").is_file()
+    assert len(list((every / "engines").glob("*-fp16-*/engine.json"))) == 1
+    assert sha256(every / "manifest.json") == before

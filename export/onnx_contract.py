@@ -51,8 +51,8 @@ def check_operators(model: onnx.ModelProto, opset: int) -> None:
             versions = [each.since_version for each in every if (each.name, each.domain) == (node.op_type, node.domain)]
             known = f"ONNX has it since opset {min(versions)}" if versions else "ONNX has it in no opset"
             raise DhoxError(
-                f"The student needs the operator {node.op_type}, which opset {opset} lacks ({known}). dhox writes opset "
-                f"{OPSET}, the one that every supported TensorRT and ONNX Runtime reads. Choose another student."
+                f"The student needs the operator {node.op_type}, which opset {opset} lacks ({known}). dhox writes "
+                f"opset {OPSET}, the one that every supported TensorRT and ONNX Runtime reads. Choose another student."
             ) from None
 
 
