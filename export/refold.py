@@ -58,7 +58,10 @@ def replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarr
 
 
 def requantise(graph: Any, tensor: Any, before: np.ndarray, after: np.ndarray) -> None:
-    """Symmetric int8 weights and their scales, per channel or per tensor as the DequantizeLinear node has them."""
+    """Symmetric int8 weights and their scales, per channel or per tensor as the DequantizeLinear node has them.
+
+    As the exporter does it: weights are rounded by float32 scales, which are then stored in the type of the file.
+    """
     onnx = require("onnx", "export")
     node = next(node for node in graph.node if tensor.name in node.input)
     tensors = {entry.name: entry for entry in graph.initializer}
@@ -74,9 +77,9 @@ def requantise(graph: Any, tensor: Any, before: np.ndarray, after: np.ndarray) -
     check_holds(tensor.name, quantised * present.reshape(shape), before, abs(present).max())
 
     largest = abs(after).max(axis=others).astype(np.float64) / INT8_MAX
-    scales = in_type_of(scale, np.where(largest > 0, largest, 1.0))
-    steps = np.rint(after / scales.astype(np.float32).reshape(shape))
-    put(scale, scales)
+    scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
+    steps = np.rint(after / scales.reshape(shape))
+    put(scale, in_type_of(scale, scales))
     put(tensor, np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int8))
 
 

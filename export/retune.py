@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def retune_export(
     """
     manifest = read_manifest(export)
     old = Fold(**manifest["fold"])
-    check_asked(export, old, r, tau)
+    check_asked(export, old, mixture, r, tau)
     out = out or free_name(export, overwrite)
     if out.resolve() == export.resolve():
         raise UsageError(f"{out} is the export to be retuned, and an export never changes. Choose another --out.")
@@ -171,8 +171,13 @@ def retune_export(
     return RetunedExport(out, new, ledger, manifest["fold"])
 
 
-def check_asked(export: Path, fold: Fold, r: float | None, tau: float | None) -> None:
-    """Raise where the export's rule has no such number."""
+def check_asked(
+    export: Path, fold: Fold, mixture: tuple[float, float] | None, r: float | None, tau: float | None
+) -> None:
+    """Raise where a number is none, or the export's rule has no such number."""
+    finite = [value for value in (*(mixture or ()), tau) if value is not None]
+    if not all(isfinite(value) for value in finite) or (r is not None and isnan(r)):
+        raise UsageError("alpha, beta and tau are finite numbers, and r is a number or inf. Give such ones.")
     if fold.rule == "single":
         raise DhoxError(f"{export} holds a student with one head: there is nothing to retune. Export a dho run.")
     if fold.rule != "linear" and (r is not None or tau is not None):

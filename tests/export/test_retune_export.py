@@ -36,9 +36,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def linear(line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of the rule linear, fp32 and fp16."""
+    """An export of the rule linear, fp32, fp16 and int8 down to the head."""
     out = tmp_path_factory.mktemp("linear") / "export"
-    export(line / "runs/tiny", out, fold_rule="linear", fp16=True)
+    export(line / "runs/tiny", out, fold_rule="linear", fp16=True, int8=True, quantize_head=True)
     return out
 
 
@@ -69,7 +69,9 @@ def test_there_and_back_gives_the_first_bytes(line: Path, linear: Path) -> None:
     for first, second in ((line / "runs/tiny/export", "back"), (linear, "back2")):
         for entry in content(first)["artefacts"]:
             one, two = (onnx.load(folder / entry["file"]) for folder in (first, Path(second)))
-            assert [t.raw_data for t in one.graph.initializer] == [t.raw_data for t in two.graph.initializer]
+            assert [t.SerializeToString() for t in one.graph.initializer] == [
+                t.SerializeToString() for t in two.graph.initializer
+            ]
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.7), (1.0, 0.5), (0.25, 2.0)])
@@ -101,6 +103,9 @@ def test_models_answer_with_the_new_numbers(line: Path, linear: Path) -> None:
     assert (fold["c_ce"], fold["c_kd"], fold["r"], fold["tuned_on"]) == (0.0, pytest.approx(1 / 3), None, "given")
     expected = dho_probs(val["ce_logits"], val["kd_logits"], 0.0, 3.0)[:20]
     assert abs(load("l", "cpu", "fp32")(paths) - expected).max() < 1e-4
+    assert (load("l", "cpu", "int8")(paths).argmax(-1) == expected.argmax(-1)).mean() > 0.8
+    names = [tensor.name for tensor in onnx.load("l/model.int8.onnx").graph.initializer]
+    assert "head.linear.weight_quantized" in names
     properties = {p.key: json.loads(p.value) for p in onnx.load("l/model.fp16.onnx").metadata_props}
     assert properties["dhox.fold"] == fold
 
@@ -121,6 +126,9 @@ def test_what_cannot_be_retuned_is_said_and_nothing_is_written(own_line: Path, l
         retune_export(folder, Path("e"), r=1.0)
     with pytest.raises(UsageError, match="an export never changes"):
         retune_export(folder, folder, overwrite=True)
+    for numbers in ({"tau": inf}, {"r": float("nan")}, {"mixture": (0.5, inf)}):
+        with pytest.raises(UsageError, match="r is a number or inf"):
+            retune_export(linear, Path("e"), **numbers)
     with pytest.raises(DhoxError, match="is not an export directory"):
         retune_export(own_line, Path("e"))
     with pytest.raises(DhoxError, match=r"linear.weight_fp16 would hold .*beyond fp16. Choose a larger beta or tau"):
@@ -214,8 +222,8 @@ def test_int8_weights_get_new_scales(per_channel: bool, half: bool) -> None:
     real, floating = (np.float16, TensorProto.FLOAT16) if half else (np.float32, TensorProto.FLOAT)
 
     def quantised(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale = (abs(weight).max(axis=1 if per_channel else None) / 127).astype(real)
-        return np.rint(weight / scale.astype(np.float32).reshape(-1, 1)).clip(-127, 127).astype(np.int8), scale
+        scale = np.asarray(abs(weight).max(axis=1 if per_channel else None) / 127, np.float32)
+        return np.rint(weight / scale.reshape(-1, 1)).clip(-127, 127).astype(np.int8), scale.astype(real)
 
     steps, scale = quantised(old["linear.weight"])
     tensors = [
