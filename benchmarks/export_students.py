@@ -25,7 +25,7 @@ from dhox.environment import versions
 from dhox.export.backbone import exportable
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import to_fp16
+from dhox.export.half import convert
 from dhox.export.onnx_export import export_onnx
 from dhox.export.placement import shape_arithmetic
 from dhox.exported import run_session
@@ -112,7 +112,7 @@ def row(name: str, image_size: int | None) -> dict[str, str]:
     """One row of the table: column to text."""
     student, trained, exported, size = random_student(name, image_size)
     fp32 = export_onnx(exported, size, {})
-    fp16 = to_fp16(fp32, {})
+    fp16 = convert(fp32, {}, {})
     operators = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in student.modules())
     half, products = half_share(fp16)

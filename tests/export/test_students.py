@@ -20,8 +20,9 @@ from dhox.distill.student import Student, create_backbone, with_heads
 from dhox.export.backbone import exportable
 from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import to_fp16
-from dhox.export.onnx_export import check_contract, export_onnx
+from dhox.export.half import convert
+from dhox.export.onnx_contract import check_contract
+from dhox.export.onnx_export import export_onnx
 from dhox.images import Preprocessing, normalise
 
 SIZE = 64  # maps of 2 x 2 places at the end, so that pooling has something to do
@@ -81,7 +82,7 @@ def test_a_student_runs_everywhere(name: str) -> None:
     assert_nothing_left_to_fold(model)
     assert_batch_is_named(model)
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in student.modules())
-    for content in (fp32, to_fp16(fp32, {})):
+    for content in (fp32, convert(fp32, {}, {})):
         operators = [node.op_type for node in onnx.load_from_string(content).graph.node]
         assert operators.count("LayerNormalization") == norms
         assert operators.count("Softmax") == ATTENTIONS.get(name, 0) + 1
@@ -126,7 +127,7 @@ def assert_attention_is_plain(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("name", ["open_clip:ViT-B-16"])
 def test_tensorrt_makes_every_attention_one_kernel(name: str) -> None:
     graph = deployables(random_student(name, 224), 224)[1]
-    assert fused_attentions(build_plan(to_fp16(export_onnx(graph, 224, {}), {}))[1]) == ATTENTIONS[name]
+    assert fused_attentions(build_plan(convert(export_onnx(graph, 224, {}), {}, {}))[1]) == ATTENTIONS[name]
 
 
 def digests() -> list[str]:
@@ -134,7 +135,7 @@ def digests() -> list[str]:
     found = []
     for name, size in (("test_vit", 32), ("fastvit_t8", 64), ("test_resnet", 28)):
         fp32 = export_onnx(deployables(random_student(name, size), size)[1], size, {"classes": ["a", "b"]})
-        found += [hashlib.sha256(content).hexdigest() for content in (fp32, to_fp16(fp32, {"classes": ["a", "b"]}))]
+        found += [hashlib.sha256(content).hexdigest() for content in (fp32, convert(fp32, {"classes": ["a", "b"]}, {}))]
     return found
 
 
