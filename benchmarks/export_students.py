@@ -1,9 +1,9 @@
-"""What each student becomes: its graph against torch in fp32 and fp16, where it runs, and what TensorRT-RTX makes of it.
+"""What each student becomes: its graph against torch in fp32 and fp16, where it runs, what TensorRT-RTX makes of it.
 
     python benchmarks/export_students.py [--students resnet18 ...] [--image-size 96] [--out table.md]
 
-Random weights (BatchNorm statistics of one batch, logits that spread by 1), ten classes, exact fold, two batches of
-random pixels (1 and 5 images). TensorRT-RTX builds without a GPU; the differences are those of ONNX Runtime's CPU
+Random weights (BatchNorm statistics of 16 images, logits that spread by 1), ten classes, exact fold, batches of 1 and 5
+other images of random blocks. TensorRT-RTX builds without a GPU; the differences are those of ONNX Runtime's CPU
 provider, which computes much of fp16 in fp32.
 """
 
@@ -29,6 +29,7 @@ from dhox.export.half import to_fp16
 from dhox.export.onnx_export import export_onnx
 from dhox.export.placement import shape_arithmetic
 from dhox.exported import run_session
+from dhox.images import normalise
 from dhox.machine import cpu_model
 from dhox.onnx_session import open_session
 
@@ -50,7 +51,7 @@ def random_student(name: str, image_size: int | None) -> tuple[Student, Deployab
     for module in student.train().modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
-    images = torch.randn(4, 3, spec.image_size, spec.image_size)
+    images = torch.from_numpy(normalise(pixels(16, spec.image_size), preprocessing))
     with torch.no_grad():
         student(images)
         for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
@@ -61,11 +62,18 @@ def random_student(name: str, image_size: int | None) -> tuple[Student, Deployab
     return student, trained, exported, spec.image_size
 
 
+def pixels(n: int, size: int) -> np.ndarray:
+    """n images of 8 x 8 random blocks, uint8 [n, size, size, 3]; another n gives other images."""
+    blocks = np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    side = -(-size // 8)
+    return np.ascontiguousarray(blocks.repeat(side, 1).repeat(side, 2)[:, :size, :size])
+
+
 def difference(content: bytes, module: Deployable, size: int) -> float:
     """Largest difference of a probability to torch, over a batch of 1 and one of 5."""
     session, worst = open_session(content), 0.0
     for n in (1, 5):
-        batch = np.random.default_rng(n).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+        batch = pixels(n, size)
         with torch.inference_mode():
             expected = module(torch.from_numpy(batch)).numpy()
         worst = max(worst, float(abs(run_session(session, batch) - expected).max()))

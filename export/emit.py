@@ -15,6 +15,7 @@ from dhox.images import INTERPOLATIONS, Preprocessing
 EMIT_FILE, EMIT_SCHEMA = "emit.json", "dhox.emit/1"
 KINDS = ("deepstream", "triton")
 TRITON_BATCH = 64
+ONNXRUNTIME_PRECISIONS = ("fp16", "fp32")
 GRAPH_INPUTS = {  # the line of example.py that turns an RGB image into the graph's input
     "uint8-nhwc": "np.asarray(image)[None]",
     "float-nchw": "((np.asarray(image, np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1)[None]",
@@ -79,11 +80,16 @@ for path in sys.argv[1:]:
 def emit(export: Path, kind: str) -> Path:
     """Write EXPORT/deepstream or EXPORT/triton from a finished export, and return that folder.
 
+    The model is the export's default one; for Triton, whose backend here is ONNX Runtime, fp16 or fp32.
+
     The folder appears whole or not at all, and replaces one that `emit` wrote before. Raises DhoxError for a damaged
     export, for a graph that the neighbour cannot feed, and for a folder that holds anything else or was edited.
     """
     manifest = read_manifest(export)
-    entry = artefact(manifest, None)
+    precisions = [entry["precision"] for entry in manifest["artefacts"]]
+    # ONNX Runtime with its default options, which Triton uses, answers int8 files with a half-precision rest wrongly.
+    by_onnxruntime = kind == "triton" and manifest["default"] not in ONNXRUNTIME_PRECISIONS
+    entry = artefact(manifest, next(p for p in ONNXRUNTIME_PRECISIONS if p in precisions) if by_onnxruntime else None)
     check_file(export, entry["file"], entry["sha256"])
     check_plain(manifest, entry)
     folder = export / kind

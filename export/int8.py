@@ -101,7 +101,7 @@ def to_int8(
     if drop_of(quantised_but([]), "int8 answers") > max_drop:
         damage = damages(model, ranges, list(ops), judge, expected)
         order = worst_first(damage)
-        count = fewest(len(ops), lambda k: drop_of(quantised_but(order[:k]), f"{k} layers less") <= max_drop)
+        count = fewest(len(ops), lambda k: drop_of(quantised_but(order[:k]), f"int8 but the worst {k}") <= max_drop)
     while count < len(ops):
         returned = worst_first(damage)[:count]
         content = convert(quantised_but(returned), metadata, kept)

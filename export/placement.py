@@ -42,7 +42,8 @@ def shape_arithmetic(content: bytes) -> list[str]:
     """Nodes of an ONNX file that compute with sizes of activations, as "Op name", in the order of the graph.
 
     Shape and Size themselves, every node that takes what they give, and so on through nodes that take nothing but such
-    values and constants, up to those that make data of them. A Reshape to constants with one -1 and a Gather at a constant place are none.
+    values and constants, up to those that make data of them. A Reshape to constants with one -1 is none, nor is a
+    Gather at a constant place.
     """
     onnx = require("onnx", "export")
     graph = onnx.load_from_string(content).graph
@@ -73,7 +74,7 @@ def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[st
     strangers = [f"{op} {name} ({provider})" for name, op, provider in nodes if provider != PROVIDERS["cuda"]]
     if strangers:
         raise GateFailedError(
-            f"{len(strangers)} of the {len(nodes)} nodes of the {precision} graph do not run on CUDA: "
+            f"{len(strangers)} of the {len(nodes)} nodes of the {precision} graph do not run on {PROVIDERS['cuda']}: "
             f"{shorten(strangers, 5)}. Choose another student, and please report this one."
         )
     return dict(Counter(provider for _, _, provider in nodes))

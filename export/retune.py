@@ -148,6 +148,7 @@ def retune_export(
                 | {
                     "bytes": len(files[entry["file"]]),
                     "sha256": sha256(folder / entry["file"]),
+                    "conversion": entry["conversion"] and entry["conversion"] | {"before_retuning": True},
                     "golden_agreement": None if check["tolerance"] else check["agreement"],
                 }
                 for entry, check in zip(manifest["artefacts"], checks, strict=True)

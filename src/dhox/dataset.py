@@ -18,9 +18,9 @@ from dhox.manifest import read_manifest
 from dhox.tar_shards import read_shards, shard_files
 
 __all__ = [  # with what dhox.items says about one image, so that a reader of DATA imports this module alone
-    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "check_labels", "class_names", "class_numbers", "data_address",
-    "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file", "read_dataset",
-    "read_image", "shorten", "spread",
+    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "check_labels", "class_names", "class_numbers",
+    "data_address", "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file",
+    "read_dataset", "read_image", "shorten", "spread",
 ]  # fmt: skip
 
 WHAT_DATA_MAY_BE = (

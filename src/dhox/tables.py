@@ -288,7 +288,8 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
         )
     for entry in manifest["artefacts"]:
         if entry["conversion"]:
-            say(f"{entry['precision']}: {conversion_sentence(entry['precision'], entry['conversion'])}.")
+            when = "before retuning, " if entry["conversion"].get("before_retuning") else ""
+            say(f"{entry['precision']}: {when}{conversion_sentence(entry['precision'], entry['conversion'])}.")
     if manifest["reject"]:
         say(f"{reject_sentence(manifest['reject'])}.")
     for entry in manifest["artefacts"]:

@@ -116,7 +116,10 @@ def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pyt
     kept = convolutions[len(convolutions) // 2]
     replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}))
     (built,) = build_engines(export, precisions=["fp16"])
-    assert built["graph_precision"]["products"] == {"fp16": len(convolutions), "fp32": 1}  # less the kept one, plus the matrix product
+    assert built["graph_precision"]["products"] == {
+        "fp16": len(convolutions),
+        "fp32": 1,
+    }  # less the kept one, plus the matrix product
     assert built["engine_precision"]["differs"] == {kept: ["fp32", "fp16"]}
     print_engines(export, [built])
     assert f"in another precision than the file states: {kept} fp32 -> fp16" in capsys.readouterr().out

@@ -183,6 +183,15 @@ def test_where_nothing_could_be_half_it_says_so(linear: bytes) -> None:
     assert to_half(linear, {}, [pixels(4)]).share == 1
 
 
+def test_what_lies_between_fp32_nodes_joins_them(linear: bytes) -> None:
+    graph = typed_graph(linear).graph
+    computing = {node.name: "" for node in graph.node if node.op_type in {"Mul", "Gemm"}}
+    assert {node.op_type for node in graph.node} >= {"Reshape", "Relu"}
+    kept = joined(graph, computing)
+    assert {node.op_type for node in onnx.load_from_string(convert(linear, {}, computing)).graph.node} >= {"Cast"}
+    assert len(typed_graph(convert(linear, {}, kept)).graph.node) == len(graph.node)  # no further Cast
+
+
 def test_ranges_are_those_of_the_tensors(linear: bytes) -> None:
     first, second = pixels(4, 6)[:2], pixels(4, 6)[2:]
     ranges = measure_ranges(linear, [first, second])

@@ -266,6 +266,9 @@ def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> No
         "export", str(every), "--emit", "triton", "--tensorrt", "--precision", "fp16", "--batch", "1:2:4"
     )
     assert code == 0, text
-    assert (every / "triton/emit.json").is_file()
+    served = next((every / "triton").glob("*/1/model.onnx"))
+    assert (
+        served.read_bytes() == (every / "model.fp16.onnx").read_bytes()
+    )  # not int8, the default: see dhox.export.emit
     assert len(list((every / "engines").glob("*-fp16-*/engine.json"))) == 1
     assert sha256(every / "manifest.json") == before
