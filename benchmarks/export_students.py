@@ -117,7 +117,7 @@ def row(name: str, image_size: int | None) -> dict[str, str]:
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in student.modules())
     half, products = half_share(fp16)
     (seconds, _), (seconds_half, plan) = build(fp32), build(fp16)
-    fused = len(re.findall(rb"function=\{ name=_gemm_mha", plan))
+    fused, attentions = len(re.findall(rb"function=\{ name=_gemm_mha", plan)), operators.count("Softmax") - 1
     return {
         "student": name,
         "pixels": str(size),
@@ -126,7 +126,7 @@ def row(name: str, image_size: int | None) -> dict[str, str]:
         "fp16": f"{difference(fp16, trained, size):.1e}",
         "shape nodes": str(len(shape_arithmetic(fp32)) + len(shape_arithmetic(fp16))),
         "LayerNorms as one op": f"{operators.count('LayerNormalization')} of {norms}" if norms else "none",
-        "attentions as one kernel": f"{fused} of {operators.count('Softmax') - 1}" if "MatMul" in operators else "none",
+        "attentions as one kernel": f"{fused} of {attentions}" if attentions else "none",
         "fp16 conv/matmul": f"{half} of {products}",
         "TensorRT-RTX build fp32 / fp16 (CPU s)": f"{seconds:.1f} / {seconds_half:.1f}",
         "ONNX fp32 / fp16 (MB)": f"{len(fp32) / 1e6:.1f} / {len(fp16) / 1e6:.1f}",

@@ -49,7 +49,7 @@ def pad_instead_of_concat(graph: ir.Graph, concat: ir.Node) -> None:
     total = ir.node("Add", [padded.outputs[0], initializer(graph, f"{name}_tokens", added)], name=f"{name}_add_tokens")
     padded.outputs[0].name, total.outputs[0].name = f"{name}_padded", f"{name}_with_tokens"
     for value in (padded.outputs[0], total.outputs[0]):
-        value.dtype, value.shape = out.dtype, out.shape
+        value.type, value.shape = out.type, out.shape
     graph.insert_before(last, [padded, total])
     ir.convenience.replace_all_uses_with(last.outputs[0], total.outputs[0])
 

@@ -18,14 +18,7 @@ from dhox.export.onnx_export import export_onnx
 from dhox.exported import INPUT_KINDS, graph_input, run_session
 from dhox.onnx_session import open_session
 
-STUDENTS = {
-    "resnet18": 32,
-    "test_resnet": 28,
-    "mobilenetv2_050": 32,
-    "tf_efficientnet_lite0": 32,
-    "convnext_atto": 32,
-    "test_vit": 32,
-}
+STUDENTS = {"test_resnet": 28, "mobilenetv2_050": 32}  # as they were trained; test_students has them as exported
 
 
 def deployable(student: str, size: int, rule: str = "exact", kind: str = "uint8-nhwc") -> Deployable:
@@ -42,8 +35,7 @@ def deployable(student: str, size: int, rule: str = "exact", kind: str = "uint8-
 
 
 @pytest.mark.parametrize("student", STUDENTS)
-def test_onnx_equals_torch_and_tensorrt_builds_it(student: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+def test_onnx_equals_torch_and_tensorrt_builds_it(student: str) -> None:
     size = STUDENTS[student]
     module = deployable(student, size)
     fp32 = export_onnx(module, size, {})

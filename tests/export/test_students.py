@@ -12,7 +12,7 @@ import onnx
 import open_clip
 import pytest
 import torch
-from onnx_graphs import assert_runs_everywhere
+from onnx_graphs import assert_runs_everywhere, pixels
 from tensorrt_rtx_build import build_plan, fused_attentions
 
 from dhox.distill.clip_tower import build_tower
@@ -22,7 +22,7 @@ from dhox.export.fold import Fold, inference_linear
 from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.export.half import to_fp16
 from dhox.export.onnx_export import check_contract, export_onnx
-from dhox.images import Preprocessing
+from dhox.images import Preprocessing, normalise
 
 SIZE = 64  # maps of 2 x 2 places at the end, so that pooling has something to do
 FAST = (
@@ -36,8 +36,12 @@ ATTENTIONS = {
 }  # fmt: skip
 
 
+def preprocessing(size: int) -> Preprocessing:
+    return Preprocessing(size, size, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
 def random_student(name: str, size: int) -> Student:
-    """The student with random weights, BatchNorm statistics of one batch, and logits that spread by 1."""
+    """The student with random weights, BatchNorm statistics of one batch, and logits that spread by 0.5."""
     torch.manual_seed(0)
     if name.startswith("open_clip:"):
         config = open_clip.get_model_config(name.removeprefix("open_clip:"))
@@ -49,21 +53,20 @@ def random_student(name: str, size: int) -> Student:
     for module in student.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
-    images = torch.randn(4, 3, size, size)
+    images = torch.from_numpy(normalise(pixels(size, 8), preprocessing(size)))
     with torch.no_grad():
         student(images)
         for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
-            head.weight.mul_(1 / logits.std())
+            head.weight.mul_(0.5 / logits.std())
     return student
 
 
 def deployables(student: Student, size: int) -> tuple[Deployable, Deployable]:
     """(as it was trained, as it is exported)."""
     head = folded_head(head_arrays(student), Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"}))
-    preprocessing = Preprocessing(size, size, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     return (
-        Deployable(student.backbone, head, preprocessing, True).eval(),
-        Deployable(exportable(student.backbone), head, preprocessing, True).eval(),
+        Deployable(student.backbone, head, preprocessing(size), True).eval(),
+        Deployable(exportable(student.backbone), head, preprocessing(size), True).eval(),
     )
 
 
