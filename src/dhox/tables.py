@@ -397,8 +397,6 @@ def retuned_sentence(manifest: dict[str, Any]) -> str:
     sentence = f"Changed: {', '.join(changed) or 'no number'}."
     if left_out:
         sentence += f" Left out, since it holds the old head: {', '.join(left_out)}."
-    if changed and any(entry["conversion"] for entry in manifest["artefacts"]):
-        sentence += " What the files say of their conversion was measured with the old head; ledger and checks are new."
     return sentence
 
 

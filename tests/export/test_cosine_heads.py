@@ -100,17 +100,21 @@ class PixelFeatures(nn.Module):
         return images.flatten(1).relu() + 0.1
 
 
-@pytest.mark.parametrize("rule", ["heads", "exact", "linear"])
-@pytest.mark.parametrize("kind", KD_HEADS)
-def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rule", "z_norm"),
+    [(kind, rule, None) for kind in KD_HEADS for rule in ("heads", "exact", "linear")]
+    + [("cosine-paper", "linear", 90.0)],
+)
+def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str, z_norm: float | None) -> None:
     student = student_of(kind, 3, 48, 6, PixelFeatures())
-    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule})
+    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule, "z_norm": z_norm})
     preprocessing = Preprocessing(4, 4, "bicubic", (0.5, 0.5, 0.5), (0.01, 0.01, 0.01))
-    module = Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, True).eval()
+    module = Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc").eval()
     fp32 = export_onnx(module, 4, {})
     batch = np.random.default_rng(0).integers(100, 156, (9, 4, 4, 3), dtype=np.uint8)
     z = ((batch.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.01).clip(0).reshape(9, -1) + 0.1
     ce, kd = logits_of(student, z)
+    kd = kd if z_norm is None else kd * np.linalg.norm(z, axis=1, keepdims=True) / z_norm
     expected = (
         softmax(fold.c_ce * ce + fold.c_kd * kd) if rule == "linear" else 0.4 * softmax(ce) + 0.6 * softmax(kd / 0.5)
     )
@@ -122,6 +126,7 @@ def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str) -> None:
     operators = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     assert operators.count("Gemm") + operators.count("MatMul") == (2 if rule == "heads" else 1)
     assert not {"Shape", "Expand", "ConstantOfShape"} & set(operators)
+    assert ("ReduceL2" in operators) == (kind != "linear" and z_norm is None)
 
 
 def test_fp16_computes_norms_in_fp32() -> None:
@@ -129,7 +134,7 @@ def test_fp16_computes_norms_in_fp32() -> None:
     student = student_of("cosine-code", 0, 48, 6, PixelFeatures())
     fold = Fold("exact", 0.0, 1.0)
     preprocessing = Preprocessing(4, 4, "bicubic", (0.0, 0.0, 0.0), (0.01, 0.01, 0.01))
-    module = Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, True).eval()
+    module = Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc").eval()
     batch = np.random.default_rng(0).integers(100, 256, (4, 4, 4, 3), dtype=np.uint8)
     z = (batch.transpose(0, 3, 1, 2) / 255 / 0.01).reshape(4, -1) + 0.1
     assert (np.linalg.norm(z, axis=1) > 256).all()
