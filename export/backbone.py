@@ -34,7 +34,7 @@ def exportable(backbone: nn.Module) -> nn.Module:
                 setattr(parent, name, MeanPool())
     for module in backbone.modules():
         if hasattr(module, "fused_attn"):
-            setattr(module, "fused_attn", False)  # noqa: B010  a submodule may not be a bool, says its type
+            module.fused_attn = False  # type: ignore[assignment]
     return backbone
 
 
@@ -46,7 +46,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> tor
 
 
 class PlainAttention(nn.Module):
-    """torch's self-attention layer with its own weights. x [B, N, d] to ([B, N, d], None)."""
+    """torch's attention layer with its own weights: queries [B, M, d], keys, values [B, N, d] to ([B, M, d], None)."""
 
     def __init__(self, source: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -55,11 +55,20 @@ class PlainAttention(nn.Module):
         self.out_proj = source.out_proj
 
     def forward(
-        self, query: torch.Tensor, *_: torch.Tensor, need_weights: bool = False, attn_mask: torch.Tensor | None = None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool = False,
+        attn_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
-        """Query, key and value are the same tensor, without a mask, as in every image tower."""
+        """Without a mask, as in every image tower; where all three are one tensor, by one product."""
         assert attn_mask is None
-        q, k, v = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        if query is key and key is value:
+            q, k, v = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        else:
+            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+            q, k, v = map(nn.functional.linear, (query, key, value), weights, biases)
         return self.out_proj(attend(q, k, v, self.heads)), None
 
 

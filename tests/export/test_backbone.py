@@ -84,6 +84,8 @@ def test_attention_is_torchs() -> None:
     with torch.no_grad():
         assert torch.allclose(PlainAttention(layer)(x, x, x)[0], layer(x, x, x, need_weights=False)[0], atol=1e-5)
         q, k, v = torch.randn(3, 2, 7, 24).unbind()
+        across = layer(q[:, :2], k, v, need_weights=False)[0]
+        assert torch.allclose(PlainAttention(layer)(q[:, :2], k, v)[0], across, atol=1e-5)
         heads = [part.view(2, 7, 3, 8).transpose(1, 2) for part in (q, k, v)]
         expected = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, 7, 24)
         assert torch.allclose(attend(q, k, v, 3), expected, atol=1e-5)

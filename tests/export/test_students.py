@@ -77,7 +77,8 @@ def test_a_student_runs_everywhere(name: str) -> None:
     student = random_student(name, size)
     module, graph = deployables(student, size)
     fp32 = export_onnx(graph, size, {})
-    assert_runs_everywhere(module, fp32, size)
+    # Merging MobileOne's untrained branches leaves large terms that cancel, and fp16 rounds each of them.
+    assert_runs_everywhere(module, fp32, size, 0.1 if name == "mobileone_s0" else 2e-2)
     model = onnx.load_from_string(fp32)
     assert_nothing_left_to_fold(model)
     assert_batch_is_named(model)
