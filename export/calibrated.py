@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from dhox.errors import DhoxError
 from dhox.export.damage import largest_difference, node_damage
@@ -128,7 +128,11 @@ def check_finite(graph: onnx.GraphProto, ranges: Ranges) -> None:
 
 def reasons(graph: onnx.GraphProto, ranges: Ranges, dtype: str, tolerance: float) -> dict[str, str]:
     """Nodes that cannot be half precision on these images, and why."""
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = {
+        tensor.name: float(abs(numpy_helper.to_array(tensor)).max(initial=0.0))
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+    }
     always = fp32_nodes(graph)
     tail = [node for node in graph.node if always.get(node.name) == TAIL]
     tail_inputs = {name for node in tail for name in node.input}
@@ -139,7 +143,7 @@ def reasons(graph: onnx.GraphProto, ranges: Ranges, dtype: str, tolerance: float
         if node.name in always:
             continue
         values = [ranges.largest[name] for name in [*node.input, *node.output] if name in ranges.largest]
-        inside = [float(abs(weights[name]).max()) for name in node.input if name in weights and weights[name].size]
+        inside = [weights[name] for name in node.input if name in weights]
         divisors = [ranges.smallest[name] for name in [*node.input, *node.output] if name in ranges.smallest]
         largest = max(values, default=0.0)
         if max(inside, default=0.0) > LARGEST[dtype]:

@@ -176,6 +176,49 @@ def test_emulation_rounds_what_is_stored_and_sums_in_fp32(linear: bytes, dtype: 
     assert abs(answer - expected / expected.sum(1, keepdims=True)).max() < 1e-5
 
 
+def divided(scale: float, weight: np.ndarray, *divisor: onnx.NodeProto) -> bytes:
+    """Scaled pixels, flattened, divided by what the nodes make of them (`x` to `d`), in one linear layer."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["pixels"], "cast", to=TensorProto.FLOAT), node("Mul", ["pixels", "scale"], ["y"], "scale"),
+        node("Reshape", ["y", "flat"], ["x"], "reshape"), *divisor, node("Div", ["x", "d"], ["z"], "divide"),
+        node("MatMul", ["z", "weight"], ["logits"], "linear"), node("Softmax", ["logits"], ["probs"], "softmax"),
+    ]  # fmt: skip
+    constants = {
+        "scale": np.float32(scale), "flat": np.array([-1, 48]), "weight": weight.T, "two": np.float32(2),
+        "axis": np.array([-1]), "tiny": np.float32(4e-4),
+    }  # fmt: skip
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 4, 4, 3])],
+        [onnx.helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def test_squares_and_small_divisors_stay_fp32() -> None:
+    node = onnx.helper.make_node
+    norm = divided(
+        1.0, WEIGHT, node("Pow", ["x", "two"], ["squares"], "squares"), node("ReduceMean", ["squares", "axis"], ["m"], "mean"),
+        node("Add", ["m", "tiny"], ["v"], "epsilon"), node("Sqrt", ["v"], ["d"], "root"),
+    )  # fmt: skip
+    small = divided(
+        2**-10, 1e-3 * WEIGHT, node("Mul", ["x", "tiny"], ["s"], "shrink"), node("ReduceMean", ["s", "axis"], ["d"], "mean"),
+    )  # fmt: skip
+    for content, expected in (
+        (norm, dict.fromkeys(("squares", "mean", "epsilon", "root"), "a norm's mean of squares")),
+        (small, dict.fromkeys(("mean", "divide"), "a divisor or root of")),
+    ):
+        half = to_half(content, {}, [pixels(4)])
+        why = {row["node"]: row["why"] for row in half.kept}
+        for name, words in expected.items():
+            assert words in why[name]
+        assert abs(probs(half.content, pixels(4)) - probs(content, pixels(4))).max() < 1e-2
+        assert build(half.content).total() > 0
+
+
 def test_where_nothing_could_be_half_it_says_so(linear: bytes) -> None:
     large = scaled(linear, {"head.linear.weight": 1e7}, slice(0, 1))
     with pytest.raises(DhoxError, match=r"weights up to \S+e\+06, beyond fp16.*Export without --fp16"):
