@@ -36,7 +36,7 @@ def main(students: list[str]) -> None:
         student = with_heads(timm.create_model(name, num_classes=0), SIZE, 10, two_heads=True, kd_kind="linear").eval()
         head = folded_head(head_arrays(student), inference_linear(0.4, 0.5))
         preprocessing = Preprocessing(SIZE, SIZE, "bicubic", (0.5,) * 3, (0.25,) * 3)
-        fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, True).eval(), SIZE, {})
+        fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, "uint8-nhwc").eval(), SIZE, {})
         for precision, content in (("fp32", fp32), ("fp16", convert(fp32, {}, {}, "fp16"))):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"

@@ -57,8 +57,8 @@ def random_student(name: str, image_size: int | None) -> tuple[Student, Deployab
         for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
             head.weight.div_(logits.std())
     head = folded_head(head_arrays(student), Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"}))
-    trained = Deployable(student.backbone, head, preprocessing, True).eval()
-    exported = Deployable(exportable(student.backbone), head, preprocessing, True).eval()
+    trained = Deployable(student.backbone, head, preprocessing, "uint8-nhwc").eval()
+    exported = Deployable(exportable(student.backbone), head, preprocessing, "uint8-nhwc").eval()
     return student, trained, exported, spec.image_size
 
 

@@ -83,7 +83,7 @@ def student(name: str, large: bool) -> Deployable:
                 parameter.mul_(SCALE)
             block.conv2.weight.div_(SCALE)
     head = folded_head(head_arrays(model), Fold("exact", 0.4, 0.5))
-    return Deployable(exportable(model.backbone), head, preprocessing_of(config), True).eval()
+    return Deployable(exportable(model.backbone), head, preprocessing_of(config), "uint8-nhwc").eval()
 
 
 class HalfBackbone(nn.Module):

@@ -303,8 +303,8 @@ def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
         unit = "points of top-1 lost" if found["labelled"] else "% of the answers differ"
         text = (
             f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges "
-            f"({found['method']}) of {found['n_calibration']} images; {found['drop']:.1f} {unit} against fp32 on {found['n_judge']} images "
-            f"(allowed {found['max_drop']:g})"
+            f"({found['method']}) of {found['n_calibration']} images; {found['drop']:.1f} {unit} "
+            f"against fp32 on {found['n_judge']} images (allowed {found['max_drop']:g})"
         )
         if found["returned"]:
             names = ", ".join(entry["node"] for entry in found["returned"])

@@ -44,8 +44,8 @@ def test_a_tower_with_a_cosine_head_runs_everywhere(name: str) -> None:
     fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"})
     preprocessing = Preprocessing(size, size, "bicubic", *PREPROCESSING)
     head = folded_head(head_arrays(student), fold)
-    module = Deployable(student.eval().backbone, head, preprocessing, True).eval()
-    fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, True).eval(), size, {})
+    module = Deployable(student.eval().backbone, head, preprocessing, "uint8-nhwc").eval()
+    fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, "uint8-nhwc").eval(), size, {})
     assert_runs_everywhere(module, fp32, size)
 
 
@@ -109,7 +109,9 @@ def test_the_graph_of_a_tower_is_small() -> None:
     head = folded_head(head_arrays(student), Fold("single", 1.0, 1.0))
     nodes = [
         [node.op_type for node in onnx.load_from_string(export_onnx(module, size, {})).graph.node]
-        for module in (Deployable(net, head, preprocessing, True).eval() for net in (backbone, exportable(backbone)))
+        for module in (
+            Deployable(net, head, preprocessing, "uint8-nhwc").eval() for net in (backbone, exportable(backbone))
+        )
     ]
     assert nodes[0].count("Shape") > 1
     assert nodes[1].count("Shape") == 0

@@ -55,7 +55,7 @@ def test_a_student_that_opset_18_cannot_hold(backbone: nn.Module, message: str, 
     head = LinearHead(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     with pytest.raises(DhoxError, match=message):
-        export_onnx(Deployable(backbone, head, preprocessing, True).eval(), 8, {})
+        export_onnx(Deployable(backbone, head, preprocessing, "uint8-nhwc").eval(), 8, {})
 
 
 class Pair(nn.Module):

@@ -58,7 +58,7 @@ def fp32() -> bytes:
         for _ in range(10):
             model(torch.randn(8, 3, SIZE, SIZE))
     head = folded_head(head_arrays(model), inference_linear(0.4, 0.5))
-    return export_onnx(Deployable(model.backbone, head, preprocessing_of(data), True).eval(), SIZE, {})
+    return export_onnx(Deployable(model.backbone, head, preprocessing_of(data), "uint8-nhwc").eval(), SIZE, {})
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def linear() -> bytes:
     """One linear layer, WEIGHT, on pixels."""
     preprocessing = Preprocessing(4, 4, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     head = LinearHead(WEIGHT, np.zeros(5, np.float32))
-    return export_onnx(Deployable(PixelFeatures(), head, preprocessing, True).eval(), 4, {})
+    return export_onnx(Deployable(PixelFeatures(), head, preprocessing, "uint8-nhwc").eval(), 4, {})
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("fp16", 13), ("bf16", 16)])

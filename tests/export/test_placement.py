@@ -64,7 +64,7 @@ class TokenBehind(torch.nn.Module):
 def test_a_graph_that_asks_for_the_batch_size_fails_and_is_named() -> None:
     head = LinearHead(np.ones((2, 9), np.float32), np.zeros(2, np.float32))
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    content = export_onnx(Deployable(TokenBehind(), head, preprocessing, True).eval(), 8, {})
+    content = export_onnx(Deployable(TokenBehind(), head, preprocessing, "uint8-nhwc").eval(), 8, {})
     with pytest.raises(
         GateFailedError, match=r"fp32 graph computes with the batch size in \d+ nodes.*: Shape .*Expand"
     ):

@@ -46,7 +46,7 @@ def test_class_tokens_are_padded_in(tokens: int, kind: str, monkeypatch: pytest.
     random = np.random.default_rng(0)
     head = LinearHead(random.normal(size=(4, 8 * (3 + tokens))).astype(np.float32), np.zeros(4, np.float32))
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    module = Deployable(Tokens(tokens, kind), head, preprocessing, True).eval()
+    module = Deployable(Tokens(tokens, kind), head, preprocessing, "uint8-nhwc").eval()
     simple = export_onnx(module, 8, {})
     monkeypatch.setattr(onnx_export, "simplify", lambda model: None)
     plain = export_onnx(module, 8, {})
@@ -72,7 +72,7 @@ def test_other_concatenations_stay() -> None:
     torch.manual_seed(0)
     head = LinearHead(np.ones((4, 32), np.float32), np.zeros(4, np.float32))
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    content = export_onnx(Deployable(TokensBehind(1, "plain"), head, preprocessing, True).eval(), 8, {})
+    content = export_onnx(Deployable(TokensBehind(1, "plain"), head, preprocessing, "uint8-nhwc").eval(), 8, {})
     operators = [node.op_type for node in onnx.load_from_string(content).graph.node]
     assert operators.count("Concat") >= 1
     assert "Pad" not in operators
@@ -92,7 +92,7 @@ def test_constants_larger_than_the_exporters_limit_are_folded() -> None:
 
     head = LinearHead(np.ones((4, 48), np.float32), np.zeros(4, np.float32))
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    module = Deployable(Table(), head, preprocessing, True).eval()
+    module = Deployable(Table(), head, preprocessing, "uint8-nhwc").eval()
     graph = onnx.load_from_string(export_onnx(module, 8, {})).graph
     constants = {tensor.name for tensor in graph.initializer}
     assert [node.op_type for node in graph.node if node.input and set(node.input) <= constants] == []

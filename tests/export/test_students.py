@@ -66,8 +66,8 @@ def deployables(student: Student, size: int) -> tuple[Deployable, Deployable]:
     """(as it was trained, as it is exported)."""
     head = folded_head(head_arrays(student), Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"}))
     return (
-        Deployable(student.backbone, head, preprocessing(size), True).eval(),
-        Deployable(exportable(student.backbone), head, preprocessing(size), True).eval(),
+        Deployable(student.backbone, head, preprocessing(size), "uint8-nhwc").eval(),
+        Deployable(exportable(student.backbone), head, preprocessing(size), "uint8-nhwc").eval(),
     )
 
 
