@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from dhox.errors import DhoxError
 from dhox.export.damage import largest_difference, node_damage
 from dhox.export.emulated import MOVING_OPS, emulated, typed_graph
-from dhox.export.half import LARGEST, LINEAR_OPS, TAIL, convert, fp32_nodes, with_bridges
+from dhox.export.half import LARGEST, LINEAR_OPS, TAIL, convert, float_tensors, fp32_nodes, with_bridges
 from dhox.export.ranges import Ranges, measure_ranges
 from dhox.exported import graph_input
 from dhox.golden import TOLERANCE
@@ -91,13 +91,14 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray],
             f"Every convolution and matrix product would stay fp32 ({products[0]}: {why[products[0]]}), so the "
             f"{dtype} file would not be one. Export without --{dtype}."
         )
+    floats = float_tensors(graph)
     listed = [
         {
             "node": node.name, "op": node.op_type, "why": why.get(node.name, "it converts by itself"),
             "always": node.name not in kept,
             "largest": max((ranges.largest[name] for name in node.output if name in ranges.largest), default=None),
         }
-        for node in graph.node if node.name in full
+        for node in graph.node if node.name in full and floats & {*node.input, *node.output}
     ]  # fmt: skip
     return Half(content, listed, share, max(differences), sum(map(len, inputs)))
 

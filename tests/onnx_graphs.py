@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from tensorrt_rtx_build import build
 
+from dhox.export.calibrated import to_half
 from dhox.export.graph import Deployable
-from dhox.export.half import convert
 from dhox.export.placement import shape_arithmetic
 from dhox.exported import run_session
 from dhox.onnx_session import open_session
@@ -27,7 +27,7 @@ def torch_answer(module: Deployable, batch: np.ndarray) -> np.ndarray:
 
 def assert_runs_everywhere(module: Deployable, fp32: bytes, size: int, half_tolerance: float = 2e-2) -> None:
     """The graph and its fp16 form answer as `module` in ONNX Runtime, and TensorRT-RTX builds both as they are typed."""
-    fp16 = convert(fp32, {}, {})
+    fp16 = to_half(fp32, {}, [pixels(size)]).content
     for n in (1, 5):
         batch = pixels(size, n)
         expected = torch_answer(module, batch)
