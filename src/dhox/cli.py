@@ -85,15 +85,16 @@ def predict(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 3,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16.", show_default="the export's choice; fp32 on the CPU")] = None,
+    device: Annotated[str, typer.Option(help="tensorrt: the newest engine of the export that fits this machine.", metavar="auto|cpu|cuda|tensorrt")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|bf16|int8", show_default="the export's choice; fp32 on the CPU")] = None,
+    trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Classify images with an exported model. Needs no torch."""
     from dhox.exported import load
     from dhox.tables import print_predictions
 
-    model = load(export, device, precision)
+    model = load(export, device, precision, trust_engine)
     probs = [model(path)[0] for path in images]
     print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
 

@@ -13,14 +13,11 @@ from dhox.console import console, say
 
 def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
     """One row per engine: where, for what, how precise, checked or why not."""
-    table = Table("engine", "for", "batch", "MB", "graph", "engine", "golden check", "seconds")
+    table = Table("engine", "batch", "MB", "graph", "compiled", "golden check", "seconds")
     for sidecar in sidecars:
-        device, options, trt = sidecar["device"], sidecar["options"], sidecar["tensorrt"]
-        proof = sidecar["engine_precision"]
-        where = f"{device['gpu'] or 'any GPU from compute capability 8.0 on'}, {trt['flavour']} {trt['version']}"
+        options, proof = sidecar["options"], sidecar["engine_precision"]
         row = (
-            sidecar["folder"],
-            where,
+            sidecar["precision"],
             ":".join(str(options[name]) for name in ("smallest", "usual", "largest")),
             f"{sidecar['engine']['bytes'] / 1e6:.1f}",
             share(sidecar["graph_precision"], sidecar["precision"]),
@@ -30,8 +27,11 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
         )
         table.add_row(*map(escape, row))
     console.print(table)
-    say("graph, engine: share of the convolutions and matrix products, as parsed and as compiled.")
+    say("graph, compiled: share of the convolutions and matrix products, as parsed and as compiled.")
     for sidecar in sidecars:
+        device, trt = sidecar["device"], sidecar["tensorrt"]
+        where = device["gpu"] or "any GPU from compute capability 8.0 on"
+        say(f"{export / 'engines' / sidecar['folder']}: for {where}, {trt['flavour']} {trt['version']}")
         for name in ("engine_precision", "golden"):
             if sidecar[name]["status"].startswith("not run"):
                 say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
@@ -40,7 +40,6 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
             say(f"{sidecar['folder']}: computed in another precision than the file states: {differs}")
         if sidecar["options"]["dla"] is not None:
             say(f"{sidecar['folder']}: on the GPU, not on DLA: {', '.join(sidecar['dla_fallback']) or 'nothing'}")
-    say(f"{export}/engines")
 
 
 def proof_differs(proof: dict[str, Any]) -> str:
