@@ -9,15 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.runners import Runner
-from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, read_dataset, read_image, shorten
+from dhox.dataset import Item, class_numbers, read_dataset, shorten
 from dhox.errors import DhoxError
-from dhox.exported import graph_input
-from dhox.images import Preprocessing, model_input
 from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-
-BATCH = 32
 
 
 def test_items(data: Path, classes: list[str], skipped: list[str]) -> list[Item]:
@@ -32,20 +26,6 @@ def test_items(data: Path, classes: list[str], skipped: list[str]) -> list[Item]
             f"The test split of {data} has labels outside the model's classes: {shorten(outside)}. Check --data."
         )
     return items
-
-
-def predict_items(
-    runner: Runner, items: list[Item], preprocessing: Preprocessing, input_kind: str, description: str
-) -> np.ndarray:
-    """Probabilities [N, C] of image files, through the same preprocessing as `dhox predict`."""
-    parts = []
-    with progress_bar(description, len(items)) as advance:
-        for start in range(0, len(items), BATCH):
-            chunk = items[start : start + BATCH]
-            pixels = np.stack([model_input(read_image(item), preprocessing) for item in chunk])
-            parts.append(runner(graph_input(pixels, input_kind, preprocessing)))
-            advance(len(chunk))
-    return np.concatenate(parts)
 
 
 def accuracy(probs: np.ndarray, items: list[Item], classes: list[str]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.accuracy import accuracy, predict_items, predictions_csv, test_items
-from dhox.bench.device_ledger import device_row, ledger_items
+from dhox.bench.accuracy import accuracy, predictions_csv, test_items
 from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
 from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
 from dhox.dataset import data_address, data_exists
+from dhox.device_ledger import device_row, ledger_items
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.exported import check_file, graph_input, read_manifest
+from dhox.exported import check_file, graph_input, predict_items, read_manifest
 from dhox.files import (
     BENCH_FILE,
     BENCH_SCHEMA,

@@ -13,13 +13,16 @@ from typing import Any
 
 from dhox import engines
 from dhox.cuda import Gpu, NoGpuError, gpu
+from dhox.device_ledger import device_row, ledger_items
 from dhox.engine_session import EngineSession
 from dhox.environment import now
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.compile_engine import Options, compile_onnx
 from dhox.export.precision_proof import check_promise, engine_precision, layers_of_inspector, layers_of_log
-from dhox.exported import artefact, check_file, read_manifest
-from dhox.files import check_output, output_directory, write_bytes, write_json
+from dhox.exported import artefact, check_file, predict_items, read_manifest, run_session
+from dhox.files import check_output, output_directory, read_json, write_bytes, write_json
+from dhox.images import Preprocessing
+from dhox.ledger import LEDGER_SCHEMA
 from dhox.machine import jetson
 from dhox.tensorrt_api import TensorRT, import_tensorrt, message_logger
 
@@ -129,12 +132,14 @@ def build_engine(
             proof = precision_record(engine_precision(layers, compiled.products, precision), source)
             check_promise(precision, compiled.graph, proof)
             golden: dict[str, Any] = {"status": "not run: no GPU here; whoever loads the engine runs it first"}
+            ledger: dict[str, Any] = {"note": "not run: no GPU here", "row": None}
         else:
             with closing(EngineSession(trt, compiled.plan, options.version_compatible, options.dla)) as session:
                 layers, source = layers_of_inspector(session.layer_information(trt)), "inspector"
                 proof = precision_record(engine_precision(layers, compiled.products, precision), source)
                 check_promise(precision, compiled.graph, proof)
                 golden = prove_golden(export, manifest, entry, session)
+                ledger = engine_ledger(export, manifest, entry, session)
         digest = hashlib.sha256(compiled.plan).hexdigest()
         sidecar = {
             "schema": engines.ENGINE_SCHEMA,
@@ -156,6 +161,7 @@ def build_engine(
             "graph_precision": compiled.graph,
             "engine_precision": proof,
             "golden": golden,
+            "ledger": ledger,
             "build_seconds": seconds,
             "trust": TRUST_NOTE,
         }
@@ -184,3 +190,20 @@ def prove_golden(
             "version."
         )
     return {"status": "passed", **asdict(result)}
+
+
+def engine_ledger(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Any) -> dict[str, Any]:
+    """`ledger` of the sidecar: the engine's row on the images of the export's ledger, or the reason why there is none.
+
+    `session`: an EngineSession, or whatever else runs the artefact `entry` as an InferenceSession does.
+    """
+    ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
+    classes = [item["name"] for item in manifest["classes"]]
+    items, note = ledger_items(Path(manifest["data"]), classes, ledger)
+    if note is not None:
+        return {"note": note, "row": None}
+    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+    probs = predict_items(
+        lambda batch: run_session(session, batch), items, preprocessing, entry["input"], "Engine, ledger images"
+    )
+    return {"note": None, "row": device_row(probs, entry["precision"], ledger, len(classes))}

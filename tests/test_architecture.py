@@ -24,6 +24,7 @@ TOP = {
     "dhox.audit_page",
     "dhox.tables",
     "dhox.doctor",
+    "dhox.engine_tables",
     "dhox.demo",
 }
 LAYERS = ("shared", "distill", "export", "bench", "top")

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dhox.console import console, say
+from dhox.tables import device_ledger_sentence
 
 
 def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
@@ -35,6 +36,8 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
         for name in ("engine_precision", "golden"):
             if sidecar[name]["status"].startswith("not run"):
                 say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
+        if sidecar["ledger"]["row"]:
+            say(f"{device_ledger_sentence(sidecar['ledger']['row'], 'the ledger')}.")
         differs = proof_differs(sidecar["engine_precision"])
         if differs:
             say(f"{sidecar['folder']}: computed in another precision than the file states: {differs}")

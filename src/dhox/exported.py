@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dhox.console import progress_bar
+from dhox.dataset import Item, read_image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
@@ -19,6 +21,7 @@ from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
+BATCH = 32
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -114,6 +117,24 @@ def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> 
     if kind == "float-nchw":
         return normalise(pixels, preprocessing)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def predict_items(
+    run: Callable[[np.ndarray], np.ndarray],
+    items: list[Item],
+    preprocessing: Preprocessing,
+    input_kind: str,
+    description: str,
+) -> np.ndarray:
+    """Probabilities [N, C] of image files by `run`, which takes batches as the graph does."""
+    parts = []
+    with progress_bar(description, len(items)) as advance:
+        for start in range(0, len(items), BATCH):
+            chunk = items[start : start + BATCH]
+            pixels = np.stack([model_input(read_image(item), preprocessing) for item in chunk])
+            parts.append(run(graph_input(pixels, input_kind, preprocessing)))
+            advance(len(chunk))
+    return np.concatenate(parts)
 
 
 def as_image(image: ImageLike) -> Image.Image:

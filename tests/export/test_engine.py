@@ -22,7 +22,9 @@ from dhox.export.compile_engine import build_error
 from dhox.export.engine import build_engines, find_gpu, parse_batches
 from dhox.export.half import convert
 from dhox.export.precision_proof import layers_of_log
-from dhox.files import sha256
+from dhox.exported import read_manifest
+from dhox.files import read_json, sha256
+from dhox.onnx_session import open_session
 from dhox.tensorrt_api import TensorRT, import_tensorrt
 
 pytest.importorskip("tensorrt_rtx")
@@ -265,3 +267,17 @@ def test_timing_caches_are_kept_per_device_and_version(tmp_path: Path, monkeypat
     }
     assert len(places) == 4
     assert {place.parent for place in places} == {tmp_path / "dhox/timing"}
+
+
+def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
+    """With ONNX Runtime's session in the place of the engine's: both are called alike."""
+    manifest = read_manifest(export)
+    entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == "fp32")
+    found = engine.engine_ledger(export, manifest, entry, open_session(export / entry["file"]))
+    exported = next(
+        row for row in read_json(export / "ledger.json", "dhox.ledger/1")["rows"] if row["stage"] == "onnx_fp32"
+    )
+    assert found["note"] is None
+    assert (found["row"]["correct"], found["row"]["n"], found["row"]["agreement"]) == (exported["correct"], 80, 1)
+    gone = engine.engine_ledger(export, manifest | {"data": "/nowhere"}, entry, None)
+    assert gone == {"note": "not run: no images at /nowhere. Give --data.", "row": None}
