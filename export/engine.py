@@ -65,7 +65,7 @@ def build_engines(
     options = Options(*batches, workspace_mib, version_compatible, hardware_compatible, dla)
     check_options(options)
     manifest = read_manifest(export)
-    wanted: list[str | None] = [*precisions] if precisions else [None]
+    wanted: list[str | None] = [*dict.fromkeys(precisions)] if precisions else [None]
     entries = [artefact(manifest, precision) for precision in wanted]
     trt = import_tensorrt()
     device = find_gpu(trt)

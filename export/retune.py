@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dhox.dataset import data_address, data_exists, read_dataset
+from dhox.dataset import data_address
+from dhox.device_ledger import ledger_items
 from dhox.distill.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
 from dhox.environment import now, versions
 from dhox.errors import DhoxError, GateFailedError, UsageError
@@ -17,6 +18,7 @@ from dhox.export.check import cpu_graph, load_pixels, onnx_probs
 from dhox.export.emit import example_text
 from dhox.export.fold import Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
 from dhox.export.head_weights import head_weights, is_cosine
+from dhox.export.int8 import lost_points
 from dhox.export.refold import refold, with_features
 from dhox.export.reject import reject_threshold
 from dhox.exported import SIDE_FILES, check_file, graph_input, read_manifest
@@ -275,24 +277,16 @@ def ledger_again(
 ) -> dict[str, Any]:
     """ledger.json on the same images, where they are still there; else no rows, and the reason in `images`.
 
-    Teacher and torch stages come from val.npz, where it holds the images; the others from the rewritten files.
+    Teacher and torch stages come from val.npz, where it holds the images; the others from the rewritten files. Raises
+    GateFailedError where these images show what the golden ones did not: a file that differs too much from fp32.
     """
-    root = data or Path(manifest["data"])
-
-    def not_run(reason: str) -> dict[str, Any]:
-        return ledger_content({}, [], None, f"not run: {reason}")
-
     if not old["rows"]:
         return old
-    if not data_exists(root):
-        return not_run(f"no images at {root} (give --data)")
-    splits = read_dataset(root, labels=[entry["name"] for entry in manifest["classes"]])
-    by_name = {item.name: item for split in ("val", "train", "unlabelled") for item in splits[split]}
-    missing = [name for name in old["names"] if name not in by_name]
-    if missing:
-        return not_run(f"{root} lacks {len(missing)} of the images, such as {missing[0]} (give --data)")
+    items, note = ledger_items(data or Path(manifest["data"]), [entry["name"] for entry in manifest["classes"]], old)
+    if note is not None:
+        return ledger_content({}, [], None, note)
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-    pixels = load_pixels([by_name[name] for name in old["names"]], preprocessing, "Reading check images")
+    pixels, labels = load_pixels(items, preprocessing, "Reading check images"), np.array(old["labels"])
     row = {name: number for number, name in enumerate(val["names"].tolist())}
     stages: dict[str, np.ndarray] = {}
     if all(name in row for name in old["names"]):
@@ -304,4 +298,12 @@ def ledger_again(
     for entry in manifest["artefacts"]:
         probs = onnx_probs(cpu_graph(entry["precision"], files[entry["file"]]), pixels, entry["input"], preprocessing)
         stages[f"onnx_{entry['precision']}"] = probs
-    return ledger_content(stages, old["names"], np.array(old["labels"]), old["images"])
+    for entry in manifest["artefacts"]:
+        probs, fp32 = stages[f"onnx_{entry['precision']}"], stages["onnx_fp32"]
+        check_against(entry["precision"], probs, fp32, "the fp32 graph")
+        if entry["precision"] == "int8" and lost_points(probs, fp32, labels) > entry["conversion"]["max_drop"]:
+            raise GateFailedError(
+                f"With these numbers int8 loses {lost_points(probs, fp32, labels):.2f} points of top-1 against fp32 "
+                f"(allowed: {entry['conversion']['max_drop']:g}). Export the run again with them."
+            )
+    return ledger_content(stages, old["names"], labels, old["images"])

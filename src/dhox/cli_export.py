@@ -57,6 +57,14 @@ def export(
     if not tensorrt and given & ENGINE_OPTIONS:
         raise UsageError(f"{option_names(given & ENGINE_OPTIONS)} only has a meaning with --tensorrt. Add it.")
 
+    batches = (1, 1, 1)
+    if tensorrt:
+        from dhox.export.engine import build_engines, parse_batches
+
+        batches = parse_batches(batch)
+    for name in precision or []:
+        check_choice("--precision", name, ("fp32", "fp16", "bf16", "int8"))
+
     directory = directory or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
     if holds(directory, EXPORT_FILE, EXPORT_SCHEMA):
         target = directory
@@ -69,6 +77,14 @@ def export(
         if not tensorrt and not emit:
             raise UsageError(f"{directory} is an export already. Give --tensorrt or --emit, or the run directory.")
     else:
+        written = {"fp32"} | {name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked}
+        lacking = sorted(set(precision or []) - written)
+        if lacking:
+            raise UsageError(f"--precision {lacking[0]} is not among the models to be written. Add --{lacking[0]}.")
+        if "deepstream" in (emit or []) and input_kind != "float-nchw-255":
+            raise UsageError(
+                "--emit deepstream needs --input float-nchw-255, since nvinfer feeds planes from 0 to 255."
+            )
         require("torch", "export")
         require("onnxscript", "export")
         from dhox.export.run import export as run_export
@@ -88,10 +104,9 @@ def export(
         say(f"{run_emit(target, kind)}: for {kind}")
     if tensorrt:
         from dhox.engine_tables import print_engines
-        from dhox.export.engine import build_engines, parse_batches
 
         sidecars = build_engines(
-            target, precisions=precision, batches=parse_batches(batch), workspace_mib=workspace,
+            target, precisions=precision, batches=batches, workspace_mib=workspace,
             version_compatible=version_compatible, hardware_compatible=hardware_compatible, dla=dla,
             overwrite=overwrite,
         )  # fmt: skip
