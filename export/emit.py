@@ -8,9 +8,9 @@ from typing import Any
 
 from dhox.environment import now
 from dhox.errors import DhoxError
-from dhox.exported import INPUT_KINDS, artefact, check_file, read_manifest
+from dhox.exported import artefact, check_file, read_manifest
 from dhox.files import EXPORT_FILE, output_directory, read_json, sha256, write_bytes, write_json
-from dhox.images import INTERPOLATIONS, Preprocessing
+from dhox.images import Preprocessing
 
 EMIT_FILE, EMIT_SCHEMA = "emit.json", "dhox.emit/1"
 KINDS = ("deepstream", "triton")
@@ -91,7 +91,6 @@ def emit(export: Path, kind: str) -> Path:
     by_onnxruntime = kind == "triton" and manifest["default"] not in ONNXRUNTIME_PRECISIONS
     entry = artefact(manifest, next(p for p in ONNXRUNTIME_PRECISIONS if p in precisions) if by_onnxruntime else None)
     check_file(export, entry["file"], entry["sha256"])
-    check_plain(manifest, entry)
     folder = export / kind
     check_unedited(folder)
     contents = deepstream_files(manifest, entry) if kind == "deepstream" else triton_files(export, manifest, entry)
@@ -109,20 +108,6 @@ def emit(export: Path, kind: str) -> Path:
         }
         write_json(work / EMIT_FILE, about)
     return folder
-
-
-def check_plain(manifest: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Raise DhoxError where a manifest from elsewhere would write more than values into a neighbour's configuration."""
-    contract, threshold = manifest["preprocessing"], reject_threshold(manifest)
-    plain = (
-        contract["interpolation"] in INTERPOLATIONS
-        and all(type(contract[side]) is int for side in ("resize", "crop"))
-        and re.fullmatch("[a-z0-9]+", entry["precision"])
-        and entry["input"] in INPUT_KINDS
-        and (threshold is None or isinstance(threshold, float))
-    )
-    if not plain:
-        raise DhoxError(f"{EXPORT_FILE} holds values that dhox does not write. Do not trust it; export again.")
 
 
 def check_unedited(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dhox.cli import main
+from dhox.console import console
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("dhox")
 
@@ -177,7 +178,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 200)
     with pytest.raises(SystemExit):
         main(["doctor"])
     text = capsys.readouterr().out

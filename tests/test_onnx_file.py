@@ -253,7 +253,7 @@ def agrees_with_onnx(content: bytes) -> None:
 
 @given(st.binary(max_size=200))
 @example(b"")
-@example(json.dumps({"schema": "dhox.export/1"}).encode())
+@example(json.dumps({"schema": "dhox.export/2"}).encode())
 def test_random_bytes_never_crash(content: bytes) -> None:
     agrees_with_onnx(content)
 

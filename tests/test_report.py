@@ -61,7 +61,7 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
     assert "Latency distribution" not in page
     from dhox.bench.run import bench
 
-    manifest = read_json(far / "export/manifest.json", "dhox.export/1")
+    manifest = read_json(far / "export/manifest.json", "dhox.export/2")
     manifest["run"]["path"] = "/nowhere"
     write_json(far / "export/manifest.json", manifest)
     page = write_report(bench(far / "export", seconds=0.05, batches=(1,)).bench).read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and neighbours' files from them."""
-    from dhox.exported import INPUT_KINDS
+    from dhox.exported import INPUT_KINDS, PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds
 
     check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
@@ -63,7 +63,7 @@ def export(
 
         batches = parse_batches(batch)
     for name in precision or []:
-        check_choice("--precision", name, ("fp32", "fp16", "bf16", "int8"))
+        check_choice("--precision", name, PRECISIONS)
 
     directory = directory or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
     if holds(directory, EXPORT_FILE, EXPORT_SCHEMA):

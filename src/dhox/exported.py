@@ -14,14 +14,16 @@ from dhox.console import progress_bar
 from dhox.dataset import Item, read_image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
-from dhox.images import Preprocessing, decode, model_input, normalise, to_rgb
+from dhox.images import INTERPOLATIONS, Preprocessing, decode, model_input, normalise, to_rgb
 from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 BATCH = 32
+LARGEST_SIDE = 8192  # pixels, of a preprocessing contract that dhox takes for real
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -34,7 +36,33 @@ def read_manifest(export: Path) -> dict[str, Any]:
     manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA)
     if manifest.get("status") != "complete":
         raise DhoxError(f"The export in {export} did not finish. Run it again: dhox export RUN --overwrite")
+    if not is_whole(manifest):
+        raise DhoxError(f"{export}/{EXPORT_FILE} is not what dhox wrote. Copy the directory again, or export again.")
     return manifest
+
+
+def is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest has what its readers need, with values that dhox could have written."""
+    try:
+        contract = Preprocessing.from_json(manifest["preprocessing"])
+        entries, files, reject = manifest["artefacts"], manifest["files"], manifest["reject"]
+        texts = [*files, *files.values(), *(item["name"] for item in manifest["classes"])]
+        texts += [manifest["data"], manifest["metric"], manifest["fold"]["rule"]]
+        texts += [entry[key] for entry in entries for key in ("file", "precision", "input", "sha256")]
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all({"opset", "ir", "bytes", "golden_agreement", "conversion"} <= entry.keys() for entry in entries)
+            and all(entry["precision"] in PRECISIONS and entry["input"] in INPUT_KINDS for entry in entries)
+            and manifest["default"] in {entry["precision"] for entry in entries}
+            and set(SIDE_FILES) <= files.keys()
+            and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (contract.resize, contract.crop))
+            and contract.interpolation in INTERPOLATIONS
+            and all(isinstance(value, float) for value in [*contract.mean, *contract.std])
+            and (reject is None or 0 <= reject["threshold"] <= 1)
+            and bool(manifest["classes"])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def check_file(export: Path, name: str, expected: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ import numpy as np
 from dhox.errors import DhoxError
 
 RUN_SCHEMA = "dhox.run/1"
-EXPORT_SCHEMA = "dhox.export/1"
+EXPORT_SCHEMA = "dhox.export/2"
 BENCH_SCHEMA = "dhox.bench/1"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"
@@ -216,9 +217,16 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
         write_json(partial / file_name, {"schema": schema, "status": "running"})
     try:
         yield partial
-    except DhoxError:
+    except (DhoxError, OSError) as err:
+        full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
+        if isinstance(err, OSError) and not full:
+            raise
         if not (partial / CHECKPOINT).exists():
             shutil.rmtree(partial)
+        if full:
+            raise DhoxError(
+                f"The disk of temporary files is full ({err}). Free space, or set TMPDIR to a folder elsewhere."
+            ) from err
         raise
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)

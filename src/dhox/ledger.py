@@ -8,7 +8,7 @@ import numpy as np
 
 from dhox.stats import accuracy_row, expected_calibration_error, mcnemar_p
 
-LEDGER_SCHEMA = "dhox.ledger/1"
+LEDGER_SCHEMA = "dhox.ledger/2"
 CHANCE = 0.05  # a loss whose McNemar p is at least this may be chance
 
 

@@ -169,7 +169,7 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
     content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/1")["ledger"]
     exported = {
-        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/1")["rows"]
+        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/2")["rows"]
     }
     assert content["note"] is None
     assert [row["stage"] for row in content["rows"]] == ["onnx_fp32", "onnx_fp16"]

@@ -161,7 +161,7 @@ def test_without_data_the_run_exports_and_says_so() -> None:
     exported = export(Path("r"), Path("r/export"))
     assert exported.manifest["fold"]["rule"] == "exact"
     assert exported.ledger == {
-        "schema": "dhox.ledger/1", "images": "synthetic images, for want of real ones", "rows": [], "first_loss": None,
+        "schema": "dhox.ledger/2", "images": "synthetic images, for want of real ones", "rows": [], "first_loss": None,
     }  # fmt: skip
     assert onnx.load("r/export/model.onnx").graph.output[0].name == "probs"
 

@@ -52,7 +52,7 @@ class Branching(nn.Module):
     ],
 )
 def test_a_student_that_opset_18_cannot_hold(backbone: nn.Module, message: str, capfd: pytest.CaptureFixture) -> None:
-    head = LinearHead(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
+    head = LinearHead({"linear.weight": np.ones((2, 3), np.float32), "linear.bias": np.zeros(2, np.float32)})
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     with pytest.raises(DhoxError, match=message):
         export_onnx(Deployable(backbone, head, preprocessing, "uint8-nhwc").eval(), 8, {})

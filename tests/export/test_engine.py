@@ -275,7 +275,7 @@ def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
     entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == "fp32")
     found = engine.engine_ledger(export, manifest, entry, open_session(export / entry["file"]))
     exported = next(
-        row for row in read_json(export / "ledger.json", "dhox.ledger/1")["rows"] if row["stage"] == "onnx_fp32"
+        row for row in read_json(export / "ledger.json", "dhox.ledger/2")["rows"] if row["stage"] == "onnx_fp32"
     )
     assert found["note"] is None
     assert (found["row"]["correct"], found["row"]["n"], found["row"]["agreement"]) == (exported["correct"], 80, 1)

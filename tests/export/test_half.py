@@ -155,7 +155,7 @@ WEIGHT = np.random.default_rng(0).normal(0, 0.3, (5, 48)).astype(np.float32)
 def linear() -> bytes:
     """One linear layer, WEIGHT, on pixels."""
     preprocessing = Preprocessing(4, 4, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    head = LinearHead(WEIGHT, np.zeros(5, np.float32))
+    head = LinearHead({"linear.weight": WEIGHT, "linear.bias": np.zeros(5, np.float32)})
     return export_onnx(Deployable(PixelFeatures(), head, preprocessing, "uint8-nhwc").eval(), 4, {})
 
 

@@ -62,7 +62,7 @@ class TokenBehind(torch.nn.Module):
 
 
 def test_a_graph_that_asks_for_the_batch_size_fails_and_is_named() -> None:
-    head = LinearHead(np.ones((2, 9), np.float32), np.zeros(2, np.float32))
+    head = LinearHead({"linear.weight": np.ones((2, 9), np.float32), "linear.bias": np.zeros(2, np.float32)})
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     content = export_onnx(Deployable(TokenBehind(), head, preprocessing, "uint8-nhwc").eval(), 8, {})
     with pytest.raises(

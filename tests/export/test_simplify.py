@@ -44,7 +44,12 @@ class Tokens(torch.nn.Module):
 def test_class_tokens_are_padded_in(tokens: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    head = LinearHead(random.normal(size=(4, 8 * (3 + tokens))).astype(np.float32), np.zeros(4, np.float32))
+    head = LinearHead(
+        {
+            "linear.weight": random.normal(size=(4, 8 * (3 + tokens))).astype(np.float32),
+            "linear.bias": np.zeros(4, np.float32),
+        }
+    )
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     module = Deployable(Tokens(tokens, kind), head, preprocessing, "uint8-nhwc").eval()
     simple = export_onnx(module, 8, {})
@@ -70,7 +75,7 @@ class TokensBehind(Tokens):
 
 def test_other_concatenations_stay() -> None:
     torch.manual_seed(0)
-    head = LinearHead(np.ones((4, 32), np.float32), np.zeros(4, np.float32))
+    head = LinearHead({"linear.weight": np.ones((4, 32), np.float32), "linear.bias": np.zeros(4, np.float32)})
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     content = export_onnx(Deployable(TokensBehind(1, "plain"), head, preprocessing, "uint8-nhwc").eval(), 8, {})
     operators = [node.op_type for node in onnx.load_from_string(content).graph.node]
@@ -90,7 +95,7 @@ def test_constants_larger_than_the_exporters_limit_are_folded() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1)[:, :48] + self.table[:, self.places].sum((0, 1))
 
-    head = LinearHead(np.ones((4, 48), np.float32), np.zeros(4, np.float32))
+    head = LinearHead({"linear.weight": np.ones((4, 48), np.float32), "linear.bias": np.zeros(4, np.float32)})
     preprocessing = Preprocessing(8, 8, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     module = Deployable(Table(), head, preprocessing, "uint8-nhwc").eval()
     graph = onnx.load_from_string(export_onnx(module, 8, {})).graph
