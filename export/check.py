@@ -168,14 +168,12 @@ def teacher_probs(images: CheckImages, val: dict[str, np.ndarray]) -> np.ndarray
 
 
 def check_accuracy_drop(ledger: dict[str, Any], reference: str, allowed: float | None) -> None:
-    """Raise GateFailedError where an ONNX stage has more than `allowed` points less accuracy than `reference`."""
-    if allowed is None:
+    """Raise GateFailedError where an ONNX stage has more than `allowed` points less accuracy than `reference`.
+
+    Without labels the ledger has no rows, and nothing is judged here.
+    """
+    if allowed is None or not ledger["rows"]:
         return
-    if not ledger["rows"]:
-        raise DhoxError(
-            f"--max-accuracy-drop needs labels, and the check images are {ledger['images']}. Give --data with a val "
-            "split, or leave the option out."
-        )
     drops = accuracy_drops(ledger["rows"], reference)
     worst = max((stage for stage in drops if stage.startswith("onnx_")), key=drops.__getitem__)
     if drops[worst] > allowed:

@@ -148,7 +148,7 @@ def deepstream_files(manifest: dict[str, Any], entry: dict[str, Any]) -> dict[st
 #
 # The network was evaluated with: shorter side to {contract.resize} px ({contract.interpolation}, antialiased), centre crop {contract.crop} px.
 # nvinfer does something else: it stretches the whole frame, bilinear and without antialiasing. On 1,000 photographs
-# (EfficientNet-Lite0, 224 px; docs/export.md) that cost 3.7 points of top-1, and padding instead (maintain-aspect-ratio=1)
+# (EfficientNet-Lite0, 224 px; docs/deploy.md) that cost 3.7 points of top-1, and padding instead (maintain-aspect-ratio=1)
 # 7.9. What cost nothing there: cutting the centre square before nvinfer ({100 * contract.crop / contract.resize:.0f} % of the shorter side: nvvideoconvert
 # src-crop, or nvdspreprocess), so that the stretch changes no shape. Measure it on your own images before you ship:
 #   python benchmarks/preprocessing_mismatch.py DATA --export EXPORT

@@ -175,7 +175,9 @@ def precision_record(found: dict[str, Any] | None, source: str) -> dict[str, Any
     """`engine_precision` of the sidecar: the share and where it was read, or why there is none."""
     if found is None:
         return {"status": f"not run: the {source} does not tell the types of most layers"}
-    return {"status": "proven", "source": source, **found}
+    told = sum(found["products"].values())
+    every = told + len(found["hidden"])
+    return {"status": "proven" if told == every else f"proven for {told} of {every}", "source": source, **found}
 
 
 def prove_golden(

@@ -68,10 +68,10 @@ def retune_export(
     """Write the export directory `out` (default: a free EXPORT-retuned) from EXPORT with other numbers in its head.
 
     The rule stays. `mixture` (alpha, beta), `r` (linear; may be infinite) and `tau` (linear) are taken; of what is not
-    given tau is fitted again, and the rest stays, unless nothing is given: then all are chosen again from val.npz by
-    `metric` (default: the export's). `data`: where the check images are now, for the ledger. Engines and what --emit
-    wrote are left out: they hold other numbers. Raises DhoxError where the export is damaged or its graphs do not hold
-    the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not answer as
+    given tau is fitted again to a new r, and the rest stays, unless nothing is given: then all are chosen again from
+    val.npz by `metric` (default: the export's). `data`: where the check images are now, for the ledger. Engines and
+    what --emit wrote are left out: they hold other numbers. Raises DhoxError where the export is damaged or its graphs
+    do not hold the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not answer as
     heads.npz says; then nothing is written.
     """
     manifest = read_manifest(export)
@@ -90,19 +90,16 @@ def retune_export(
     # The numbers, and the evidence for them.
     half = selecting_half(val["names"].tolist())
     nothing = mixture is None and r is None and tau is None
-    alpha, beta, n_labels, searched = (
-        old.alpha,
-        old.beta,
-        manifest["n_selection_labels"],
-        manifest.get("searched", True),
-    )
+    alpha, beta = old.alpha, old.beta
+    n_labels, searched = manifest["n_selection_labels"], manifest["searched"]
     if mixture is not None:
-        (alpha, beta), n_labels, searched = mixture, 0, False
+        (alpha, beta), searched = mixture, False
+        n_labels = n_labels if old.rule == "linear" else 0
     elif nothing and half.sum() >= FEWEST_IMAGES:
         chosen = choose_alpha_beta(val["ce_logits"][half], val["kd_logits"][half], val["labels"][half], metric)
         alpha, beta, n_labels, searched = chosen.alpha, chosen.beta, int(half.sum()), True
-    if tau is not None and r is None:
-        r = inf if old.r is None else old.r
+    if old.rule == "linear" and old.tuned_on != "inference-weights" and not nothing and r is None:
+        r, tau = inf if old.r is None else old.r, old.tau if tau is None else tau
     cosine = is_cosine(heads)
     linear = tuned_linear(val, alpha, beta, metric, r=r, tau=tau)
     plain = None

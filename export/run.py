@@ -88,7 +88,8 @@ def export(
 
     `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `bf16`, `int8`:
     files to write besides fp32; `quantize_head`: int8 takes the last linear layer too. `input_kind`: of INPUT_KINDS.
-    `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch. `reject_coverage`:
+    `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch, and int8 less than
+    fp32 (without labels: the percentage of int8's answers that may differ from fp32's). `reject_coverage`:
     see `reject_threshold`. `data`: where the run's images are now, if moved. Raises DhoxError for an unfinished run
     or missing images, GateFailedError where a written graph does not answer as torch or loses more accuracy than
     allowed; then nothing is written.
@@ -119,6 +120,11 @@ def export(
     reject = None if reject_coverage is None else reject_threshold(val, fold, reject_coverage)
 
     images = check_images(summary, data)
+    if max_accuracy_drop is not None and images.labels is None and not int8:
+        raise DhoxError(
+            f"--max-accuracy-drop needs labels, and the check images are {images.source}. Give --data with a val "
+            "split, or leave the option out."
+        )
     pixels = load_pixels(images.items, preprocessing, "Reading check images")
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
         # The graphs.

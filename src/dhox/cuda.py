@@ -48,7 +48,11 @@ class NoGpuError(DhoxError):
 
 @cache
 def runtime() -> ctypes.CDLL:
-    """The CUDA runtime library: the system's, that of NVIDIA's wheels, or the toolkit's. Raises NoGpuError."""
+    """The CUDA runtime library: the system's, that of NVIDIA's wheels, or the toolkit's. Raises NoGpuError.
+
+    Of several the first that finds a GPU: one that is newer than the driver loads, and finds none.
+    """
+    loaded = None
     names = [f"libcudart.so.{major}" for major in MAJORS]
     folders = [Path(folder) / "nvidia" for folder in sys.path if folder]
     places = [path for name in names for folder in folders for path in folder.glob(f"*/lib/{name}")]
@@ -61,7 +65,11 @@ def runtime() -> ctypes.CDLL:
             getattr(library, name).argtypes = arguments
         library.cudaGetErrorString.argtypes = (c_int,)
         library.cudaGetErrorString.restype = c_char_p
-        return library
+        loaded = loaded or library
+        if library.cudaGetDeviceCount(byref(c_int())) == 0:
+            return library
+    if loaded is not None:
+        return loaded
     raise NoGpuError(
         f"The CUDA runtime ({' or '.join(names)}) is not on this machine. On a Jetson it comes with JetPack; elsewhere "
         "install it with: pip install nvidia-cuda-runtime"

@@ -38,6 +38,8 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
                 say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
         if sidecar["ledger"]["row"]:
             say(f"{device_ledger_sentence(sidecar['ledger']['row'], 'the ledger')}.")
+        if sidecar["engine_precision"]["status"].startswith("proven for"):
+            say(f"{sidecar['folder']}: {sidecar['engine_precision']['status']}; of the others the engine tells no type")
         differs = proof_differs(sidecar["engine_precision"])
         if differs:
             say(f"{sidecar['folder']}: computed in another precision than the file states: {differs}")

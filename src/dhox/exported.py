@@ -22,6 +22,10 @@ from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
 INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
+MANIFEST_KEYS = {
+    "run", "skipped", "student", "teacher", "n_selection_labels", "searched", "evidence", "comparison", "checks",
+}  # fmt: skip
+FOLD_KEYS = {"rule", "alpha", "beta", "c_ce", "c_kd", "r", "tau", "tuned_on", "calibrated", "z_norm"}
 BATCH = 32
 LARGEST_SIDE = 8192  # pixels, of a preprocessing contract that dhox takes for real
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -55,6 +59,8 @@ def is_whole(manifest: dict[str, Any]) -> bool:
             and all(entry["precision"] in PRECISIONS and entry["input"] in INPUT_KINDS for entry in entries)
             and manifest["default"] in {entry["precision"] for entry in entries}
             and set(SIDE_FILES) <= files.keys()
+            and manifest.keys() >= MANIFEST_KEYS
+            and manifest["fold"].keys() == FOLD_KEYS
             and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (contract.resize, contract.crop))
             and contract.interpolation in INTERPOLATIONS
             and all(isinstance(value, float) for value in [*contract.mean, *contract.std])

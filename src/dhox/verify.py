@@ -56,6 +56,8 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
     for entry in manifest["artefacts"]:
         rows += artefact_rows(export, manifest, entry, golden, preprocessing, device)
     for sidecar in sorted((export / "engines").glob(f"*/{ENGINE_FILE}")):
+        if sidecar.parent.suffix == ".partial":  # of a build that was killed
+            continue
         rows.append(engine_row(export, manifest, sidecar))
     return rows
 

@@ -164,6 +164,8 @@ def test_without_data_the_run_exports_and_says_so() -> None:
         "schema": "dhox.ledger/2", "images": "synthetic images, for want of real ones", "rows": [], "first_loss": None,
     }  # fmt: skip
     assert onnx.load("r/export/model.onnx").graph.output[0].name == "probs"
+    with pytest.raises(DhoxError, match="--max-accuracy-drop needs labels, and the check images are synthetic"):
+        export(Path("r"), Path("e"), max_accuracy_drop=1.0)
 
 
 def test_real_images_given_at_export_replace_the_synthetic_ones(line: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 import dhox
 from dhox.errors import DhoxError
 from dhox.export.emit import emit, example_text
-from dhox.exported import INPUT_KINDS, SIDE_FILES, read_manifest
+from dhox.exported import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
 from dhox.files import EXPORT_SCHEMA, sha256, write_json
 from dhox.onnx_file import check_onnx
 
@@ -87,8 +87,8 @@ def made_export(folder: Path, kind: str, precision: str = "fp32", **more: object
         "preprocessing": {
             "resize": 20, "crop": CROP, "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4],
         },
-        "files": dict.fromkeys(SIDE_FILES, ""), "fold": {"rule": "exact"}, "data": "d", "metric": "accuracy",
-        "reject": None, **more,
+        "files": dict.fromkeys(SIDE_FILES, ""), "fold": dict.fromkeys(FOLD_KEYS) | {"rule": "exact"}, "data": "d",
+        **dict.fromkeys(MANIFEST_KEYS - {"run"}), "metric": "accuracy", "reject": None, **more,
     }  # fmt: skip
     write_json(folder / "manifest.json", content)
     (folder / "example.py").write_text(example_text(content))

@@ -27,6 +27,7 @@ from dhox.export.fold import (
     why_not_plain,
 )
 from dhox.export.graph import folded_head
+from dhox.exported import FOLD_KEYS
 from dhox.heads import dho_probs, linear_probs
 from dhox.stats import negative_log_likelihood, softmax
 
@@ -264,3 +265,7 @@ def test_comparison_lists_every_way_to_answer() -> None:
     assert rows["exact"]["agreement_with_dho"] == 1
     assert rows["exact"]["accuracy"] == rows["dho"]["accuracy"]
     assert compare(validation(0), tuned_linear(validation(0), 0.4, 0.5)) == []
+
+
+def test_a_manifest_names_every_number_of_a_fold() -> None:
+    assert Fold("exact", 0.4, 0.5).to_json().keys() == FOLD_KEYS
