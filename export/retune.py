@@ -71,8 +71,8 @@ def retune_export(
     given tau is fitted again to a new r, and the rest stays, unless nothing is given: then all are chosen again from
     val.npz by `metric` (default: the export's). `data`: where the check images are now, for the ledger. Engines and
     what --emit wrote are left out: they hold other numbers. Raises DhoxError where the export is damaged or its graphs
-    do not hold the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not answer as
-    heads.npz says; then nothing is written.
+    do not hold the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not
+    answer as heads.npz says; then nothing is written.
     """
     manifest = read_manifest(export)
     old = Fold(**manifest["fold"])
