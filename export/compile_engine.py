@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def compile_onnx(
     if plan is None:
         raise build_error(logger.errors, logger.warnings)
     if cache is not None:
-        write_bytes(cache, bytes(config.get_timing_cache().serialize()))
+        with contextlib.suppress(OSError, DhoxError):  # timings are a convenience: no engine is lost for them
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(cache, bytes(config.get_timing_cache().serialize()))
     return Compiled(bytes(plan), graph, network_products(network), on_gpu)
 
 
@@ -121,10 +124,6 @@ def use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> lis
 def timing_cache_file(trt: TensorRT, device: Gpu) -> Path:
     """$XDG_CACHE_HOME/dhox/timing/GPU-SM-VERSION: kernels timed once make the next build faster and alike."""
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/timing"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DhoxError(f"Could not create {place}: {err.strerror}. Set XDG_CACHE_HOME to your own folder.") from err
     name = re.sub(r"\W+", "-", device.name)
     return place / f"{name}-sm{device.compute_capability}-{trt.version}.cache"
 

@@ -26,6 +26,7 @@ from dhox.ledger import LEDGER_SCHEMA
 from dhox.machine import jetson
 from dhox.tensorrt_api import TensorRT, import_tensorrt, message_logger
 
+HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
 TRUST_NOTE = (
     "The hashes prove integrity, not trust: an engine can run any code when it is loaded. dhox loads it for the user "
     "who built it on this machine, for others only with --trust-engine."
@@ -71,7 +72,7 @@ def build_engines(
     device = find_gpu(trt)
     folders = [engine_folder(export, entry, trt, device, options) for entry in entries]
     for entry, folder in zip(entries, folders, strict=True):
-        if dla is not None and entry["precision"] == "fp32":
+        if dla is not None and entry["precision"] not in {"fp16", "int8"}:
             raise UsageError("DLA computes in fp16 and int8 only. Leave out --dla, or build the fp16 model.")
         check_output(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
     return [
@@ -88,6 +89,8 @@ def check_options(options: Options) -> None:
         raise UsageError("DLA takes one batch size only. Use for example --batch 8 with --dla.")
     if options.dla is not None and options.hardware_compatible:
         raise UsageError("--dla binds an engine to its board: leave out --hardware-compatible.")
+    if options.hardware_compatible and jetson() is not None:
+        raise UsageError("TensorRT builds no hardware-compatible engines on a Jetson. Leave out --hardware-compatible.")
 
 
 def find_gpu(trt: TensorRT) -> Gpu | None:
@@ -127,17 +130,18 @@ def build_engine(
         start = time.perf_counter()
         compiled = compile_onnx(onnx, precision, trt, device, options, logger)
         seconds = time.perf_counter() - start
+        promised = entry["conversion"]["share"] if precision in HALVES else None
         if device is None:
             layers, source = layers_of_log(logger.layers), "builder's log"
             proof = precision_record(engine_precision(layers, compiled.products, precision), source)
-            check_promise(precision, compiled.graph, proof)
+            check_promise(precision, compiled.graph, proof, promised)
             golden: dict[str, Any] = {"status": "not run: no GPU here; whoever loads the engine runs it first"}
             ledger: dict[str, Any] = {"note": "not run: no GPU here", "row": None}
         else:
             with closing(EngineSession(trt, compiled.plan, options.version_compatible, options.dla)) as session:
                 layers, source = layers_of_inspector(session.layer_information(trt)), "inspector"
                 proof = precision_record(engine_precision(layers, compiled.products, precision), source)
-                check_promise(precision, compiled.graph, proof)
+                check_promise(precision, compiled.graph, proof, promised)
                 golden = prove_golden(export, manifest, entry, session)
                 ledger = engine_ledger(export, manifest, entry, session)
         digest = hashlib.sha256(compiled.plan).hexdigest()

@@ -152,10 +152,13 @@ def tensor_precision(operand: dict[str, Any]) -> str | None:
     return None
 
 
-def check_promise(precision: str, graph: dict[str, Any], engine: dict[str, Any] | None) -> None:
+def check_promise(
+    precision: str, graph: dict[str, Any], engine: dict[str, Any] | None, promised: float | None = None
+) -> None:
     """Raise GateFailedError where an engine does not compute in the precision that was asked for.
 
-    `engine`: the record of its precision; None, or a record without a share, where it could not be read.
+    `engine`: the record of its precision; None, or a record without a share, where it could not be read. `promised`:
+    the share that the export recorded for its file, in [0, 1].
 
     The graph has to be more than half of it (int8: have any, since accuracy may have returned layers to floats), the
     engine as much as the graph, less `SLACK`.
@@ -164,6 +167,11 @@ def check_promise(precision: str, graph: dict[str, Any], engine: dict[str, Any] 
         raise GateFailedError(
             f"{precision} was asked for, but only {graph['share']:.0%} of the convolutions and matrix products in the "
             f"parsed network are {precision} ({tally(graph)}). Nothing was kept. Export the {precision} model again."
+        )
+    if promised is not None and graph["share"] < promised - SLACK:
+        raise GateFailedError(
+            f"The export promised {promised:.0%} {precision} convolutions and matrix products, and the parsed network "
+            f"has {graph['share']:.0%} ({tally(graph)}). Nothing was kept. Report it with the TensorRT version."
         )
     if engine is not None and "share" in engine and engine["share"] < graph["share"] - SLACK:
         raise GateFailedError(

@@ -272,16 +272,16 @@ def ledger_again(
     fold: Fold,
     data: Path | None,
 ) -> dict[str, Any]:
-    """ledger.json on the same images, where they are still there; else no rows, and the reason in `images`.
+    """ledger.json on the same images, where they are still there; else no rows, and the reason in `note`.
 
     Teacher and torch stages come from val.npz, where it holds the images; the others from the rewritten files. Raises
     GateFailedError where these images show what the golden ones did not: a file that differs too much from fp32.
     """
-    if not old["rows"]:
+    if old["labels"] is None:
         return old
     items, note = ledger_items(data or Path(manifest["data"]), [entry["name"] for entry in manifest["classes"]], old)
     if note is not None:
-        return ledger_content({}, [], None, note)
+        return ledger_content({}, old["names"], np.array(old["labels"]), old["images"], note)
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
     pixels, labels = load_pixels(items, preprocessing, "Reading check images"), np.array(old["labels"])
     row = {name: number for number, name in enumerate(val["names"].tolist())}

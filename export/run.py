@@ -24,7 +24,7 @@ from dhox.export.check import (
 )
 from dhox.export.cost import with_costs
 from dhox.export.emit import example_text
-from dhox.export.fold import Fold, choose_fold, compare, tuned_linear, why_not_plain
+from dhox.export.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
 from dhox.export.head_weights import is_cosine
 from dhox.export.onnx_contract import IR_VERSION
@@ -102,21 +102,8 @@ def export(
     spec = StudentSpec.from_json(summary["student"])
     student = load_student(run, spec)
     heads = head_arrays(student)
-    alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
-
-    fold, evidence, not_plain = Fold("single", 1.0, 1.0), None, None
-    comparison: list[dict[str, Any]] = []
-    if spec.two_heads:
-        tuned, cosine = tuned_linear(val, alpha, beta, metric), is_cosine(heads)
-        not_plain = why_not_plain(val) if cosine else None
-        plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and not_plain is None else None
-        fold, evidence = choose_fold(
-            val, tuned, fold_rule, fold_tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
-        )
-        if not fold_heads:
-            fold = Fold("heads", alpha, beta)
-        comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
-
+    choice = choose(val, selection, spec.two_heads, heads, fold_heads, fold_rule, fold_tolerance)
+    fold = choice.fold
     reject = None if reject_coverage is None else reject_threshold(val, fold, reject_coverage)
 
     images = check_images(summary, data)
@@ -144,22 +131,26 @@ def export(
             write_bytes(folder / MODEL_FILES[precision], model.content)
 
         # The proof: against torch, and stage by stage.
-        reference = torch_probs(module, pixels, input_kind, preprocessing)
-        onnx = {
+        answers = {
             precision: onnx_probs(cpu_graph(precision, model.content), pixels, input_kind, preprocessing)
             for precision, model in models.items()
         }
-        checks = [check_against_torch(precision, probs, reference) for precision, probs in onnx.items()]
-        stages = {"folded_torch" if fold_heads and spec.two_heads else "torch": reference}
+        stages = {"torch": torch_probs(module, pixels, input_kind, preprocessing)}
         if fold_heads and spec.two_heads:
-            unfolded = Deployable(student.backbone, TwoHeads(heads, alpha, beta), preprocessing, input_kind).eval()
-            stages = {"two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing)} | stages
-        first = next(iter(stages))
+            two = TwoHeads(heads, selection["alpha"], selection["beta"])
+            unfolded = Deployable(student.backbone, two, preprocessing, input_kind).eval()
+            stages = {
+                "two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing),
+                "folded_torch": stages["torch"],
+            }
+        reference, last = next(iter(stages)), list(stages)[-1]
+        checks = [check_against_torch(precision, probs, stages[last]) for precision, probs in answers.items()]
         teacher = teacher_probs(images, val)
         stages = ({} if teacher is None else {"teacher": teacher}) | stages
-        stages |= {f"onnx_{precision}": probs for precision, probs in onnx.items()}
-        ledger = ledger_content(stages, [item.name for item in images.items], images.labels, images.source)
-        check_accuracy_drop(ledger, first, max_accuracy_drop)
+        stages |= {f"onnx_{precision}": probs for precision, probs in answers.items()}
+        note = None if images.labels is not None else "not run: the images have no labels"
+        ledger = ledger_content(stages, [item.name for item in images.items], images.labels, images.source, note)
+        check_accuracy_drop(ledger, reference, max_accuracy_drop)
 
         # What travels with the models.
         golden = golden_arrays([read_image(item) for item in images.golden], preprocessing)
@@ -188,13 +179,13 @@ def export(
             "classes": summary["classes"],
             "preprocessing": preprocessing.to_json(),
             "n_selection_labels": selection["n_selection_labels"],
-            "metric": metric,
+            "metric": selection["metric"],
             "fold": fold.to_json(),
             "fold_asked": fold_rule if fold_heads else "keep-heads",
-            "fold_note": not_plain,
+            "fold_note": choice.note,
             "searched": selection["searched"],
-            "evidence": evidence.to_json() if evidence else None,
-            "comparison": comparison,
+            "evidence": choice.evidence.to_json() if choice.evidence else None,
+            "comparison": choice.comparison,
             "checks": checks,
             "reject": reject,
             "artefacts": entries,
@@ -205,6 +196,35 @@ def export(
         manifest["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
         write_json(folder / EXPORT_FILE, manifest)
     return ExportResult(out, manifest, ledger)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fold with the evidence for it, the comparison of all ways to answer, and why one of them is missing."""
+
+    fold: Fold
+    evidence: Evidence | None
+    comparison: list[dict[str, Any]]
+    note: str | None
+
+
+def choose(
+    val: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool, heads: dict[str, np.ndarray],
+    fold_heads: bool, fold_rule: str, tolerance: float,
+) -> Choice:  # fmt: skip
+    """The fold of a student, from its validation logits `val` and heads; `tolerance` in points."""
+    if not two_heads:
+        return Choice(Fold("single", 1.0, 1.0), None, [], None)
+    alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
+    cosine = is_cosine(heads)
+    note = why_not_plain(val) if cosine else None
+    tuned = tuned_linear(val, alpha, beta, metric)
+    plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and note is None else None
+    fold, evidence = choose_fold(
+        val, tuned, fold_rule, tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
+    )
+    comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
+    return Choice(fold if fold_heads else Fold("heads", alpha, beta), evidence, comparison, note)
 
 
 def artefact_entry(

@@ -85,6 +85,10 @@ def export(
             raise UsageError(
                 "--emit deepstream needs --input float-nchw-255, since nvinfer feeds planes from 0 to 255."
             )
+        if tensorrt:
+            from dhox.tensorrt_api import import_tensorrt
+
+            import_tensorrt()
         require("torch", "export")
         require("onnxscript", "export")
         from dhox.export.run import export as run_export

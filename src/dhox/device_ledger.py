@@ -14,7 +14,7 @@ from dhox.ledger import LEDGER_SCHEMA, stage_row
 def ledger_items(data: Path, classes: list[str], ledger: dict[str, Any]) -> tuple[list[Item], str | None]:
     """The images of ledger.json found again in DATA, or none and the reason."""
     assert ledger["schema"] == LEDGER_SCHEMA
-    if not ledger["rows"]:
+    if ledger["labels"] is None:
         return [], "not run: the export had no labelled images to judge with"
     if not data_exists(data):
         return [], f"not run: no images at {data}. Give --data."
@@ -27,12 +27,14 @@ def ledger_items(data: Path, classes: list[str], ledger: dict[str, Any]) -> tupl
 
 
 def device_row(probs: np.ndarray, precision: str, ledger: dict[str, Any], classes: int) -> dict[str, Any]:
-    """One file's row on this device: accuracy, and agreement and McNemar's test against the export's own answers.
+    """One file's row on this device: accuracy, and agreement and McNemar's test against the export's own answers,
+    where its ledger has them.
 
     `probs` [N, C] of the ledger's images. The export stored labels, not probabilities: no largest difference here (the
     golden check has one).
     """
     stage = f"onnx_{precision}"
-    exported = np.eye(classes)[ledger["predictions"][stage]]
+    answers = ledger["predictions"].get(stage)
+    exported = None if answers is None else np.eye(classes)[answers]
     row = stage_row(probs, np.array(ledger["labels"]), exported)
     return {"stage": stage, "precision": precision} | row | {"largest_difference": None}

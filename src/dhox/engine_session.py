@@ -48,8 +48,8 @@ class EngineSession:
         self.dtypes = {name: np.dtype(trt.api.nptype(self.engine.get_tensor_dtype(name))) for name in names}
         self.addresses: dict[str, int] = {}
         self.stream = cuda.create_stream()
-        self.set_batch(tuple(largest))
         try:
+            self.set_batch(tuple(largest))
             for name in (INPUT, OUTPUT):
                 size = int(np.prod(tuple(self.context.get_tensor_shape(name)))) * self.dtypes[name].itemsize
                 self.addresses[name] = cuda.allocate(size)

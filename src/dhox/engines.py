@@ -53,7 +53,9 @@ def mismatch(sidecar: dict[str, Any], trt: TensorRT, here: Gpu, system: str) -> 
         return f"it was built by {built['flavour']}, this machine has {trt.flavour}"
     if device["platform"] != system:
         return f"it was built on {device['platform']}, this is {system}"
-    newer = numbers(trt.version) > numbers(built["version"])
+    # Across majors NVIDIA supports the next one only.
+    next_major = numbers(trt.version)[0] <= numbers(built["version"])[0] + 1
+    newer = numbers(trt.version) > numbers(built["version"]) and next_major
     if built["version"] != trt.version and not (options["version_compatible"] and newer):
         kind = "for that version or newer" if options["version_compatible"] else "for that version only"
         return f"it was built by {trt.flavour} {built['version']} ({kind}), this machine has {trt.version}"
@@ -85,7 +87,7 @@ def record_trust(plan_sha256: str, folder: Path) -> None:
         raise DhoxError(
             f"Could not create {record.parent}: {err.strerror}. Set XDG_STATE_HOME to a folder of your own."
         ) from err
-    write_json(record, {"schema": TRUST_SCHEMA, "built_at": now(), "folder": str(folder)})
+    write_json(record, {"schema": TRUST_SCHEMA, "built_at": now(), "host": platform.node(), "folder": str(folder)})
     record.chmod(0o600)
 
 
@@ -93,9 +95,9 @@ def is_trusted(plan_sha256: str) -> bool:
     """Whether this user built the engine on this machine: a record that nobody else could have written."""
     try:
         status = trust_record(plan_sha256).stat()
-        return status.st_uid == os.getuid() and not status.st_mode & 0o022 and bool(
-            read_json(trust_record(plan_sha256), TRUST_SCHEMA)
-        )  # fmt: skip
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            return False
+        return bool(read_json(trust_record(plan_sha256), TRUST_SCHEMA).get("host") == platform.node())
     except (OSError, DhoxError):
         return False
 

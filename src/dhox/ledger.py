@@ -13,15 +13,18 @@ CHANCE = 0.05  # a loss whose McNemar p is at least this may be chance
 
 
 def ledger_content(
-    stages: dict[str, np.ndarray], names: list[str], labels: np.ndarray | None, images: str
+    stages: dict[str, np.ndarray], names: list[str], labels: np.ndarray | None, images: str, note: str | None = None
 ) -> dict[str, Any]:
     """ledger.json: a row per stage, the answers behind it, and the first stage that lost accuracy.
 
     `stages`: name -> probs [N, C], in the order of the line. `names`, `labels` int [N]: of the images; without labels
-    there are no rows. `images`: what they are, in words.
+    or stages there are no rows. `images`: what they are, in words. `note`: why there are no rows.
     """
-    content: dict[str, Any] = {"schema": LEDGER_SCHEMA, "images": images, "rows": [], "first_loss": None}
-    if labels is None:
+    content: dict[str, Any] = {
+        "schema": LEDGER_SCHEMA, "images": images, "note": note, "rows": [], "first_loss": None, "names": names,
+        "labels": None if labels is None else labels.tolist(), "predictions": {},
+    }  # fmt: skip
+    if labels is None or not stages:
         return content
     rows: list[dict[str, Any]] = []
     before: np.ndarray | None = None
@@ -31,8 +34,6 @@ def ledger_content(
     return content | {
         "rows": rows,
         "first_loss": first_loss(rows),
-        "names": names,
-        "labels": labels.tolist(),
         "predictions": {stage: probs.argmax(-1).tolist() for stage, probs in stages.items()},
     }
 

@@ -279,6 +279,8 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
     say(f"Fold: {fold_sentence(manifest)}")
     if ledger["rows"]:
         print_ledger(ledger)
+    else:
+        say(f"Ledger {ledger['note']}.")
     for check in manifest["checks"]:
         allowed = "judged by accuracy" if check["tolerance"] is None else f"allowed {check['tolerance']:g}"
         say(
@@ -339,9 +341,14 @@ def print_ledger(ledger: dict[str, Any]) -> None:
         against = ["", "", ""]
         if row["agreement"] is not None:
             against = [f"{100 * row['agreement']:.1f} %", f"+{row['gained']} -{row['lost']}", f"{row['mcnemar_p']:.2g}"]
-        table.add_row(STAGES[row["stage"]], percent(row), f"{row['calibration_error']:.3f}", *against)
+        table.add_row(STAGES[row["stage"]], percent(row), error_text(row["calibration_error"]), *against)
     console.print(table)
     say(f"{loss_sentence(ledger)}.")
+
+
+def error_text(calibration_error: float | None) -> str:
+    """A calibration error; none where answers are not finite."""
+    return "-" if calibration_error is None else f"{calibration_error:.3f}"
 
 
 def loss_sentence(ledger: dict[str, Any]) -> str:
@@ -437,9 +444,11 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
 
 def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
     """One file's row of the export's ledger, on the device of the bench."""
+    text = f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}"
+    if row["agreement"] is None:
+        return text
     return (
-        f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}; "
-        f"{100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
+        f"{text}; {100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
         f"p = {row['mcnemar_p']:.2g})"
     )
 

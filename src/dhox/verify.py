@@ -114,7 +114,7 @@ def metadata_words(found: OnnxFile, manifest: dict[str, Any], entry: dict[str, A
         "fold": manifest["fold"],
     }
     differences = [
-        f"{key} in the file: {shorten(found.dhox(key))}; the manifest says {shorten(value)}"
+        f"{key} in the file: {brief(found.dhox(key))}; the manifest says {brief(value)}"
         for key, value in expected.items()
         if found.dhox(key) != value
     ]
@@ -126,7 +126,7 @@ def metadata_words(found: OnnxFile, manifest: dict[str, Any], entry: dict[str, A
     return f"classes, preprocessing and fold as in the manifest; opset {found.opset}, IR {found.ir}"
 
 
-def shorten(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}..."

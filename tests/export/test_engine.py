@@ -45,12 +45,14 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def replace_model(export: Path, precision: str, content: bytes) -> None:
-    """Another ONNX file under a precision of the manifest, with its hash."""
+def replace_model(export: Path, precision: str, content: bytes, share: float = 1.0) -> None:
+    """Another ONNX file under a precision of the manifest, with its hash and the share that it promises."""
     manifest = json.loads((export / "manifest.json").read_text())
     entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == precision)
     (export / entry["file"]).write_bytes(content)
     entry["sha256"] = hashlib.sha256(content).hexdigest()
+    if entry["conversion"]:
+        entry["conversion"]["share"] = share
     (export / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -117,6 +119,9 @@ def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pyt
     convolutions = [node.name for node in onnx.load_from_string(fp32).graph.node if node.op_type == "Conv"]
     kept = convolutions[len(convolutions) // 2]
     replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}))
+    with pytest.raises(GateFailedError, match=r"promised 100% fp16 .* parsed network has 94% \(15 fp16, 1 fp32\)"):
+        build_engines(export, precisions=["fp16"])
+    replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}), share=15 / 16)
     (built,) = build_engines(export, precisions=["fp16"])
     assert built["graph_precision"]["products"] == {
         "fp16": len(convolutions),

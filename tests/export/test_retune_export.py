@@ -160,8 +160,11 @@ def test_a_graph_that_answers_otherwise_fails_the_gate(line: Path, monkeypatch: 
 def test_without_its_images_there_is_no_ledger_but_a_reason(own_line: Path) -> None:
     source = own_line / "runs/tiny/export"
     write_json(source / "manifest.json", content(source) | {"data": "/nowhere"})
-    assert retune_export(source, None).ledger["images"].startswith("not run: no images at /nowhere")
-    assert retune_export(source, None).ledger["rows"] == []
+    assert retune_export(source, None).ledger["note"] == "not run: no images at /nowhere. Give --data."
+    without = retune_export(source, None)
+    assert without.ledger["rows"] == []
+    again = retune_export(without.export, Path("again"), data=own_line / "data")
+    assert (again.ledger["note"], len(again.ledger["rows"])) == (None, 5)
     assert {path.name for path in (own_line / "runs/tiny").glob("export*")} == {
         "export", "export-retuned", "export-retuned-2",
     }  # fmt: skip
