@@ -36,6 +36,7 @@ def converted(
     preprocessing: Preprocessing,
     input_kind: str,
     *,
+    int8_ranges: str,
     quantize_head: bool,
     max_drop: float | None,
 ) -> dict[str, Model]:
@@ -62,6 +63,7 @@ def converted(
             fp32, metadata, in_batches(pixels, input_kind, preprocessing),
             in_batches(judges, input_kind, preprocessing), images.tuning_labels,
             max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=quantize_head,
+            method=int8_ranges,
             kept={entry["node"]: entry["why"] for entry in fp16["kept"]},
         )  # fmt: skip
         models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.to_json())

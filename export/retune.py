@@ -16,7 +16,7 @@ from dhox.environment import now, versions
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.check import cpu_graph, load_pixels, onnx_probs
 from dhox.export.emit import example_text
-from dhox.export.fold import Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
+from dhox.export.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
 from dhox.export.head_weights import head_weights, is_cosine
 from dhox.export.int8 import lost_points
 from dhox.export.refold import refold, with_features
@@ -87,7 +87,80 @@ def retune_export(
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
     metric = metric or manifest["metric"]
 
-    # The numbers, and the evidence for them.
+    numbers = new_numbers(manifest, old, heads, val, metric, mixture, r, tau)
+    fold = numbers.fold
+
+    # The files.
+    before, after = head_weights(heads, old), head_weights(heads, fold)
+    files = {
+        entry["file"]: refold(
+            check_file(export, entry["file"], entry["sha256"]).read_bytes(), before, after, fold.to_json()
+        )
+        for entry in manifest["artefacts"]
+    }
+    golden["probs"], checks = proof(manifest["artefacts"], files, golden["input"], preprocessing, heads, fold)
+    ledger = ledger_again(manifest, read_json(export / "ledger.json", LEDGER_SCHEMA), files, val, fold, data)
+    agreements = {check["precision"]: None if check["tolerance"] else check["agreement"] for check in checks}
+    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
+        for name, content in files.items():
+            write_bytes(folder / name, content)
+        for name in ("heads.npz", "val.npz"):
+            write_bytes(folder / name, (export / name).read_bytes())
+        write_npz(folder / "golden.npz", **golden)
+        write_json(folder / "ledger.json", ledger)
+        new = manifest | {
+            "finished_at": now(),
+            "fold": fold.to_json(),
+            "metric": metric,
+            "n_selection_labels": numbers.n_labels,
+            "searched": numbers.searched,
+            "evidence": numbers.evidence.to_json() if numbers.evidence else None,
+            "comparison": numbers.comparison,
+            "checks": checks,
+            "artefacts": [
+                entry
+                | {
+                    "bytes": len(files[entry["file"]]),
+                    "sha256": sha256(folder / entry["file"]),
+                    "conversion": entry["conversion"] and entry["conversion"] | {"before_retuning": True},
+                    "golden_agreement": agreements[entry["precision"]],
+                }
+                for entry in manifest["artefacts"]
+            ],
+            "environment": versions(),
+            "retuned_from": {
+                "path": str(export.absolute()),
+                "manifest_sha256": sha256(export / EXPORT_FILE),
+                "fold": manifest["fold"],
+                "left_out": left_out(export, [*files, *SIDE_FILES, EXPORT_FILE]),
+            },
+        }
+        if data is not None:
+            new["data"] = data_address(data)
+        if manifest.get("reject"):
+            new["reject"] = reject_threshold(val, fold, manifest["reject"]["asked"])
+        write_bytes(folder / "example.py", example_text(new).encode())
+        new["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
+        write_json(folder / EXPORT_FILE, new)
+    return RetunedExport(out, new, ledger, manifest["fold"])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The new fold, its evidence and comparison; how many labels chose it, and whether alpha and beta were searched."""
+
+    fold: Fold
+    evidence: Evidence | None
+    comparison: list[dict[str, Any]]
+    n_labels: int
+    searched: bool
+
+
+def new_numbers(
+    manifest: dict[str, Any], old: Fold, heads: dict[str, np.ndarray], val: dict[str, np.ndarray], metric: str,
+    mixture: tuple[float, float] | None, r: float | None, tau: float | None,
+) -> Numbers:  # fmt: skip
+    """What is asked for, what stays and what is tuned again (see `retune_export`), with the evidence for it."""
     half = selecting_half(val["names"].tolist())
     nothing = mixture is None and r is None and tau is None
     alpha, beta = old.alpha, old.beta
@@ -115,59 +188,7 @@ def retune_export(
         fold = old
     costs = {row["stage"]: {k: row[k] for k in ("head_parameters", "head_us")} for row in manifest["comparison"]}
     comparison = [row | costs.get(row["stage"], {}) for row in compare(val, linear, plain)]
-
-    # The files.
-    before, after = head_weights(heads, old), head_weights(heads, fold)
-    files = {
-        entry["file"]: refold(
-            check_file(export, entry["file"], entry["sha256"]).read_bytes(), before, after, fold.to_json()
-        )
-        for entry in manifest["artefacts"]
-    }
-    golden["probs"], checks = proof(manifest["artefacts"], files, golden["input"], preprocessing, heads, fold)
-    ledger = ledger_again(manifest, read_json(export / "ledger.json", LEDGER_SCHEMA), files, val, fold, data)
-    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
-        for name, content in files.items():
-            write_bytes(folder / name, content)
-        for name in ("heads.npz", "val.npz"):
-            write_bytes(folder / name, (export / name).read_bytes())
-        write_npz(folder / "golden.npz", **golden)
-        write_json(folder / "ledger.json", ledger)
-        new = manifest | {
-            "finished_at": now(),
-            "fold": fold.to_json(),
-            "metric": metric,
-            "n_selection_labels": n_labels,
-            "searched": searched,
-            "evidence": evidence.to_json() if evidence else None,
-            "comparison": comparison,
-            "checks": checks,
-            "artefacts": [
-                entry
-                | {
-                    "bytes": len(files[entry["file"]]),
-                    "sha256": sha256(folder / entry["file"]),
-                    "conversion": entry["conversion"] and entry["conversion"] | {"before_retuning": True},
-                    "golden_agreement": None if check["tolerance"] else check["agreement"],
-                }
-                for entry, check in zip(manifest["artefacts"], checks, strict=True)
-            ],
-            "environment": versions(),
-            "retuned_from": {
-                "path": str(export.absolute()),
-                "manifest_sha256": sha256(export / EXPORT_FILE),
-                "fold": manifest["fold"],
-                "left_out": left_out(export, [*files, *SIDE_FILES, EXPORT_FILE]),
-            },
-        }
-        if data is not None:
-            new["data"] = data_address(data)
-        if manifest.get("reject"):
-            new["reject"] = reject_threshold(val, fold, manifest["reject"]["asked"])
-        write_bytes(folder / "example.py", example_text(new).encode())
-        new["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
-        write_json(folder / EXPORT_FILE, new)
-    return RetunedExport(out, new, ledger, manifest["fold"])
+    return Numbers(fold, evidence, comparison, n_labels, searched)
 
 
 def check_asked(

@@ -77,6 +77,7 @@ def export(
     fp16: bool = False,
     bf16: bool = False,
     int8: bool = False,
+    int8_ranges: str = "minmax",
     quantize_head: bool = False,
     input_kind: str = "uint8-nhwc",
     max_accuracy_drop: float | None = None,
@@ -87,7 +88,8 @@ def export(
     """Fold, export, check, and write the export directory `out`.
 
     `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `bf16`, `int8`:
-    files to write besides fp32; `quantize_head`: int8 takes the last linear layer too. `input_kind`: of INPUT_KINDS.
+    files to write besides fp32; `int8_ranges`: one of qdq.METHODS; `quantize_head`: int8 takes the last linear layer
+    too. `input_kind`: one of INPUT_KINDS.
     `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch, and int8 less than
     fp32 (without labels: the percentage of int8's answers that may differ from fp32's). `reject_coverage`:
     see `reject_threshold`. `data`: where the run's images are now, if moved. Raises DhoxError for an unfinished run
@@ -125,7 +127,7 @@ def export(
         wanted = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
         models = converted(
             export_onnx(graph, spec.image_size, metadata), metadata, wanted, images, preprocessing, input_kind,
-            quantize_head=quantize_head, max_drop=max_accuracy_drop,
+            int8_ranges=int8_ranges, quantize_head=quantize_head, max_drop=max_accuracy_drop,
         )  # fmt: skip
         for precision, model in models.items():
             write_bytes(folder / MODEL_FILES[precision], model.content)

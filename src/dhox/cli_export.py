@@ -26,6 +26,7 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write model.fp16.onnx, and make it the default.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Also write model.bf16.onnx.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Also write model.int8.onnx, calibrated on unlabelled images, and make it the default. Layers that cost too much accuracy stay fp16.")] = False,
+    int8_ranges: Annotated[str, typer.Option(help="With --int8: the largest values seen, or their 99.999 % percentile (where a few values lie far out).", metavar="minmax|percentile")] = "minmax",
     quantize_head: Annotated[bool, typer.Option("--quantize-head", help="int8 for the last linear layer too.")] = False,
     input_kind: Annotated[str, typer.Option("--input", help="What the graph takes: pixels as decoded, the normalised tensor, or planar pixels from 0 to 255 (DeepStream).", metavar="uint8-nhwc|float-nchw|float-nchw-255")] = "uint8-nhwc",
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Points of validation accuracy that a file may lose to the student in torch; beyond: exit 3.", show_default="report only", min=0.0)] = None,
@@ -51,9 +52,10 @@ def export(
         check_choice("--emit", kind, ("deepstream", "triton"))
     if not fold_heads and fold_rule != "auto":
         raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning. Leave one of them out.")
-    if quantize_head and not int8:
-        raise UsageError("--quantize-head is for --int8. Give both, or leave it out.")
+    check_choice("--int8-ranges", int8_ranges, ("minmax", "percentile"))
     given = {name for name in context.params if is_given(context, name)}
+    if not int8 and given & {"quantize_head", "int8_ranges"}:
+        raise UsageError(f"{option_names(given & {'quantize_head', 'int8_ranges'})} is for --int8. Add it.")
     if not tensorrt and given & ENGINE_OPTIONS:
         raise UsageError(f"{option_names(given & ENGINE_OPTIONS)} only has a meaning with --tensorrt. Add it.")
 
@@ -96,8 +98,8 @@ def export(
 
         result = run_export(
             directory, out or directory / "export", fold_heads=fold_heads, fold_rule=fold_rule,
-            fold_tolerance=fold_tolerance, fp16=fp16, bf16=bf16, int8=int8, quantize_head=quantize_head,
-            input_kind=input_kind, max_accuracy_drop=max_accuracy_drop, reject_coverage=reject_coverage, data=data,
+            fold_tolerance=fold_tolerance, fp16=fp16, bf16=bf16, int8=int8, int8_ranges=int8_ranges,
+            quantize_head=quantize_head, input_kind=input_kind, max_accuracy_drop=max_accuracy_drop, reject_coverage=reject_coverage, data=data,
             overwrite=overwrite,
         )  # fmt: skip
         target = result.export
