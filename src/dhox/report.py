@@ -34,6 +34,7 @@ from dhox.tables import (
     golden_sentence,
     label_free_sentence,
     loss_sentence,
+    precision_lines,
     selection_sentence,
 )
 
@@ -72,6 +73,7 @@ def write_report(
         "rows_caption": rows_caption(rows, summary, content),
         "ledger": ledger_table(export) if export else None,
         "fold": fold_sentence(manifest) if manifest else None,
+        "precisions": precision_lines(manifest) if manifest else [],
         "curves": learning_curves(run) if run and (run / "metrics.csv").exists() else None,
         "gradients": gradient_chart(run) if run and (run / "gradients.csv").exists() else None,
         "latency": latency_chart(bench, content) if bench and content else None,
@@ -291,6 +293,6 @@ def comparison_caption(rows: list[dict[str, Any]]) -> str:
 
 def latency_caption(bench: dict[str, Any]) -> str:
     """What the latency chart shows."""
-    return "Share of calls that took at most so long (milliseconds, log scale), from every raw sample." + (
-        " fp16 is left out: this CPU emulates it." if any(row["emulated"] for row in bench["latency"]) else ""
-    )
+    text = "Share of calls that took at most so long (milliseconds, log scale), from every raw sample."
+    emulated = list(dict.fromkeys(row["precision"] for row in bench["latency"] if row["emulated"]))
+    return text + (f" Left out, since this CPU emulates it: {', '.join(emulated)}." if emulated else "")

@@ -288,15 +288,36 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
             f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} "
             f"({allowed})"
         )
-    for entry in manifest["artefacts"]:
-        if entry["conversion"]:
-            when = "before retuning, " if entry["conversion"].get("before_retuning") else ""
-            say(f"{entry['precision']}: {when}{conversion_sentence(entry['precision'], entry['conversion'])}.")
-    if manifest["reject"]:
-        say(f"{reject_sentence(manifest['reject'])}.")
+    for line in precision_lines(manifest):
+        say(line)
     for entry in manifest["artefacts"]:
         default = ", default" if entry["precision"] == manifest["default"] else ""
         say(f"{export / entry['file']}: {entry['bytes'] / 1e6:.2f} MB{default}")
+
+
+def precision_lines(manifest: dict[str, Any]) -> list[str]:
+    """How each precision came about, where the graphs run, and when the answer is unknown."""
+    lines = []
+    for entry in manifest["artefacts"]:
+        if entry["conversion"]:
+            when = "before retuning, " if entry["conversion"].get("before_retuning") else ""
+            lines.append(f"{entry['precision']}: {when}{conversion_sentence(entry['precision'], entry['conversion'])}.")
+    placements = {entry["precision"]: entry["placement"] for entry in manifest["artefacts"]}
+    if all(isinstance(placement, str) for placement in placements.values()):
+        where = next(iter(placements.values()))
+    else:
+        where = ", ".join(f"{precision} {placement_text(placement)}" for precision, placement in placements.items())
+    lines.append(f"No node of any file computes with the batch size. Placement on CUDA: {where}.")
+    if manifest["reject"]:
+        lines.append(f"{reject_sentence(manifest['reject'])}.")
+    return lines
+
+
+def placement_text(placement: dict[str, int] | str) -> str:
+    """Nodes by provider, or why they are not known."""
+    if isinstance(placement, str):
+        return placement
+    return " and ".join(f"{count} nodes on {provider}" for provider, count in placement.items())
 
 
 def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
