@@ -89,8 +89,6 @@ def check_options(options: Options) -> None:
         raise UsageError("DLA takes one batch size only. Use for example --batch 8 with --dla.")
     if options.dla is not None and options.hardware_compatible:
         raise UsageError("--dla binds an engine to its board: leave out --hardware-compatible.")
-    if options.hardware_compatible and jetson() is not None:
-        raise UsageError("TensorRT builds no hardware-compatible engines on a Jetson. Leave out --hardware-compatible.")
 
 
 def find_gpu(trt: TensorRT) -> Gpu | None:
