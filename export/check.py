@@ -17,7 +17,7 @@ from dhox.export.fold import gate_images
 from dhox.exported import graph_input, run_session
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing, model_input
-from dhox.ledger import accuracy_drops, first_loss
+from dhox.ledger import accuracy_drops, losses
 from dhox.onnx_session import open_session
 from dhox.stats import softmax
 
@@ -178,8 +178,7 @@ def check_accuracy_drop(ledger: dict[str, Any], reference: str, allowed: float |
     worst = max((stage for stage in drops if stage.startswith("onnx_")), key=drops.__getitem__)
     if drops[worst] > allowed:
         rows = ledger["rows"]
-        first = first_loss(rows[[row["stage"] for row in rows].index(reference) + 1 :])
-        assert first is not None
+        first = losses(rows[[row["stage"] for row in rows].index(reference) + 1 :])[0]
         raise GateFailedError(
             f"{worst} is {drops[worst]:.2f} points less accurate than {reference} on {ledger['rows'][0]['n']} images "
             f"of {ledger['images']} (allowed: {allowed:g}); the first stage that lost is {first['stage']} "

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dhox.errors import GateFailedError
 from dhox.export.check import check_accuracy_drop
-from dhox.ledger import accuracy_drops, first_loss, ledger_content, stage_row, top_k_accuracy
+from dhox.ledger import accuracy_drops, ledger_content, losses, stage_row, top_k_accuracy
 from dhox.stats import mcnemar_p
 
 LABELS = np.arange(40) % 4
@@ -31,20 +31,22 @@ def test_rows_compare_each_stage_with_the_one_before() -> None:
     assert (third["agreement"], third["gained"], third["lost"]) == (0.75, 0, 10)
     assert third["mcnemar_p"] == pytest.approx(2 / 2**10)
     assert third["largest_difference"] == pytest.approx(0.8)
-    assert found["first_loss"] == {
-        "stage": "onnx_int8", "points": -25, "mcnemar_p": third["mcnemar_p"], "beyond_chance": True,
-    }  # fmt: skip
+    assert found["losses"] == [
+        {"stage": "onnx_int8", "points": -25, "mcnemar_p": third["mcnemar_p"], "beyond_chance": True}
+    ]
     assert found["predictions"]["onnx_int8"] == answering(14).argmax(-1).tolist()
     assert accuracy_drops(found["rows"], "torch") == {"onnx_fp32": 0, "onnx_int8": 25}
 
 
 def test_a_loss_beyond_chance_is_named_before_an_earlier_one_within_chance() -> None:
     found = content(("torch", answering(4)), ("onnx_fp16", answering(5)), ("onnx_int8", answering(20)))
-    assert found["first_loss"]["stage"] == "onnx_int8"
-    found = content(("torch", answering(4)), ("onnx_fp16", answering(5)))
-    assert (found["first_loss"]["stage"], found["first_loss"]["beyond_chance"]) == ("onnx_fp16", False)
-    assert content(("torch", answering(4)), ("onnx_fp16", answering(3)))["first_loss"] is None
-    assert first_loss([]) is None
+    assert [loss["stage"] for loss in found["losses"]] == ["onnx_int8"]
+    found = content(("torch", answering(4)), ("onnx_fp16", answering(5)), ("onnx_int8", answering(6)))
+    assert [(loss["stage"], loss["beyond_chance"]) for loss in found["losses"]] == [("onnx_fp16", False)]
+    found = content(("teacher", answering(0)), ("torch", answering(10)), ("onnx_int8", answering(20)))
+    assert [loss["stage"] for loss in found["losses"]] == ["torch", "onnx_int8"]
+    assert content(("torch", answering(4)), ("onnx_fp16", answering(3)))["losses"] == []
+    assert losses([]) == []
 
 
 def test_without_labels_there_are_no_rows() -> None:

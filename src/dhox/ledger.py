@@ -15,13 +15,13 @@ CHANCE = 0.05  # a loss whose McNemar p is at least this may be chance
 def ledger_content(
     stages: dict[str, np.ndarray], names: list[str], labels: np.ndarray | None, images: str, note: str | None = None
 ) -> dict[str, Any]:
-    """ledger.json: a row per stage, the answers behind it, and the first stage that lost accuracy.
+    """ledger.json: a row per stage, the answers behind it, and the stages that lost accuracy.
 
     `stages`: name -> probs [N, C], in the order of the line. `names`, `labels` int [N]: of the images; without labels
     or stages there are no rows. `images`: what they are, in words. `note`: why there are no rows.
     """
     content: dict[str, Any] = {
-        "schema": LEDGER_SCHEMA, "images": images, "note": note, "rows": [], "first_loss": None, "names": names,
+        "schema": LEDGER_SCHEMA, "images": images, "note": note, "rows": [], "losses": [], "names": names,
         "labels": None if labels is None else labels.tolist(), "predictions": {},
     }  # fmt: skip
     if labels is None or not stages:
@@ -33,7 +33,7 @@ def ledger_content(
         before = probs
     return content | {
         "rows": rows,
-        "first_loss": first_loss(rows),
+        "losses": losses(rows),
         "predictions": {stage: probs.argmax(-1).tolist() for stage, probs in stages.items()},
     }
 
@@ -72,19 +72,19 @@ def top_k_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float | Non
     return float((best == labels[:, None]).any(-1).mean())
 
 
-def first_loss(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first stage that lost accuracy beyond chance; else the first that lost any; None where none did."""
-    losses = [row for row in rows if row["lost"] is not None and row["lost"] > row["gained"]]
-    beyond = [row for row in losses if row["mcnemar_p"] < CHANCE]
-    if not losses:
-        return None
-    row = (beyond or losses)[0]
-    return {
-        "stage": row["stage"],
-        "points": 100 * (row["gained"] - row["lost"]) / row["n"],
-        "mcnemar_p": row["mcnemar_p"],
-        "beyond_chance": bool(beyond),
-    }
+def losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages that lost accuracy beyond chance, in order; else the first that lost any."""
+    lost = [
+        {
+            "stage": row["stage"],
+            "points": 100 * (row["gained"] - row["lost"]) / row["n"],
+            "mcnemar_p": row["mcnemar_p"],
+            "beyond_chance": row["mcnemar_p"] < CHANCE,
+        }
+        for row in rows
+        if row["lost"] is not None and row["lost"] > row["gained"]
+    ]
+    return [loss for loss in lost if loss["beyond_chance"]] or lost[:1]
 
 
 def accuracy_drops(rows: list[dict[str, Any]], reference: str) -> dict[str, float]:

@@ -323,10 +323,11 @@ def placement_text(placement: dict[str, int] | str) -> str:
 def conversion_sentence(precision: str, found: dict[str, Any]) -> str:
     """What a precision conversion did: the share that it reached, and what stayed behind and why."""
     if precision == "int8":
-        unit = "points of top-1 lost" if found["labelled"] else "% of the answers differ"
+        word = "gained" if found["drop"] < 0 else "lost"
+        unit = f"points of top-1 {word}" if found["labelled"] else "% of the answers differ"
         text = (
             f"{len(found['quantised'])} layers, {100 * found['share']:.0f} % of the multiply-adds; ranges "
-            f"({found['method']}) of {found['n_calibration']} images; {found['drop']:.1f} {unit} "
+            f"({found['method']}) of {found['n_calibration']} images; {abs(found['drop']):.1f} {unit} "
             f"against fp32 on {found['n_judge']} images (allowed {found['max_drop']:g})"
         )
         if found["returned"]:
@@ -373,15 +374,13 @@ def error_text(calibration_error: float | None) -> str:
 
 
 def loss_sentence(ledger: dict[str, Any]) -> str:
-    """Which stage lost accuracy first."""
-    loss = ledger["first_loss"]
-    if loss is None:
-        return "No stage lost accuracy"
-    chance = "beyond chance" if loss["beyond_chance"] else "which may be chance"
-    return (
-        f"First stage that lost accuracy: {STAGES[loss['stage']]} ({loss['points']:+.1f} points, McNemar "
-        f"p = {loss['mcnemar_p']:.2g}, {chance})"
-    )
+    """Which stage lost accuracy first, and which lost more after it."""
+    texts = [
+        f"{STAGES[loss['stage']]} ({loss['points']:+.1f} points, McNemar p = {loss['mcnemar_p']:.2g}, "
+        f"{'beyond chance' if loss['beyond_chance'] else 'which may be chance'})"
+        for loss in ledger["losses"]
+    ]
+    return f"First stage that lost accuracy: {'; then '.join(texts)}" if texts else "No stage lost accuracy"
 
 
 def fold_sentence(manifest: dict[str, Any]) -> str:
