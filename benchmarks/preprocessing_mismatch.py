@@ -24,9 +24,10 @@ import numpy as np
 from PIL import Image
 
 from dhox.console import progress_bar
-from dhox.exported import graph_input, load, run_session
+from dhox.exported import graph_input, run_session
 from dhox.images import INTERPOLATIONS, Preprocessing, model_input
 from dhox.items import Item, image_bytes, read_image
+from dhox.model import load
 from dhox.onnx_session import open_session
 from dhox.stats import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
 

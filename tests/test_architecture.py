@@ -25,6 +25,7 @@ TOP = {
     "dhox.tables",
     "dhox.doctor",
     "dhox.engine_tables",
+    "dhox.export_tables",
     "dhox.demo",
 }
 LAYERS = ("shared", "distill", "export", "bench", "top")
@@ -101,7 +102,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.exported, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit\n"
+        "import dhox.bench.run, dhox.model, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit\n"
         "import dhox.export.engine, dhox.engines, dhox.engine_tables; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)

@@ -91,7 +91,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Classify images with an exported model. Needs no torch."""
-    from dhox.exported import load
+    from dhox.model import load
     from dhox.tables import print_predictions
 
     model = load(export, device, precision, trust_engine)
@@ -107,7 +107,7 @@ def verify(
 ) -> None:
     """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
     from dhox.errors import GateFailedError
-    from dhox.tables import print_verify
+    from dhox.export_tables import print_verify
     from dhox.verify import verify as run_verify
 
     check_choice("--device", device, ("auto", "cpu", "cuda"))

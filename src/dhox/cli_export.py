@@ -94,7 +94,7 @@ def export(
         require("torch", "export")
         require("onnxscript", "export")
         from dhox.export.run import export as run_export
-        from dhox.tables import print_export
+        from dhox.export_tables import print_export
 
         result = run_export(
             directory, out or directory / "export", fold_heads=fold_heads, fold_rule=fold_rule,

@@ -306,7 +306,7 @@ def retune(
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retune import retune_export
-        from dhox.tables import print_export, retuned_sentence
+        from dhox.export_tables import print_export, retuned_sentence
 
         retuned = retune_export(
             directory, out, metric=metric, mixture=mixture, r=r, tau=tau, data=data, overwrite=overwrite

@@ -1,21 +1,19 @@
-"""An export directory, read: manifest, integrity, and the model in it as a function of images."""
+"""An export directory, read: its manifest, the integrity of its files, and inputs of its graphs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dhox.console import progress_bar
 from dhox.dataset import Item, read_image
 from dhox.errors import DhoxError
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
-from dhox.images import INTERPOLATIONS, Preprocessing, decode, model_input, normalise, to_rgb
-from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
+from dhox.images import INTERPOLATIONS, Preprocessing, model_input, normalise
 
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
@@ -28,7 +26,6 @@ MANIFEST_KEYS = {
 FOLD_KEYS = {"rule", "alpha", "beta", "c_ce", "c_kd", "r", "tau", "tuned_on", "calibrated", "z_norm"}
 BATCH = 32
 LARGEST_SIDE = 8192  # pixels, of a preprocessing contract that dhox takes for real
-ImageLike = str | Path | Image.Image | np.ndarray
 
 
 def read_manifest(export: Path) -> dict[str, Any]:
@@ -96,44 +93,6 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
     return entry
 
 
-class ExportedModel:
-    """A loaded export: call it with images to get class probabilities.
-
-    `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
-    probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
-    """
-
-    def __init__(
-        self, export: Path, manifest: dict[str, Any], device: str, precision: str | None, trust_engine: bool = False
-    ) -> None:
-        self.session: Any
-        if device == "tensorrt":
-            from dhox.engines import open_engine
-
-            self.entry, self.session = open_engine(export, manifest, precision, trust_engine)
-        else:
-            self.entry = artefact(manifest, precision)
-            if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
-                raise DhoxError(
-                    f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}. Use --precision fp32, or a GPU."
-                )
-            self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
-        self.classes = [entry["name"] for entry in manifest["classes"]]
-        self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
-        self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
-        batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
-        if not batch:
-            return np.zeros((0, len(self.classes)), np.float32)
-        return self.run(np.stack([model_input(as_image(image), self.preprocessing) for image in batch]))
-
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N, C] of preprocessed pixels, uint8 [N, crop, crop, 3]."""
-        return run_session(self.session, graph_input(pixels, self.entry["input"], self.preprocessing))
-
-
 def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
     """`probs` of one batch."""
     probs: np.ndarray = session.run(["probs"], {"image": batch})[0]
@@ -169,39 +128,3 @@ def predict_items(
             parts.append(run(graph_input(pixels, input_kind, preprocessing)))
             advance(len(chunk))
     return np.concatenate(parts)
-
-
-def as_image(image: ImageLike) -> Image.Image:
-    """Any accepted image as upright RGB."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DhoxError(
-                f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}. Convert it."
-            )
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image, "image")
-    path = Path(image)
-    if not path.is_file():
-        raise DhoxError(f"{path} does not exist. Check the path.")
-    return decode(path)
-
-
-def load(
-    export: str | Path, device: str = "auto", precision: str | None = None, trust_engine: bool = False
-) -> ExportedModel:
-    """Load an export directory for inference with ONNX Runtime, or with TensorRT; no torch needed.
-
-    `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32 or fp16; by
-    default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the engine
-    on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises DhoxError
-    for a damaged or unfinished export, or where no engine fits.
-    """
-    manifest = read_manifest(Path(export))
-    if device == "auto":
-        device = "cuda" if "CUDAExecutionProvider" in available_providers() else "cpu"
-    if device not in {"cpu", "cuda", "tensorrt"}:
-        raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu, cuda or tensorrt.")
-    if precision is None and device == "cpu":
-        precision = "fp32"
-    return ExportedModel(Path(export), manifest, device, precision, trust_engine)

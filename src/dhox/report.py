@@ -10,6 +10,7 @@ import numpy as np
 from dhox.charts import comparison_chart, gradient_chart, latency_chart, learning_curves
 from dhox.errors import DhoxError, require
 from dhox.export.fold import Fold, fold_probs
+from dhox.export_tables import fold_sentence, loss_sentence, precision_lines
 from dhox.files import (
     BENCH_FILE,
     BENCH_SCHEMA,
@@ -30,11 +31,8 @@ from dhox.tables import (
     METRICS,
     STAGES,
     device_ledger_sentence,
-    fold_sentence,
     golden_sentence,
     label_free_sentence,
-    loss_sentence,
-    precision_lines,
     selection_sentence,
 )
 

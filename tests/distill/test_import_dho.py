@@ -22,8 +22,8 @@ from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.synthetic import COUNT
 from dhox.errors import DhoxError
 from dhox.export.run import export
-from dhox.exported import load
 from dhox.files import read_json, read_npz
+from dhox.model import load
 
 TINY = {
     "embed_dim": 24,

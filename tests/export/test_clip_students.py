@@ -17,9 +17,9 @@ from dhox.distill.run import distill
 from dhox.export.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
 from dhox.export.run import export
-from dhox.exported import load
 from dhox.files import read_json, read_npz
 from dhox.heads import dho_probs
+from dhox.model import load
 from dhox.report import write_report
 
 TOWER = f"open_clip:{TEACHER}"

@@ -20,9 +20,9 @@ from dhox.export.head_weights import head_weights
 from dhox.export.refold import refold
 from dhox.export.retune import retune_export
 from dhox.export.run import export
-from dhox.exported import load
 from dhox.files import read_npz, sha256, write_json
 from dhox.heads import dho_probs
+from dhox.model import load
 
 
 def content(folder: Path, name: str = "manifest.json") -> dict[str, Any]:
