@@ -5,7 +5,7 @@ Needs no GPU. Random weights: types do not depend on them.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -51,4 +51,6 @@ def main(students: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["resnet18"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("students", nargs="*", default=["resnet18", "mobilenetv4_conv_small", "vit_tiny_patch16_224"])
+    main(parser.parse_args().students)
