@@ -20,7 +20,7 @@ from dhox.export.damage import largest_difference, node_damage
 from dhox.export.emulated import MOVING_OPS, emulated, typed_graph
 from dhox.export.half import LARGEST, LINEAR_OPS, TAIL, convert, float_tensors, fp32_nodes, with_bridges
 from dhox.export.ranges import Ranges, measure_ranges
-from dhox.exported import graph_input
+from dhox.exported import in_batches
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing
 from dhox.onnx_session import open_session
@@ -60,8 +60,7 @@ class Half:
 def calibration_inputs(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> list[np.ndarray]:
     """CALIBRATION_IMAGES spread evenly over `pixels` (uint8 [N, H, W, 3]) as batches of a graph's input."""
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), CALIBRATION_IMAGES)).astype(int)]
-    batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-    return [graph_input(batch, kind, preprocessing) for batch in batches]
+    return list(in_batches(chosen, kind, preprocessing, BATCH))
 
 
 def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray], dtype: str = "fp16") -> Half:

@@ -14,7 +14,7 @@ from dhox.distill.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export.emulated import emulated
 from dhox.export.fold import gate_images
-from dhox.exported import graph_input, run_session
+from dhox.exported import in_batches, run_session
 from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing, model_input
 from dhox.ledger import accuracy_drops, losses
@@ -123,8 +123,7 @@ def load_pixels(items: list[Item], preprocessing: Preprocessing, description: st
 def onnx_probs(content: bytes, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Probs of ONNX Runtime's CPU provider, float32 [N, C]."""
     session = open_session(content, "cpu")
-    batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-    return np.concatenate([run_session(session, graph_input(batch, kind, preprocessing)) for batch in batches])
+    return np.concatenate([run_session(session, batch) for batch in in_batches(pixels, kind, preprocessing, BATCH)])
 
 
 def cpu_graph(precision: str, content: bytes) -> bytes:
@@ -133,22 +132,31 @@ def cpu_graph(precision: str, content: bytes) -> bytes:
 
 
 def check_against_torch(precision: str, probs: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Compare a graph's answers with torch's.
+    """`check_against` torch's answers, for a graph that was just exported."""
+    advice = "Please report this student as a bug." if precision == "fp32" else f"Export without --{precision}."
+    return check_against(precision, probs, reference, precision, "torch", CPU_RUNNERS[precision], advice)
 
-    Raises GateFailedError where they differ by more than the tolerance; int8 has none (its accuracy is gated), but its
-    answers must be finite.
+
+def check_against(
+    precision: str, probs: np.ndarray, reference: np.ndarray, graph: str, against: str, runner: str, advice: str
+) -> dict[str, Any]:
+    """Compare a graph's answers with a reference's; plain values for the manifest's checks.
+
+    `graph`, `against`: what is compared, in words. Raises GateFailedError where a probability differs by more than the
+    tolerance of the precision; int8 has none (its accuracy is gated), but its answers must be finite.
     """
     tolerance = TOLERANCE.get(precision)
     difference = float(abs(probs - reference).max()) if np.isfinite(probs).all() else float("inf")
     allowed = 1.0 if tolerance is None else tolerance
     if difference > allowed:
         raise GateFailedError(
-            f"The {precision} graph differs from torch by {difference:.2g} in a probability (allowed: {allowed:g}). "
-            + ("Please report this student as a bug." if precision == "fp32" else f"Export without --{precision}.")
+            f"The {graph} graph differs from {against} by {difference:.2g} in a probability (allowed: {allowed:g}). "
+            f"{advice}"
         )
     return {
         "precision": precision,
-        "runner": CPU_RUNNERS[precision],
+        "runner": runner,
+        "against": against,
         "n": len(probs),
         "agreement": float((probs.argmax(-1) == reference.argmax(-1)).mean()),
         "largest_difference": difference,
@@ -156,15 +164,16 @@ def check_against_torch(precision: str, probs: np.ndarray, reference: np.ndarray
     }
 
 
-def teacher_probs(images: CheckImages, val: dict[str, np.ndarray]) -> np.ndarray | None:
-    """The teacher's probs of the check images, [N, C], from val.npz; None where it did not answer all of them."""
-    if "teacher_logits" not in val:
-        return None
+def val_rows(val: dict[str, np.ndarray], names: list[str]) -> np.ndarray | None:
+    """The rows int [N] of val.npz that hold these images, or None where one is not there."""
     row = {name: number for number, name in enumerate(val["names"].tolist())}
-    numbers = [row.get(item.name) for item in images.items]
-    if any(number is None for number in numbers):
-        return None
-    return softmax(val["teacher_logits"][np.array(numbers, int)])
+    return np.array([row[name] for name in names], int) if all(name in row for name in names) else None
+
+
+def teacher_probs(names: list[str], val: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The teacher's probs of the images `names`, [N, C], from val.npz; None where it did not answer all of them."""
+    rows = val_rows(val, names)
+    return None if rows is None or "teacher_logits" not in val else softmax(val["teacher_logits"][rows])
 
 
 def check_accuracy_drop(ledger: dict[str, Any], reference: str, allowed: float | None) -> None:

@@ -8,12 +8,11 @@ from torch import nn
 
 from dhox.distill.kd_head import norm, plain_parameters, unit
 from dhox.distill.student import Student
+from dhox.export.check import BATCH
 from dhox.export.fold import Fold
 from dhox.export.head_weights import head_weights, is_cosine
-from dhox.exported import graph_input
+from dhox.exported import in_batches
 from dhox.images import Preprocessing
-
-CHECK_BATCH = 64
 
 
 class LinearHead(nn.Module):
@@ -152,7 +151,6 @@ def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing:
     """Probs of the torch module, float32 [N, C]."""
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(pixels), CHECK_BATCH):
-            batch = graph_input(pixels[start : start + CHECK_BATCH], kind, preprocessing)
+        for batch in in_batches(pixels, kind, preprocessing, BATCH):
             parts.append(module(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
     return np.concatenate(parts)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dhox.export.calibrated import calibration_inputs, to_half
 from dhox.export.check import BATCH, CheckImages, load_pixels
 from dhox.export.half import BF16_OPSET, QUANTISED_OPSET
 from dhox.export.int8 import to_int8
 from dhox.export.onnx_contract import OPSET
-from dhox.exported import graph_input
+from dhox.exported import in_batches
 from dhox.images import Preprocessing
 
 HALVES = {"fp16": OPSET, "bf16": BF16_OPSET}  # and the opset of their files
@@ -60,18 +58,11 @@ def converted(
         assert fp16 is not None
         judges = load_pixels(images.tuning, preprocessing, "Reading images that int8 is judged by")
         int8 = to_int8(
-            fp32, metadata, in_batches(pixels, input_kind, preprocessing),
-            in_batches(judges, input_kind, preprocessing), images.tuning_labels,
+            fp32, metadata, list(in_batches(pixels, input_kind, preprocessing, BATCH)),
+            list(in_batches(judges, input_kind, preprocessing, BATCH)), images.tuning_labels,
             max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=quantize_head,
             method=int8_ranges,
             kept={entry["node"]: entry["why"] for entry in fp16["kept"]},
         )  # fmt: skip
         models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.to_json())
     return models
-
-
-def in_batches(pixels: np.ndarray, input_kind: str, preprocessing: Preprocessing) -> list[np.ndarray]:
-    """uint8 [N, H, W, 3] as batches of a graph's input."""
-    return [
-        graph_input(pixels[start : start + BATCH], input_kind, preprocessing) for start in range(0, len(pixels), BATCH)
-    ]

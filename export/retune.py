@@ -14,7 +14,7 @@ from dhox.device_ledger import ledger_items
 from dhox.distill.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
 from dhox.environment import now, versions
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.check import cpu_graph, load_pixels, onnx_probs
+from dhox.export.check import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
 from dhox.export.emit import example_text
 from dhox.export.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
 from dhox.export.head_weights import head_weights, is_cosine
@@ -34,24 +34,21 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.golden import TOLERANCE
 from dhox.images import Preprocessing
 from dhox.ledger import LEDGER_SCHEMA, ledger_content
 from dhox.onnx_session import open_session
-from dhox.stats import softmax
 
-WITH_LAYER = {"single": "linear", "linear": "linear", "exact": "linear", "heads": "ce_head"}
+WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}
 NUMBERS = ("alpha", "beta", "c_ce", "c_kd", "z_norm")
 
 
 @dataclass(frozen=True)
 class RetunedExport:
-    """The new export: the content of its manifest and ledger, the fold before, and what it left out."""
+    """The new export: the content of its manifest (`retuned_from`: the export before) and of its ledger."""
 
     export: Path
     manifest: dict[str, Any]
     ledger: dict[str, Any]
-    before: dict[str, Any]
 
 
 def retune_export(
@@ -137,12 +134,12 @@ def retune_export(
         }
         if data is not None:
             new["data"] = data_address(data)
-        if manifest.get("reject"):
+        if manifest["reject"]:
             new["reject"] = reject_threshold(val, fold, manifest["reject"]["asked"])
         write_bytes(folder / "example.py", example_text(new).encode())
         new["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
         write_json(folder / EXPORT_FILE, new)
-    return RetunedExport(out, new, ledger, manifest["fold"])
+    return RetunedExport(out, new, ledger)
 
 
 @dataclass(frozen=True)
@@ -238,13 +235,13 @@ def proof(
     content, output = with_features(files[fp32["file"]], f"{WITH_LAYER[fold.rule]}.weight")
     probs, features = open_session(content, "cpu").run(["probs", output], {"image": batch})
     expected = probs_of_features(features[:, : heads["ce_weight"].shape[1]], heads, fold)
-    checks = [check_against("fp32", probs, expected, "heads.npz in numpy")]
+    checks = [check_rewritten("fp32", probs, expected, "heads.npz in numpy")]
     for entry in artefacts:
         if entry is not fp32:
             answers = onnx_probs(
                 cpu_graph(entry["precision"], files[entry["file"]]), inputs, entry["input"], preprocessing
             )
-            checks.append(check_against(entry["precision"], answers, probs, "the fp32 graph"))
+            checks.append(check_rewritten(entry["precision"], answers, probs, "the fp32 graph"))
     return probs, checks
 
 
@@ -262,27 +259,11 @@ def probs_of_features(z: np.ndarray, heads: dict[str, np.ndarray], fold: Fold) -
     return fold_probs(logits, fold)
 
 
-def check_against(precision: str, probs: np.ndarray, reference: np.ndarray, what: str) -> dict[str, Any]:
-    """Compare a rewritten graph's answers. Raises GateFailedError beyond the tolerance of the golden check.
-
-    A precision without a tolerance is judged by the agreement that the manifest records.
-    """
-    tolerance = TOLERANCE.get(precision)
-    difference = float(abs(probs - reference).max()) if np.isfinite(probs).all() else inf
-    if difference > (1.0 if tolerance is None else tolerance):
-        raise GateFailedError(
-            f"The rewritten {precision} graph differs from {what} by {difference:.2g} in a probability (allowed: "
-            f"{tolerance or 1:g}). Export the run again with these numbers."
-        )
-    return {
-        "precision": precision,
-        "runner": "onnxruntime CPU, golden images",
-        "against": what,
-        "n": len(probs),
-        "agreement": float((probs.argmax(-1) == reference.argmax(-1)).mean()),
-        "largest_difference": difference,
-        "tolerance": tolerance,
-    }
+def check_rewritten(precision: str, probs: np.ndarray, reference: np.ndarray, against: str) -> dict[str, Any]:
+    """`check_against` of a rewritten graph's answers."""
+    advice = "Export the run again with these numbers."
+    runner = "onnxruntime CPU, golden images"
+    return check_against(precision, probs, reference, f"rewritten {precision}", against, runner, advice)
 
 
 def ledger_again(
@@ -305,12 +286,9 @@ def ledger_again(
         return ledger_content({}, old["names"], np.array(old["labels"]), old["images"], note)
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
     pixels, labels = load_pixels(items, preprocessing, "Reading check images"), np.array(old["labels"])
-    row = {name: number for number, name in enumerate(val["names"].tolist())}
-    stages: dict[str, np.ndarray] = {}
-    if all(name in row for name in old["names"]):
-        rows = np.array([row[name] for name in old["names"]], int)
-        if "teacher_logits" in val:
-            stages["teacher"] = softmax(val["teacher_logits"][rows])
+    teacher, rows = teacher_probs(old["names"], val), val_rows(val, old["names"])
+    stages = {} if teacher is None else {"teacher": teacher}
+    if rows is not None:
         stages["two_head_torch"] = fold_probs(val, Fold("exact", fold.alpha, fold.beta))[rows]
         stages["folded_torch"] = fold_probs(val, fold)[rows]
     for entry in manifest["artefacts"]:
@@ -318,7 +296,7 @@ def ledger_again(
         stages[f"onnx_{entry['precision']}"] = probs
     for entry in manifest["artefacts"]:
         probs, fp32 = stages[f"onnx_{entry['precision']}"], stages["onnx_fp32"]
-        check_against(entry["precision"], probs, fp32, "the fp32 graph")
+        check_rewritten(entry["precision"], probs, fp32, "the fp32 graph")
         if entry["precision"] == "int8" and lost_points(probs, fp32, labels) > entry["conversion"]["max_drop"]:
             raise GateFailedError(
                 f"With these numbers int8 loses {lost_points(probs, fp32, labels):.2f} points of top-1 against fp32 "

@@ -147,11 +147,12 @@ def export(
             }
         reference, last = next(iter(stages)), list(stages)[-1]
         checks = [check_against_torch(precision, probs, stages[last]) for precision, probs in answers.items()]
-        teacher = teacher_probs(images, val)
+        names = [item.name for item in images.items]
+        teacher = teacher_probs(names, val)
         stages = ({} if teacher is None else {"teacher": teacher}) | stages
         stages |= {f"onnx_{precision}": probs for precision, probs in answers.items()}
         note = None if images.labels is not None else "not run: the images have no labels"
-        ledger = ledger_content(stages, [item.name for item in images.items], images.labels, images.source, note)
+        ledger = ledger_content(stages, names, images.labels, images.source, note)
         check_accuracy_drop(ledger, reference, max_accuracy_drop)
 
         # What travels with the models.

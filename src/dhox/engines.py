@@ -167,7 +167,7 @@ def run_golden(
         lambda pixels: run_session(session, graph_input(pixels, entry["input"], preprocessing)),
         entry["precision"],
         preprocessing,
-        entry.get("golden_agreement"),
+        entry["golden_agreement"],
     )
 
 

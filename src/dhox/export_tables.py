@@ -35,7 +35,7 @@ def print_export(export: Path, manifest: dict[str, Any], ledger: dict[str, Any])
     for check in manifest["checks"]:
         allowed = "judged by accuracy" if check["tolerance"] is None else f"allowed {check['tolerance']:g}"
         say(
-            f"{check['precision']} against {check.get('against', 'torch')} ({check['runner']}): {check['n']} images, "
+            f"{check['precision']} against {check['against']} ({check['runner']}): {check['n']} images, "
             f"{100 * check['agreement']:.1f} % same label, largest difference {check['largest_difference']:.1e} "
             f"({allowed})"
         )

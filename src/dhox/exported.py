@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,12 @@ def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> 
     if kind == "float-nchw":
         return normalise(pixels, preprocessing)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def in_batches(pixels: np.ndarray, kind: str, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
+    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them, at most `size` at a time."""
+    for start in range(0, len(pixels), size):
+        yield graph_input(pixels[start : start + size], kind, preprocessing)
 
 
 def predict_items(

@@ -13,7 +13,7 @@ from dhox.engines import open_engine
 from dhox.errors import DhoxError
 from dhox.exported import artefact, check_file, graph_input, read_manifest, run_session
 from dhox.images import Preprocessing, decode, model_input, to_rgb
-from dhox.onnx_session import NO_CPU_KERNELS, available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, default_device, open_session
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -39,7 +39,7 @@ class ExportedModel:
                 )
             self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
         self.classes = [entry["name"] for entry in manifest["classes"]]
-        self.reject_threshold: float | None = (manifest.get("reject") or {}).get("threshold")
+        self.reject_threshold: float | None = (manifest["reject"] or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
@@ -82,7 +82,7 @@ def load(
     """
     manifest = read_manifest(Path(export))
     if device == "auto":
-        device = "cuda" if "CUDAExecutionProvider" in available_providers() else "cpu"
+        device = default_device()
     if device not in {"cpu", "cuda", "tensorrt"}:
         raise DhoxError(f"The device {device!r} is unknown. Use auto, cpu, cuda or tensorrt.")
     if precision is None and device == "cpu":

@@ -17,6 +17,11 @@ def available_providers() -> list[str]:
     return list(require("onnxruntime", "cpu").get_available_providers())
 
 
+def default_device() -> str:
+    """What `auto` means: cuda where ONNX Runtime has it, else cpu."""
+    return "cuda" if PROVIDERS["cuda"] in available_providers() else "cpu"
+
+
 def open_session(model: Path | bytes, device: str = "cpu", profile: Path | None = None) -> Any:
     """An InferenceSession on `cpu` or `cuda`; CUDA that does not start is an error, never a silent CPU session.
 

@@ -15,10 +15,10 @@ from dhox.engines import ENGINE_FILE, PLAN_FILE, read_sidecar
 from dhox.errors import DhoxError
 from dhox.exported import check_file, graph_input, read_manifest, run_session
 from dhox.files import read_npz, sha256
-from dhox.golden import AGREEMENT_SLACK, JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden
+from dhox.golden import JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden, outputs_passed
 from dhox.images import Preprocessing
 from dhox.onnx_file import OnnxFile, check_onnx
-from dhox.onnx_session import NO_CPU_KERNELS, PROVIDERS, available_providers, open_session
+from dhox.onnx_session import NO_CPU_KERNELS, default_device, open_session
 
 EMULATED = "the CPU provider computes much of it in fp32"
 
@@ -41,7 +41,7 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
     """
     manifest = read_manifest(export)
     if device == "auto":
-        device = "cuda" if PROVIDERS["cuda"] in available_providers() else "cpu"
+        device = default_device()
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
     rows: list[Check] = []
     golden: dict[str, np.ndarray] | None = None
@@ -99,7 +99,7 @@ def artefact_rows(
         return [*rows, Check(name, "golden outputs", None, "not run: there is no whole golden.npz")]
     if device == "cpu" and precision in NO_CPU_KERNELS:
         return [*rows, Check(name, "golden outputs", None, f"not run: ONNX Runtime's CPU provider has no {precision}")]
-    agreement = entry.get("golden_agreement")
+    agreement = entry["golden_agreement"]
     if precision not in TOLERANCE and agreement is None:
         return [*rows, Check(name, "golden outputs", None, f"not run: the manifest has no agreement for {precision}")]
     run = attempt(name, "golden outputs", lambda: golden_words(export / name, entry, golden, preprocessing, device))
@@ -136,7 +136,7 @@ def golden_words(
     path: Path, entry: dict[str, Any], golden: dict[str, np.ndarray], preprocessing: Preprocessing, device: str
 ) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
-    precision, agreement = entry["precision"], entry.get("golden_agreement")
+    precision, agreement = entry["precision"], entry["golden_agreement"]
     try:
         session = open_session(path, device)
         result = check_golden(
@@ -151,7 +151,9 @@ def golden_words(
     except Exception as err:  # ONNX Runtime's own exceptions share no type
         line = (str(err).splitlines() or [""])[0]
         raise DhoxError(f"ONNX Runtime here cannot run it ({line[:300]}). Compare versions of onnxruntime.") from err
-    if not outputs_passed(result, precision, agreement):
+    if not outputs_passed(
+        result.largest_difference, result.decided_argmax_equal, result.agreement, precision, agreement
+    ):
         allowed = f"{TOLERANCE[precision]:g}" if agreement is None else f"same label on {100 * agreement:.0f} %"
         raise DhoxError(
             f"{result_words(result)} (allowed: {allowed}). Do not ship it: compare the versions of onnxruntime here "
@@ -159,15 +161,6 @@ def golden_words(
         )
     emulated = device == "cpu" and precision in {"fp16", "bf16"}
     return f"{device}: {result_words(result)}{f'; {EMULATED}' if emulated else ''}"
-
-
-def outputs_passed(result: GoldenResult, precision: str, agreement: float | None) -> bool:
-    """Whether the probabilities are right, whatever the decoders did (which contract_rows judges once)."""
-    if result.largest_difference is None:
-        return False
-    if agreement is not None:
-        return result.agreement >= agreement - AGREEMENT_SLACK
-    return result.largest_difference <= TOLERANCE[precision] and result.decided_argmax_equal
 
 
 def result_words(result: GoldenResult) -> str:
