@@ -92,9 +92,17 @@ def verify(
 
 @app.command()
 def doctor(
+    host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List what this machine can run, and why not."""
+) -> None:  # fmt: skip
+    """List what this machine, or a board, can run, and why not."""
+    if host is not None:
+        from dhox.bench.remote import examine_board
+        from dhox.remote_tables import print_board
+
+        print_board(examine_board(host, remote_python), as_json)
+        return
     from dhox.doctor import examine
     from dhox.tables import print_doctor
 

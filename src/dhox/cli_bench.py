@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.cli_common import Overwrite, check_choice, find_newest, option_words, say_report
 from dhox.errors import UsageError
+
+if TYPE_CHECKING:
+    from dhox.bench.run import BenchResult
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")
 
 
 def bench(
+    context: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="[EXPORT|MODEL]...", show_default="the newest export below here")] = None,
     device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="|".join(DEVICES))] = "auto",
     runner: Annotated[list[str] | None, typer.Option(help="What runs the model; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
@@ -25,12 +29,13 @@ def bench(
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    host: Annotated[str | None, typer.Option(help="Measure there, over ssh: what is needed is copied, and the results come back.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there, 3.10 or newer.")] = "python3",
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
     from dhox.bench.boundaries import BOUNDARIES
     from dhox.bench.run import bench as run_bench
-    from dhox.errors import DhoxError, GateFailedError
     from dhox.exported import PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
     from dhox.tables import print_bench
@@ -42,12 +47,29 @@ def bench(
     for name in boundaries:
         check_choice("--boundary", name, tuple(BOUNDARIES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
+    if host is not None:
+        from dhox.bench.remote import bench_remote
+
+        passed_on = option_words(context, {"device", "contract", "data", "out", "overwrite", "host", "remote_python"})
+        result = bench_remote(
+            host, paths, passed_on, out, device=device, contract=contract, data=data, precisions=tuple(precision or ()),
+            batches=parse_numbers("--batch", batch), overwrite=overwrite, python=remote_python,
+        )  # fmt: skip
+        finish(result)
+        return
     result = run_bench(
         paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
         precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
         boundaries=boundaries, duration_s=duration, data=data, trust_engine=trust_engine, overwrite=overwrite,
     )  # fmt: skip
     print_bench(result.bench, result.content)
+    finish(result)
+
+
+def finish(result: BenchResult) -> None:
+    """Write the report, and raise what the exit code must say of the result."""
+    from dhox.errors import DhoxError, GateFailedError
+
     say_report(result.bench)
     if not result.passed:
         raise GateFailedError(
