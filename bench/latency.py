@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dhox.bench.measure import Key
 from dhox.stats import Z_95_TWO_SIDED, percentile, student_t_95
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
@@ -250,13 +251,10 @@ def signed_rank_cut(n: int, alpha: float) -> int | None:
     return cut - 1 if cut >= 1 else None
 
 
-Key = tuple[str, str, int, str]
-
-
 def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
     """Every (subject, runner) against the first one of the same batch and boundary, as `comparisons` of bench.json.
 
-    `samples`: (subject, runner, batch, boundary) -> rounds in nanoseconds, measured interleaved.
+    `samples`: Key -> rounds in nanoseconds, measured interleaved.
     """
     first: dict[tuple[int, str], Key] = {}
     pairs: list[tuple[Key, Key]] = []
