@@ -9,7 +9,7 @@ import numpy as np
 
 from dhox.errors import DhoxError
 from dhox.exported import run_session
-from dhox.machine import jetson
+from dhox.jetson import is_jetson
 from dhox.onnx_session import available_providers, open_session
 
 
@@ -47,7 +47,7 @@ def choose_device(asked: str) -> str:
     """
     providers = available_providers()
     has_cuda = "CUDAExecutionProvider" in providers
-    if asked == "jetson" and jetson() is None:
+    if asked == "jetson" and not is_jetson():
         raise DhoxError(
             "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Copy the export "
             "directory to the board and run dhox bench there, or use --device cpu or cuda here."
