@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class JetPack:
-    """One JetPack. `l4t`: its Jetson Linux releases; `tensorrt`: as far as sources tell it; `unverified`: open points."""
+    """One JetPack. `l4t`: its releases of Jetson Linux; `tensorrt`: as far as sources tell; `unverified`: open points."""
 
     version: str
     l4t: tuple[str, ...]
@@ -19,8 +19,8 @@ class JetPack:
     unverified: tuple[str, ...] = ()
 
 
-# L4T of each JetPack: NVIDIA's jetpack-archive and jetson-linux pages, OE4T/meta-tegra's wiki, dusty-nv/jetson-containers
-# (l4t_version.py). An L4T that is not here is reported as it is: no JetPack is guessed for it.
+# L4T of each JetPack: NVIDIA's jetpack-archive and jetson-linux pages, OE4T/meta-tegra's wiki, and l4t_version.py of
+# dusty-nv/jetson-containers. An L4T that is not here is reported as it is: no JetPack is guessed for it.
 # TensorRT 8 and older: gist Tiryoh/2b5dc1f8..., developer.nvidia.com/embedded/jetpack-sdk-502, edgehook/Jetson-AI-task.
 # 10.3 of JetPack 6.1 and 6.2: docs.pytorch.org/TensorRT (JetPack page), jetson-containers.
 # 10.13 of 7.0 and 7.1: rbonghi/jetson_stats#820, NVIDIA/IsaacTeleop#1050. 10.16 of 7.2: OE4T/meta-tegra#2224, #2339.
@@ -36,11 +36,11 @@ JETPACKS = (
     JetPack("5.1.2", ("35.4.1",), "20.04", "3.8", "11.4", "8.5.2"),
     JetPack("5.1.3", ("35.5.0",), "20.04", "3.8", "11.4", "8.5", ("the exact TensorRT 8.5.x",)),
     JetPack("5.1.4", ("35.6.0",), "20.04", "3.8", "11.4", "8.5", ("the exact TensorRT 8.5.x",)),
-    JetPack("6.0", ("36.3.0",), "22.04", "3.10", "12.2", "8.6.2", ("TensorRT of the 6.0 release (8.6.2 is the preview's)",)),
+    JetPack("6.0", ("36.3.0",), "22.04", "3.10", "12.2", "8.6.2", ("TensorRT of 6.0 (8.6.2 is the preview's)",)),
     JetPack("6.1", ("36.4.0",), "22.04", "3.10", "12.6", "10.3.0"),
     JetPack("6.2", ("36.4.3",), "22.04", "3.10", "12.6", "10.3.0"),
     JetPack("6.2.1", ("36.4.4", "36.4.7"), "22.04", "3.10", "12.6", "10.3.0"),
-    JetPack("6.2.2", ("36.5.0",), "22.04", "3.10", "12.6", "10.3.0", ("L4T 36.5.0 (some tables call it JetPack 6.2.1)",)),
+    JetPack("6.2.2", ("36.5.0",), "22.04", "3.10", "12.6", "10.3.0", ("L4T 36.5.0 (some tables say JetPack 6.2.1)",)),
     JetPack("7.0", ("38.2.0", "38.2.1"), "24.04", "3.12", "13.0", "10.13", ("the exact TensorRT 10.13.x",)),
     JetPack("7.1", ("38.4.0",), "24.04", "3.12", "13.0", "10.13.3"),
     JetPack("7.2", ("39.2.0",), "24.04", "3.12", "13.2", "10.16", ("the exact TensorRT 10.16.x",)),
