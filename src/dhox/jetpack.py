@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class JetPack:
-    """One JetPack. `l4t`: its releases of Jetson Linux; `tensorrt`: as far as sources tell; `unverified`: open points."""
+    """One JetPack. `l4t`: its releases of Jetson Linux; `tensorrt`: as far as known; `unverified`: open points."""
 
     version: str
     l4t: tuple[str, ...]

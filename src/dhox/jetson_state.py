@@ -68,36 +68,38 @@ def gpu_clock() -> dict[str, Any] | None:
     node = gpu_node()
     if node is None:
         return None
-    hertz = {
-        key: read_number(node / f"{name}_freq") for key, name in (("current", "cur"), ("min", "min"), ("max", "max"))
-    }
-    return {key: None if value is None else value / 1e6 for key, value in hertz.items()} | {
+    return megahertz(node / "cur_freq", node / "min_freq", node / "max_freq") | {
         "governor": read_text(node / "governor")
     }
+
+
+def megahertz(current: Path, lowest: Path, highest: Path) -> dict[str, Any]:
+    """{"current", "min", "max"} in MHz of three files in Hz; None for those that cannot be read."""
+    hertz = {"current": read_number(current), "min": read_number(lowest), "max": read_number(highest)}
+    return {key: None if value is None else value / 1e6 for key, value in hertz.items()}
 
 
 def memory_clock(show: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     """The memory's clock in MHz as `jetson_clocks --show` or debugfs tells root, or None and the reason."""
     if show["memory"] is not None:
         return show["memory"], None
-    hertz = {key: read_number(system_path(f"{EMC}/{name}")) for key, name in (("current", "rate"), ("min", "min_rate"), ("max", "max_rate"))}  # fmt: skip
-    if all(value is None for value in hertz.values()):
+    emc = system_path(EMC)
+    clock = megahertz(emc / "rate", emc / "min_rate", emc / "max_rate")
+    if all(value is None for value in clock.values()):
         return None, NEEDS_ROOT
-    return {key: None if value is None else value / 1e6 for key, value in hertz.items()}, None
+    return clock, None
 
 
 def clocks_held(gpu: dict[str, Any] | None, show: dict[str, Any]) -> str:
-    """Whether jetson_clocks holds the clocks: "on" where lowest and highest of the GPU and of all online cores are equal.
+    """Whether jetson_clocks holds the clocks: "on", "off" or "unknown" (where the kernel does not tell).
 
-    "off" where one of them may move, "unknown" where the kernel tells neither.
+    On: the lowest clock is the highest, of the GPU and of every online core.
     """
     cores = show["cpus"] or cpu_limits()
-    ranges = [
-        clock for clock in (gpu, *cores) if clock and clock.get("min") is not None and clock.get("max") is not None
-    ]
-    if gpu is None or not ranges:
+    ranges = [(clock.get("min"), clock.get("max")) for clock in (gpu or {}, *cores)]
+    if not cores or any(None in pair for pair in ranges):
         return "unknown"
-    return "on" if all(clock["min"] == clock["max"] for clock in ranges) else "off"
+    return "on" if all(low == high for low, high in ranges) else "off"
 
 
 def cpu_limits() -> list[dict[str, Any]]:
@@ -153,7 +155,7 @@ class SharedMemory:
             self.lowest = min(self.lowest, available)
 
     def summary(self) -> dict[str, Any]:
-        """{"peak_bytes": of the whole machine, "process_peak_bytes": resident set, "method": words}; None: not readable."""
+        """{"peak_bytes": of the machine, "process_peak_bytes": resident set, "method"}; None where not readable."""
         status = read_text(Path("/proc/self/status")) or ""  # this process, whatever the system root is
         peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
         self.sample()

@@ -51,10 +51,8 @@ def current_mode() -> tuple[PowerMode | None, str]:
     mode = parse_query(answer.text)
     if mode is not None:
         return mode, ""
-    return (
-        None,
-        f"nvpmodel -q: {answer.text.strip().splitlines()[-1]}" if answer.text.strip() else "nvpmodel -q: nothing",
-    )
+    said = answer.text.strip().splitlines() or ["it says nothing"]
+    return None, f"nvpmodel -q: {said[-1]}"
 
 
 def power_modes() -> list[PowerMode]:

@@ -16,7 +16,7 @@ FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bi
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said. `code`: its exit status, None where it is missing or did not answer; `text`: both outputs."""
+    """What a command said. `code`: exit status, None where it is missing or did not answer; `text`: both outputs."""
 
     code: int | None
     text: str
