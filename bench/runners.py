@@ -9,7 +9,7 @@ import numpy as np
 from dhox.bench.ort_runner import OnnxRuntimeRunner
 from dhox.bench.subjects import Subject
 from dhox.errors import DhoxError
-from dhox.machine import jetson
+from dhox.jetson import is_jetson
 from dhox.onnx_session import available_providers, default_device
 
 
@@ -57,7 +57,7 @@ def choose_device(asked: str) -> str:
         return default_device()
     if asked == "cpu":
         return "cpu"
-    if asked == "jetson" and jetson() is None:
+    if asked == "jetson" and not is_jetson():
         raise DhoxError(
             "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Run dhox bench "
             "there over SSH (--host USER@BOARD), or use --device cpu or cuda here."
