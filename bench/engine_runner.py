@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dhox import cuda
+from dhox.bench.subjects import Subject
 from dhox.cuda import gpu
 from dhox.engine_session import EngineSession
 from dhox.engines import open_engine
 from dhox.errors import DhoxError
 from dhox.export.cached_engine import open_cached_engine
-
-if TYPE_CHECKING:
-    from dhox.bench.subjects import Subject
 
 EXPERIMENTAL = "TensorRT-RTX is experimental here: dhox builds and checks its engines, and has not run one yet"
 
@@ -129,5 +127,6 @@ def open_engine_runner(subject: Subject, name: str, options: frozenset[str], tru
     if subject.export is not None and subject.manifest is not None:
         sidecar, session = open_engine(subject.export, subject.manifest, subject.precision, trust_engine)
     else:
-        sidecar, session = open_cached_engine(subject.file, subject.precision, (subject.input_name, subject.output_name))
+        names = (subject.input_name, subject.output_name)
+        sidecar, session = open_cached_engine(subject.file, subject.precision, names)
     return EngineRunner(session, sidecar, name, "graph" in options)

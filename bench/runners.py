@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from dhox.bench.engine_runner import open_engine_runner
 from dhox.bench.ort_runner import OnnxRuntimeRunner
+from dhox.bench.subjects import Subject
 from dhox.cuda import gpu
 from dhox.engines import find_engine
 from dhox.errors import DhoxError, UsageError
-from dhox.machine import jetson
+from dhox.machine import DEVICES, jetson
 from dhox.onnx_session import PROVIDERS, available_providers, default_device
 from dhox.tensorrt_api import import_tensorrt
 
-if TYPE_CHECKING:
-    from dhox.bench.subjects import Subject
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")
 # What a runner may be asked for after its name: --runner onnxruntime:graph+nhwc
 OPTIONS = {"onnxruntime": {"graph", "nhwc"}, "ort-tensorrt": set(), "tensorrt": {"graph"}, "torch": {"graph"}}
 ON_GPU_ONLY = {"ort-tensorrt", "tensorrt"}
@@ -61,7 +58,7 @@ def parse_runner(text: str) -> tuple[str, frozenset[str]]:
     name, _, rest = text.partition(":")
     options = frozenset(rest.split("+")) if rest else frozenset()
     if name not in OPTIONS or (not rest and ":" in text):
-        raise UsageError(f"--runner {text} is unknown. Use one of: {', '.join(OPTIONS)}; for example onnxruntime:graph.")
+        raise UsageError(f"--runner {text} is unknown. Use one of: {', '.join(OPTIONS)}, or onnxruntime:graph.")
     if unknown := sorted(options - OPTIONS[name]):
         takes = f"takes {', '.join(sorted(OPTIONS[name]))}" if OPTIONS[name] else "takes no options"
         raise UsageError(f"--runner {text}: {name} has no option {unknown[0]!r} ({takes}). Leave it out.")
@@ -78,7 +75,7 @@ def check_runner(text: str, device: str) -> None:
 def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Runner:
     """Open a subject with a runner on a device of `choose_device`; `close` it.
 
-    Raises UsageError as `check_runner` does, and DhoxError where the runtime, the GPU, the engine or the run is missing.
+    Raises UsageError as `check_runner` does, and DhoxError where the runtime, the GPU, an engine or the run is missing.
     """
     check_runner(runner, device)
     name, options = parse_runner(runner)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from dhox.bench.subjects import Subject
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.errors import DhoxError
 from dhox.export.fold import Fold
@@ -17,9 +18,7 @@ from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, sha256
 from dhox.images import Preprocessing
 from dhox.onnx_session import first_line
 
-if TYPE_CHECKING:
-    from dhox.bench.subjects import Subject
-
+HALF_ON_CPU = "a CPU's half precision says nothing about a GPU"
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -54,7 +53,7 @@ class TorchRunner:
             "graph_note": None,
             "precision_asked": precision,
             "precision_proven": precision,
-            "precision_note": "by the types of the weights" + (", without TF32" if self.device.type == "cuda" else ""),
+            "precision_note": HALF_ON_CPU if precision in HALVES and device == "cpu" else None,
             "nodes_off_device": None,
             "notes": [],
         }
@@ -63,9 +62,15 @@ class TorchRunner:
         """See Runner. Captures the CUDA graph of this shape."""
         self.graph = None
         self.input = torch.from_numpy(batch.copy()).to(self.device)
-        with torch.inference_mode():
-            self.output = self.module(self.input)
-            if self.graph_asked:
+        try:
+            with torch.inference_mode():
+                self.output = self.module(self.input)
+        except RuntimeError as err:
+            raise DhoxError(
+                f"torch does not run a batch of {len(batch)} ({first_line(err)}). Leave that batch out."
+            ) from err
+        if self.graph_asked:
+            with torch.inference_mode():
                 self.capture()
         self.facts["graph"] = self.graph is not None
         self.bound_shape = batch.shape

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")  # what --device may be
 DEVICE_TREE = Path("/proc/device-tree")
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 

@@ -28,7 +28,10 @@ def default_device() -> str:
 
 
 def open_session(
-    model: Path | bytes, device: str = "cpu", profile: Path | None = None, provider_options: dict[str, str] | None = None
+    model: Path | bytes,
+    device: str = "cpu",
+    profile: Path | None = None,
+    provider_options: dict[str, str] | None = None,
 ) -> Any:
     """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
 
