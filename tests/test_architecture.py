@@ -17,6 +17,7 @@ TOP = {
     "dhox.cli",
     "dhox.cli_common",
     "dhox.cli_export",
+    "dhox.cli_sweep",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",

@@ -12,6 +12,7 @@ from rich.markup import escape
 import dhox
 from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
 from dhox.cli_export import export
+from dhox.cli_sweep import contract
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console
 from dhox.errors import DhoxError
@@ -48,6 +49,7 @@ app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
+app.command()(contract)
 
 
 @app.command()
