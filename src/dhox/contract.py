@@ -190,16 +190,6 @@ def check_model(model: Path, contract: Contract) -> tuple[Graph, int | None]:
     return graph, batch if isinstance(batch, int) else None
 
 
-def check_batches(name: str, fixed: int | None, batches: list[int]) -> None:
-    """Raise DhoxError where a model of fixed batch size is asked for another."""
-    wrong = [batch for batch in batches if fixed is not None and batch != fixed]
-    if wrong:
-        raise DhoxError(
-            f"{name} has the batch size {fixed} fixed in its file, so batch {wrong[0]} cannot be measured. "
-            f"Use --batch {fixed}, or export the model with a dynamic batch."
-        )
-
-
 def named(entries: list[Tensor], name: str, key: str, model: Path, verb: str) -> Tensor:
     """The entry of this name. Raises DhoxError that lists those that there are."""
     for entry in entries:

@@ -117,12 +117,13 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
         "preprocessing.mean": list(mean), "preprocessing.std": list(std),
         "output.name": output.name, "output.kind": kind,
     }  # fmt: skip
+    maker = printable(graph.producer) or "an exporter that it does not name"
+    batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else "free"
     lines = [
-        f"# What {printable(model.name)} takes and gives, for dhox bench --contract. Drafted by dhox contract: what the file does",
-        "# not tell is marked GUESS. A wrong guess costs accuracy without any error, so compare each with the code",
-        "# that the model was trained by.",
-        f"# The file: {graph.precision} weights, made by {printable(graph.producer) or 'an exporter that it does not name'}; "
-        f"batch size {'free' if not image.shape or not isinstance(image.shape[0], int) else image.shape[0]}.",
+        f"# What {printable(model.name)} takes and gives, for dhox bench --contract; drafted by dhox contract. What",
+        "# the file does not tell is marked GUESS. A wrong guess costs accuracy without any error: compare each with",
+        "# the code that the model was trained by.",
+        f"# The file: {graph.precision} weights, made by {maker}; batch size {batch}.",
         "",
         f'schema = "{CONTRACT_SCHEMA}"',
         *classes_line,
