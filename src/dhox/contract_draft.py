@@ -84,6 +84,8 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
     output, output_note = output_of(graph, model)
     count = output.shape[-1] if output.shape and isinstance(output.shape[-1], int) else None
     kind, kind_note = kind_of(graph.last_op[output.name])
+    if told.source == "dhox":
+        kind, kind_note = "probs", "from the metadata (dhox)"
     names, written, classes_line, missing = classes_of(told, count, out, classes)
 
     source = f"from the metadata ({told.source})"
@@ -106,7 +108,7 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
         "output.name": output_note,
         "output.kind": kind_note,
     }
-    if told.source == "dhox":
+    if told.source in {"dhox", "Ultralytics"}:
         notes |= dict.fromkeys(("input.colour", "preprocessing.range"), source)
     if image.dtype == "uint8":
         notes |= dict.fromkeys(("preprocessing.range", "preprocessing.mean", "preprocessing.std"), "unused for uint8")
