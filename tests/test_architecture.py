@@ -18,6 +18,7 @@ TOP = {
     "dhox.cli_bench",
     "dhox.cli_common",
     "dhox.cli_export",
+    "dhox.cli_sweep",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",
