@@ -31,13 +31,13 @@ def example(
     classes: list[str] = CLASSES,
     drifting: str | None = None,
 ) -> dict[str, Any]:
-    """Write FOLDER/bench.json, samples.npz and predictions.csv of a machine of one kind (cpu, gpu or jetson).
+    """Write FOLDER/bench.json, samples.npz and predictions.csv of a machine of one kind (cpu, cuda or jetson).
 
     Returns the content. Round medians of the subject `drifting` rise by 8 % over the bench.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    runner = {"cpu": "onnxruntime", "gpu": "onnxruntime:graph", "jetson": "tensorrt:graph"}[kind]
+    runner = {"cpu": "onnxruntime", "cuda": "onnxruntime:graph", "jetson": "tensorrt:graph"}[kind]
     boundaries = ("e2e", "pipeline") if kind == "cpu" else ("device", "e2e", "pipeline")
     content = frame(kind, runner, batches, boundaries, classes)
     arrays: dict[str, np.ndarray] = {}
@@ -69,11 +69,11 @@ def frame(
         "schema": "dhox.bench/2", "status": "complete", "finished_at": "2026-11-23T06:03:10.265294+00:00",
         "device_asked": "jetson" if kind == "jetson" else "auto",
         "device": {
-            "host": {"cpu": "laptop", "gpu": "server", "jetson": "orin"}[kind],
+            "host": {"cpu": "laptop", "cuda": "server", "jetson": "orin"}[kind],
             "platform": "Linux-6.8-example", "machine": "aarch64" if kind == "jetson" else "x86_64",
-            "cpu": {"cpu": "AMD EPYC", "gpu": "Intel Xeon", "jetson": "ARMv8 Processor rev 1 (v8l)"}[kind],
+            "cpu": {"cpu": "AMD EPYC", "cuda": "Intel Xeon", "jetson": "ARMv8 Processor rev 1 (v8l)"}[kind],
             "cpu_cores": 12, "memory_bytes": 64_000_000_000,
-            "gpu": GPU if kind == "gpu" else None, "jetson": JETSON if kind == "jetson" else None,
+            "gpu": GPU if kind == "cuda" else None, "jetson": JETSON if kind == "jetson" else None,
         },
         "settings": {
             "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
@@ -89,8 +89,8 @@ def frame(
             "memory_clock_mhz": {"min": 3199.0, "median": 3199.0, "max": 3199.0} if kind == "jetson" else None,
             "cpu_clock_mhz": {"min": 1800.0, "median": 2200.0, "max": 2200.0},
             "temperature_c": {} if kind == "cpu" else {"gpu": {"first": 48.5, "max": 61.0}, "cpu": {"first": 47.0, "max": 58.5}},
-            "throttled": ["software power cap"] if kind == "gpu" else [],
-            "locked": {"cpu": None, "gpu": False, "jetson": True}[kind], "note": None,
+            "throttled": ["software power cap"] if kind == "cuda" else [],
+            "locked": {"cpu": None, "cuda": False, "jetson": True}[kind], "note": None,
         },
         "energy": {
             "meter": None, "note": "not measured: no energy counter is readable (/sys/class/powercap needs root)",
@@ -114,13 +114,13 @@ def subject_row(name: str, precision: str, number: int) -> dict[str, Any]:
 
 
 def runner_row(kind: str, name: str, runner: str, batch: int, precision: str) -> dict[str, Any]:
-    off = 3 if kind == "gpu" and precision == "int8" else 0
+    off = 3 if kind == "cuda" and precision == "int8" else 0
     graph = kind != "cpu" and not off
     return {
         "subject": name, "runner": runner, "batch": batch, "open_s": 1.25,
-        "device": {"cpu": "cpu", "gpu": "cuda", "jetson": "tensorrt"}[kind],
-        "provider_asked": None if kind == "jetson" else "CUDAExecutionProvider" if kind == "gpu" else "CPUExecutionProvider",
-        "provider": None if kind == "jetson" else "CUDAExecutionProvider" if kind == "gpu" else "CPUExecutionProvider",
+        "device": {"cpu": "cpu", "cuda": "cuda", "jetson": "tensorrt"}[kind],
+        "provider_asked": None if kind == "jetson" else "CUDAExecutionProvider" if kind == "cuda" else "CPUExecutionProvider",
+        "provider": None if kind == "jetson" else "CUDAExecutionProvider" if kind == "cuda" else "CPUExecutionProvider",
         "graph_asked": kind != "cpu", "graph": graph,
         "graph_note": "3 nodes run on the CPU" if off else None,
         "precision_asked": precision, "precision_proven": precision if kind == "jetson" else None,
@@ -133,7 +133,7 @@ def latency(
     precision: str, drifting: bool,
 ) -> dict[str, Any]:  # fmt: skip
     name, runner, batch, boundary = key
-    base = {"cpu": 4.0, "gpu": 0.22, "jetson": 0.64}[kind] * (1 - 0.25 * number % 0.9) * (0.4 + 0.6 * batch**0.8)
+    base = {"cpu": 4.0, "cuda": 0.22, "jetson": 0.64}[kind] * (1 - 0.25 * number % 0.9) * (0.4 + 0.6 * batch**0.8)
     base *= {"device": 1.0, "e2e": 1.25, "pipeline": 3.0}[boundary]
     trend = np.linspace(1, 1.08, ROUNDS) if drifting else np.ones(ROUNDS)
     rounds = [base * step * (1 + rng.gamma(1.5, 0.012, 30)) for step in trend]
@@ -143,7 +143,7 @@ def latency(
     arrays[f"{samples_key}_rounds"] = np.full(ROUNDS, 30)
     p50 = percentile(samples, 50)
     flags = ["drift"] if drifting else []
-    if kind == "gpu":
+    if kind == "cuda":
         flags.append("throttled")
     return {
         "subject": name, "runner": runner, "batch": batch, "boundary": boundary,

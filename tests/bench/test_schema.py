@@ -31,7 +31,7 @@ def test_the_schema_is_one_and_every_closed_object_names_its_fields() -> None:
         assert set(schema["required"]) <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("kind", ["cpu", "gpu", "jetson"])
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "jetson"])
 def test_examples_are_valid(tmp_path: Path, kind: str) -> None:
     CHECK.validate(example(tmp_path / kind, kind))
 
