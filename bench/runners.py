@@ -1,43 +1,51 @@
-"""Runners: what executes a model for the clock. A runner is called with a batch and answers when it is done."""
+"""Runners: what executes a model for the clock, and which of them `--device` means."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from dhox.bench.ort_runner import OnnxRuntimeRunner
+from dhox.bench.subjects import Subject
 from dhox.errors import DhoxError
-from dhox.exported import run_session
 from dhox.machine import jetson
-from dhox.onnx_session import available_providers, open_session
+from dhox.onnx_session import available_providers, default_device
 
 
 class Runner(Protocol):
-    """A model on a device, ready to be timed.
+    """An opened model on one device, for one thread; `close` it.
 
-    `name`: what runs it. `provider`: what was really used.
+    `name`: as asked for, such as onnxruntime:graph. `facts`: what it really is, in plain values (provider, CUDA graph,
+    precision, nodes off the device).
     """
 
     name: str
-    provider: str
+    facts: dict[str, Any]
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Probabilities [B, C] in host memory of one batch in host memory; returns when they are there."""
+    def bind(self, batch: np.ndarray) -> None:
+        """Put one batch, as the graph takes it, where `run` finds it, and prepare for its shape. Not timed."""
+
+    def run(self) -> None:
+        """Infer the bound batch and return when it is done; input and output stay on the device."""
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """The graph's output [B, C] in host memory for a batch in host memory, of any size."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
-class OnnxRuntimeRunner:
-    """ONNX Runtime on the CPU or on CUDA."""
+def default_runners(device: str) -> list[str]:
+    """What `--device` measures with where `--runner` says nothing."""
+    return ["onnxruntime"]
 
-    name = "onnxruntime"
 
-    def __init__(self, model: Path, device: str) -> None:
-        self.session: Any = open_session(model, device)
-        self.provider: str = self.session.get_providers()[0]
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """See Runner."""
-        return run_session(self.session, batch)
+def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Runner:
+    """Open a model. Raises DhoxError where the device, the runtime or the engine is not there."""
+    if runner != "onnxruntime":
+        raise DhoxError(f"--runner {runner} is unknown. Use onnxruntime.")
+    return OnnxRuntimeRunner(subject, device)
 
 
 def choose_device(asked: str) -> str:
@@ -45,14 +53,17 @@ def choose_device(asked: str) -> str:
 
     Raises DhoxError where it is not there; `jetson` never falls back to the CPU.
     """
-    providers = available_providers()
-    has_cuda = "CUDAExecutionProvider" in providers
+    if asked == "auto":
+        return default_device()
+    if asked == "cpu":
+        return "cpu"
     if asked == "jetson" and jetson() is None:
         raise DhoxError(
-            "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Copy the export "
-            "directory to the board and run dhox bench there, or use --device cpu or cuda here."
+            "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Run dhox bench "
+            "there over SSH (--host USER@BOARD), or use --device cpu or cuda here."
         )
-    if asked in {"cuda", "jetson"} and not has_cuda:
+    providers = available_providers()
+    if "CUDAExecutionProvider" not in providers:
         how = (
             "Install JetPack's build of onnxruntime-gpu into this environment"
             if asked == "jetson"
@@ -62,6 +73,4 @@ def choose_device(asked: str) -> str:
             f"--device {asked}: ONNX Runtime here has no CUDA provider (it has: {', '.join(providers)}). "
             f"{how}; `dhox doctor` shows what is missing."
         )
-    if asked == "cpu":
-        return "cpu"
-    return "cuda" if has_cuda else "cpu"
+    return "cuda"

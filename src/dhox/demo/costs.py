@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.bench.measure import latency_summary, measure
-from dhox.bench.torch_runner import TorchRunner
+from dhox.bench.latency import latency_row
+from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.distill.pixels import to_model
 from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.teacher import Teacher, load_teacher
@@ -67,8 +67,16 @@ def deployable(run: Path, fold: Fold) -> Deployable:
 
 def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
     """fp32 bytes of the parameters, and the median latency of one image."""
-    samples = measure(TorchRunner(module), np.zeros((1, size, size, 3), np.uint8), SECONDS, f"torch, {stage}")
+    image, eager = torch.zeros((1, size, size, 3), dtype=torch.uint8), module.eval()
+
+    def call() -> object:
+        with torch.inference_mode():
+            return eager(image).numpy()
+
+    key, samples = (stage, "torch", 1, "e2e"), dict[Key, Samples]()
+    measure([Cell(key, call)], SECONDS, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"torch, {stage}")
+    taken = samples[key]
     return {
         "bytes": 4 * sum(parameter.numel() for parameter in module.parameters()),
-        "latency_ms": latency_summary(samples, 1)["latency_ms"]["p50"],
+        "latency_ms": latency_row(taken.rounds, 1, np.array(taken.started_s))["latency_ms"]["p50"],
     }
