@@ -17,8 +17,12 @@ CLASSES = ["bag", "dress", "sandal", "<b>trousers</b>", 'quo"te', "[red]shirt[/r
 
 GPU = {"name": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.82", "memory_bytes": 150_754_820_096}
 JETSON = {
-    "model": "NVIDIA Jetson AGX Orin Developer Kit", "module": "p3701-0005", "soc": "tegra234", "l4t": "36.4.3",
-    "jetpack": "6.2", "power_mode": {"name": "MAXN", "id": 0},
+    "model": "NVIDIA Jetson AGX Orin Developer Kit", "module": "Jetson AGX Orin 64 GB", "soc": "tegra234",
+    "compute_capability": "8.7", "l4t": "36.4.3", "jetpack": "6.2", "power_mode": {"id": 0, "name": "MAXN"},
+    "power_mode_note": None, "jetson_clocks": "on",
+    "gpu_clock_mhz": {"current": 1300.5, "min": 1300.5, "max": 1300.5, "governor": "nvhost_podgov"},
+    "memory_clock_mhz": None, "memory_clock_note": "only root may read it", "temperature_c": {"cpu-thermal": 47.0, "gpu-thermal": 48.5},
+    "memory_bytes": 65_000_000_000, "python": "3.10.12", "tensorrt": {"version": "10.3.0.30-1+cuda12.5", "why_not": None},
 }  # fmt: skip
 
 
@@ -30,10 +34,12 @@ def example(
     batches: tuple[int, ...] = (1, 8, 32),
     classes: list[str] = CLASSES,
     drifting: str | None = None,
+    second_runner: str | None = None,
 ) -> dict[str, Any]:
     """Write FOLDER/bench.json, samples.npz and predictions.csv of a machine of one kind (cpu, cuda or jetson).
 
-    Returns the content. Round medians of the subject `drifting` rise by 8 % over the bench.
+    Returns the content. Round medians of the subject `drifting` rise by 8 % over the bench. A `second_runner` repeats
+    the numbers of the first.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +61,10 @@ def example(
     add_accuracy(rng, folder, content, subjects, runner, classes)
     if kind != "cpu":
         add_energy(rng, arrays, content, kind, subjects, runner, batches)
+    if second_runner:
+        lists = [content[name] for name in ("runners", "latency", "golden")]
+        for rows in (*lists, content["accuracy"]["rows"], content["energy"]["rows"]):
+            rows += [{**row, "runner": second_runner} for row in rows]
     write_json(folder / "bench.json", content)
     write_npz(folder / "samples.npz", **arrays)
     return content
@@ -97,7 +107,7 @@ def frame(
             "rails": [], "total": [], "estimate": False, "idle": None, "rows": [],
         },
         "accuracy": {"split": "test", "data": "/data/shop", "note": None, "classes": classes, "rows": []},
-        "ledger": {"images": "240 validation images", "note": None, "rows": []},
+        "ledger": {"images": "600 validation images", "note": None, "rows": []},
         "golden": [],
         "cross_checks": [{"with": "LoadGen singlestream", "subject": "fp32", "p50_ms": 0.51, "difference": 0.004}],
         "not_run": [] if kind != "cpu" else ["model.bf16.onnx not run: ONNX Runtime's CPU provider has no bf16"],
@@ -138,9 +148,10 @@ def latency(
     trend = np.linspace(1, 1.08, ROUNDS) if drifting else np.ones(ROUNDS)
     rounds = [base * step * (1 + rng.gamma(1.5, 0.012, 30)) for step in trend]
     samples = np.concatenate(rounds)
-    samples_key = "_".join(map(str, key)).replace(":", "-").replace("/", "-")
+    samples_key = "_".join(map(str, key)).replace("/", "-")
     arrays[samples_key] = np.round(samples * 1e6).astype(np.int64)
     arrays[f"{samples_key}_rounds"] = np.full(ROUNDS, 30)
+    arrays[f"{samples_key}_started_s"] = 1000 + np.arange(ROUNDS) * 2.5 + number * 0.7
     p50 = percentile(samples, 50)
     flags = ["drift"] if drifting else []
     if kind == "cuda":
@@ -235,7 +246,8 @@ def add_accuracy(
                 ],
                 "calibration_error": expected_calibration_error(probs, labels),
                 "nll": negative_log_likelihood(probs, labels), "confusion": matrix.tolist() if small else None,
-                "reference": {key: stage[key] for key in ("agreement", "gained", "lost", "mcnemar_p")},
+                "reference": {key: stage[key] for key in ("agreement", "gained", "lost", "mcnemar_p", "largest_difference")}
+                if probs is not reference else None,
             }
         )  # fmt: skip
         content["ledger"]["rows"].append(
