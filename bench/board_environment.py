@@ -20,7 +20,7 @@ from typing import Any
 
 from dhox.errors import DhoxError, require
 
-PACKAGES = ("dhox", "dhox.export", "dhox.bench")  # what a board runs; distill and the demo stay here
+PACKAGES = ("dhox", "dhox.distill", "dhox.export", "dhox.bench")  # the demo, with its data, stays here
 OLDEST_GLIBC = {"aarch64": (2, 17), "x86_64": (2, 5)}  # of the first manylinux wheels
 OLD_NAMES = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 NUMPY_2_FROM = (1, 19)  # earlier builds of onnxruntime import numpy 1 only

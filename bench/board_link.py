@@ -96,7 +96,7 @@ class Board:
             session.end()
 
     def send(self, blobs: dict[str, int], open_blob: Callable[[str], IO[bytes]], advance: Callable[[int], None]) -> None:
-        """Copy blobs (SHA-256: bytes) into the board's store in one stream; `advance` is told each one's bytes."""
+        """Copy blobs (SHA-256: bytes) into the board's store in one stream; `advance` counts them."""
         session = self.start("receive", {"blobs": blobs})
         try:
             with tarfile.open(fileobj=session.stdin, mode="w|") as archive:
@@ -105,7 +105,7 @@ class Board:
                     member.size = size
                     with open_blob(name) as content:
                         archive.addfile(member, content)
-                    advance(size)
+                    advance(1)
             session.stdin.flush()
         except BrokenPipeError:
             pass  # the board says why

@@ -27,7 +27,8 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, check_output, output_directory, write_bytes, write_json
 
 ERROR = "Error: "  # how a dhox command begins its one message
-NOT_THERE = ("Report: ", "No report.html: ")  # lines of the command there that speak of the report, written here
+NOT_THERE = ("Report: ", "No report.html: ", f"bench/{BENCH_FILE}")  # its lines about files: those are written here
+EXPECTED = (0, 3, 130)  # exit statuses of a bench with results: done, a failed gate, interrupted
 TENSORRT_DEVICES = ("jetson", "tensorrt")  # nothing else will do there
 
 
@@ -94,10 +95,12 @@ def bench_remote(
         "remote": {"host": host, "probe": probe, "python": python, "paths": {mine: there for there, mine in local.items()}}
     }
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
-        for name in sorted(files.keys() - {BENCH_FILE}):
+        for name in sorted(files.keys() - {BENCH_FILE, "report.html"}):
             write_bytes(folder / name, files[name])
         write_json(folder / BENCH_FILE, content)
     say(f"Results of {host}: {out}")
+    if status not in EXPECTED:
+        say(f"dhox on {host} wrote them, and then ended with status {status}: {lines.error or next(iter(tail[-1:]), '')}")
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
 
 
@@ -179,8 +182,8 @@ def copy(board: Board, shipment: Shipment, packages: list[str]) -> str:
     there = len(shipment.sizes) - len(sizes)
     say(f"Copying {len(sizes):,} files, {sum(sizes.values()) / 1e6:,.1f} MB ({there:,} are there already)")
     if sizes:
-        with progress_bar(f"to {board.host}, kB", sum(sizes.values()) // 1000) as advance:
-            board.send(sizes, shipment.open, lambda size: advance(size // 1000))
+        with progress_bar(f"to {board.host}, files", len(sizes)) as advance:
+            board.send(sizes, shipment.open, advance)
     trees: str = board.ask("place", trees=shipment.trees, environment=packages)["trees"]
     return trees
 

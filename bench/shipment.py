@@ -15,6 +15,7 @@ from dhox.errors import DhoxError
 from dhox.exported import check_file, read_manifest
 from dhox.files import EXPORT_FILE, sha256
 from dhox.onnx_file import check_onnx
+from dhox.recipe import read_toml
 
 Source = Path | bytes | Item
 DATA_FILE = "data.csv"
@@ -98,8 +99,6 @@ def add_export(shipment: Shipment, export: Path) -> str:
 
 def class_files(contract: Path) -> list[str]:
     """The file that a contract names in place of a class list, if it names one."""
-    from dhox.recipe import read_toml
-
     classes = read_toml(contract, "contract", "`dhox contract MODEL.onnx` drafts one.").get("classes")
     return [classes] if isinstance(classes, str) else []
 

@@ -9,11 +9,10 @@ import typer
 
 from dhox.cli_common import Overwrite, check_choice, find_newest, option_words, say_report
 from dhox.errors import UsageError
+from dhox.machine import DEVICES
 
 if TYPE_CHECKING:
     from dhox.bench.run import BenchResult
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")
 
 
 def bench(
