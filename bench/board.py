@@ -81,7 +81,7 @@ def probe() -> None:
         machine=platform.machine(),
         system=platform.system(),
         libc=list(platform.libc_ver()),
-        python={"version": list(sys.version_info[:3]), "path": sys.executable, "build": platform.python_implementation()},
+        python={"version": list(sys.version_info[:3]), "path": sys.executable},
         tensorrt=imported("tensorrt", "module.__version__"),
         onnxruntime=imported("onnxruntime", "[module.__version__, module.get_available_providers()]"),
         texts=texts,
@@ -131,8 +131,8 @@ def missing(blobs: dict[str, int]) -> None:
 def disk_full(how: str) -> str:
     """The one message of a full disk."""
     return (
-        f"the disk of {store()} is full ({how}). Free space there, or set DHOX_REMOTE_CACHE on the board to a folder on "
-        "another disk"
+        f"the disk of {store()} is full ({how}). Free space there, or set DHOX_REMOTE_CACHE on the board to a folder "
+        "on another disk"
     )
 
 
@@ -271,7 +271,7 @@ class Link:
             self.pending += MARK + json.dumps(content).encode() + b"\n"
 
     def attend(self, others: list[int], seconds: float) -> list[int]:
-        """Wait for any of `others` to be readable, at most `seconds`; meanwhile write, and notice that the link ended."""
+        """Wait until any of `others` is readable, at most `seconds`; meanwhile write, and notice that the link ended."""
         reading = others + ([0] if self.ended is None else [])
         readable, writable, _ = select.select(reading, [1] if self.pending else [], [], seconds)
         if 0 in readable:

@@ -155,8 +155,8 @@ def install(host: str, wanted: list[str], target: Target, folder: Path, final: P
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         command = shlex.join(["python3", *options, "--target", final.name, *wanted])
         raise DhoxError(
-            f"The packages for {host} ({target.name()}) could not be fetched here: {said[-1] if said else 'pip failed'}. "
-            f"Where the package index can be reached, run `{command}`, and put the folder {final.name} into "
+            f"The packages for {host} ({target.name()}) could not be fetched here: "
+            f"{said[-1] if said else 'pip failed'}. Where the package index can be reached, run `{command}`, and put the folder {final.name} into "
             f"{final.parent}."
         )
 
@@ -193,7 +193,8 @@ def dhox_files() -> dict[str, Path | bytes]:
     found: dict[str, Path | bytes] = {}
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         folder = Path(next(iter(spec.submodule_search_locations)))
         for path in sorted(folder.iterdir()):
             if path.is_file() and path.suffix in {".py", ".j2", ".json"}:

@@ -20,7 +20,9 @@ from dhox.ssh import LINK_FAILED, Connection, Session, why
 OLDEST_PYTHON = (3, 10)
 HEARTBEAT_S = 5.0
 # What Python there runs first: it reads the program, which is longer than a command line may be, from stdin.
-START = "import sys;sys.path[:]=[p for p in sys.path if p];exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+START = (
+    "import sys;sys.path[:]=[p for p in sys.path if p];exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+)
 TOO_OLD = "dhox-too-old "
 CHECK = f"import sys;sys.version_info<{OLDEST_PYTHON!r} and sys.exit('{TOO_OLD}%d.%d'%sys.version_info[:2]);"
 NO_COMMAND = (126, 127)  # a shell's exit statuses where it cannot start a command
@@ -42,7 +44,9 @@ class Board:
         self.connection.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.connection.close()
 
     def start(self, action: str, arguments: dict[str, Any]) -> Session:
@@ -95,7 +99,9 @@ class Board:
         finally:
             session.end()
 
-    def send(self, blobs: dict[str, int], open_blob: Callable[[str], IO[bytes]], advance: Callable[[int], None]) -> None:
+    def send(
+        self, blobs: dict[str, int], open_blob: Callable[[str], IO[bytes]], advance: Callable[[int], None]
+    ) -> None:
         """Copy blobs (SHA-256: bytes) into the board's store in one stream; `advance` counts them."""
         session = self.start("receive", {"blobs": blobs})
         try:

@@ -92,7 +92,12 @@ def bench_remote(
     local |= {f"{trees}/{agreed}": str(contract.absolute())} if agreed and contract else {}
     local |= {f"{trees}/{images}": data_address(where)} if images and where else {}
     content = replace_texts(content, local) | {
-        "remote": {"host": host, "probe": probe, "python": python, "paths": {mine: there for there, mine in local.items()}}
+        "remote": {
+            "host": host,
+            "probe": probe,
+            "python": python,
+            "paths": {mine: there for there, mine in local.items()},
+        }
     }
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
         for name in sorted(files.keys() - {BENCH_FILE, "report.html"}):
@@ -100,7 +105,9 @@ def bench_remote(
         write_json(folder / BENCH_FILE, content)
     say(f"Results of {host}: {out}")
     if status not in EXPECTED:
-        say(f"dhox on {host} wrote them, and then ended with status {status}: {lines.error or next(iter(tail[-1:]), '')}")
+        say(
+            f"dhox on {host} wrote them, and then ended with status {status}: {lines.error or next(iter(tail[-1:]), '')}"
+        )
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
 
 

@@ -35,7 +35,9 @@ class Shipment:
     def add_tree(self, files: dict[str, Any], known: dict[str, str] | None = None) -> str:
         """Add files by relative path (a Source each; `known`: hashes that were computed already); the tree's key."""
         known = known or {}
-        return self.add_hashes({relative: self.add_file(source, known.get(relative)) for relative, source in files.items()})
+        return self.add_hashes(
+            {relative: self.add_file(source, known.get(relative)) for relative, source in files.items()}
+        )
 
     def add_hashes(self, tree: dict[str, str]) -> str:
         """Add a tree of files that were added; its key."""
