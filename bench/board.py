@@ -266,12 +266,12 @@ class Link:
         self.ended = self.ended or f"signal {number}"
 
     def send(self, **content: Any) -> None:
-        """Queue one line; nothing is queued for nobody."""
-        if self.ended is None or self.ended == "end of input":
+        """Queue one line; nothing more is queued for somebody who does not read."""
+        if self.ended != "broken output" and len(self.pending) < BLOCK:
             self.pending += MARK + json.dumps(content).encode() + b"\n"
 
     def attend(self, others: list[int], seconds: float) -> list[int]:
-        """Wait until any of `others` is readable, at most `seconds`; meanwhile write, and notice that the link ended."""
+        """Wait until any of `others` is readable, at most `seconds`; meanwhile write, and notice the link's end."""
         reading = others + ([0] if self.ended is None else [])
         readable, writable, _ = select.select(reading, [1] if self.pending else [], [], seconds)
         if 0 in readable:

@@ -156,8 +156,8 @@ def install(host: str, wanted: list[str], target: Target, folder: Path, final: P
         command = shlex.join(["python3", *options, "--target", final.name, *wanted])
         raise DhoxError(
             f"The packages for {host} ({target.name()}) could not be fetched here: "
-            f"{said[-1] if said else 'pip failed'}. Where the package index can be reached, run `{command}`, and put the folder {final.name} into "
-            f"{final.parent}."
+            f"{said[-1] if said else 'pip failed'}. Where the package index can be reached, run `{command}`, and put "
+            f"the folder {final.name} into {final.parent}."
         )
 
 

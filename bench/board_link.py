@@ -20,9 +20,7 @@ from dhox.ssh import LINK_FAILED, Connection, Session, why
 OLDEST_PYTHON = (3, 10)
 HEARTBEAT_S = 5.0
 # What Python there runs first: it reads the program, which is longer than a command line may be, from stdin.
-START = (
-    "import sys;sys.path[:]=[p for p in sys.path if p];exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
-)
+START = "sys.path[:]=[p for p in sys.path if p];i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
 TOO_OLD = "dhox-too-old "
 CHECK = f"import sys;sys.version_info<{OLDEST_PYTHON!r} and sys.exit('{TOO_OLD}%d.%d'%sys.version_info[:2]);"
 NO_COMMAND = (126, 127)  # a shell's exit statuses where it cannot start a command
@@ -79,7 +77,7 @@ class Board:
         if last.startswith(TOO_OLD):
             return DhoxError(
                 f"{self.host}: {self.python} is Python {last[len(TOO_OLD) :]}, dhox needs "
-                f"{'.'.join(map(str, OLDEST_PYTHON))} or newer. Install one there and name it: --remote-python python3.10"
+                f"{'.'.join(map(str, OLDEST_PYTHON))} or newer. Install one there, and name it with --remote-python."
             )
         if status in NO_COMMAND:
             return DhoxError(
@@ -88,7 +86,7 @@ class Board:
             )
         return DhoxError(
             f"{self.host}: {shlex.quote(self.python)} there did not answer ({last}). Check it with "
-            f"`ssh {shlex.quote(self.host)} {shlex.quote(self.python)} --version`, or name another with --remote-python."
+            f"`ssh {shlex.quote(self.host)} {shlex.quote(self.python)} -V`, or name another with --remote-python."
         )
 
     def ask(self, action: str, **arguments: Any) -> dict[str, Any]:

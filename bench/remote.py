@@ -106,7 +106,8 @@ def bench_remote(
     say(f"Results of {host}: {out}")
     if status not in EXPECTED:
         say(
-            f"dhox on {host} wrote them, and then ended with status {status}: {lines.error or next(iter(tail[-1:]), '')}"
+            f"dhox on {host} wrote them, and then ended with status {status}: "
+            f"{lines.error or next(iter(tail[-1:]), 'it said nothing')}"
         )
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
 

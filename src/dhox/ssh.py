@@ -36,7 +36,7 @@ LONGEST_SOCKET = 80  # bytes; sun_path holds 104 or 108, and ssh appends 17 of i
 FAILURES = [
     (
         r"Could not resolve hostname",
-        "no host of this name is known ({said})",
+        "no host of this name is known (SAID)",
         "Check the name, or add it to ~/.ssh/config.",
     ),
     (
@@ -52,22 +52,22 @@ FAILURES = [
     ),
     (
         r"Permission denied|Too many authentication failures",
-        "it refused your key ({said})",
+        "it refused your key (SAID)",
         "dhox never asks for a password: put your key there with `ssh-copy-id HOST`, or load it with ssh-add.",
     ),
     (
         r"Connection refused",
-        "nothing listens on its ssh port ({said})",
+        "nothing listens on its ssh port (SAID)",
         "Start sshd there, or give the port in ~/.ssh/config.",
     ),
     (
         r"timed out|No route to host|Network is unreachable|Host is down",
-        "it cannot be reached ({said})",
+        "it cannot be reached (SAID)",
         "Check that it is switched on and in this network.",
     ),
     (
         r"Bad configuration option|bad configuration options|no argument after keyword",
-        "your ssh configuration is refused ({said})",
+        "your ssh configuration is refused (SAID)",
         "Mend it; `ssh HOST` shows the same.",
     ),
 ]
@@ -98,10 +98,12 @@ def why(host: str, said: str) -> DhoxError:
     for pattern, meaning, advice in FAILURES:
         found = [line for line in lines if re.search(pattern, line)]
         if found:
-            return DhoxError(f"{host}: {meaning.format(said=found[-1])}. {advice.replace('HOST', shlex.quote(host))}")
+            return DhoxError(
+                f"{host}: {meaning.replace('SAID', found[-1])}. {advice.replace('HOST', shlex.quote(host))}"
+            )
     return DhoxError(
-        f"The connection to {host} was lost ({lines[-1] if lines else 'ssh said nothing'}). Run the same command again: "
-        "what was copied is still there, and nothing goes on running on the board."
+        f"The connection to {host} was lost ({lines[-1] if lines else 'ssh said nothing'}). Run the same command "
+        "again: what was copied is still there, and nothing goes on running on the board."
     )
 
 
@@ -109,12 +111,13 @@ class Session:
     """One remote command: its `stdin` and `stdout` are streams, what it and ssh wrote to stderr is kept aside."""
 
     def __init__(self, words: list[str]) -> None:
-        self.said = tempfile.TemporaryFile()
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115
         # A process group of its own: Ctrl-C here must not cut the link before the other end has finished.
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, start_new_session=True
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.stdin: IO[bytes] = self.process.stdin
         self.stdout: IO[bytes] = self.process.stdout
 
