@@ -330,6 +330,8 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
     """
     folder = store() / "runs" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if "PYTHONPATH" in environment and os.environ.get("PYTHONPATH"):
+        environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     link = Link(patience_s)
     with alone(link):
         if link.ended is not None:

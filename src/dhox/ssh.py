@@ -42,7 +42,7 @@ FAILURES = [
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key is not the one that you trusted",
-        "If the board was flashed anew, remove the old key with `ssh-keygen -R HOST`, then connect once with ssh and "
+        "If the board was flashed anew, remove the old key with `ssh-keygen -R NAME`, then connect once with ssh and "
         "compare the new key; if not, somebody may be listening.",
     ),
     (
@@ -98,9 +98,9 @@ def why(host: str, said: str) -> DhoxError:
     for pattern, meaning, advice in FAILURES:
         found = [line for line in lines if re.search(pattern, line)]
         if found:
-            return DhoxError(
-                f"{host}: {meaning.replace('SAID', found[-1])}. {advice.replace('HOST', shlex.quote(host))}"
-            )
+            words = {"HOST": shlex.quote(host), "NAME": shlex.quote(host.rpartition("@")[2])}
+            told = re.sub("HOST|NAME", lambda word: words[word[0]], advice)
+            return DhoxError(f"{host}: {meaning.replace('SAID', found[-1])}. {told}")
     return DhoxError(
         f"The connection to {host} was lost ({lines[-1] if lines else 'ssh said nothing'}). Run the same command "
         "again: what was copied is still there, and nothing goes on running on the board."
