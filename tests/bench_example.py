@@ -15,7 +15,10 @@ from dhox.stats import accuracy_row, confusion_matrix, expected_calibration_erro
 ROUNDS = 40
 CLASSES = ["bag", "dress", "sandal", "<b>trousers</b>", 'quo"te', "[red]shirt[/red]"]
 
-GPU = {"name": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.82", "memory_bytes": 150_754_820_096}
+GPU = {
+    "name": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.82", "memory_bytes": 150_754_820_096,
+    "power_limit_w": 700.0, "highest_clock_mhz": 1980, "mig": False,
+}  # fmt: skip
 JETSON = {
     "model": "NVIDIA Jetson AGX Orin Developer Kit", "module": "Jetson AGX Orin 64 GB", "soc": "tegra234",
     "compute_capability": "8.7", "l4t": "36.4.3", "jetpack": "6.2", "power_mode": {"id": 0, "name": "MAXN"},
@@ -86,7 +89,7 @@ def frame(
             "gpu": GPU if kind == "cuda" else None, "jetson": JETSON if kind == "jetson" else None,
         },
         "settings": {
-            "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
+            "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "energy_s": 30.0, "streams": [1, 2, 4], "rounds": ROUNDS, "seed": 0,
             "runners": [runner], "images": "32 golden images of the export, repeated",
         },
         "method": [
@@ -95,15 +98,16 @@ def frame(
         ],
         "subjects": [], "runners": [], "latency": [], "comparisons": [], "streams": [],
         "conditions": {
-            "sampled": 412, "gpu_clock_mhz": None if kind == "cpu" else clocks,
+            "sampled": 412, "sample_ms": 0.4, "gpu_clock_mhz": None if kind == "cpu" else clocks,
             "memory_clock_mhz": {"min": 3199.0, "median": 3199.0, "max": 3199.0} if kind == "jetson" else None,
             "cpu_clock_mhz": {"min": 1800.0, "median": 2200.0, "max": 2200.0},
             "temperature_c": {} if kind == "cpu" else {"gpu": {"first": 48.5, "max": 61.0}, "cpu": {"first": 47.0, "max": 58.5}},
             "throttled": ["software power cap"] if kind == "cuda" else [],
             "locked": {"cpu": None, "cuda": False, "jetson": True}[kind], "note": None,
         },
+        "memory": {"peak_bytes": 210_000_000, "process_peak_bytes": 180_000_000, "method": "largest drop of MemAvailable"},
         "energy": {
-            "meter": None, "note": "not measured: no energy counter is readable (/sys/class/powercap needs root)",
+            "includes": None, "error": None, "error_w": None, "meter": None, "note": "not measured: no energy counter is readable (/sys/class/powercap needs root)",
             "rails": [], "total": [], "estimate": False, "idle": None, "rows": [],
         },
         "accuracy": {"split": "test", "data": "/data/shop", "note": None, "classes": classes, "rows": []},
@@ -166,6 +170,7 @@ def latency(
         "p50_interval": [0.998 * p50, 1.003 * p50],
         "p99_interval": [1.04 * p50, 1.09 * p50] if batch == 1 else None,
         "images_per_s": 1000 * batch / float(samples.mean()), "cv": float(samples.std() / samples.mean()),
+        "round_cv": 0.004, "effective": {"rounds": 36.5, "calls_at_p99": 900},
         "drift": {"rho": 0.97 if drifting else 0.1, "change": 0.08 if drifting else 0.001, "flagged": drifting},
         "flags": flags, "warm_up": {"seconds": 0.6, "steady": True},
     }  # fmt: skip
@@ -282,15 +287,17 @@ def add_energy(
             per_image = 1000 * watts / rates[name, batch]
             rows.append(
                 {
-                    "subject": name, "runner": runner, "batch": batch, "boundary": "device", "seconds": 30.0,
+                    "subject": name, "runner": runner, "batch": batch, "boundary": "e2e", "seconds": 30.0,
                     "images": int(30 * rates[name, batch]), "mean_w": watts, "idle_w": idle_w, "mj_per_image": per_image,
-                    "net_mj_per_image": per_image * (1 - idle_w / watts), "images_per_joule": 1000 / per_image,
+                    "net_mj_per_image": per_image * (1 - idle_w / watts), "images_per_joule": 1000 / per_image, "net_w": watts - idle_w,
+                    "calls": int(30 * rates[name, batch]) // batch, "resolution": 0.0017, "flags": [],
                     "mj_per_correct": per_image / accuracies[name],
                     "rails_w": {rail: watts / len(rails) for rail in rails},
                 }
             )  # fmt: skip
     content["energy"] = {
         "meter": "INA3221 rails by hwmon, 20 Hz" if kind == "jetson" else "NVML energy counter", "note": None,
+        "includes": "the module, without the carrier board", "error": "about 1 % of the reading", "error_w": 0.1,
         "rails": rails, "total": rails, "estimate": kind == "jetson",
         "idle": {"seconds": 10.0, "mean_w": idle_w, "rails_w": {rail: idle_w / len(rails) for rail in rails}},
         "rows": rows,
