@@ -361,9 +361,9 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
 
 TARGET_ROWS = {
     "advice": "dhox there", "board": "board", "soc": "chip", "compute_capability": "compute capability",
-    "memory": "memory", "jetpack": "JetPack", "l4t": "L4T", "ubuntu": "Ubuntu", "python": "Python", "cuda": "CUDA", "tensorrt": "TensorRT",
-    "tensorrt_route": "TensorRT from", "strong_typing": "strongly typed networks", "dla_note": "DLA",
-    "precisions": "precisions", "precisions_note": "", "onnx": "ONNX", "onnxruntime": "ONNX Runtime",
+    "memory": "memory", "jetpack": "JetPack", "l4t": "L4T", "ubuntu": "Ubuntu", "python": "Python", "cuda": "CUDA",
+    "tensorrt": "TensorRT", "tensorrt_route": "TensorRT from", "strong_typing": "strongly typed networks",
+    "dla_note": "DLA", "precisions": "precisions", "precisions_note": "", "onnx": "ONNX", "onnxruntime": "ONNX Runtime",
     "environment": "environment", "export": "commands that follow", "unverified": "unverified",
 }  # fmt: skip
 
