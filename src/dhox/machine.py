@@ -9,6 +9,8 @@ from typing import Any
 from dhox.jetson import jetson_card
 from dhox.sysroot import system_path
 
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")  # what --device may be
+
 
 def device_card() -> dict[str, Any]:
     """The machine as bench.json records it."""
