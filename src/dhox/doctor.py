@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dhox.backends import Finding, Place, find_backends, this_place
+from dhox.bench.energy import find_meter
 from dhox.bench.power_modes import RESTORE, left_over
 from dhox.errors import DhoxError
 from dhox.files import free_bytes
@@ -18,7 +19,7 @@ def examine() -> list[Finding]:
     """What dhox can do here, then every part that decides it."""
     place = this_place()
     backends = find_backends(place)
-    return [*abilities(backends, place), Finding("processor", True, cpu_model()), *board(), *backends, disk(), *state()]
+    return [*abilities(backends, place), Finding("processor", True, cpu_model()), *board(), *backends, *energy(place), disk(), *state()]
 
 
 def abilities(backends: list[Finding], place: Place) -> list[Finding]:
@@ -81,6 +82,20 @@ def board() -> list[Finding]:
             "for steady figures: sudo jetson_clocks",
         ),
     ]
+
+
+def energy(place: Place) -> list[Finding]:
+    """Which meter reads the energy of runs, by the device that they are on."""
+    found = []
+    for device in ("cpu", "cuda") if place.gpu == "nvidia" else ("cuda",) if place.gpu == "jetson" else ("cpu",):
+        meter, reason = find_meter(device)
+        what = "energy of the board" if place.gpu == "jetson" else f"energy of runs on {device}"
+        if meter is None:
+            found.append(Finding(what, False, "not measured", reason))
+        else:
+            found.append(Finding(what, True, meter.words))
+            meter.close()
+    return found
 
 
 def disk() -> Finding:
