@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dhox.bench.hwmon import is_jetson
 from dhox.bench.nvml import open_gpu
 from dhox.bench.sysfs import number_or_none, text_or_none
+from dhox.jetson import is_jetson
+from dhox.jetson_state import gpu_node
 from dhox.sysroot import system_path
 
 HERTZ = 2.0
-GPU_NODES = ("gpu", "ga10b", "gv11b", "gp10b", "gb10b")  # names under /sys/class/devfreq, by generation
 MEMORY_RATE = "/sys/kernel/debug/bpmp/debug/clk/emc/rate"  # hertz; for root on most boards
 MOST_CPUS = 16  # whose clock is read in one sample
 OVER_CURRENT = {  # events that the board's own protection counts, Orin and Thor
@@ -52,7 +52,7 @@ class Conditions:
         jetson = is_jetson()
         self.gpu, self.gpu_note = open_gpu() if self.on_gpu and not jetson else (None, "")
         self.highest_mhz = None if self.gpu is None else self.gpu.highest_clock_mhz()
-        self.gpu_node = find_gpu_node() if jetson else None
+        self.gpu_node = gpu_node() if jetson else None
         self.cpus = find_cpus()
         self.zones = find_zones()
         self.alarms = find_alarms() if jetson else {}
@@ -174,13 +174,6 @@ def fixed(ranges: list[tuple[float, float] | None]) -> bool | None:
     if not ranges or None in ranges:
         return None
     return all(limits[0] == limits[1] for limits in ranges if limits is not None)
-
-
-def find_gpu_node() -> Path | None:
-    """The devfreq folder of a Jetson's GPU; on Thor that of its graphics clusters, not of its video engines."""
-    nodes = sorted(system_path("/sys/class/devfreq").glob("*"))
-    named = [node for node in nodes if any(part in node.name for part in GPU_NODES) and "nvd" not in node.name]
-    return named[0] if named else None
 
 
 def find_cpus() -> list[Path]:

@@ -111,11 +111,6 @@ class HwmonMeter:
         """Nothing is held open."""
 
 
-def is_jetson() -> bool:
-    """Whether the device tree names an NVIDIA Tegra."""
-    return "nvidia,tegra" in (text_or_none(system_path("/proc/device-tree/compatible")) or "")
-
-
 def open_hwmon() -> tuple[HwmonMeter | None, str]:
     """The board's meter, or None and the reason with what to do.
 

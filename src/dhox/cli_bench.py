@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.cli_common import Overwrite, Sysroot, check_choice, find_newest, say_report, set_sysroot
 from dhox.errors import UsageError
 from dhox.machine import DEVICES
 
@@ -26,6 +26,7 @@ def bench(
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    sysroot: Sysroot = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
@@ -36,6 +37,7 @@ def bench(
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
     from dhox.tables import print_bench
 
+    set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
     for name in precision or []:
         check_choice("--precision", name, PRECISIONS)
