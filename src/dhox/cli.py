@@ -12,6 +12,7 @@ from rich.markup import escape
 import dhox
 from dhox.cli_bench import bench
 from dhox.cli_common import Overwrite, check_choice
+from dhox.cli_compare import compare
 from dhox.cli_export import export
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console
@@ -50,6 +51,7 @@ app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
 app.command()(bench)
+app.command()(compare)
 
 
 @app.command()
