@@ -251,7 +251,13 @@ def add_accuracy(
             }
         )  # fmt: skip
         content["ledger"]["rows"].append(
-            {"stage": f"onnx_{subject['precision']}", "precision": subject["precision"], **stage}
+            {
+                "subject": name,
+                "runner": runner,
+                "stage": f"onnx_{subject['precision']}",
+                "precision": subject["precision"],
+                **stage,
+            }
         )
         content["golden"].append(
             {

@@ -40,8 +40,9 @@ def factor(value: float) -> str:
 
 
 def count_text(value: float) -> str:
-    """A rate or an amount, with three significant digits where it is small."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """A rate or an amount, with at least three significant digits."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def several_runners(content: dict[str, Any]) -> bool:
@@ -351,4 +352,22 @@ def interval_lines(content: dict[str, Any]) -> list[str]:
         lines.append("Ratios of speed: paired by round, in which both were measured right after each other.")
     if content["accuracy"]["rows"]:
         lines.append("Accuracy: Wilson's interval; two models on the same images: McNemar's exact test.")
+    return lines
+
+
+def not_measured(content: dict[str, Any]) -> list[str]:
+    """What this bench does not hold, and why."""
+    lines = [f"{line.rstrip('.')}." for line in content["not_run"]]
+    if not content["energy"]["rows"]:
+        lines.append(f"{energy_sentence(content['energy']).rstrip('.')}.")
+    for part, words in (("accuracy", "Accuracy"), ("ledger", "Ledger on this device")):
+        if content[part]["note"]:
+            lines.append(f"{words} {content[part]['note'].rstrip('.')}.")
+    left_out = {"device", "e2e", "pipeline"} - set(content["settings"]["boundaries"])
+    if left_out:
+        lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")
+    if not content["streams"]:
+        lines.append("Concurrent streams: not asked for.")
+    if not content["cross_checks"]:
+        lines.append("Cross-checks by LoadGen or trtexec: not run.")
     return lines

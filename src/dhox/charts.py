@@ -13,6 +13,9 @@ from dhox.files import read_npz
 from dhox.tables import STAGES
 
 
+COLOURS = ["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4", "#c2a21c", "#d4526e", "#3aa7b8", "#8a8f98"]
+
+
 def learning_curves(run: Path) -> Any:
     """Losses and validation accuracies over epochs, as SVG."""
     with (run / "metrics.csv").open(newline="") as file:
@@ -113,7 +116,7 @@ def svg(draw: Any, panels: int, share_x: bool = True) -> Any:
         "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink,
         "axes.labelcolor": ink,
         "xtick.color": ink, "ytick.color": ink, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": matplotlib.cycler(color=["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4"]),
+        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 2.7 * panels + 0.4), layout="constrained")
