@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dhox.bench.boundaries import boundary_calls
+from dhox.bench.contract_subject import check_batch
 from dhox.bench.latency import latency_row
 from dhox.bench.measure import Cell, Key, Samples
 from dhox.bench.runners import Runner, open_runner
@@ -82,6 +83,7 @@ def cells_of_batch(
     for subject, runner, _ in opened_pairs:
         images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in taken]
         try:
+            check_batch(subject, batch)
             calls = boundary_calls(subject, runner, np.stack(images), taken)
         except DhoxError as err:
             not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
