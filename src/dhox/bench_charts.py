@@ -172,7 +172,7 @@ def pareto_points(content: dict[str, Any]) -> list[dict[str, Any]]:
     accuracy = {(row["subject"], row["runner"]): row for row in content["accuracy"]["rows"]}
     points = [
         {
-            "name": pair_name(content, row["subject"], row["runner"]), "p50": row["latency_ms"]["p50"],
+            "subject": row["subject"], "runner": row["runner"], "p50": row["latency_ms"]["p50"],
             "p50_interval": row["p50_interval"], **{key: right[key] for key in ("accuracy", "interval")},
         }
         for row in rows
@@ -200,13 +200,20 @@ def pareto_chart(content: dict[str, Any]) -> Any | None:
         axes[0].step([point["p50"] for point in front], corners, where="post", color="gray", linewidth=0.8)
         for point in points:
             low, high = point["interval"]
-            colour = "C1" if point["front"] else "C0"
             middle = 100 * point["accuracy"]
+            face = {} if point["front"] else {"markerfacecolor": "none"}
+            style = {"color": look(content, point)["color"], "marker": "o", "capsize": 2, "markersize": 5, **face}
             error = [[max(0.0, middle - 100 * low)], [max(0.0, 100 * high - middle)]]
-            axes[0].errorbar(point["p50"], middle, yerr=error, fmt="o", color=colour, capsize=2, markersize=5)
+            axes[0].errorbar(point["p50"], middle, yerr=error, **style)
         for point in points if len(points) <= 12 else front:
             at = (point["p50"], 100 * point["accuracy"])
-            axes[0].annotate(safe(point["name"]), at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+            axes[0].annotate(
+                safe(pair_name(content, point["subject"], point["runner"])),
+                at,
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
         axes[0].set(xlabel="p50 per call, ms", ylabel="top-1 accuracy, %", xscale="log")
         axes[0].margins(x=0.2)
         plain_ticks(axes[0].xaxis)

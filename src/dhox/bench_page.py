@@ -87,7 +87,7 @@ def write_bench_page(directory: Path) -> Path:
         "confusions": confusion_tables(content),
         "pareto": pareto_chart(content),
         "pareto_caption": f"Top-1 on the {content['accuracy']['split']} split against the median of one call, boundary "
-        f"{told_boundary(content)}, smallest batch; 95 % intervals. On the line: nothing is both faster and better.",
+        f"{told_boundary(content)}, smallest batch; 95 % intervals. Filled, on the line: nothing is faster and better.",
         "method": [*content["method"], asked_sentence(content), *interval_lines(content)],
         "checks": [cross_check_sentence(row) for row in content["cross_checks"]],
         "card": card_lines(content),

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from dhox.errors import require
-from dhox.files import read_npz
 from dhox.tables import STAGES
-
 
 COLOURS = ["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4", "#c2a21c", "#d4526e", "#3aa7b8", "#8a8f98"]
 
@@ -79,26 +77,6 @@ def comparison_chart(rows: list[dict[str, Any]], fold: dict[str, Any]) -> Any:
         axes[0].set_yticks(range(len(rows)), [STAGES[row["stage"]] for row in rows])
         axes[0].invert_yaxis()
         axes[0].set_xlabel("validation accuracy, % (95 % interval)")
-
-    return svg(draw, panels=1)
-
-
-def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
-    """Empirical distribution of call times per model and batch size, as SVG; emulated precisions are left out."""
-    samples = read_npz(bench / "samples.npz")
-
-    def draw(axes: Any) -> None:
-        for row in content["latency"]:
-            if row["emulated"] or row["boundary"] != "e2e":
-                continue
-            times = np.sort(samples[row["samples"]]) / 1e6
-            axes[0].plot(
-                times,
-                100 * np.arange(1, len(times) + 1) / len(times),
-                label=f"{row['subject']}, batch {row['batch']}",
-            )
-        axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
-        axes[0].legend(frameon=False)
 
     return svg(draw, panels=1)
 
