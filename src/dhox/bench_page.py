@@ -27,7 +27,7 @@ from dhox.bench_words import (
     count_text,
     cross_check_sentence,
     device_sentence,
-    energy_sentence,
+    energy_lines,
     facts_of,
     golden_sentence,
     interval_lines,
@@ -74,8 +74,8 @@ def write_bench_page(directory: Path) -> Path:
         "batches": batch_chart(content),
         "batches_caption": f"Boundary {told_boundary(content)}. Medians of all calls; images/s of the same calls.",
         "power": power_chart(content, samples),
-        "energy": energy_lines(content),
-        "energy_sentence": energy_sentence(content["energy"]),
+        "energy": energy_rows(content),
+        "energy_lines": energy_lines(content["energy"]),
         "accuracy": accuracy_lines(content),
         "accuracy_caption": f"{content['accuracy']['split'].capitalize()} split at {content['accuracy']['data']}; "
         "Wilson's intervals.",
@@ -89,7 +89,7 @@ def write_bench_page(directory: Path) -> Path:
         "pareto_caption": f"Top-1 on the {content['accuracy']['split']} split against the median of one call, boundary "
         f"{told_boundary(content)}, smallest batch; 95 % intervals. Filled, on the line: nothing is faster and better.",
         "method": [*content["method"], asked_sentence(content), *interval_lines(content)],
-        "checks": [cross_check_sentence(row) for row in content["cross_checks"]],
+        "checks": [cross_check_sentence(content, row) for row in content["cross_checks"]],
         "card": card_lines(content),
         "missing": not_measured(content),
         "subjects": subject_lines(content),
@@ -182,7 +182,7 @@ def group_of(row: dict[str, Any]) -> tuple[str, int]:
     return row["boundary"], row["batch"]
 
 
-def energy_lines(content: dict[str, Any]) -> list[dict[str, Any]]:
+def energy_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Energy, a line per row."""
     return [
         {

@@ -19,7 +19,7 @@ from dhox.bench_words import (
     cross_check_sentence,
     device_ledger_sentence,
     device_sentence,
-    energy_sentence,
+    energy_lines,
     golden_sentence,
     marks,
     milliseconds,
@@ -53,7 +53,8 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         tell(line)
     for line in content["not_run"]:
         tell(f"{line.rstrip('.')}.")
-    tell(f"{energy_sentence(content['energy']).rstrip('.')}.")
+    for line in energy_lines(content["energy"]):
+        tell(line)
     if content["accuracy"]["note"]:
         tell(f"Accuracy {content['accuracy']['note']}")
     for line in accuracy_sentences(content):
@@ -65,7 +66,7 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     for golden in content["golden"]:
         tell(f"{golden_sentence(golden)}.")
     for row in content["cross_checks"]:
-        tell(f"{cross_check_sentence(row).rstrip('.')}.")
+        tell(f"{cross_check_sentence(content, row).rstrip('.')}.")
     say(f"{bench}/bench.json")
     if content["status"] == "complete" and content["latency"]:
         command = f"dhox compare {shlex.quote(f'{bench}/bench.json')} NEW/bench.json"
