@@ -32,10 +32,10 @@ def bench(
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
     from dhox.bench.boundaries import BOUNDARIES
     from dhox.bench.run import bench as run_bench
+    from dhox.bench_tables import print_bench
     from dhox.errors import DhoxError, GateFailedError
     from dhox.exported import PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
-    from dhox.tables import print_bench
 
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
