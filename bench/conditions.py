@@ -217,7 +217,7 @@ def find_alarms() -> dict[Path, str]:
 
 def find_counters() -> dict[Path, str]:
     """Files that count throttling since the machine was started, and what each counts."""
-    counters = {}
+    counters: dict[Path, str] = {}
     for chip in sorted(system_path("/sys/class/hwmon").glob("hwmon*")):
         counters |= {chip / name: what for name, what in OVER_CURRENT.items() if (chip / name).exists()}
     for name, what in CPU_COUNTERS.items():

@@ -168,9 +168,10 @@ def gpu_card() -> dict[str, Any] | None:
 class NvmlMeter:
     """The GPU's energy counter, and its power for the trace; `meter.Meter`."""
 
-    rails = total = (RAIL,)
+    rails: tuple[str, ...] = (RAIL,)
+    total: tuple[str, ...] = (RAIL,)
     estimate = False
-    error_w = None
+    error_w: float | None = None
     error = (
         "NVML: the vendor states about 5 %; on A100 and H100 the sensor sees a quarter of the time (arXiv 2312.02741), "
         "so 5 to 10 % for work that changes within 100 ms; the counter steps every 20 to 100 ms"

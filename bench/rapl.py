@@ -48,7 +48,7 @@ class RaplMeter:
 
     estimate = False
     error = "RAPL: modelled or measured by the processor, which states no error; updated every millisecond"
-    error_w = None
+    error_w: float | None = None
     includes = (
         "the processor packages with their caches and integrated GPU, and whatever else ran on them; not memory "
         "modules, discrete GPUs, disks, fans and the power supply"

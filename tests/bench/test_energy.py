@@ -177,10 +177,10 @@ def test_energies_of_adjoining_windows_add_up(watts: list[float], data: st.DataO
 @given(st.floats(0.1, 1e5), st.floats(1, 1e3), st.integers(1, 10**6), st.floats(0, 1e3), st.floats(0.01, 1))
 def test_figures_belong_together(joules: float, seconds: float, images: int, idle: float, accuracy: float) -> None:
     row = figures(joules, seconds, images, idle, accuracy)
-    assert row["mj_per_image"] * row["images_per_joule"] == pytest.approx(1e3)  # type: ignore[operator]
-    saved = row["mj_per_image"] - row["net_mj_per_image"]  # type: ignore[operator]
-    assert saved == pytest.approx(idle * seconds / images * 1e3, rel=1e-6, abs=1e-9 + 1e-9 * row["mj_per_image"])  # type: ignore[operator]
-    assert row["mj_per_correct"] >= row["mj_per_image"]  # type: ignore[operator]
+    assert row["mj_per_image"] * row["images_per_joule"] == pytest.approx(1e3)
+    saved = row["mj_per_image"] - row["net_mj_per_image"]
+    assert saved == pytest.approx(idle * seconds / images * 1e3, rel=1e-6, abs=1e-9 + 1e-9 * row["mj_per_image"])
+    assert row["mj_per_correct"] >= row["mj_per_image"]
 
 
 def test_no_accuracy_no_energy_per_correct_prediction() -> None:
