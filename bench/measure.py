@@ -1,58 +1,110 @@
-"""One clock for every runner: `perf_counter_ns` around a synchronised call, host memory to host memory."""
+"""One clock for every runner and boundary: `perf_counter_ns` around one synchronised call, interleaved in rounds."""
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from dhox.bench.runners import Runner
 from dhox.console import progress_bar
-from dhox.stats import percentile
 
-BOUNDARY = "host-to-host"
+FEWEST_ROUNDS = 40
+SETTLE_CALLS = 3  # untimed, after another cell used the caches
+SLICE_SECONDS = 0.05  # of the warm-up, whose medians are compared
+STEADY = 0.01  # relative difference of successive medians, twice in a row
+LONGEST_WARM_UP = 30.0  # seconds
 METHOD = (
-    "perf_counter_ns around one synchronised call, from a preprocessed batch in host memory to probabilities in host "
-    "memory (boundary host-to-host; decoding and resizing are outside). Warm-up calls are dropped, every other sample "
-    "is kept. Percentiles are nearest-rank; images/s is images over the sum of the samples."
+    "One clock for every runner and boundary: perf_counter_ns around one synchronised call, garbage collection off. "
+    f"Warm-up until the medians of slices of {SLICE_SECONDS * 1000:.0f} ms differ by less than {100 * STEADY:.0f} % "
+    f"twice in a row. Then at least {FEWEST_ROUNDS} rounds; in each, every model, runner and boundary has its turn in "
+    f"random order, after {SETTLE_CALLS} untimed calls. Every timed call is kept (samples.npz)."
 )
-WARM_UP_SECONDS = 0.3
-FEWEST_CALLS = 100
+
+Key = tuple[str, str, int, str]  # subject, runner, batch, boundary
 
 
-def measure(runner: Runner, batch: np.ndarray, seconds: float, description: str) -> np.ndarray:
-    """Time single calls for `seconds` and at least FEWEST_CALLS calls; the samples in nanoseconds, int64 [n]."""
-    end = time.perf_counter() + WARM_UP_SECONDS
-    for _ in range(3):
-        runner(batch)
-    while time.perf_counter() < end:
-        runner(batch)
-    samples: list[int] = []
-    end = time.perf_counter() + seconds
-    with progress_bar(description, FEWEST_CALLS) as advance:
-        while len(samples) < FEWEST_CALLS or time.perf_counter() < end:
+@dataclass(frozen=True)
+class Cell:
+    """What is timed as one: `call` does one synchronised inference of the key's batch at the key's boundary."""
+
+    key: Key
+    call: Callable[[], object]
+
+
+@dataclass
+class Samples:
+    """Times of one cell: int64 nanoseconds per call, an array per round; when each round began, in seconds of the same
+    clock; and how the warm-up went (`seconds`, `steady`)."""
+
+    warm_up: dict[str, Any]
+    rounds: list[np.ndarray] = field(default_factory=list)
+    started_s: list[float] = field(default_factory=list)
+
+
+def measure(
+    cells: list[Cell],
+    duration_s: float,
+    rounds: int,
+    rng: np.random.Generator,
+    into: dict[Key, Samples],
+    description: str = "latency",
+) -> None:
+    """Time the cells, interleaved, for about `duration_s` seconds each; the samples go `into` a dictionary.
+
+    At least one call per round and cell. What was measured before an exception (Ctrl-C) stays in `into`.
+    """
+    calls: dict[Key, int] = {}
+    for cell in cells:
+        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
+        calls[cell.key] = max(1, round(duration_s / rounds / median_s))
+        into[cell.key] = Samples(warm)
+    with progress_bar(description, rounds) as advance:
+        for _ in range(rounds):
+            for place in rng.permutation(len(cells)):
+                cell, samples = cells[place], into[cells[place].key]
+                started = time.perf_counter()
+                samples.rounds.append(time_calls(cell.call, calls[cell.key]))
+                samples.started_s.append(started)
+            advance(1)
+
+
+def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[str, Any]]:
+    """Call until the speed is steady, or for `longest_s` seconds; the last median in seconds, and what happened."""
+    begin = time.perf_counter()
+    medians: list[float] = []
+    while True:
+        times: list[int] = []
+        end = time.perf_counter() + SLICE_SECONDS
+        while not times or time.perf_counter() < end:
             start = time.perf_counter_ns()
-            runner(batch)
-            samples.append(time.perf_counter_ns() - start)
-            if len(samples) % 10 == 0:
-                advance(10 if len(samples) <= FEWEST_CALLS else 0)
-    return np.array(samples, np.int64)
+            call()
+            times.append(time.perf_counter_ns() - start)
+        medians.append(float(np.median(times)) / 1e9)
+        changes = [abs(new / old - 1) for old, new in pairwise(medians[-3:])]
+        steady = len(changes) == 2 and max(changes) < STEADY
+        if steady or time.perf_counter() - begin > longest_s:
+            return medians[-1], {"seconds": time.perf_counter() - begin, "steady": steady}
 
 
-def latency_summary(samples_ns: np.ndarray, batch: int) -> dict[str, Any]:
-    """Latency per call in milliseconds and throughput, from raw samples."""
-    latency_ms = samples_ns / 1e6
-    return {
-        "batch": batch,
-        "n": len(latency_ms),
-        "latency_ms": {
-            "p50": percentile(latency_ms, 50),
-            "p90": percentile(latency_ms, 90),
-            "p99": percentile(latency_ms, 99),
-            "mean": float(latency_ms.mean()),
-            "min": float(latency_ms.min()),
-            "max": float(latency_ms.max()),
-        },
-        "images_per_s": batch * len(samples_ns) / (samples_ns.sum() / 1e9),
-    }
+def time_calls(call: Callable[[], object], count: int) -> np.ndarray:
+    """Nanoseconds of `count` successive calls, int64 [count], after a few that are not timed."""
+    samples = np.empty(count, np.int64)
+    clock = time.perf_counter_ns
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(min(SETTLE_CALLS, count)):
+            call()
+        for place in range(count):
+            start = clock()
+            call()
+            samples[place] = clock() - start
+    finally:
+        if collecting:
+            gc.enable()
+    return samples

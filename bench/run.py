@@ -1,48 +1,43 @@
-"""`dhox bench`: an export directory to a bench directory, without torch."""
+"""`dhox bench`: models to a bench directory, without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dhox.bench.accuracy import accuracy, predictions_csv, test_items
-from dhox.bench.measure import BOUNDARY, METHOD, latency_summary, measure
-from dhox.bench.runners import OnnxRuntimeRunner, Runner, choose_device
-from dhox.dataset import data_address, data_exists
-from dhox.device_ledger import device_row, ledger_items
+from dhox.bench.accuracy import evaluation_items, predictions_csv
+from dhox.bench.boundaries import BOUNDARIES
+from dhox.bench.contract_subject import check_batches
+from dhox.bench.judge import Verdicts, accuracy_content, judge, ledger_content
+from dhox.bench.measure import FEWEST_ROUNDS, METHOD, Key, Samples, measure
+from dhox.bench.runners import check_runner, choose_device, default_runners
+from dhox.bench.subjects import Subject, open_subjects, subject_row
+from dhox.bench.timing import cells_of_batch, latency_rows, opened, sample_arrays, timed_images
+from dhox.console import say
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.exported import check_file, graph_input, predict_items, read_manifest
 from dhox.files import (
     BENCH_FILE,
     BENCH_SCHEMA,
-    EXPORT_FILE,
     check_output,
     output_directory,
-    read_json,
-    read_npz,
-    sha256,
     write_bytes,
     write_json,
     write_npz,
 )
-from dhox.golden import check_golden
-from dhox.images import Preprocessing
-from dhox.ledger import LEDGER_SCHEMA
 from dhox.machine import device_card
 from dhox.onnx_session import NO_CPU_KERNELS
 
-EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
+SEED = 0  # of the order in which the cells of a round are measured
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What `dhox bench` reports: the content of bench.json. `passed`: every artefact passed its golden check."""
+    """What `dhox bench` reports: the content of bench.json. `passed`: every model passed its golden check."""
 
     bench: Path
     content: dict[str, Any]
@@ -50,104 +45,116 @@ class BenchResult:
 
 
 def bench(
-    export: Path,
+    paths: list[Path],
     out: Path | None = None,
     *,
     device: str = "auto",
+    runners: tuple[str, ...] = (),
+    precisions: tuple[str, ...] = (),
+    contract: Path | None = None,
     batches: tuple[int, ...] = (1, 8),
-    seconds: float = 2.0,
+    boundaries: tuple[str, ...] = tuple(BOUNDARIES),
+    duration_s: float = 4.0,
     data: Path | None = None,
+    trust_engine: bool = False,
     overwrite: bool = False,
 ) -> BenchResult:
-    """Measure every artefact of an export on this machine and write the bench directory.
+    """Measure models on this machine and write the bench directory.
 
-    `out`: by default bench/HOST-TIME beside the export. `seconds`: per artefact and batch. `data`: where the test
-    split is, by default where the export says; if that is not on this machine, accuracy is `not run`. Raises DhoxError
-    for a damaged export, a device that is not there, and bad images.
+    `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
+    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `data`: where the test
+    split is, by default where the first export says. Ctrl-C ends the measurement and keeps what is there (status
+    interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
     """
-    manifest = read_manifest(export)
-    used = choose_device(device)
+    found = open_subjects(paths, contract, precisions)
+    used = choose_device(device, found)
+    for runner in runners:
+        check_runner(runner, used)
+    subjects, not_run = runnable(found, used)
     card = device_card()
-    out = out or export.absolute().parent / "bench" / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = out or default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}"
     check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
-    classes = [entry["name"] for entry in manifest["classes"]]
-    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-    golden = read_npz(check_file(export, "golden.npz", manifest["files"]["golden.npz"]))
+    items, where, accuracy_note = evaluation_items(data, subjects)
+    images, encoded = timed_images(subjects, items)
+    pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
 
-    where = data or Path(manifest["data"])
-    if data is not None and not data_exists(data):
-        raise DhoxError(f"--data {data} does not exist. Give the image folder or manifest with the test split.")
-    items = test_items(where, classes, manifest["skipped"]) if data is not None or where.exists() else []
-    accuracy_note = None
-    if not items:
-        accuracy_note = f"not run: no test split at {where}. Give --data."
-
-    ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
-    judges, ledger_note = ledger_items(where, classes, ledger)
-
-    rows, samples, probs, golden_rows, ledger_rows, not_run = [], {}, {}, [], [], []
+    verdicts, samples, facts, status = Verdicts(), dict[Key, Samples](), list[dict[str, Any]](), "complete"
+    rng = np.random.default_rng(SEED)
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
-        for entry in manifest["artefacts"]:
-            precision = entry["precision"]
-            if used == "cpu" and precision in NO_CPU_KERNELS:
-                not_run.append(f"{entry['file']} not run: ONNX Runtime's CPU provider has no {precision}")
-                continue
-            runner = OnnxRuntimeRunner(check_file(export, entry["file"], entry["sha256"]), used)
-            emulated = EMULATED if precision != "fp32" and used == "cpu" else None
-            if items:
-                probs[precision] = predict_items(
-                    runner, items, preprocessing, entry["input"], f"{precision}, test images"
-                )
-            if judges:
-                answers = predict_items(runner, judges, preprocessing, entry["input"], f"{precision}, ledger images")
-                ledger_rows.append(device_row(answers, precision, ledger, len(classes)))
+        try:
+            for pair in pairs:
+                with opened([pair], used, trust_engine, not_run) as one:
+                    for subject, runner, _ in one:
+                        judge(subject, runner, items, where, verdicts)
             for batch in batches:
-                pixels = np.resize(golden["input"], (batch, *golden["input"].shape[1:]))
-                array = graph_input(pixels, entry["input"], preprocessing)
-                taken = measure(runner, array, seconds, f"{precision}, batch {batch}")
-                samples[f"{precision}_batch{batch}_ns"] = taken
-                rows.append(
-                    {
-                        "artefact": entry["file"], "precision": precision, "bytes": entry["bytes"],
-                        "runner": runner.name, "device": used, "provider": runner.provider, "boundary": BOUNDARY,
-                        "emulated": emulated,
-                        **latency_summary(taken, batch),
-                    }
-                )  # fmt: skip
-            run = on_pixels(runner, entry["input"], preprocessing)
-            result = check_golden(golden, run, precision, preprocessing, entry["golden_agreement"])
-            golden_rows.append({"artefact": entry["file"], "precision": precision, **asdict(result)})
-
+                with opened(pairs, used, trust_engine, not_run) as all_pairs:
+                    cells = cells_of_batch(all_pairs, batch, boundaries, encoded, not_run)
+                    facts += [
+                        {
+                            "subject": subject.name,
+                            "runner": runner.name,
+                            "batch": batch,
+                            "open_s": open_s,
+                            **runner.facts,
+                        }
+                        for subject, runner, open_s in all_pairs
+                    ]
+                    measure(cells, duration_s, FEWEST_ROUNDS, rng, samples, f"batch {batch}")
+        except KeyboardInterrupt:
+            status = "interrupted"
+            say("Interrupted: what was measured so far is kept.")
+        emulated = {
+            row["subject"]: row["precision_note"] for row in facts if row["precision_note"] and row["device"] == "cpu"
+        }
         content = {
             "schema": BENCH_SCHEMA,
-            "status": "complete",
+            "status": status,
             "finished_at": now(),
-            "export": {"path": str(export.absolute()), "manifest_sha256": sha256(export / EXPORT_FILE)},
             "device_asked": device,
             "device": card,
-            "method": METHOD,
-            "latency": rows,
-            "not_run": not_run,
-            "accuracy": {
-                "split": "test",
-                "data": data_address(where),
-                "note": accuracy_note,
-                "classes": classes,
-                "rows": [
-                    {"precision": precision, **accuracy(of_one, items, classes)} for precision, of_one in probs.items()
-                ],
+            "settings": {
+                "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s,
+                "rounds": FEWEST_ROUNDS, "seed": SEED, "runners": list(dict.fromkeys(runner for _, runner in pairs)),
+                "images": images,
             },
-            "ledger": {"images": ledger["images"], "note": ledger_note, "rows": ledger_rows},
-            "golden": golden_rows,
+            "method": [METHOD, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in boundaries]],
+            "subjects": [subject_row(subject) for subject in subjects],
+            "runners": facts,
+            "latency": latency_rows(samples, emulated),
+            "comparisons": [],
+            "streams": [],
+            "conditions": None,
+            "energy": {
+                "meter": None, "note": "not measured", "rails": [], "total": [], "estimate": False, "idle": None,
+                "rows": [],
+            },
+            "accuracy": accuracy_content(subjects, verdicts, items, where, accuracy_note),
+            "ledger": ledger_content(subjects, verdicts, where),
+            "golden": verdicts.golden,
+            "cross_checks": [],
+            "not_run": not_run,
             "environment": versions(),
-        }
-        write_npz(folder / "samples.npz", **samples)
-        if probs:
-            write_bytes(folder / "predictions.csv", predictions_csv(probs, items, classes))
+        }  # fmt: skip
+        write_npz(folder / "samples.npz", **sample_arrays(samples))
+        if verdicts.answers:
+            classes = {subject.name: subject.classes for subject in subjects}
+            write_bytes(folder / "predictions.csv", predictions_csv(verdicts.answers, classes, items))
         write_json(folder / BENCH_FILE, content)
-    return BenchResult(out, content, all(row["passed"] for row in golden_rows))
+    return BenchResult(out, content, all(row["passed"] for row in verdicts.golden))
 
 
-def on_pixels(runner: Runner, input_kind: str, preprocessing: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
-    """The runner as a function of preprocessed pixels, uint8 [N, H, W, 3]."""
-    return lambda pixels: runner(graph_input(pixels, input_kind, preprocessing))
+def default_out(subject: Subject) -> Path:
+    """Where bench directories go: beside the export, or here for a model of another tool."""
+    return subject.export.absolute().parent / "bench" if subject.export else Path.cwd() / "bench-results"
+
+
+def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[str]]:
+    """The models that the device has kernels for, and why the others are not run. Raises DhoxError for none."""
+    able = [subject for subject in subjects if not (device == "cpu" and subject.precision in NO_CPU_KERNELS)]
+    if not able:
+        raise DhoxError(f"ONNX Runtime's CPU provider has no {subjects[0].precision}. Use a GPU, or another precision.")
+    return able, [
+        f"{one.name} ({one.file.name}) not run: ONNX Runtime's CPU provider has no {one.precision}"
+        for one in subjects
+        if one not in able
+    ]

@@ -86,13 +86,13 @@ def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
 
     def draw(axes: Any) -> None:
         for row in content["latency"]:
-            if row["emulated"]:
+            if row["emulated"] or row["boundary"] != "e2e":
                 continue
-            times = np.sort(samples[f"{row['precision']}_batch{row['batch']}_ns"]) / 1e6
+            times = np.sort(samples[row["samples"]]) / 1e6
             axes[0].plot(
                 times,
                 100 * np.arange(1, len(times) + 1) / len(times),
-                label=f"{row['precision']}, batch {row['batch']}",
+                label=f"{row['subject']}, batch {row['batch']}",
             )
         axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
         axes[0].legend(frameon=False)

@@ -10,8 +10,10 @@ import typer
 from rich.markup import escape
 
 import dhox
-from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.cli_bench import bench
+from dhox.cli_common import Overwrite, check_choice
 from dhox.cli_export import export
+from dhox.cli_sweep import contract
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console
 from dhox.errors import DhoxError
@@ -48,36 +50,8 @@ app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
-
-
-@app.command()
-def bench(
-    export: Annotated[Path | None, typer.Argument(help="Export directory.", show_default="the newest export below here")] = None,
-    device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|jetson")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Bench directory.", show_default="EXPORT/../bench/HOST-TIME")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size to time; repeatable.", show_default="1 and 8", min=1)] = None,
-    seconds: Annotated[float, typer.Option(help="Time per model and batch size.", min=0.1)] = 2.0,
-    data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
-    overwrite: Overwrite = False,
-) -> None:  # fmt: skip
-    """Measure latency, throughput and accuracy of the very files that ship. Needs no torch."""
-    from dhox.bench.run import bench as run_bench
-    from dhox.errors import GateFailedError
-    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
-    from dhox.tables import print_bench
-
-    check_choice("--device", device, ("auto", "cpu", "cuda", "jetson"))
-    export = export or find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")
-    result = run_bench(
-        export, out, device=device, batches=tuple(batch or (1, 8)), seconds=seconds, data=data, overwrite=overwrite
-    )
-    print_bench(result.bench, result.content)
-    say_report(result.bench)
-    if not result.passed:
-        raise GateFailedError(
-            f"A model does not give its golden outputs on this machine (see {result.bench}/bench.json). Do not ship it: "
-            "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
-        )
+app.command()(contract)
+app.command()(bench)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from dhox.errors import DhoxError
 
 RUN_SCHEMA = "dhox.run/1"
 EXPORT_SCHEMA = "dhox.export/2"
-BENCH_SCHEMA = "dhox.bench/1"
+BENCH_SCHEMA = "dhox.bench/2"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"
 

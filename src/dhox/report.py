@@ -95,8 +95,9 @@ def related(directory: Path) -> tuple[Path | None, Path | None, Path | None]:
     if holds(directory, RUN_FILE, RUN_SCHEMA):
         export = directory / "export" if holds(directory / "export", EXPORT_FILE, EXPORT_SCHEMA) else None
         return directory, export, newest(directory / "bench", BENCH_FILE, BENCH_SCHEMA) if export else None
-    export = Path(read_json(directory / BENCH_FILE, BENCH_SCHEMA)["export"]["path"])
-    if not holds(export, EXPORT_FILE, EXPORT_SCHEMA):
+    subject = read_json(directory / BENCH_FILE, BENCH_SCHEMA)["subjects"][0]
+    export = Path(subject["export"]["path"]) if subject["export"] else None
+    if export is None or not holds(export, EXPORT_FILE, EXPORT_SCHEMA):
         return None, None, directory
     run = Path(read_json(export / EXPORT_FILE, EXPORT_SCHEMA)["run"]["path"])
     return run if holds(run, RUN_FILE, RUN_SCHEMA) else None, export, directory
@@ -138,10 +139,12 @@ def line_rows(
 
 def onnx_costs(bench: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Size and batch-1 latency of each benched file; no time where the CPU emulated the precision."""
-    rows = [row for row in (bench or {"latency": []})["latency"] if row["batch"] == 1]
+    content = bench or {"latency": [], "subjects": []}
+    subjects = {row["name"]: row for row in content["subjects"]}
+    rows = [row for row in content["latency"] if row["batch"] == 1 and row["boundary"] == "e2e"]
     return {
-        f"onnx_{row['precision']}": {
-            "bytes": row["bytes"],
+        f"onnx_{subjects[row['subject']]['precision']}": {
+            "bytes": subjects[row["subject"]]["bytes"],
             "latency_ms": None if row["emulated"] else row["latency_ms"]["p50"],
         }
         for row in rows
@@ -272,8 +275,8 @@ def method_lines(
             )
         lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
-        lines.append(f"Latency: {bench['method']}")
-        lines += sorted({f"{row['precision']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
+        lines += bench["method"]
+        lines += sorted({f"{row['subject']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
         lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary or {}).get("environment", {})
@@ -292,5 +295,5 @@ def comparison_caption(rows: list[dict[str, Any]]) -> str:
 def latency_caption(bench: dict[str, Any]) -> str:
     """What the latency chart shows."""
     text = "Share of calls that took at most so long (milliseconds, log scale), from every raw sample."
-    emulated = list(dict.fromkeys(row["precision"] for row in bench["latency"] if row["emulated"]))
+    emulated = list(dict.fromkeys(row["subject"] for row in bench["latency"] if row["emulated"]))
     return text + (f" Left out, since this CPU emulates it: {', '.join(emulated)}." if emulated else "")

@@ -264,21 +264,22 @@ def unlike_sentence(unlike: dict[str, Any]) -> str:
 
 
 def print_bench(bench: Path, content: dict[str, Any]) -> None:
-    """One table: a row per model and batch size."""
-    card = content["device"]
-    board = f", {card['jetson']['model']}" if card["jetson"] else ""
-    say(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores{board}")
-    accuracies = {row["precision"]: row for row in content["accuracy"]["rows"]}
-    runner = content["latency"][0]
-    title = f"Latency per call in ms, {runner['runner']} {runner['provider']}"
-    table = Table("model", "batch", "p50", "p90", "p99", "images/s", "test accuracy", title=title)
+    """One table: a row per model, runner, batch and boundary."""
+    accuracies = {(row["subject"], row["runner"]): row for row in content["accuracy"]["rows"]}
+    table = Table(
+        "model", "runner", "batch", "boundary", "p50", "p99", "images/s", "test accuracy", title="Latency, ms"
+    )
     for row in content["latency"]:
-        ms = row["latency_ms"]
-        times = [f"{ms[p]:.3f}" for p in ("p50", "p90", "p99")] + [f"{row['images_per_s']:,.0f}"]
-        if row["emulated"]:
-            times = ["emulated", "-", "-", "-"]
-        accuracy = accuracies.get(row["precision"])
-        table.add_row(row["precision"], str(row["batch"]), *times, percent(accuracy) if accuracy else "not run")
+        ms, accuracy = row["latency_ms"], accuracies.get((row["subject"], row["runner"]))
+        cells = [
+            row["subject"],
+            row["runner"],
+            str(row["batch"]),
+            row["boundary"],
+            f"{ms['p50']:.3f}",
+            f"{ms['p99']:.3f}",
+        ]
+        table.add_row(*cells, f"{row['images_per_s']:,.0f}", percent(accuracy) if accuracy else "not run")
     console.print(table)
     for line in content["not_run"]:
         say(f"{line}.")
@@ -288,8 +289,6 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
     for golden in content["golden"]:
         say(golden_sentence(golden))
-    for reason in sorted({row["emulated"] for row in content["latency"] if row["emulated"]}):
-        say(f"Emulated: {reason} (raw samples are in {bench}/samples.npz).")
     say(f"{bench}/bench.json")
 
 
@@ -309,8 +308,8 @@ def golden_sentence(golden: dict[str, Any]) -> str:
     word = "passed" if golden["passed"] else "FAILED"
     difference = golden["largest_difference"]
     return (
-        f"Golden outputs, {golden['artefact']}: {word}, {golden['n']} images, largest difference of a probability "
-        + ("not finite" if difference is None else f"{difference:.1e}")
+        f"Golden outputs, {golden['subject']} by {golden['runner']}: {word}, {golden['n']} images, largest difference "
+        "of a probability " + ("not finite" if difference is None else f"{difference:.1e}")
     )
 
 

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.bench.measure import latency_summary, measure
-from dhox.bench.torch_runner import TorchRunner
+from dhox.bench.latency import latency_row
+from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.torch_runner import deployable
 from dhox.distill.pixels import to_model
-from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.teacher import Teacher, load_teacher
 from dhox.export.fold import Fold
-from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
-from dhox.images import Preprocessing
 
 SECONDS = 1.0
 
@@ -57,18 +55,18 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
 
 
-def deployable(run: Path, fold: Fold) -> Deployable:
-    """A run's student with the head that `fold` describes."""
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    student = load_student(run, StudentSpec.from_json(summary["student"]))
-    preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc")
-
-
 def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
     """fp32 bytes of the parameters, and the median latency of one image."""
-    samples = measure(TorchRunner(module), np.zeros((1, size, size, 3), np.uint8), SECONDS, f"torch, {stage}")
+    image, eager = torch.zeros((1, size, size, 3), dtype=torch.uint8), module.eval()
+
+    def call() -> object:
+        with torch.inference_mode():
+            return eager(image).numpy()
+
+    key, samples = (stage, "torch", 1, "e2e"), dict[Key, Samples]()
+    measure([Cell(key, call)], SECONDS, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"torch, {stage}")
+    taken = samples[key]
     return {
         "bytes": 4 * sum(parameter.numel() for parameter in module.parameters()),
-        "latency_ms": latency_summary(samples, 1)["latency_ms"]["p50"],
+        "latency_ms": latency_row(taken.rounds, 1, np.array(taken.started_s))["latency_ms"]["p50"],
     }

@@ -1,0 +1,92 @@
+"""What an opened model answers: golden outputs, test images, and the images of its export's ledger."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.bench.accuracy import accuracy_row, predict
+from dhox.bench.runners import Runner
+from dhox.bench.subjects import Subject
+from dhox.dataset import Item, data_address
+from dhox.device_ledger import device_row, ledger_items
+from dhox.exported import artefact, check_file
+from dhox.files import read_json, read_npz
+from dhox.golden import check_golden
+from dhox.ledger import LEDGER_SCHEMA
+
+Pair = tuple[str, str]  # subject, runner
+
+
+@dataclass
+class Verdicts:
+    """Answers [N, C] to the test images by (subject, runner), and the rows of the ledger and of the golden check."""
+
+    answers: dict[Pair, np.ndarray] = field(default_factory=dict)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    golden: list[dict[str, Any]] = field(default_factory=list)
+
+
+def judge(subject: Subject, opened: Runner, items: list[Item], where: Path | None, into: Verdicts) -> None:
+    """Run one opened model over everything that it can be judged with; a model of another tool has test images only."""
+    if items:
+        words = f"{subject.name}, {opened.name}, test images"
+        into.answers[subject.name, opened.name] = predict(subject, opened.infer, items, words)
+    if subject.export is None or subject.manifest is None:
+        return
+    ledger = export_ledger(subject)
+    judges, _ = ledger_items(where or Path(subject.manifest["data"]), subject.classes, ledger)
+    if judges:
+        answers = predict(subject, opened.infer, judges, f"{subject.name}, {opened.name}, ledger images")
+        row = device_row(answers, subject.precision, ledger, len(subject.classes))
+        into.ledger.append({"subject": subject.name, "runner": opened.name, **row})
+    result = check_golden(
+        read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"])),
+        lambda pixels: subject.probs(opened.infer(subject.graph_input(pixels))),
+        subject.precision,
+        subject.preprocessing,
+        artefact(subject.manifest, subject.precision)["golden_agreement"],
+    )
+    into.golden.append({"subject": subject.name, "runner": opened.name, **asdict(result)})
+
+
+def export_ledger(subject: Subject) -> dict[str, Any]:
+    """ledger.json of the export that a model belongs to."""
+    assert subject.export is not None
+    assert subject.manifest is not None
+    return read_json(check_file(subject.export, "ledger.json", subject.manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
+
+
+def accuracy_content(
+    subjects: list[Subject], verdicts: Verdicts, items: list[Item], where: Path | None, note: str | None
+) -> dict[str, Any]:
+    """`accuracy` of bench.json; every model is compared with the first one."""
+    classes = {subject.name: subject for subject in subjects}
+    rows: list[dict[str, Any]] = []
+    first: np.ndarray | None = None
+    for (name, runner), probs in verdicts.answers.items():
+        subject = classes[name]
+        same_classes = subject.classes == subjects[0].classes
+        row = accuracy_row(probs, items, subject.classes, first if same_classes else None)
+        rows.append({"subject": name, "runner": runner, "precision": subject.precision, **row})
+        first = probs if first is None else first
+    return {
+        "split": "test",
+        "data": data_address(where) if where else None,
+        "note": note,
+        "classes": subjects[0].classes,
+        "rows": rows,
+    }
+
+
+def ledger_content(subjects: list[Subject], verdicts: Verdicts, where: Path | None) -> dict[str, Any]:
+    """`ledger` of bench.json: rows on this device, and why there are none."""
+    for subject in subjects:
+        if subject.manifest is not None:
+            ledger = export_ledger(subject)
+            _, note = ledger_items(where or Path(subject.manifest["data"]), subject.classes, ledger)
+            return {"images": ledger["images"], "note": note, "rows": verdicts.ledger}
+    return {"images": None, "note": "not run: models of other tools have no ledger", "rows": []}

@@ -1,0 +1,128 @@
+"""What is timed: every model, runner and boundary of a batch size, opened side by side; and rows from the samples."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import numpy as np
+
+from dhox.bench.boundaries import boundary_calls
+from dhox.bench.contract_subject import check_batch
+from dhox.bench.latency import latency_row
+from dhox.bench.measure import Cell, Key, Samples
+from dhox.bench.runners import Runner, open_runner
+from dhox.bench.subjects import Subject
+from dhox.errors import DhoxError, UsageError
+from dhox.exported import check_file
+from dhox.files import read_npz
+from dhox.images import decode, model_input
+from dhox.items import Item, image_bytes, spread
+
+MOST_IMAGES = 64  # encoded images that are kept in memory and timed in turn
+
+
+def timed_images(subjects: list[Subject], items: list[Item]) -> tuple[str, list[bytes]]:
+    """What is timed, in words and as encoded images: test images, else the golden JPEG of an export.
+
+    Raises UsageError where there is neither.
+    """
+    if items:
+        chosen = spread(items, MOST_IMAGES)
+        return f"{len(chosen)} test images", [image_bytes(item) for item in chosen]
+    for subject in subjects:
+        if subject.export and subject.manifest:
+            golden = read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"]))
+            return "the golden JPEG of the export", [golden["jpeg"].tobytes()]
+    raise UsageError("There is no image to time with. Give --data DIRECTORY with test images.")
+
+
+@contextmanager
+def opened(
+    pairs: list[tuple[Subject, str]], device: str, trust_engine: bool, not_run: list[str]
+) -> Iterator[list[tuple[Subject, Runner, float]]]:
+    """Every (subject, runner) opened, with the seconds that took; closed at the end.
+
+    Of several, those that cannot be opened are named in `not_run`. Raises the first DhoxError where none can.
+    """
+    with ExitStack() as stack:
+        found: list[tuple[Subject, Runner, float]] = []
+        errors: list[DhoxError] = []
+        for subject, name in pairs:
+            start = time.perf_counter()
+            try:
+                runner = stack.enter_context(closing(open_runner(subject, name, device, trust_engine)))
+            except DhoxError as err:
+                errors.append(err)
+                sentence = f"{subject.name} by {name} not run: {err}"
+                if sentence not in not_run:
+                    not_run.append(sentence)
+                continue
+            found.append((subject, runner, time.perf_counter() - start))
+        if not found and errors:
+            raise errors[0]
+        yield found
+
+
+def cells_of_batch(
+    opened_pairs: list[tuple[Subject, Runner, float]],
+    batch: int,
+    boundaries: tuple[str, ...],
+    encoded: list[bytes],
+    not_run: list[str],
+) -> list[Cell]:
+    """One cell per opened model and boundary, bound to a batch of `encoded` images, in turn and repeated as needed.
+
+    A model that does not take the batch (a fixed batch size, too little memory) is named in `not_run`.
+    """
+    taken = [encoded[i % len(encoded)] for i in range(batch)]
+    cells = []
+    for subject, runner, _ in opened_pairs:
+        images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in taken]
+        try:
+            check_batch(subject, batch)
+            calls = boundary_calls(subject, runner, np.stack(images), taken)
+        except DhoxError as err:
+            not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
+            continue
+        cells += [Cell((subject.name, runner.name, batch, name), calls[name]) for name in boundaries]
+    return cells
+
+
+def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str]) -> list[dict[str, Any]]:
+    """`latency` of bench.json; cells that an interruption left with less than two rounds are left out."""
+    rows = []
+    for (subject, runner, batch, boundary), taken in samples.items():
+        if len(taken.rounds) < 2:
+            continue
+        statistics = latency_row(taken.rounds, batch, np.array(taken.started_s))
+        if not taken.warm_up["steady"]:
+            statistics["flags"].append("not steady")
+        rows.append(
+            {
+                "subject": subject, "runner": runner, "batch": batch, "boundary": boundary,
+                "emulated": emulated.get(subject), "samples": samples_key((subject, runner, batch, boundary)),
+                **statistics, "warm_up": taken.warm_up,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def samples_key(key: Key) -> str:
+    """The name of a cell's raw samples in samples.npz."""
+    return "_".join(str(part) for part in key).replace("/", "-")
+
+
+def sample_arrays(samples: dict[Key, Samples]) -> dict[str, np.ndarray]:
+    """samples.npz: nanoseconds of every timed call, the calls per round, and when each round began in seconds."""
+    arrays = {}
+    for key, taken in samples.items():
+        if len(taken.rounds) >= 2:
+            name = samples_key(key)
+            arrays[name] = np.concatenate(taken.rounds)
+            arrays[f"{name}_rounds"] = np.array([len(times) for times in taken.rounds])
+            arrays[f"{name}_started_s"] = np.array(taken.started_s)
+    return arrays

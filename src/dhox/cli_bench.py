@@ -1,0 +1,69 @@
+"""The bench command. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.errors import UsageError
+from dhox.machine import DEVICES
+
+
+def bench(
+    models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="[EXPORT|MODEL]...", show_default="the newest export below here")] = None,
+    device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="|".join(DEVICES))] = "auto",
+    runner: Annotated[list[str] | None, typer.Option(help="What runs the model; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Artefacts of the exports; repeatable.", show_default="all", metavar="fp32|fp16|bf16|int8")] = None,
+    out: Annotated[Path | None, typer.Option(help="Bench directory.", show_default="EXPORT/../bench/HOST-TIME")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
+    boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
+    duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05)] = 4.0,
+    contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
+    data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
+    trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
+    from dhox.bench.boundaries import BOUNDARIES
+    from dhox.bench.run import bench as run_bench
+    from dhox.errors import DhoxError, GateFailedError
+    from dhox.exported import PRECISIONS
+    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
+    from dhox.tables import print_bench
+
+    check_choice("--device", device, DEVICES)
+    for name in precision or []:
+        check_choice("--precision", name, PRECISIONS)
+    boundaries = tuple(dict.fromkeys(boundary.split(",")))
+    for name in boundaries:
+        check_choice("--boundary", name, tuple(BOUNDARIES))
+    paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
+    result = run_bench(
+        paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
+        precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
+        boundaries=boundaries, duration_s=duration, data=data, trust_engine=trust_engine, overwrite=overwrite,
+    )  # fmt: skip
+    print_bench(result.bench, result.content)
+    say_report(result.bench)
+    if not result.passed:
+        raise GateFailedError(
+            f"A model does not give its golden outputs on this machine (see {result.bench}/bench.json). Do not ship it: "
+            "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
+        )
+    if result.content["status"] == "interrupted":
+        stopped = DhoxError(
+            f"The bench was interrupted. {result.bench} holds what it measured; run it again for the rest."
+        )
+        stopped.exit_code = 130
+        raise stopped
+
+
+def parse_numbers(option: str, text: str) -> tuple[int, ...]:
+    """`1,8,32` as numbers of at least 1, each once. Raises UsageError otherwise."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) >= 1 for word in words):
+        raise UsageError(f"{option} {text} is not a list of whole numbers from 1. Write for example {option} 1,8,32.")
+    return tuple(dict.fromkeys(int(word) for word in words))
