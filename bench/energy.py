@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.hwmon import is_jetson, open_hwmon
+from dhox.bench.hwmon import open_hwmon
 from dhox.bench.meter import Meter, Reading
 from dhox.bench.nvml import open_nvml
 from dhox.bench.rapl import open_rapl
 from dhox.errors import DhoxError
+from dhox.jetson import is_jetson
 
 METHOD = (
     "Energy: idle power first, then per artefact one uninterrupted window at a steady loop, after a time in which "

@@ -179,7 +179,7 @@ class NvmlMeter:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.words = f"NVML energy counter, {gpu.name()}"
+        self.words = f"NVML energy counter of the {gpu.name()}"
         whole = " All MIG instances of the GPU are in it." if gpu.shared() else ""
         self.includes = f"the whole GPU board with its memory; not the host's processor, memory and fans.{whole}"
 

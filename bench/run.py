@@ -11,7 +11,6 @@ import numpy as np
 
 from dhox.bench.accuracy import evaluation_items, predictions_csv
 from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.contract_subject import check_batches
 from dhox.bench.judge import Verdicts, accuracy_content, judge, ledger_content
 from dhox.bench.measure import FEWEST_ROUNDS, METHOD, Key, Samples, measure
 from dhox.bench.runners import check_runner, choose_device, default_runners

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 from sensor_trees import plant, put
 
+import dhox.bench
 from dhox.bench.energy import (
     Sampler,
     between,
@@ -26,6 +30,8 @@ from dhox.bench.energy import (
 from dhox.bench.meter import Reading
 from dhox.errors import DhoxError
 from dhox.files import to_json
+
+SCHEMA = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text(encoding="utf-8"))
 
 
 class Signal:
@@ -193,14 +199,14 @@ def test_each_machine_gets_its_meter(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plant("rapl_package_psys", tmp_path)
     meter, _ = find_meter("cpu")
     assert meter is not None
-    assert meter.words == "RAPL, package-0"
+    assert (meter.words, meter.total) == ("RAPL energy counter", ("package-0",))
     gpu_meter, _ = find_meter("cuda")
     assert gpu_meter is None or "RAPL" not in gpu_meter.words  # never the processor's counter for a GPU run
     plant("orin_nano_super", tmp_path)
     for device in ("cpu", "cuda", "tensorrt", "jetson"):
         meter, _ = find_meter(device)
         assert meter is not None
-        assert meter.words == "INA3221, VDD_IN"
+        assert (meter.words, meter.total) == ("INA3221 power monitor", ("VDD_IN",))
 
 
 def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,3 +224,7 @@ def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert content["total"] == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]
     assert set(content) == set(not_measured("x"))
     to_json(content)
+    bench = example(tmp_path / "bench", "cpu")
+    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "boundary": "device"}
+    for energy in (content | {"rows": [key | row]}, not_measured("no sensor")):
+        jsonschema.validate(bench | {"energy": energy}, SCHEMA)
