@@ -14,6 +14,7 @@ from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.judge import Verdicts, accuracy_content, judge, ledger_content
 from dhox.bench.measure import FEWEST_ROUNDS, METHOD, Key, Samples, measure
 from dhox.bench.runners import check_runner, choose_device, default_runners
+from dhox.bench.streams import stream_rows
 from dhox.bench.subjects import Subject, open_subjects, subject_row
 from dhox.bench.timing import cells_of_batch, latency_rows, opened, sample_arrays, timed_images
 from dhox.console import say
@@ -53,6 +54,7 @@ def bench(
     contract: Path | None = None,
     batches: tuple[int, ...] = (1, 8),
     boundaries: tuple[str, ...] = tuple(BOUNDARIES),
+    streams: tuple[int, ...] = (),
     duration_s: float = 4.0,
     data: Path | None = None,
     trust_engine: bool = False,
@@ -61,8 +63,9 @@ def bench(
     """Measure models on this machine and write the bench directory.
 
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
-    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `data`: where the test
-    split is, by default where the first export says. Ctrl-C ends the measurement and keeps what is there (status
+    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `streams`:
+    numbers of concurrent streams, none by default. `data`: where the test split is, by default where the first export
+    says. Ctrl-C ends the measurement and keeps what is there (status
     interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
     """
     found = open_subjects(paths, contract, precisions)
@@ -78,6 +81,7 @@ def bench(
     pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
 
     verdicts, samples, facts, status = Verdicts(), dict[Key, Samples](), list[dict[str, Any]](), "complete"
+    streamed: list[dict[str, Any]] = []
     rng = np.random.default_rng(SEED)
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
         try:
@@ -99,6 +103,7 @@ def bench(
                         for subject, runner, open_s in all_pairs
                     ]
                     measure(cells, duration_s, FEWEST_ROUNDS, rng, samples, f"batch {batch}")
+            stream_rows(pairs, used, trust_engine, batches, streams, duration_s, encoded, not_run, streamed)
         except KeyboardInterrupt:
             status = "interrupted"
             say("Interrupted: what was measured so far is kept.")
@@ -121,7 +126,7 @@ def bench(
             "runners": facts,
             "latency": latency_rows(samples, emulated),
             "comparisons": [],
-            "streams": [],
+            "streams": streamed,
             "conditions": None,
             "energy": {
                 "meter": None, "note": "not measured", "rails": [], "total": [], "estimate": False, "idle": None,

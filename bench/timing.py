@@ -77,17 +77,27 @@ def cells_of_batch(
 
     A model that does not take the batch (a fixed batch size, too little memory) is named in `not_run`.
     """
-    taken = [encoded[i % len(encoded)] for i in range(batch)]
     cells = []
     for subject, runner, _ in opened_pairs:
-        images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in taken]
+        pixels = batch_pixels(subject, encoded, batch)
         try:
-            calls = boundary_calls(subject, runner, np.stack(images), taken)
+            calls = boundary_calls(subject, runner, pixels, in_turn(encoded, batch))
         except DhoxError as err:
             not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
             continue
         cells += [Cell((subject.name, runner.name, batch, name), calls[name]) for name in boundaries]
     return cells
+
+
+def in_turn(encoded: list[bytes], batch: int) -> list[bytes]:
+    """`batch` images: all of them in turn, repeated as needed."""
+    return [encoded[i % len(encoded)] for i in range(batch)]
+
+
+def batch_pixels(subject: Subject, encoded: list[bytes], batch: int) -> np.ndarray:
+    """A batch of encoded images as preprocessed pixels, uint8 [batch, crop, crop, 3]."""
+    images = [decode(io.BytesIO(content)) for content in in_turn(encoded, batch)]
+    return np.stack([model_input(image, subject.preprocessing) for image in images])
 
 
 def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str]) -> list[dict[str, Any]]:

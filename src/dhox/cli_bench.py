@@ -21,6 +21,7 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
     boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
     duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05)] = 4.0,
+    streams: Annotated[str | None, typer.Option(help="Also measure throughput with so many runners at once.", show_default="no streams", metavar="N,N,...")] = None,
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
@@ -44,7 +45,8 @@ def bench(
     result = run_bench(
         paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
         precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
-        boundaries=boundaries, duration_s=duration, data=data, trust_engine=trust_engine, overwrite=overwrite,
+        boundaries=boundaries, streams=parse_numbers("--streams", streams) if streams else (), duration_s=duration, data=data,
+        trust_engine=trust_engine, overwrite=overwrite,
     )  # fmt: skip
     print_bench(result.bench, result.content)
     say_report(result.bench)
