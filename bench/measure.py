@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def measure(
     """
     calls: dict[Key, int] = {}
     for cell in cells:
-        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(1.0, duration_s)))
+        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
         calls[cell.key] = max(1, round(duration_s / rounds / median_s))
         into[cell.key] = Samples(warm)
     with progress_bar(description, rounds) as advance:
@@ -84,7 +85,7 @@ def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[s
             call()
             times.append(time.perf_counter_ns() - start)
         medians.append(float(np.median(times)) / 1e9)
-        changes = [abs(new / old - 1) for old, new in zip(medians[-3:], medians[-2:], strict=False)]
+        changes = [abs(new / old - 1) for old, new in pairwise(medians[-3:])]
         steady = len(changes) == 2 and max(changes) < STEADY
         if steady or time.perf_counter() - begin > longest_s:
             return medians[-1], {"seconds": time.perf_counter() - begin, "steady": steady}

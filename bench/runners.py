@@ -12,7 +12,8 @@ from dhox.bench.subjects import Subject
 from dhox.cuda import gpu
 from dhox.engines import find_engine
 from dhox.errors import DhoxError, UsageError
-from dhox.machine import DEVICES, jetson
+from dhox.jetson import is_jetson
+from dhox.machine import DEVICES
 from dhox.onnx_session import PROVIDERS, available_providers, default_device
 from dhox.tensorrt_api import import_tensorrt
 
@@ -120,7 +121,7 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
         raise UsageError(f"--device {asked} is unknown. Use one of: {', '.join(DEVICES)}.")
     if asked == "auto":
         return default_device()
-    if asked == "jetson" and jetson() is None:
+    if asked == "jetson" and not is_jetson():
         raise DhoxError(
             "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Measure a board "
             "from here with --host USER@BOARD, run dhox bench on the board itself, or use --device cpu or cuda here."

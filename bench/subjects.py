@@ -57,6 +57,8 @@ def open_subjects(paths: list[Path], contract: Path | None = None, precisions: t
     """
     found: list[Subject] = []
     for path in paths:
+        if not path.exists():
+            raise DhoxError(f"{path} does not exist. Give an export directory, or the file of a model.")
         if path.is_dir():
             found += export_subjects(path, precisions)
         elif (path.parent / EXPORT_FILE).is_file() and path.suffix == ".onnx":

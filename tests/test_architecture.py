@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s for s in ("distill", "export", "bench")}
 TOP = {
     "dhox.cli",
+    "dhox.cli_bench",
     "dhox.cli_common",
     "dhox.cli_export",
     "dhox.cli_training",
@@ -115,7 +116,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
         return done.stdout
 
     export = str(own_line / "runs/tiny/export")
-    assert "passed" in board("bench", export, "--device", "cpu", "--seconds", "0.1", "--batch", "1")
+    assert "passed" in board("bench", export, "--device", "cpu", "--duration", "0.05", "--batch", "1")
     assert all(row["passed"] for row in json.loads(board("verify", export, "--json"))["checks"])
     assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
     retuned = subprocess.run(

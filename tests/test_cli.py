@@ -55,8 +55,8 @@ def test_the_three_commands_as_the_user_wrote_them(own_line: Path, monkeypatch: 
     assert "Using the newest export: runs/tiny/export" in text
     assert "Error: --device jetson: this machine is not a Jetson" in text
     assert "Traceback" not in text
-    text = run("bench", "--seconds", "0.1", "--batch", "1")
-    assert "model.fp16.onnx" in text
+    text = run("bench", "--duration", "0.05", "--batch", "1")
+    assert "Golden outputs, fp16" in text
     assert "bench.json" in text
     assert len(list((own_line / "runs/tiny/bench").glob("*/report.html"))) == 1
 
@@ -141,11 +141,11 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (2, ["export"], "There is no run below"),
         (2, ["bench"], "There is no export below"),
         (2, ["export", "x", "--fold-rule", "best"], "--fold-rule best is unknown"),
-        (2, ["bench", "--device", "gpu"], "Use one of: auto, cpu, cuda, jetson."),
+        (2, ["bench", "--device", "gpu"], "Use one of: auto, cpu, cuda, tensorrt, jetson."),
         (2, ["nonsense"], "No such command"),
         (1, ["distill", "missing"], "missing does not exist. DATA is an image folder"),
         (1, ["export", "missing"], "missing is not a run directory"),
-        (1, ["bench", "missing"], "missing is not an export directory"),
+        (1, ["bench", "missing"], "missing does not exist. Give an export directory"),
         (1, ["predict", "missing", "x.png"], "missing is not an export directory"),
     ],
 )

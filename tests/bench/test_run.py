@@ -3,13 +3,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import closing
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dhox.bench.run import bench
-from dhox.bench.runners import OnnxRuntimeRunner, choose_device
+from dhox.bench.measure import FEWEST_ROUNDS, measure
+from dhox.bench.ort_runner import OnnxRuntimeRunner
+from dhox.bench.run import BenchResult, bench
+from dhox.bench.runners import choose_device, open_runner
+from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
 from dhox.files import read_json, read_npz, write_npz
 from dhox.stats import percentile
@@ -20,58 +26,105 @@ def rewrite_manifest(export: Path, **changes: object) -> None:
     (export / "manifest.json").write_text(json.dumps(manifest | changes))
 
 
+def cells(content: dict[str, Any]) -> list[tuple[str, int, str]]:
+    return [(row["subject"], row["batch"], row["boundary"]) for row in content["latency"]]
+
+
 def test_the_bench_directory_holds_the_contract(line: Path) -> None:
     folder = line / "runs/tiny/bench/here"
-    content = read_json(folder / "bench.json", "dhox.bench/1")
-    assert [(row["precision"], row["batch"]) for row in content["latency"]] == [
-        ("fp32", 1),
-        ("fp32", 8),
-        ("fp16", 1),
-        ("fp16", 8),
-    ]
+    content = read_json(folder / "bench.json", "dhox.bench/2")
+    boundaries = ("device", "e2e", "pipeline")
+    assert sorted(cells(content)) == sorted(product(("fp32", "fp16"), (1, 8), boundaries))
     samples = read_npz(folder / "samples.npz")
     for row in content["latency"]:
-        taken = samples[f"{row['precision']}_batch{row['batch']}_ns"]
-        assert row["n"] == len(taken) >= 100
-        for p in (50, 90, 99):
+        taken = samples[row["samples"]]
+        assert row["n"] == len(taken) == samples[f"{row['samples']}_rounds"].sum()
+        assert row["rounds"] == len(samples[f"{row['samples']}_started_s"]) == FEWEST_ROUNDS
+        for p in (50, 90, 95, 99):
             assert row["latency_ms"][f"p{p}"] == percentile(taken / 1e6, p)
         assert row["images_per_s"] == pytest.approx(row["batch"] * len(taken) / taken.sum() * 1e9)
-        assert row["provider"] == "CPUExecutionProvider"
-        assert bool(row["emulated"]) == (row["precision"] == "fp16")
+        assert bool(row["emulated"]) == (row["subject"] == "fp16")
+    assert {row["provider"] for row in content["runners"]} == {"CPUExecutionProvider"}
     assert all(row["passed"] for row in content["golden"])
     assert content["device"]["cpu_cores"] >= 1
 
 
 def test_accuracy_is_that_of_the_predictions_and_of_torch(line: Path) -> None:
     folder = line / "runs/tiny/bench/here"
-    content = read_json(folder / "bench.json", "dhox.bench/1")
+    content = read_json(folder / "bench.json", "dhox.bench/2")
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     for accuracy in content["accuracy"]["rows"]:
-        mine = [row for row in rows if row["precision"] == accuracy["precision"]]
+        mine = [row for row in rows if row["subject"] == accuracy["subject"]]
         assert len(mine) == accuracy["n"] == 48
-        assert (
-            sum(row["label"] == row["predicted"] for row in mine)
-            == accuracy["correct"]
-            == np.trace(accuracy["confusion"])
-        )
+        right = sum(row["label"] == row["predicted"] for row in mine)
+        assert right == accuracy["correct"] == np.trace(accuracy["confusion"])
         assert np.sum(accuracy["confusion"]) == 48
+        assert sum(row["n"] for row in accuracy["per_class"]) == 48
+        assert sum(row["n"] * row["recall"] for row in accuracy["per_class"]) == pytest.approx(right)
+    first, second = content["accuracy"]["rows"]
+    assert first["reference"] is None
+    assert second["reference"]["gained"] - second["reference"]["lost"] == second["correct"] - first["correct"]
     in_torch = {row["stage"]: row["correct"] for row in read_json(line / "runs/tiny/run.json", "dhox.run/1")["test"]}
-    assert content["accuracy"]["rows"][0]["correct"] == in_torch["dho"]  # the fold is exact here
+    assert first["correct"] == in_torch["dho"]  # the fold is exact here
+
+
+def quick(export: Path, out: str = "b", **options: Any) -> BenchResult:
+    settings: dict[str, Any] = {"duration_s": 0.05, "batches": (1,), "boundaries": ("e2e",)}
+    return bench([export], Path(out), **(settings | options))
 
 
 def test_without_the_test_split_accuracy_is_not_run_and_says_so(own_line: Path) -> None:
     export = own_line / "runs/tiny/export"
     rewrite_manifest(export, data="/nowhere")
-    content = bench(export, seconds=0.05, batches=(1,)).content
+    content = quick(export, boundaries=("pipeline",)).content
     assert content["accuracy"]["rows"] == []
     assert content["accuracy"]["note"] == "not run: no test split at /nowhere. Give --data."
-    assert (
-        bench(export, Path("b"), seconds=0.05, batches=(1,), data=own_line / "data").content["accuracy"]["rows"][0]["n"]
-        == 48
-    )
+    assert content["settings"]["images"] == "the golden JPEG of the export"
+    assert quick(export, "c", data=own_line / "data").content["accuracy"]["rows"][0]["n"] == 48
     with pytest.raises(DhoxError, match="--data missing does not exist"):
-        bench(export, data=Path("missing"))
+        quick(export, "d", data=Path("missing"))
+
+
+def test_an_evaluation_set_without_images_or_with_other_labels_is_refused(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    (own_line / "data/test/bag").rename(own_line / "data/test/purse")
+    with pytest.raises(DhoxError, match="outside the classes? .*purse|purse"):
+        quick(export, data=own_line / "data")
+    shutil.rmtree(own_line / "data/test")
+    with pytest.raises(DhoxError, match=r"has no test images\. Put them into"):
+        quick(export, data=own_line / "data")
+    assert not Path("b").exists()
+
+
+def test_several_models_are_measured_side_by_side(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    shutil.copytree(export, own_line / "runs/other/export")
+    content = bench(
+        [export / "model.onnx", own_line / "runs/other/export", export / "model.onnx"],
+        Path("b"), precisions=("fp32",), duration_s=0.05, batches=(2,), boundaries=("e2e",),
+    ).content  # fmt: skip
+    assert [row["name"] for row in content["subjects"]] == ["tiny/fp32 #1", "other/fp32", "tiny/fp32 #2"]
+    assert len(content["latency"]) == len(content["golden"]) == 3
+    assert {row["correct"] for row in content["accuracy"]["rows"]} == {content["accuracy"]["rows"][0]["correct"]}
+    with pytest.raises(DhoxError, match=r"heads\.npz is neither an export directory nor a model file"):
+        bench([export / "heads.npz"], Path("c"))
+
+
+def test_an_interrupted_bench_keeps_what_it_has(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def stop_at_the_second_batch(cells: Any, *arguments: Any) -> None:
+        opened.append(cells)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        measure(cells, *arguments)
+
+    monkeypatch.setattr("dhox.bench.run.measure", stop_at_the_second_batch)
+    content = quick(own_line / "runs/tiny/export", batches=(1, 2)).content
+    assert content["status"] == "interrupted"
+    assert {row["batch"] for row in content["latency"]} == {1}
+    assert read_json(Path("b/bench.json"), "dhox.bench/2")["accuracy"]["rows"]
 
 
 def test_a_changed_file_is_refused(own_line: Path) -> None:
@@ -80,10 +133,10 @@ def test_a_changed_file_is_refused(own_line: Path) -> None:
     content[len(content) // 2] ^= 1
     (export / "model.onnx").write_bytes(content)
     with pytest.raises(DhoxError, match=r"model\.onnx is not the file that manifest\.json describes"):
-        bench(export, Path("b"), seconds=0.05)
+        quick(export)
     (export / "model.onnx").unlink()
     with pytest.raises(DhoxError, match=r"model\.onnx is missing"):
-        bench(export, Path("b"), seconds=0.05)
+        quick(export)
     assert not Path("b").exists()
 
 
@@ -95,20 +148,21 @@ def test_wrong_golden_outputs_fail(own_line: Path) -> None:
     write_npz(export / "golden.npz", **{**golden, "probs": np.roll(golden["probs"], 1, axis=-1)})
     files = json.loads((export / "manifest.json").read_text())["files"]
     rewrite_manifest(export, files=files | {"golden.npz": sha256(export / "golden.npz")})
-    result = bench(export, Path("b"), seconds=0.05, batches=(1,))
+    result = quick(export)
     assert not result.passed
     assert not any(row["passed"] for row in result.content["golden"])
 
 
 def test_outputs_that_are_not_finite_fail_and_are_written(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OnnxRuntimeRunner, "__call__", lambda self, batch: np.full((len(batch), 4), np.nan, np.float32))
-    result = bench(own_line / "runs/tiny/export", Path("b"), seconds=0.05, batches=(1,))
+    nan = np.float32("nan")
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", lambda self, batch: np.full((len(batch), 4), nan))
+    result = quick(own_line / "runs/tiny/export")
     assert not result.passed
-    assert {row["largest_difference"] for row in read_json(Path("b/bench.json"), "dhox.bench/1")["golden"]} == {None}
+    assert {row["largest_difference"] for row in read_json(Path("b/bench.json"), "dhox.bench/2")["golden"]} == {None}
 
 
 def n_measured(own_line: Path) -> int:
-    result = bench(own_line / "runs/tiny/export", Path("b"), seconds=0.05, batches=(1,), data=own_line / "data")
+    result = quick(own_line / "runs/tiny/export", data=own_line / "data")
     n: int = result.content["accuracy"]["rows"][0]["n"]
     return n
 
@@ -130,7 +184,7 @@ def test_test_images_that_training_skipped_are_left_out(own_line: Path) -> None:
 
 def test_devices_that_are_not_there_are_errors() -> None:
     assert choose_device("cpu") == "cpu"
-    with pytest.raises(DhoxError, match="not a Jetson .*Copy the export directory to the board"):
+    with pytest.raises(DhoxError, match="not a Jetson .*over SSH"):
         choose_device("jetson")
 
 
@@ -142,7 +196,7 @@ def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_jetson_without_cuda_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dhox.bench.runners.jetson", lambda: {"model": "Orin", "l4t": ""})
+    monkeypatch.setattr("dhox.bench.runners.is_jetson", lambda: True)
     monkeypatch.setattr("dhox.bench.runners.available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DhoxError, match="JetPack's build of onnxruntime-gpu"):
         choose_device("jetson")
@@ -153,21 +207,22 @@ def test_a_jetson_without_cuda_never_falls_back(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_runner_answers_as_the_session_and_names_its_provider(line: Path) -> None:
-    runner = OnnxRuntimeRunner(line / "runs/tiny/export/model.onnx", "cpu")
+    (subject,) = open_subjects([line / "runs/tiny/export/model.onnx"])
     golden = read_npz(line / "runs/tiny/export/golden.npz")
-    assert abs(runner(golden["input"]) - golden["probs"]).max() < 1e-4
-    assert (runner.name, runner.provider) == ("onnxruntime", "CPUExecutionProvider")
+    with closing(open_runner(subject, "onnxruntime", "cpu")) as runner:
+        assert abs(subject.probs(runner.infer(subject.graph_input(golden["input"]))) - golden["probs"]).max() < 1e-4
+        assert (runner.name, runner.facts["provider"]) == ("onnxruntime", "CPUExecutionProvider")
 
 
 @pytest.mark.gpu
 def test_cuda_gives_the_golden_outputs(line: Path) -> None:
-    result = bench(line / "runs/tiny/export", Path("b"), device="cuda", seconds=0.2)
+    result = bench([line / "runs/tiny/export"], Path("b"), device="cuda", duration_s=0.2)
     assert result.passed
-    assert {row["provider"] for row in result.content["latency"]} == {"CUDAExecutionProvider"}
+    assert {row["provider"] for row in result.content["runners"]} == {"CUDAExecutionProvider"}
 
 
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
-    content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/1")["ledger"]
+    content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/2")["ledger"]
     exported = {
         row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/2")["rows"]
     }
@@ -177,6 +232,6 @@ def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) ->
         assert row["correct"] == exported[row["stage"]]["correct"]
         assert (row["n"], row["agreement"], row["mcnemar_p"]) == (80, 1, 1)
     (own_line / "data/val/bag/000.png").unlink()
-    found = bench(own_line / "runs/tiny/export", Path("b"), seconds=0.05, batches=(1,), data=own_line / "data").content
+    found = quick(own_line / "runs/tiny/export", data=own_line / "data").content
     assert found["ledger"]["rows"] == []
     assert found["ledger"]["note"].endswith("lacks 1 of its images, such as val/bag/000.png")
