@@ -22,9 +22,9 @@ from dhox.bench.nvml import gpu_card
 from dhox.bench.power_modes import stopping_signals
 from dhox.bench.results import Found, write_results
 from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner
-from dhox.bench.streams import concurrent_streams
+from dhox.bench.streams import stream_rows
 from dhox.bench.subjects import Subject, open_subjects
-from dhox.bench.timing import Pair, batch_of, cells_of_batch, opened, timed_images
+from dhox.bench.timing import Pair, cells_of_batch, opened, timed_images
 from dhox.console import say
 from dhox.dataset import Item
 from dhox.errors import DhoxError
@@ -112,8 +112,10 @@ def bench(
                             measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}")
                             if found.idle is not None and meter is not None:
                                 energy(meter, cells, energy_s, found)
-                        for count in streams:
-                            throughput(able, used, trust_engine, batch, count, duration_s, encoded, found)
+                        real = [(subject, name) for subject, name in able if subject.name not in found.emulated()]
+                        stream_rows(
+                            real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
+                        )
                         found.conditions, found.memory = conditions.summary(), watch.summary()
                         write_results(folder, found, "running")
         except KeyboardInterrupt:
@@ -189,25 +191,3 @@ def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> Non
             continue
         found.energy.append({"subject": subject, "runner": runner, "batch": batch, "boundary": boundary, **row})
         found.traces[subject, runner, batch] = trace
-
-
-def throughput(
-    pairs: list[Pair], device: str, trust_engine: bool, batch: int, count: int, seconds: float, encoded: list[bytes],
-    found: Found,
-) -> None:  # fmt: skip
-    """`count` runners at once of every model that this device really computes."""
-    for subject, name in pairs:
-        if subject.name in found.emulated():
-            continue
-        say(f"{count} streams of {subject.name} by {name}, batch {batch}: {seconds:g} s")
-        array = subject.graph_input(batch_of(subject, batch, encoded)[1])
-
-        def open_one(subject: Subject = subject, name: str = name) -> Any:
-            return open_runner(subject, name, device, trust_engine)
-
-        try:
-            row = concurrent_streams(open_one, array, count, seconds)
-        except DhoxError as err:
-            found.not_run.append(f"{count} streams of {subject.name} by {name} at batch {batch} not run: {err}")
-            continue
-        found.streams.append({"subject": subject.name, "runner": name, **row})

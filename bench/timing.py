@@ -62,10 +62,10 @@ def cells_of_batch(
     """
     cells = []
     for subject, runner, _ in opened_pairs:
-        taken, pixels = batch_of(subject, batch, encoded)
+        pixels = batch_pixels(subject, encoded, batch)
         try:
             check_batch(subject, batch)
-            calls = boundary_calls(subject, runner, pixels, taken)
+            calls = boundary_calls(subject, runner, pixels, in_turn(encoded, batch))
         except DhoxError as err:
             not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
             continue
@@ -73,11 +73,15 @@ def cells_of_batch(
     return cells
 
 
-def batch_of(subject: Subject, batch: int, encoded: list[bytes]) -> tuple[list[bytes], np.ndarray]:
-    """A batch of encoded images, in turn and repeated as needed, and its pixels uint8 [batch, crop, crop, 3]."""
-    taken = [encoded[i % len(encoded)] for i in range(batch)]
-    images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in taken]
-    return taken, np.stack(images)
+def in_turn(encoded: list[bytes], batch: int) -> list[bytes]:
+    """`batch` images: all of them in turn, repeated as needed."""
+    return [encoded[i % len(encoded)] for i in range(batch)]
+
+
+def batch_pixels(subject: Subject, encoded: list[bytes], batch: int) -> np.ndarray:
+    """A batch of encoded images as preprocessed pixels, uint8 [batch, crop, crop, 3]."""
+    images = [decode(io.BytesIO(content)) for content in in_turn(encoded, batch)]
+    return np.stack([model_input(image, subject.preprocessing) for image in images])
 
 
 def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttled: bool) -> list[dict[str, Any]]:
