@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, check_output, outp
 
 ERROR = "Error: "  # how a dhox command begins its one message
 NOT_THERE = ("Report: ", "No report.html: ", f"bench/{BENCH_FILE}")  # its lines about files: those are written here
+NOT_PREPARED = "not prepared yet: the first `dhox bench --host` copies what dhox needs there"
 EXPECTED = (0, 3, 130)  # exit statuses of a bench with results: done, a failed gate, interrupted
 TENSORRT_DEVICES = ("jetson", "tensorrt")  # nothing else will do there
 
@@ -117,22 +119,38 @@ def examine_board(host: str, python: str = "python3") -> dict[str, Any]:
 
     `findings` is None before, with the reason in `note`. Raises DhoxError as `bench_remote` does.
     """
+    lines: list[str] = []
     with Board(host, python) as board:
         probe = board.ask("probe")
         content: dict[str, Any] = {"host": host, "probe": probe, "findings": None, "note": None}
-        keys = probe["environment"]
-        if keys is None:
-            return content | {"note": "not prepared yet: the first `dhox bench --host` copies what dhox needs there"}
-        lines: list[str] = []
-        trees = f"{probe['store']}/trees"
-        command = [probe["python"]["path"], "-m", "dhox", "doctor", "--json"]
-        status, tail = board.run(command, environment_of(trees, keys), secrets.token_hex(8), lines.append)
+        if probe["environment"] is None:
+            return content | {"note": NOT_PREPARED}
+        status, tail = prepared(board, probe, ["doctor", "--json"], lines.append)
     try:
         return content | {"findings": json.loads("\n".join(lines))}
     except ValueError:
-        return content | {
-            "note": f"dhox there does not run ({tail[-1] if tail else status}): `dhox bench --host` copies it again"
-        }
+        last = tail[-1] if tail else f"status {status}"
+        return content | {"note": f"dhox there does not run ({last}): `dhox bench --host` copies it again"}
+
+
+def restore_board(host: str, python: str = "python3") -> None:
+    """`dhox doctor --restore-power-mode` on a board: what a killed bench there left behind. Raises DhoxError."""
+    lines = Lines()
+    with Board(host, python) as board:
+        probe = board.ask("probe")
+        if probe["environment"] is None:
+            raise DhoxError(f"{host} is {NOT_PREPARED}.")
+        status, tail = prepared(board, probe, ["doctor", "--restore-power-mode"], lines)
+    if status:
+        raise failed(host, status, lines.error, tail)
+
+
+def prepared(
+    board: Board, probe: dict[str, Any], words: list[str], show: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Run dhox with the packages that the last bench brought there."""
+    environment = environment_of(f"{probe['store']}/trees", probe["environment"])
+    return board.run([probe["python"]["path"], "-m", "dhox", *words], environment, secrets.token_hex(8), show)
 
 
 class Lines:
@@ -241,8 +259,10 @@ def read_content(files: dict[str, bytes]) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(files[BENCH_FILE])
     except (KeyError, ValueError):
         return None
-    known = content.get("schema") == BENCH_SCHEMA and content.get("status") in {"complete", "interrupted"}
-    return content if known else None
+    if content.get("schema") != BENCH_SCHEMA or "latency" not in content:
+        return None
+    # Killed there between two batch sizes, it still says that it runs.
+    return content | {"status": "interrupted"} if content.get("status") == "running" else content
 
 
 def replace_texts(value: Any, texts: dict[str, str]) -> Any:
