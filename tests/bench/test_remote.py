@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +188,7 @@ def test_doctor_before_and_after_a_board_was_prepared(
     works = {row["what"]: row["works"] for row in after["findings"]}
     assert next(found for what, found in works.items() if "CPUExecutionProvider" in what)
     assert not next(found for what, found in works.items() if what.startswith("torch "))
+    assert "No sweep left a power mode" in call("doctor", *first["words"], "--restore-power-mode").stdout
     text = call("doctor", *first["words"]).stdout
     assert "C library" in text
     assert "CPUExecutionProvider" in text
@@ -411,6 +413,17 @@ def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, en
         pytest.raises(DhoxError, match=r"is Python 3\.\d+, dhox needs 3.10.*--remote-python"),
     ):
         there.ask("probe")
+
+
+def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: dict[str, str], python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name in ("a b %h", "long" * 30):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+        with Board("board", python) as there:
+            socket = there.connection.folder / "s"
+            assert socket.is_socket()
+            assert there.ask("probe")["system"] == "Linux"
+        assert not socket.exists()
 
 
 def test_a_greeting_of_the_login_shell_does_no_harm(
