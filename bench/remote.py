@@ -89,6 +89,8 @@ def bench_remote(
             status, tail = board.run([probe["python"]["path"], "-m", "dhox", "bench", *words], environment, run, lines)
         except KeyboardInterrupt as err:
             interrupted, status, tail = err, 130, []
+        except DhoxError as err:
+            raise DhoxError(f"{err} What it had measured lies there in {probe['store']}/runs/{run}.") from err
         files = board.collect(run)
     content = read_content(files)
     if content is None:

@@ -102,9 +102,10 @@ def why(host: str, said: str) -> DhoxError:
             for name, value in (("HOST", host), ("NAME", host.rpartition("@")[2])):
                 advice = advice.replace(name, shlex.quote(value))
             return DhoxError(f"{host}: {meaning.replace('SAID', found[-1])}. {advice}")
+    said = f" ({lines[-1]})" if lines else ""
     return DhoxError(
-        f"The connection to {host} was lost ({lines[-1] if lines else 'ssh said nothing'}). Run the same command "
-        "again: what was copied is still there, and nothing goes on running on the board."
+        f"The connection to {host} was lost{said}. Run the same command again: what was copied is still there, and the "
+        "board ends what it was running."
     )
 
 

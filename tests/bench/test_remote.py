@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,6 +243,7 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
         dhox_command(*words, *LONG, "--out", "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: measuring(board))
+    wait_until(lambda: list(board.store.glob("runs/*/bench.partial")))
     children = Path(f"/proc/{board.process.pid}/task/{board.process.pid}/children").read_text().split()
     assert children
     for child in children:
@@ -252,6 +254,8 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert said.count("\n") == 1
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
+    (left,) = re.findall(r"lies there in (.*)\.$", said)
+    assert read_json(Path(left, "bench/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
     again = call(*words, *QUICK, "--data", first["root"] / "line/data", "--out", "cut")
     assert again.returncode == 0, again.stderr
     assert "Copying 0 files" in again.stdout
