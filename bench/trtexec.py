@@ -30,11 +30,15 @@ MODES = {
 }
 COMPARED = {"device": "computeMs", "e2e": "latencyMs"}
 MEANINGS = {
-    "device": "trtexec: GPU compute time by CUDA events, CUDA graph, no transfers; ours: host clock around a synchronised "
-    "call, so the launch and the wait come on top",
-    "e2e": "trtexec: copies and compute by CUDA events, the next inference enqueued ahead; ours: pixels in host memory to "
-    "probabilities there by the host clock, so preparing the input and softmax come on top",
-}  # fmt: skip
+    "device": (
+        "trtexec: GPU compute time by CUDA events, CUDA graph, no transfers; ours: host clock around a synchronised "
+        "call, so the launch and the wait come on top"
+    ),
+    "e2e": (
+        "trtexec: copies and compute by CUDA events, the next inference enqueued ahead; ours: pixels in host memory to "
+        "probabilities there by the host clock, so preparing the input and softmax come on top"
+    ),
+}
 
 
 def find_trtexec() -> Path | None:
