@@ -53,12 +53,14 @@ def evaluation_items(data: Path | None, subjects: list[Subject]) -> tuple[list[I
 
 def predict(subject: Subject, infer: Callable[[np.ndarray], np.ndarray], items: list[Item], words: str) -> np.ndarray:
     """Probabilities [N, C] of image files, by the preprocessing contract; `infer`: the runner's."""
-    parts = []
+    parts, size = [], subject.fixed_batch or BATCH
     with progress_bar(words, len(items)) as advance:
-        for start in range(0, len(items), BATCH):
-            chunk = items[start : start + BATCH]
+        for start in range(0, len(items), size):
+            chunk = items[start : start + size]
             pixels = np.stack([model_input(read_image(item), subject.preprocessing) for item in chunk])
-            parts.append(subject.probs(infer(subject.graph_input(pixels))))
+            if subject.fixed_batch:
+                pixels = np.resize(pixels, (size, *pixels.shape[1:]))  # the last images again, to fill the batch
+            parts.append(subject.probs(infer(subject.graph_input(pixels)))[: len(chunk)])
             advance(len(chunk))
     return np.concatenate(parts)
 

@@ -11,7 +11,7 @@ import numpy as np
 from dhox.errors import DhoxError, UsageError
 from dhox.exported import artefact, check_file, graph_input, read_manifest
 from dhox.files import EXPORT_FILE, sha256
-from dhox.images import Preprocessing
+from dhox.images import Preprocessing, normalise
 from dhox.stats import softmax
 
 
@@ -21,7 +21,8 @@ class Subject:
 
     `name`: unique in one bench; `file`: the ONNX file, its hash checked; `precision`: what the file states;
     `input_kind`: one of dhox.exported.INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the directory
-    it belongs to, None for a model of another tool.
+    it belongs to, None for a model of another tool. Such a model may also have the `input_kind` float-nhwc or
+    uint8-nchw, take blue first (`bgr`), or have its batch size fixed in the file.
     """
 
     name: str
@@ -39,14 +40,24 @@ class Subject:
     export: Path | None = None
     manifest: dict[str, Any] | None = None
     contract: Path | None = None
+    bgr: bool = False
+    fixed_batch: int | None = None
 
     def graph_input(self, pixels: np.ndarray) -> np.ndarray:
         """Preprocessed pixels uint8 [B, crop, crop, 3] as the graph takes them."""
-        return graph_input(pixels, self.input_kind, self.preprocessing)
+        if self.bgr:
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
+        if self.input_kind == "uint8-nchw":
+            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        if self.input_kind == "float-nhwc":
+            taken = np.ascontiguousarray(normalise(pixels, self.preprocessing).transpose(0, 2, 3, 1))
+        else:
+            taken = graph_input(pixels, self.input_kind, self.preprocessing)
+        return taken.astype(self.input_dtype, copy=False)
 
     def probs(self, output: np.ndarray) -> np.ndarray:
         """The graph's output [B, C] as probabilities float32 [B, C]."""
-        return softmax(output).astype(np.float32) if self.output_kind == "logits" else output
+        return (softmax(output) if self.output_kind == "logits" else output).astype(np.float32, copy=False)
 
 
 def open_subjects(paths: list[Path], contract: Path | None = None, precisions: tuple[str, ...] = ()) -> list[Subject]:
@@ -114,7 +125,7 @@ def foreign_subject(path: Path, contract: Path | None) -> Subject:
             f"{path} is neither an export directory nor a model file of one. Give an export directory, or describe the "
             f"model in a contract file: dhox contract {path}, then --contract FILE."
         )
-    from dhox.contract import contract_subject
+    from dhox.bench.contract_subject import contract_subject  # which builds on this file
 
     return contract_subject(path, contract)
 

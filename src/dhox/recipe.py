@@ -17,14 +17,22 @@ else:
 WORDS = {int: "a whole number", float: "a number", bool: "true or false"}  # everything else: a text in quotes
 
 
-def read_recipe(file: Path) -> dict[str, Any]:
-    """The keys and values of a recipe. Raises DhoxError where the file is missing or no TOML."""
+def read_toml(file: Path, kind: str, advice: str) -> dict[str, Any]:
+    """The content of a TOML file. Raises DhoxError, which ends with `advice`, where it is missing or no TOML.
+
+    `kind`: what it is, for messages.
+    """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as err:
-        raise DhoxError(f"The recipe {file} cannot be read ({err.strerror}). Check the path.") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise DhoxError(f"The recipe {file} is not valid TOML ({err}). Mend it: lines like epochs = 30.") from err
+        raise DhoxError(f"The {kind} {file} cannot be read ({err.strerror}). Check the path.") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise DhoxError(f"The {kind} {file} is not valid TOML ({err}). {advice}") from err
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """The keys and values of a recipe. Raises DhoxError where the file is missing or no TOML."""
+    return read_toml(file, "recipe", "Mend it: lines like epochs = 30.")
 
 
 def defaults_of(file: Path, options: dict[str, str], hints: dict[str, Any]) -> dict[str, Any]:
