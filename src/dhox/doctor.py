@@ -19,7 +19,8 @@ def examine() -> list[Finding]:
     """What dhox can do here, then every part that decides it."""
     place = this_place()
     backends = find_backends(place)
-    return [*abilities(backends, place), Finding("processor", True, cpu_model()), *board(), *backends, *energy(place), disk(), *state()]
+    parts = [*board(), *backends, *energy(place), disk(), *state()]
+    return [*abilities(backends, place), Finding("processor", True, cpu_model()), *parts]
 
 
 def abilities(backends: list[Finding], place: Place) -> list[Finding]:
