@@ -12,6 +12,7 @@ from rich.markup import escape
 import dhox
 from dhox.cli_bench import bench
 from dhox.cli_common import Overwrite, Sysroot, check_choice, set_sysroot
+from dhox.cli_compare import compare
 from dhox.cli_export import export
 from dhox.cli_sweep import contract
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
@@ -52,6 +53,7 @@ app.command("import-dho")(import_dho)
 app.command()(export)
 app.command()(contract)
 app.command()(bench)
+app.command()(compare)
 
 
 @app.command()

@@ -19,8 +19,15 @@ def examine() -> list[Finding]:
     """What dhox can do here, then every part that decides it."""
     place = this_place()
     backends = find_backends(place)
-    parts = [*board(), *backends, *energy(place), disk(), *state()]
-    return [*abilities(backends, place), Finding("processor", True, cpu_model()), *parts]
+    return [
+        *abilities(backends, place),
+        Finding("processor", True, cpu_model()),
+        *board(),
+        *backends,
+        *energy(place),
+        disk(),
+        *state(),
+    ]
 
 
 def abilities(backends: list[Finding], place: Place) -> list[Finding]:

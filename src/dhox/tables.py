@@ -264,56 +264,6 @@ def unlike_sentence(unlike: dict[str, Any]) -> str:
     )
 
 
-def print_bench(bench: Path, content: dict[str, Any]) -> None:
-    """One table: a row per model, runner, batch and boundary."""
-    accuracies = {(row["subject"], row["runner"]): row for row in content["accuracy"]["rows"]}
-    table = Table(
-        "model", "runner", "batch", "boundary", "p50", "p99", "images/s", "test accuracy", title="Latency, ms"
-    )
-    for row in content["latency"]:
-        ms, accuracy = row["latency_ms"], accuracies.get((row["subject"], row["runner"]))
-        cells = [
-            row["subject"],
-            row["runner"],
-            str(row["batch"]),
-            row["boundary"],
-            f"{ms['p50']:.3f}",
-            f"{ms['p99']:.3f}",
-        ]
-        table.add_row(*cells, f"{row['images_per_s']:,.0f}", percent(accuracy) if accuracy else "not run")
-    console.print(table)
-    for line in content["not_run"]:
-        say(f"{line}.")
-    if content["accuracy"]["note"]:
-        say(f"Accuracy {content['accuracy']['note']}")
-    for row in content["ledger"]["rows"]:
-        say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
-    for golden in content["golden"]:
-        say(golden_sentence(golden))
-    say(f"{bench}/bench.json")
-
-
-def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
-    """One file's row of the export's ledger, on the device of the bench."""
-    text = f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}"
-    if row["agreement"] is None:
-        return text
-    return (
-        f"{text}; {100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
-        f"p = {row['mcnemar_p']:.2g})"
-    )
-
-
-def golden_sentence(golden: dict[str, Any]) -> str:
-    """What a golden check found."""
-    word = "passed" if golden["passed"] else "FAILED"
-    difference = golden["largest_difference"]
-    return (
-        f"Golden outputs, {golden['subject']} by {golden['runner']}: {word}, {golden['n']} images, largest difference "
-        "of a probability " + ("not finite" if difference is None else f"{difference:.1e}")
-    )
-
-
 def print_predictions(
     names: list[str],
     classes: list[str],
