@@ -13,8 +13,11 @@ import pytest
 from board import RECORDINGS, board_with_modes, write_command, write_file
 
 from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
+from dhox.cli import main
+from dhox.console import console
 from dhox.doctor import state
 from dhox.errors import DhoxError
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
 from dhox.nvpmodel import PowerMode
 from dhox.sysroot import VARIABLE
 
@@ -186,3 +189,38 @@ def test_what_a_sweep_needs(root: Path) -> None:
     (root / "proc/device-tree/compatible").unlink()
     with pytest.raises(DhoxError, match="is not a Jetson"):
         power_mode_sweep([]).__enter__()
+
+
+def test_bench_writes_one_directory_per_mode(
+    root: Path, line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = str(line / "runs/tiny/export")
+    quick = [
+        "--device",
+        "cpu",
+        "--batch",
+        "1",
+        "--boundary",
+        "e2e",
+        "--duration",
+        "0.05",
+        "--energy",
+        "0",
+        "--precision",
+        "fp32",
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", export, *quick, "--power-modes"])
+    assert end.value.code == 2
+    assert "--power-modes --out DIR" in capsys.readouterr().err
+    monkeypatch.setattr(console, "width", 100)
+    with pytest.raises(SystemExit) as end:
+        main(["bench", export, *quick, "--power-modes", "--out", "modes"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0, said
+    benches = {path.name: read_json(path / BENCH_FILE, BENCH_SCHEMA) for path in Path("modes").iterdir()}
+    modes = {name: content["device"]["jetson"]["power_mode"] for name, content in benches.items()}
+    assert modes == {"3-MODE_50W": {"id": 3, "name": "MODE_50W"}, "0-MAXN": {"id": 0, "name": "MAXN"}}
+    assert mode_of(root) == 3
+    assert "Power mode MODE_15W (1) not run" in said
+    assert max(map(len, said[said.index("Power modes, measured") :].splitlines()[:9])) <= 100
