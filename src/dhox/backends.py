@@ -162,7 +162,7 @@ def cuda_runtime(place: Place) -> Finding:
         found, _, own_advice = str(err).rstrip(".").partition(". ")
         advice = {
             "none": "needs an NVIDIA GPU and its driver",
-            "jetson": "sudo apt install nvidia-jetpack-runtime; this user must be in the groups video and render; in a "
+            "jetson": "sudo apt install nvidia-jetpack; this user must be in the groups video and render; in a "
             "container, start it with the NVIDIA runtime",
         }
         return Finding(what, False, found, advice.get(place.gpu, own_advice))
