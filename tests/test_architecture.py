@@ -32,6 +32,7 @@ TOP = {
     "dhox.tables",
     "dhox.compare_tables",
     "dhox.doctor",
+    "dhox.power_mode_bench",
     "dhox.engine_tables",
     "dhox.export_tables",
     "dhox.demo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def bench(
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    power_modes: Annotated[bool, typer.Option("--power-modes", help="On a Jetson: measure in every power mode that needs no reboot, into OUT/ID-NAME; sets modes by sudo -n nvpmodel, and the present one again at the end.")] = False,
     sysroot: Sysroot = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -36,6 +38,7 @@ def bench(
     from dhox.errors import DhoxError, GateFailedError
     from dhox.exported import PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
+    from dhox.power_mode_bench import bench_modes
 
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
@@ -45,22 +48,24 @@ def bench(
     for name in boundaries:
         check_choice("--boundary", name, tuple(BOUNDARIES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
-    result = run_bench(
-        paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
+    run = partial(
+        run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
         precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
         boundaries=boundaries, duration_s=duration, energy_s=energy,
         streams=parse_numbers("--streams", streams) if streams else (), data=data, trust_engine=trust_engine, overwrite=overwrite,
     )  # fmt: skip
-    print_bench(result.bench, result.content)
-    say_report(result.bench)
-    if not result.passed:
+    results = bench_modes(run, out) if power_modes else [run(out)]
+    for result in results:
+        print_bench(result.bench, result.content)
+        say_report(result.bench)
+    if not all(result.passed for result in results):
         raise GateFailedError(
-            f"A model does not give its golden outputs on this machine (see {result.bench}/bench.json). Do not ship it: "
+            f"A model does not give its golden outputs on this machine (see {results[0].bench}/bench.json). Do not ship it: "
             "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
         )
-    if result.content["status"] == "interrupted":
+    if results and results[-1].content["status"] == "interrupted":
         stopped = DhoxError(
-            f"The bench was interrupted. {result.bench} holds what it measured; run it again for the rest."
+            f"The bench was interrupted. {results[-1].bench} holds what it measured; run it again for the rest."
         )
         stopped.exit_code = 130
         raise stopped
