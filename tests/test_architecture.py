@@ -29,6 +29,7 @@ TOP = {
     "dhox.bench_page",
     "dhox.bench_tables",
     "dhox.bench_words",
+    "dhox.remote_tables",
     "dhox.tables",
     "dhox.compare_tables",
     "dhox.doctor",
