@@ -60,7 +60,7 @@ def measure(
     """
     calls: dict[Key, int] = {}
     for cell in cells:
-        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(1.0, duration_s)))
+        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
         calls[cell.key] = max(1, round(duration_s / rounds / median_s))
         into[cell.key] = Samples(warm)
     with progress_bar(description, rounds) as advance:

@@ -14,7 +14,7 @@ from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.contract_subject import check_batches
 from dhox.bench.judge import Verdicts, accuracy_content, judge, ledger_content
 from dhox.bench.measure import FEWEST_ROUNDS, METHOD, Key, Samples, measure
-from dhox.bench.runners import choose_device, default_runners
+from dhox.bench.runners import check_runner, choose_device, default_runners
 from dhox.bench.subjects import Subject, open_subjects, subject_row
 from dhox.bench.timing import cells_of_batch, latency_rows, opened, sample_arrays, timed_images
 from dhox.console import say
@@ -66,15 +66,18 @@ def bench(
     split is, by default where the first export says. Ctrl-C ends the measurement and keeps what is there (status
     interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
     """
-    subjects, not_run = runnable(open_subjects(paths, contract, precisions), used := choose_device(device))
+    found = open_subjects(paths, contract, precisions)
+    used = choose_device(device, found)
+    for runner in runners:
+        check_runner(runner, used)
+    subjects, not_run = runnable(found, used)
     check_batches(subjects, batches)
-    names = runners or tuple(default_runners(used))
     card = device_card()
     out = out or default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}"
     check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     items, where, accuracy_note = evaluation_items(data, subjects)
     images, encoded = timed_images(subjects, items)
-    pairs = [(subject, runner) for subject in subjects for runner in names]
+    pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
 
     verdicts, samples, facts, status = Verdicts(), dict[Key, Samples](), list[dict[str, Any]](), "complete"
     rng = np.random.default_rng(SEED)
@@ -112,7 +115,8 @@ def bench(
             "device": card,
             "settings": {
                 "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s,
-                "rounds": FEWEST_ROUNDS, "seed": SEED, "runners": list(names), "images": images,
+                "rounds": FEWEST_ROUNDS, "seed": SEED, "runners": list(dict.fromkeys(runner for _, runner in pairs)),
+                "images": images,
             },
             "method": [METHOD, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in boundaries]],
             "subjects": [subject_row(subject) for subject in subjects],

@@ -72,9 +72,12 @@ def compile_onnx(
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     image = network.get_input(0)
-    fixed = tuple(image.shape)[1:]
+    batch, *fixed = tuple(image.shape)
+    if min(fixed) < 1:
+        raise DhoxError(f"{onnx} leaves the size of its images open ({image.shape}). Export it with a fixed size.")
+    batches = (options.smallest, options.usual, options.largest) if batch < 0 else (batch,) * 3
     profile = builder.create_optimization_profile()
-    profile.set_shape(image.name, *((n, *fixed) for n in (options.smallest, options.usual, options.largest)))
+    profile.set_shape(image.name, *((n, *fixed) for n in batches))
     config.add_optimization_profile(profile)
     set_compatibility(api, config, options)
     on_gpu = [] if options.dla is None else use_dla(api, builder, config, network, options.dla)

@@ -22,8 +22,8 @@ from dhox.export.precision_proof import check_promise, engine_precision, layers_
 from dhox.exported import artefact, check_file, predict_items, read_manifest, run_session
 from dhox.files import check_output, output_directory, read_json, write_bytes, write_json
 from dhox.images import Preprocessing
+from dhox.jetson import jetson_card
 from dhox.ledger import LEDGER_SCHEMA
-from dhox.machine import jetson
 from dhox.tensorrt_api import TensorRT, import_tensorrt, message_logger
 
 HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
@@ -156,7 +156,7 @@ def build_engine(
                 "gpu": device.name if device else None,
                 "compute_capability": device.compute_capability if device else None,
                 "platform": engines.platform_name(),
-                "jetson": jetson(),
+                "jetson": jetson_card(),
             },
             "options": asdict(options),
             "dla_fallback": compiled.on_gpu,

@@ -6,7 +6,6 @@ CUDA graphs: a ViT was four times slower for it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ import numpy as np
 from dhox.dataset import shorten
 from dhox.errors import GateFailedError, require
 from dhox.exported import run_session
-from dhox.onnx_session import PROVIDERS, available_providers, open_session
+from dhox.onnx_session import PROVIDERS, available_providers, nodes_run, open_session
 
 GATED = {"fp32", "fp16"}
 SIZE_OPS = {"Shape", "Size"}
@@ -87,10 +86,4 @@ def profiled_nodes(content: bytes, batch: np.ndarray, device: str) -> list[tuple
     with TemporaryDirectory() as folder:
         session = open_session(content, device, profile=Path(folder, "profile"))
         run_session(session, batch)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    suffix = "_kernel_time"
-    return [
-        (event["name"].removesuffix(suffix), event["args"]["op_name"], event["args"]["provider"])
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith(suffix)
-    ]
+        return nodes_run(session)

@@ -9,8 +9,7 @@ import typer
 
 from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
 from dhox.errors import UsageError
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")
+from dhox.machine import DEVICES
 
 
 def bench(

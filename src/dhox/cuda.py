@@ -1,10 +1,11 @@
-"""The dozen calls of the CUDA runtime that an engine needs, by ctypes: no wheel to match with a board's CUDA."""
+"""The two dozen calls of the CUDA runtime that an engine needs, by ctypes: no wheel to match with a board's CUDA."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ MAJORS = (13, 12)  # of the CUDA versions that TensorRT 10.3 to 11 is built for
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapability{Major,Minor}
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 NON_BLOCKING = 1  # cudaStreamNonBlocking
+THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal: other threads may go on allocating
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 PROPERTIES = 4096  # bytes; cudaDeviceProp is at most about 1 kB and begins with char name[256]
 
@@ -31,6 +33,16 @@ CALLS = {
     "cudaStreamCreateWithFlags": (POINTER(c_void_p), c_uint),
     "cudaStreamSynchronize": (c_void_p,),
     "cudaStreamDestroy": (c_void_p,),
+    "cudaHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
+    "cudaFreeHost": (c_void_p,),
+    "cudaStreamBeginCapture": (c_void_p, c_int),
+    "cudaStreamEndCapture": (c_void_p, POINTER(c_void_p)),
+    # The same in CUDA 11.4 to 13, unlike cudaGraphInstantiate, whose arguments changed with CUDA 12.
+    "cudaGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_ulonglong),
+    "cudaGraphLaunch": (c_void_p, c_void_p),
+    "cudaGraphDestroy": (c_void_p,),
+    "cudaGraphExecDestroy": (c_void_p,),
+    "cudaGetLastError": (),
 }
 
 
@@ -58,13 +70,9 @@ def runtime() -> ctypes.CDLL:
     places = [path for name in names for folder in folders for path in folder.glob(f"*/lib/{name}")]
     for place in [*names, *map(str, places), *(f"/usr/local/cuda/lib64/{name}" for name in names)]:
         try:
-            library = ctypes.CDLL(place)
+            library = load(place)
         except OSError:
             continue
-        for name, arguments in CALLS.items():
-            getattr(library, name).argtypes = arguments
-        library.cudaGetErrorString.argtypes = (c_int,)
-        library.cudaGetErrorString.restype = c_char_p
         loaded = loaded or library
         if library.cudaGetDeviceCount(byref(c_int())) == 0:
             return library
@@ -76,10 +84,21 @@ def runtime() -> ctypes.CDLL:
     )
 
 
+def load(place: str) -> ctypes.CDLL:
+    """A CUDA runtime library, with the arguments of its calls. Raises OSError where it does not load."""
+    library = ctypes.CDLL(place)
+    for name, arguments in CALLS.items():
+        getattr(library, name).argtypes = arguments
+    library.cudaGetErrorString.argtypes = (c_int,)
+    library.cudaGetErrorString.restype = c_char_p
+    return library
+
+
 def call(name: str, *arguments: object) -> None:
     """Call the runtime; raises DhoxError with CUDA's own words where it fails."""
     code = getattr(runtime(), name)(*arguments)
     if code != 0:
+        runtime().cudaGetLastError()  # forgotten: TensorRT asks for the last error too, and would take it for its own
         words = runtime().cudaGetErrorString(code).decode(errors="replace")
         advice = (
             "Use a smaller batch, or stop what else runs on the GPU" if code == OUT_OF_MEMORY else "Check the driver"
@@ -143,3 +162,50 @@ def to_host(array: np.ndarray, address: int, stream: int) -> None:
     """Fill a C-contiguous host array from the device, in the stream's order."""
     assert array.flags.c_contiguous
     call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, DEVICE_TO_HOST, stream)
+
+
+def pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array in page-locked host memory, which the device copies from and to without a detour; `free_pinned` it."""
+    address = c_void_p()
+    size = int(np.prod(shape)) * dtype.itemsize
+    call("cudaHostAlloc", byref(address), size, 0)
+    assert address.value is not None
+    return np.frombuffer((ctypes.c_char * size).from_address(address.value), dtype).reshape(shape)
+
+
+def free_pinned(array: np.ndarray) -> None:
+    """Give back what `pinned` gave; the array must not be used again."""
+    call("cudaFreeHost", array.ctypes.data)
+
+
+def capture(stream: int, enqueue: Callable[[], None]) -> int:
+    """What `enqueue` puts on the stream, as an executable CUDA graph; `launch` it and `destroy_graph` it.
+
+    Run the same work once before, so that nothing is allocated meanwhile. Raises what `enqueue` raises, and DhoxError
+    in CUDA's own words where the work cannot be captured; the stream can be used again afterwards.
+    """
+    call("cudaStreamBeginCapture", stream, THREAD_LOCAL)
+    graph, executable = c_void_p(), c_void_p()
+    try:
+        enqueue()
+    except BaseException:
+        runtime().cudaStreamEndCapture(stream, byref(graph))
+        runtime().cudaGetLastError()
+        raise
+    call("cudaStreamEndCapture", stream, byref(graph))
+    try:
+        call("cudaGraphInstantiateWithFlags", byref(executable), graph, 0)
+    finally:
+        call("cudaGraphDestroy", graph)
+    assert executable.value is not None
+    return executable.value
+
+
+def launch(graph: int, stream: int) -> None:
+    """Put an executable graph on the stream."""
+    call("cudaGraphLaunch", graph, stream)
+
+
+def destroy_graph(graph: int) -> None:
+    """Give back what `capture` gave."""
+    call("cudaGraphExecDestroy", graph)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
-from dhox.machine import cpu_model, jetson
+from dhox.jetson import jetson_card
+from dhox.machine import cpu_model
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def examine() -> list[Finding]:
 
 def board() -> Finding:
     """Whether this is a Jetson."""
-    found = jetson()
+    found = jetson_card()
     if found is None:
         return Finding(
             "Jetson (bench --device jetson)", False, "no NVIDIA Tegra in the device tree", "run dhox bench on the board"

@@ -174,7 +174,7 @@ def run_golden(
 def open_engine(
     export: Path, manifest: dict[str, Any], precision: str | None, trust_engine: bool
 ) -> tuple[dict[str, Any], EngineSession]:
-    """The artefact and a session of the newest engine that fits this machine (see `find_engine`, `read_plan`).
+    """The sidecar and a session of the newest engine that fits this machine (see `find_engine`, `read_plan`).
 
     An engine that was built where no GPU could run it passes its golden check now, or GateFailedError is raised.
     """
@@ -184,10 +184,9 @@ def open_engine(
     plan = read_plan(folder, sidecar, trust_engine)
     options = sidecar["options"]
     session = EngineSession(trt, plan, host_code=options["version_compatible"], dla=options["dla"])
-    entry = artefact(manifest, sidecar["precision"])
     if sidecar["golden"]["status"] != "passed":
-        result = run_golden(export, manifest, entry, session)
+        result = run_golden(export, manifest, artefact(manifest, sidecar["precision"]), session)
         if not result.passed:
             session.close()
             raise GateFailedError(f"{folder} does not give the golden outputs ({asdict(result)}). Delete it. {BUILD}")
-    return entry, session
+    return sidecar, session

@@ -30,7 +30,8 @@ class ExportedModel:
     ) -> None:
         self.session: Any
         if device == "tensorrt":
-            self.entry, self.session = open_engine(export, manifest, precision, trust_engine)
+            sidecar, self.session = open_engine(export, manifest, precision, trust_engine)
+            self.entry = artefact(manifest, sidecar["precision"])
         else:
             self.entry = artefact(manifest, precision)
             if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:

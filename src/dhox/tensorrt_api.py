@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from dhox.errors import DhoxError
-from dhox.machine import jetson
+from dhox.jetson import is_jetson, tensorrt_found
 
 OLDEST = (10, 3)  # JetPack 6.1
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
@@ -37,7 +37,10 @@ def import_tensorrt(flavour: str | None = None) -> TensorRT:
             continue
         check_version(name, str(api.__version__))
         return TensorRT(api, name, str(api.__version__))
-    raise DhoxError(f"TensorRT could not be imported ({'; '.join(reasons)}). {how_to_install(jetson() is not None)}")
+    on_jetson = is_jetson()
+    missing = tensorrt_found()["why_not"] if on_jetson else None
+    reasons += [missing] if missing else []
+    raise DhoxError(f"TensorRT could not be imported ({'; '.join(reasons)}). {how_to_install(on_jetson)}")
 
 
 def check_version(flavour: str, version: str) -> None:

@@ -196,7 +196,7 @@ def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_jetson_without_cuda_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dhox.bench.runners.jetson", lambda: {"model": "Orin", "l4t": ""})
+    monkeypatch.setattr("dhox.bench.runners.is_jetson", lambda: True)
     monkeypatch.setattr("dhox.bench.runners.available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DhoxError, match="JetPack's build of onnxruntime-gpu"):
         choose_device("jetson")

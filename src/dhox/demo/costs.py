@@ -12,13 +12,11 @@ from torch import nn
 
 from dhox.bench.latency import latency_row
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.torch_runner import deployable
 from dhox.distill.pixels import to_model
-from dhox.distill.student import StudentSpec, load_student
 from dhox.distill.teacher import Teacher, load_teacher
 from dhox.export.fold import Fold
-from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
-from dhox.images import Preprocessing
 
 SECONDS = 1.0
 
@@ -55,14 +53,6 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     sizes = dict.fromkeys(modules, summary["student"]["image_size"]) | {"teacher": teacher.size}
     costs = {stage: cost(stage, module, sizes[stage]) for stage, module in modules.items()}
     return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
-
-
-def deployable(run: Path, fold: Fold) -> Deployable:
-    """A run's student with the head that `fold` describes."""
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    student = load_student(run, StudentSpec.from_json(summary["student"]))
-    preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc")
 
 
 def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
