@@ -19,6 +19,8 @@ TOP = {
     "dhox.cli_common",
     "dhox.cli_export",
     "dhox.cli_sweep",
+    "dhox.sweep_tables",
+    "dhox.sweep_page",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",

@@ -13,7 +13,7 @@ import dhox
 from dhox.cli_bench import bench
 from dhox.cli_common import Overwrite, check_choice
 from dhox.cli_export import export
-from dhox.cli_sweep import contract
+from dhox.cli_sweep import contract, sweep
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console
 from dhox.errors import DhoxError
@@ -50,6 +50,7 @@ app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
+app.command()(sweep)
 app.command()(contract)
 app.command()(bench)
 
