@@ -16,8 +16,8 @@ import numpy as np
 
 from dhox.bench.runners import open_runner
 from dhox.bench.subjects import open_subjects
+from dhox.jetson import is_jetson
 from dhox.jetson_state import shared_memory
-from dhox.machine import jetson
 
 CALLS = 3
 LIMIT_S = 300
@@ -58,7 +58,7 @@ def main(export: str, precision: str, runner: str, device: str, batch: str) -> N
             opened.infer(pixels)
         summary = shared.summary()
         opened.close()
-    print(summary["peak_bytes"] if jetson() is not None else max(0, resident("VmHWM") - before))
+    print(summary["peak_bytes"] if is_jetson() else max(0, resident("VmHWM") - before))
 
 
 def resident(key: str) -> int:

@@ -77,6 +77,8 @@ def test_a_board_installs_the_wheel_and_runs_without_torch(line: Path, tmp_path:
     assert {
         "dhox/report.html.j2",
         "dhox/audit.html.j2",
+        "dhox/bench.html.j2",
+        "dhox/bench/bench.schema.json",
         "dhox/py.typed",
         "dhox/demo/fashion_mnist.npz",
         "dhox/demo/LICENSE.fashion-mnist",

@@ -23,7 +23,7 @@ def write_sweep_page(directory: Path) -> Path:
         "title": "Sweep of students by latency",
         "subtitle": (
             f"{settings['precision']}, batch {settings['batch']}, boundary {settings['boundary']}, on "
-            f"{content['device']['host']} ({(content['device'].get('gpu') or {}).get('name') or content['device']['cpu']})"
+            f"{content['device']['host']} ({(content['device']['gpu'] or {'name': content['device']['cpu']})['name']})"
         ),
         "front": front_of(content),
         "accuracy_cell": accuracy_cell,
