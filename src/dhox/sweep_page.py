@@ -18,12 +18,14 @@ def write_sweep_page(directory: Path) -> Path:
     settings, rows = content["settings"], content["rows"]
     known = [row for row in rows if row["student"] in content["front"]["accuracy"] or row["accuracy"]]
     budget = settings["budget_ms"]
+    device = content["device"]
+    chip = (device.get("gpu") or {"name": device["cpu"]})["name"]
     page = {
         "content": content,
         "title": "Sweep of students by latency",
         "subtitle": (
             f"{settings['precision']}, batch {settings['batch']}, boundary {settings['boundary']}, on "
-            f"{content['device']['host']} ({(content['device']['gpu'] or {'name': content['device']['cpu']})['name']})"
+            f"{device['host']} ({chip})"
         ),
         "front": front_of(content),
         "accuracy_cell": accuracy_cell,

@@ -14,37 +14,38 @@ from dhox.console import console, say
 def print_sweep(sweep: Path, content: dict[str, Any]) -> None:
     """One row per student, fastest first, in at most 100 columns; then the failed and what to distill."""
     settings, rows = content["settings"], content["rows"]
+    sizes = {row["image_size"] for row in rows}
     title = (
         f"{settings['precision']}, batch {settings['batch']}, boundary {settings['boundary']}, on "
-        f"{content['device']['host']}; * on the Pareto front"
+        f"{content['device']['host']}{f', {min(sizes)} px' if len(sizes) == 1 else ''}; * on the Pareto front"
     )
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.padding = (0, 1, 0, 0)
     energy = any(row["mj_per_image"] is not None for row in rows)
     accuracy = any(row["accuracy"] for row in rows)
-    memory = any(row["memory_bytes"] is not None for row in rows)
-    table.add_column("student", max_width=27, overflow="ellipsis", no_wrap=True)
+    table.add_column("student", overflow="fold")
     columns = {
-        "px": True, "M par.": True, "MB": True, "memory": memory, "median ms": True, "95 %": True, "p99": True,
-        "mJ/image": energy, "accuracy %": accuracy, "budget": settings["budget_ms"] is not None,
+        "M par.": True, "MB": True, "memory": any(row["memory_bytes"] is not None for row in rows), "p50 ms": True,
+        "95 %": True, "p99": True, "mJ": energy, "accuracy %": accuracy, "fits": settings["budget_ms"] is not None,
     }  # fmt: skip
     for name, shown in columns.items():
         if shown:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = {
-            "px": str(row["image_size"]),
             "M par.": f"{row['parameters'] / 1e6:.1f}",
             "MB": f"{row['bytes'] / 1e6:.1f}",
             "memory": "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.0f}",
-            "median ms": f"{row['latency_ms']['p50']:.3g}",
+            "p50 ms": f"{row['latency_ms']['p50']:.3g}",
             "95 %": f"{row['p50_interval'][0]:.3g}-{row['p50_interval'][1]:.3g}",
             "p99": f"{row['latency_ms']['p99']:.3g}",
-            "mJ/image": "" if row["mj_per_image"] is None else f"{row['mj_per_image']:.3g}",
+            "mJ": "" if row["mj_per_image"] is None else f"{row['mj_per_image']:.3g}",
             "accuracy %": accuracy_cell(row["accuracy"]),
-            "budget": "[green]within[/green]" if row["within"] else "over",
+            "fits": "[green]yes[/green]" if row["within"] else "no",
         }
+        size = "" if len(sizes) == 1 else f" {row['image_size']} px"
         mark = "*" if row["student"] in front_of(content) else ""
-        table.add_row(escape(row["student"]) + mark, *[cells[name] for name, shown in columns.items() if shown])
+        table.add_row(escape(row["student"] + size + mark), *[cells[name] for name, shown in columns.items() if shown])
     console.print(table)
     for row in content["failed"]:
         say(f"Not measured: {row['student']}: {row['reason']}")
