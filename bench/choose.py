@@ -53,8 +53,8 @@ def choose(rows: list[dict[str, Any]], budget_ms: float) -> Choice:
     """What to distill by rows of sweep.json: `student`, `latency_ms`, `p50_interval`, `parameters`, `accuracy`.
 
     Where accuracies are known, the most accurate student within the budget; only accuracies on the same images are
-    compared. Otherwise accuracy is unknown, and the answer is which trainings would tell the most: the largest students
-    that no faster one outgrows.
+    compared. Where they are not, the answer is which trainings would tell the most: the largest students that no faster
+    one outgrows.
     """
     fitting = sorted((row for row in rows if within_budget(row, budget_ms)), key=median)
     names = [row["student"] for row in fitting]
@@ -70,23 +70,22 @@ def choose(rows: list[dict[str, Any]], budget_ms: float) -> Choice:
         )
     known, images = comparable(fitting)
     best = sorted((row for row in fitting if row["student"] in known), key=lambda row: -row["accuracy"]["accuracy"])
+    front = [fitting[place] for place in pareto_front([(median(row), row["parameters"]) for row in fitting])]
+    largest = [row for row in sorted(front, key=median, reverse=True) if row["student"] not in known]
     unknown = [row["student"] for row in fitting if row["student"] not in known]
     if not best:
-        front = [fitting[place] for place in pareto_front([(median(row), row["parameters"]) for row in fitting])]
-        advised = [row["student"] for row in sorted(front, key=median, reverse=True)[:MOST_ADVISED]]
-        return Choice(
-            advised,
-            names,
-            [
-                f"Within {budget_ms:g} ms: {', '.join(names)}.",
-                "No run of one of them tells an accuracy, and accuracy decides. Of the largest that no faster one "
-                f"outgrows, distill and compare: {', '.join(advised)}. More parameters are a hint, not an accuracy.",
-            ],
-        )
+        advised = [row["student"] for row in largest[:MOST_ADVISED]]
+        words = [
+            f"Within {budget_ms:g} ms: {', '.join(names)}.",
+            "No run of one of them tells an accuracy, and accuracy decides. Of the largest that no faster one "
+            f"outgrows, distill and compare: {', '.join(advised)}. More parameters are a hint, not an accuracy.",
+        ]
+        return Choice(advised, names, words)
     first = best[0]
+    what = "the most accurate" if len(best) > 1 else "the only one with a known accuracy"
     words = [
-        f"Distill {first['student']}: the most accurate within {budget_ms:g} ms, "
-        f"{accuracy_words(first)} on {images}, at a median of {median(first):.3g} ms."
+        f"Within {budget_ms:g} ms, {first['student']} is {what}: {accuracy_words(first)} on {images}, at a median of "
+        f"{median(first):.3g} ms."
     ]
     alike = [
         row
@@ -101,7 +100,13 @@ def choose(rows: list[dict[str, Any]], budget_ms: float) -> Choice:
         )
     if unknown:
         words.append(f"Within the budget too, but without an accuracy on the same images: {', '.join(unknown)}.")
-    return Choice([first["student"]], names, words)
+    more = [row["student"] for row in largest if row["parameters"] > first["parameters"]][: MOST_ADVISED - 1]
+    if more:
+        words.append(
+            f"Of these, distill and compare {', '.join(more)}: larger than {first['student']}, and no faster one "
+            "outgrows them."
+        )
+    return Choice([first["student"], *more], names, words)
 
 
 def comparable(rows: list[dict[str, Any]]) -> tuple[set[str], str]:

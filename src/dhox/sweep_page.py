@@ -16,7 +16,7 @@ def write_sweep_page(directory: Path) -> Path:
     jinja2 = require("jinja2", "report")
     content = read_json(directory / SWEEP_FILE, SWEEP_SCHEMA)
     settings, rows = content["settings"], content["rows"]
-    known = [row for row in rows if row["student"] in content["front"]["accuracy"] or row["accuracy"]]
+    known = [row for row in rows if row["accuracy"]]
     budget = settings["budget_ms"]
     device = content["device"]
     chip = (device.get("gpu") or {"name": device["cpu"]})["name"]
@@ -30,6 +30,8 @@ def write_sweep_page(directory: Path) -> Path:
         "front": front_of(content),
         "accuracy_cell": accuracy_cell,
         "where": where,
+        "has_energy": any(row["mj_per_image"] is not None for row in rows),
+        "has_accuracy": bool(known),
         "size_chart": scatter(rows, "parameters", content["front"]["parameters"], budget) if rows else None,
         "energy_chart": scatter(rows, "energy", [], budget) if any(row["mj_per_image"] for row in rows) else None,
         "accuracy_chart": scatter(known, "accuracy", content["front"]["accuracy"], budget) if known else None,
@@ -71,6 +73,9 @@ def scatter(rows: list[dict[str, Any]], what: str, front: list[str], budget_ms: 
         ax.set(xlabel="median latency, ms (95 % interval)", ylabel=labels[what], xscale="log")
         if what != "accuracy":
             ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
         ax.margins(0.15)
 
     return svg(draw, panels=1)

@@ -129,7 +129,10 @@ def test_accuracies_on_other_images_are_not_compared() -> None:
     rows = [row("a", 1, accuracy=0.7), row("b", 2, accuracy=0.8), row("c", 3, accuracy=0.99, n=50), row("d", 4)]
     choice = choose(rows, 10)
     assert choice.distill == ["b"]
+    assert "b is the most accurate: 80.0 %" in choice.words[0]
     assert "without an accuracy on the same images: c, d" in choice.words[-1]
+    assert choose([row("a", 1, 1e6, 0.7), row("b", 2, 2e6), row("c", 3, 2e6)], 10).distill == ["a", "b"]
+    assert "the only one with a known accuracy" in choose([row("a", 1, accuracy=0.7)], 10).words[0]
     assert fronts(rows)[0] == ["a", "b"]
 
 
