@@ -57,13 +57,15 @@ def sweep(
     boundary: str = "e2e",
     budget_ms: float | None = None,
     duration_s: float = 4.0,
+    energy_s: float = 30.0,
     runs: list[Path] | None = None,
     overwrite: bool = False,
 ) -> SweepResult:
     """Export, measure interleaved, compare, and write the sweep directory (sweep.json, and bench/ with the samples).
 
     `students`: names as `dhox distill --student` takes them; empty: all in `candidates`, the cache of exports. `host`:
-    a board to measure on by SSH. `boundary`: one of dhox.bench.boundaries. `runs`: folders with finished runs, whose
+    a board to measure on by SSH. `boundary`: one of dhox.bench.boundaries. `energy_s`: seconds of the window in which
+    each student's energy is measured, 0 for none. `runs`: folders with finished runs, whose
     accuracies are joined. A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was
     done. Raises DhoxError for unknown students, and where none of them can be measured.
     """
@@ -80,7 +82,9 @@ def sweep(
     out = out or Path("sweeps", f"{host or device_card()['host']}-{datetime.now():%Y%m%d-%H%M%S}")
 
     with output_directory(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite) as folder:
-        result = measure_all(found, folder / "bench", device, host, runner, precision, batch, boundary, duration_s)
+        result = measure_all(
+            found, folder / "bench", device, host, runner, precision, batch, boundary, duration_s, energy_s
+        )
         rows = []
         for candidate in found:
             row = measured_row(candidate, result.content, precision)
@@ -106,7 +110,7 @@ def sweep(
             "device": result.content["device"],
             "settings": {
                 "students": students, "image_size": image_size, "classes": classes, "precision": precision,
-                "batch": batch, "boundary": boundary, "runner": runner, "duration_s": duration_s,
+                "batch": batch, "boundary": boundary, "runner": runner, "duration_s": duration_s, "energy_s": energy_s,
                 "budget_ms": budget_ms, "runs": [str(root.absolute()) for root in runs or []],
                 "candidates": str(candidates.absolute()),
             },
@@ -125,21 +129,27 @@ def sweep(
 
 def measure_all(
     found: list[Candidate], out: Path, device: str, host: str | None, runner: str | None, precision: str, batch: int,
-    boundary: str, duration_s: float,
+    boundary: str, duration_s: float, energy_s: float,
 ) -> BenchResult:  # fmt: skip
     """All candidates in one bench, interleaved; engines are built first where TensorRT is to run them."""
     paths = [candidate.export for candidate in found]
     if host is not None:
         from dhox.bench.remote import bench_remote
 
-        words = [f"--duration={duration_s}", f"--boundary={boundary}", f"--batch={batch}", f"--precision={precision}"]
+        words = [
+            f"--duration={duration_s}",
+            f"--energy={energy_s}",
+            f"--boundary={boundary}",
+            f"--batch={batch}",
+            f"--precision={precision}",
+        ]
         words += [f"--runner={runner}"] if runner else []
         return bench_remote(host, paths, words, out, device=device, precisions=(precision,), batches=(batch,))
     if device in {"tensorrt", "jetson"} and (runner or "tensorrt").startswith("tensorrt"):
         build_missing_engines(found, precision, batch)
     return bench(
         paths, out, device=device, runners=(runner,) if runner else (), precisions=(precision,), batches=(batch,),
-        boundaries=(boundary,), duration_s=duration_s,
+        boundaries=(boundary,), duration_s=duration_s, energy_s=energy_s,
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def frame(
         },
         "settings": {
             "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
-            "runners": [runner], "images": "32 golden images of the export, repeated",
+            "energy_s": 30.0, "streams": [1, 2, 4], "runners": [runner], "images": "32 golden images of the export, repeated",
         },
         "method": [
             "perf_counter_ns around one synchronised call, the same for every runner.",
@@ -95,21 +95,29 @@ def frame(
         ],
         "subjects": [], "runners": [], "latency": [], "comparisons": [], "streams": [],
         "conditions": {
-            "sampled": 412, "gpu_clock_mhz": None if kind == "cpu" else clocks,
+            "sampled": 412, "sample_ms": 1.2, "gpu_clock_mhz": None if kind == "cpu" else clocks,
             "memory_clock_mhz": {"min": 3199.0, "median": 3199.0, "max": 3199.0} if kind == "jetson" else None,
             "cpu_clock_mhz": {"min": 1800.0, "median": 2200.0, "max": 2200.0},
             "temperature_c": {} if kind == "cpu" else {"gpu": {"first": 48.5, "max": 61.0}, "cpu": {"first": 47.0, "max": 58.5}},
             "throttled": ["software power cap"] if kind == "cuda" else [],
             "locked": {"cpu": None, "cuda": False, "jetson": True}[kind], "note": None,
         },
+        "memory": {"peak_bytes": 412_000_000, "process_peak_bytes": 380_000_000, "method": "MemAvailable, sampled."},
         "energy": {
-            "meter": None, "note": "not measured: no energy counter is readable (/sys/class/powercap needs root)",
+            "includes": None, "error": None, "error_w": None, "meter": None, "note": "not measured: no energy counter is readable (/sys/class/powercap needs root)",
             "rails": [], "total": [], "estimate": False, "idle": None, "rows": [],
         },
         "accuracy": {"split": "test", "data": "/data/shop", "note": None, "classes": classes, "rows": []},
         "ledger": {"images": "600 validation images", "note": None, "rows": []},
         "golden": [],
-        "cross_checks": [{"with": "LoadGen singlestream", "subject": "fp32", "p50_ms": 0.51, "difference": 0.004}],
+        "cross_checks": [
+            {
+                "with": "LoadGen singlestream", "subject": "fp32", "runner": runner, "boundary": "e2e", "batch": 1,
+                "unit": "ms", "theirs": 0.514, "ours": 0.511, "difference_percent": {"mean": 0.6, "interval": [0.4, 0.8]}, "pairs": 21,
+                "note": "LoadGen-driven, not an MLPerf result",
+            },
+            {"with": "trtexec", "p50_ms": 0.5, "p99_ms": None},
+        ],
         "not_run": [] if kind != "cpu" else ["model.bf16.onnx not run: ONNX Runtime's CPU provider has no bf16"],
         "environment": {"python": "3.10.12", "numpy": "1.26.4", "onnxruntime": "1.23.2"},
     }  # fmt: skip
@@ -166,6 +174,7 @@ def latency(
         "p50_interval": [0.998 * p50, 1.003 * p50],
         "p99_interval": [1.04 * p50, 1.09 * p50] if batch == 1 else None,
         "images_per_s": 1000 * batch / float(samples.mean()), "cv": float(samples.std() / samples.mean()),
+        "round_cv": 0.02 if drifting else 0.003, "effective": {"rounds": 38.5, "calls_at_p99": len(samples)},
         "drift": {"rho": 0.97 if drifting else 0.1, "change": 0.08 if drifting else 0.001, "flagged": drifting},
         "flags": flags, "warm_up": {"seconds": 0.6, "steady": True},
     }  # fmt: skip
@@ -198,7 +207,7 @@ def add_streams(content: dict[str, Any], subjects: tuple[str, ...], runner: str)
         content["streams"].append(
             {
                 "subject": subjects[0], "runner": runner, "batch": 1, "streams": streams, "images_per_s": rate,
-                "interval": [0.98 * rate, 1.02 * rate], "p50_ms": 1.1 * streams**0.3, "p99_ms": 1.4 * streams**0.4,
+                "interval": [0.98 * rate, 1.02 * rate], "p50_ms": 1.1 * streams**0.3, "p99_ms": 1.4 * streams**0.4, "n": 900,
             }
         )  # fmt: skip
 
@@ -251,7 +260,13 @@ def add_accuracy(
             }
         )  # fmt: skip
         content["ledger"]["rows"].append(
-            {"stage": f"onnx_{subject['precision']}", "precision": subject["precision"], **stage}
+            {
+                "subject": name,
+                "runner": runner,
+                "stage": f"onnx_{subject['precision']}",
+                "precision": subject["precision"],
+                **stage,
+            }
         )
         content["golden"].append(
             {
@@ -283,7 +298,8 @@ def add_energy(
             rows.append(
                 {
                     "subject": name, "runner": runner, "batch": batch, "boundary": "device", "seconds": 30.0,
-                    "images": int(30 * rates[name, batch]), "mean_w": watts, "idle_w": idle_w, "mj_per_image": per_image,
+                    "images": int(30 * rates[name, batch]), "mean_w": watts, "idle_w": idle_w, "net_w": watts - idle_w, "calls": int(30 * rates[name, batch] / batch),
+                    "resolution": 0.001, "flags": ["window too short for the sensor"] if kind == "cuda" and number == 2 else [], "mj_per_image": per_image,
                     "net_mj_per_image": per_image * (1 - idle_w / watts), "images_per_joule": 1000 / per_image,
                     "mj_per_correct": per_image / accuracies[name],
                     "rails_w": {rail: watts / len(rails) for rail in rails},
@@ -292,6 +308,7 @@ def add_energy(
     content["energy"] = {
         "meter": "INA3221 rails by hwmon, 20 Hz" if kind == "jetson" else "NVML energy counter", "note": None,
         "rails": rails, "total": rails, "estimate": kind == "jetson",
+        "includes": "the module: GPU, CPU and memory; not the carrier board", "error": "several % of the reading", "error_w": 0.1,
         "idle": {"seconds": 10.0, "mean_w": idle_w, "rails_w": {rail: idle_w / len(rails) for rail in rails}},
         "rows": rows,
     }  # fmt: skip

@@ -19,7 +19,7 @@ from dhox.bench_words import (
     cross_check_sentence,
     device_ledger_sentence,
     device_sentence,
-    energy_sentence,
+    energy_lines,
     golden_sentence,
     marks,
     milliseconds,
@@ -53,7 +53,8 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         tell(line)
     for line in content["not_run"]:
         tell(f"{line.rstrip('.')}.")
-    tell(f"{energy_sentence(content['energy']).rstrip('.')}.")
+    for line in energy_lines(content["energy"]):
+        tell(line)
     if content["accuracy"]["note"]:
         tell(f"Accuracy {content['accuracy']['note']}")
     for line in accuracy_sentences(content):
@@ -65,7 +66,7 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
     for golden in content["golden"]:
         tell(f"{golden_sentence(golden)}.")
     for row in content["cross_checks"]:
-        tell(f"{cross_check_sentence(row).rstrip('.')}.")
+        tell(f"{cross_check_sentence(content, row).rstrip('.')}.")
     say(f"{bench}/bench.json")
     if content["status"] == "complete" and content["latency"]:
         command = f"dhox compare {shlex.quote(f'{bench}/bench.json')} NEW/bench.json"
@@ -85,7 +86,7 @@ def plain_table(title: str, wide: bool) -> Table:
 
 def add_names(table: Table, title: str, names: list[str]) -> None:
     """A column of names, which break where they are longer than the terminal affords."""
-    longest = max(len(title), *(len(part) for name in names for part in name.split()))
+    longest = max(len(title), *(len(part) for name in names for part in jointed(name).split()))
     table.add_column(title, overflow="fold", min_width=min(longest, SHORTEST_NAME))
 
 
@@ -131,7 +132,7 @@ def latency_table(content: dict[str, Any], beside: tuple[str, ...], wide: bool) 
     table = plain_table(title if runners else f"{title}; {rows[0]['runner']}", wide)
     add_names(table, "model", [row["subject"] for row in rows])
     if runners:
-        add_names(table, "runner", [runner_text(row) for row in rows])
+        add_names(table, "runner", [row["runner"] for row in rows])
     add_numbers(table, "batch", "boundary", "p50", "p99", "images/s")
     if energy:
         add_numbers(table, "mJ/image")
@@ -152,8 +153,8 @@ def latency_table(content: dict[str, Any], beside: tuple[str, ...], wide: bool) 
         spent = energy.get(key_of(row))
         right = correct.get((row["subject"], row["runner"]))
         table.add_row(
-            escape(row["subject"]),
-            *([escape(runner_text(row))] if runners else []),
+            escape(jointed(row["subject"])),
+            *([escape(jointed(row["runner"]))] if runners else []),
             *[str(row["batch"]), row["boundary"]],
             *(["emulated", "-", "-"] if row["emulated"] else times),
             *([count_text(spent["mj_per_image"]) if spent else "-"] if energy else []),
@@ -163,9 +164,9 @@ def latency_table(content: dict[str, Any], beside: tuple[str, ...], wide: bool) 
     return table
 
 
-def runner_text(row: dict[str, Any]) -> str:
-    """A runner's name with a place to break before its options."""
-    return str(row["runner"]).replace(":", " :")
+def jointed(name: str) -> str:
+    """A name with places to break before its parts, where it is long."""
+    return name.replace("/", " /").replace(":", " :") if len(name) > SHORTEST_NAME else name
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, str, int, str]:
@@ -180,12 +181,16 @@ def print_accuracy(content: dict[str, Any]) -> None:
     table = plain_table(f"Accuracy on the {content['accuracy']['split']} split", wide=True)
     rows = content["accuracy"]["rows"]
     add_names(table, "model", [row["subject"] for row in rows])
-    add_names(table, "runner", [runner_text(row) for row in rows])
+    add_names(table, "runner", [row["runner"] for row in rows])
     add_numbers(table, "top-1, %", "top-5, %", "images")
     for row in rows:
         top5 = "-" if row["top5"] is None else f"{100 * row['top5']:.1f}"
         table.add_row(
-            escape(row["subject"]), escape(runner_text(row)), percent(row).replace(" %", ""), top5, str(row["n"])
+            escape(jointed(row["subject"])),
+            escape(jointed(row["runner"])),
+            percent(row).replace(" %", ""),
+            top5,
+            str(row["n"]),
         )
     console.print(table)
 
@@ -201,7 +206,7 @@ def print_energy(content: dict[str, Any]) -> None:
     for row in rows:
         rate = row["images_per_joule"]
         table.add_row(
-            escape(pair_name(content, row["subject"], row["runner"])),
+            escape(jointed(pair_name(content, row["subject"], row["runner"]))),
             *[str(row["batch"]), row["boundary"], f"{row['mean_w']:.1f}", count_text(row["mj_per_image"])],
             "-" if rate is None else count_text(rate),
         )
@@ -209,12 +214,18 @@ def print_energy(content: dict[str, Any]) -> None:
 
 
 def print_comparisons(content: dict[str, Any]) -> None:
-    """Who is faster: sentences, or a table where there are many."""
+    """Who is faster: sentences, or a table where there are many and it fits."""
     rows = told_comparisons(content)
-    if len(rows) <= MOST_SENTENCES:
-        for row in rows:
-            tell(f"{comparison_sentence(content, row)}.")
+    table = comparison_table(content, rows) if len(rows) > MOST_SENTENCES else None
+    if table and fits(table):
+        console.print(table)
         return
+    for row in rows:
+        tell(f"{comparison_sentence(content, row)}.")
+
+
+def comparison_table(content: dict[str, Any], rows: list[dict[str, Any]]) -> Table:
+    """A row per pair and batch, a column per boundary."""
     boundaries = [name for name in content["settings"]["boundaries"] if any(row["boundary"] == name for row in rows)]
     equal = any(row["verdict"] == "no difference shown" for row in rows)
     title = "How many times as fast, with 95 % interval" + (" (=: no difference shown)" if equal else "")
@@ -224,15 +235,13 @@ def print_comparisons(content: dict[str, Any]) -> None:
     add_numbers(table, "batch", *boundaries)
     lines: dict[tuple[str, str, int], dict[str, str]] = {}
     for row in rows:
-        cells = lines.setdefault(
-            (pair_name(content, *row["subject"]), pair_name(content, *row["reference"]), row["batch"]), {}
-        )
+        pair = pair_name(content, *row["subject"]), pair_name(content, *row["reference"])
+        cells = lines.setdefault((*pair, row["batch"]), {})
         cells[row["boundary"]] = speed(row) + (" =" if row["verdict"] == "no difference shown" else "")
     for (subject, reference, batch), cells in lines.items():
-        table.add_row(
-            escape(subject), escape(reference), str(batch), *[cells.get(boundary, "-") for boundary in boundaries]
-        )
-    console.print(table)
+        speeds = [cells.get(boundary, "-") for boundary in boundaries]
+        table.add_row(escape(jointed(subject)), escape(jointed(reference)), str(batch), *speeds)
+    return table
 
 
 def print_streams(content: dict[str, Any]) -> None:
@@ -245,7 +254,7 @@ def print_streams(content: dict[str, Any]) -> None:
     for row in content["streams"]:
         low_high = "" if row["interval"] is None else " ({}-{})".format(*[count_text(end) for end in row["interval"]])
         table.add_row(
-            escape(pair_name(content, row["subject"], row["runner"])),
+            escape(jointed(pair_name(content, row["subject"], row["runner"]))),
             *[str(row["batch"]), str(row["streams"]), count_text(row["images_per_s"]) + low_high],
             *[milliseconds(row["p50_ms"]), "-" if row["p99_ms"] is None else milliseconds(row["p99_ms"])],
         )

@@ -40,8 +40,9 @@ def factor(value: float) -> str:
 
 
 def count_text(value: float) -> str:
-    """A rate or an amount, with three significant digits where it is small."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """A rate or an amount, with at least three significant digits."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def several_runners(content: dict[str, Any]) -> bool:
@@ -161,7 +162,7 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     if who("drift"):
         lines.append(f"Drift, round medians changed over the bench - {who('drift', 'drift')}.")
     if who("unstable"):
-        lines.append(f"Unstable, wide spread of calls - {who('unstable', 'cv')}.")
+        lines.append(f"Unstable, round medians differ - {who('unstable', 'cv')}.")
     if who("not steady"):
         lines.append(f"The warm-up did not become steady - {who('not steady')}.")
     known = {*FLAG_MARKS}
@@ -173,7 +174,9 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
 def flag_value(row: dict[str, Any], name: str) -> str:
     """The number behind a flag."""
     if name == "cv":
-        return "no spread" if row["cv"] is None else f"coefficient of variation {100 * row['cv']:.0f} %"
+        return (
+            "spread unknown" if row["round_cv"] is None else f"coefficient of variation {100 * row['round_cv']:.1f} %"
+        )
     change = row["drift"]["change"]
     return "change unknown" if change is None else f"{100 * change:+.1f} %"
 
@@ -193,13 +196,14 @@ def comparison_sentence(content: dict[str, Any], row: dict[str, Any]) -> str:
     subject, reference = pair_name(content, *row["subject"]), pair_name(content, *row["reference"])
     where = f"at batch {row['batch']}, {row['boundary']}"
     if row["verdict"] == "no difference shown":
-        low, high = row["interval"]
-        return f"No difference shown between {subject} and {reference} {where} (time ratio {low:.3f}-{high:.3f})"
+        return f"No difference shown between {subject} and {reference} {where}: {speed(row)} as fast"
     return f"{subject} is {speed(row)} as fast as {reference} {where}"
 
 
 def speed(row: dict[str, Any]) -> str:
     """How many times as fast the subject of a comparison is, with its interval."""
+    if row["interval"] is None:
+        return f"{factor(1 / row['ratio'])}x (too few rounds for an interval)"
     low, high = row["interval"]
     return f"{factor(1 / row['ratio'])}x ({factor(1 / high)}-{factor(1 / low)})"
 
@@ -216,6 +220,17 @@ def energy_sentence(energy: dict[str, Any]) -> str:
     seconds = min(row["seconds"] for row in energy["rows"])
     text += f"; an uninterrupted window of {seconds:.0f} s or more for each row"
     return text + (f"; {idle:.1f} W when idle, included in mJ/image" if idle is not None else "")
+
+
+def energy_lines(energy: dict[str, Any]) -> list[str]:
+    """What the energy figures hold, how wrong they may be, and which are doubtful."""
+    lines = [f"{energy_sentence(energy).rstrip('.')}."]
+    lines += [f"Included: {energy['includes'].rstrip('.')}."] if energy["includes"] else []
+    lines += [f"Error of the sensor: {energy['error'].rstrip('.')}."] if energy["error"] else []
+    for row in energy["rows"]:
+        for flag in row["flags"]:
+            lines.append(f"{row['subject']} by {row['runner']}, batch {row['batch']}: {flag}.")
+    return lines
 
 
 def conditions_sentence(conditions: dict[str, Any] | None) -> str:
@@ -271,17 +286,25 @@ def golden_sentence(golden: dict[str, Any]) -> str:
     )
 
 
-def cross_check_sentence(row: dict[str, Any]) -> str:
+def cross_check_sentence(content: dict[str, Any], row: dict[str, Any]) -> str:
     """Another tool's numbers beside ours."""
-    skipped = {"with", "sentence"}
-    if "sentence" in row:
-        return f"{row['with']}: {row['sentence']}"
-    values = [
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in row.items()
-        if key not in skipped and value is not None
-    ]
-    return f"{row['with']}: " + ", ".join(values)
+    who = f"{row['with']}, {pair_name(content, row['subject'], row['runner'])}" if "subject" in row else row["with"]
+    if "theirs" not in row:
+        rest = {key: value for key, value in row.items() if key not in {"with", "subject", "runner"}}
+        return f"{who}: " + ", ".join(f"{key} {value}" for key, value in rest.items() if value is not None)
+    difference = row["difference_percent"]
+    pairs = f" over {row['pairs']} interleaved pairs" if row.get("pairs") else ""
+    note = f" ({row['note']})" if row.get("note") else ""
+    return (
+        f"{who}, batch {row['batch']}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, "
+        f"difference {difference_text(difference)}{pairs}{note}"
+    )
+
+
+def difference_text(difference: dict[str, Any]) -> str:
+    """A mean difference in %, with its interval where it has one."""
+    text = f"{difference['mean']:+.2f} %"
+    return text if difference["interval"] is None else "{} ({:+.2f} to {:+.2f})".format(text, *difference["interval"])
 
 
 def card_lines(content: dict[str, Any]) -> list[str]:
@@ -314,6 +337,13 @@ def card_lines(content: dict[str, Any]) -> list[str]:
             degrees = ", ".join(f"{name} {value:.0f} °C" for name, value in temperatures.items())
             lines.append(f"Temperatures before the bench: {degrees}.")
     lines.append(f"{conditions_sentence(content['conditions'])}.")
+    if used := content["memory"]:
+        peaks = [
+            f"{size_text(used[key])} {words}"
+            for key, words in (("peak_bytes", "of the machine's memory"), ("process_peak_bytes", "of this process"))
+            if used[key] is not None
+        ]
+        lines.append(f"Peak memory of the bench: {' and '.join(peaks) or 'not readable'}. {used['method']}")
     return lines
 
 
@@ -337,18 +367,30 @@ def asked_sentence(content: dict[str, Any]) -> str:
 
 
 def interval_lines(content: dict[str, Any]) -> list[str]:
-    """How the intervals were made, of what the bench holds."""
+    """Which intervals there are beyond those that `method` explains, and which are missing."""
     rows = content["latency"]
     lines = []
-    if rows:
-        lines.append("Intervals hold 95 %. p50: bootstrap of whole rounds, since neighbouring calls are alike.")
-        missing = sum(row["p99_interval"] is None for row in rows)
-        lines.append(
-            "p99: order statistics"
-            + (f"; too few calls for one in {missing} of {len(rows)} rows, which have none." if missing else ".")
-        )
-    if content["comparisons"]:
-        lines.append("Ratios of speed: paired by round, in which both were measured right after each other.")
+    missing = sum(row["p99_interval"] is None for row in rows)
+    if missing:
+        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few calls bound it.")
     if content["accuracy"]["rows"]:
-        lines.append("Accuracy: Wilson's interval; two models on the same images: McNemar's exact test.")
+        lines.append("Accuracy: Wilson's 95 % interval; two models on the same images: McNemar's exact test.")
+    return lines
+
+
+def not_measured(content: dict[str, Any]) -> list[str]:
+    """What this bench does not hold, and why."""
+    lines = [f"{line.rstrip('.')}." for line in content["not_run"]]
+    if not content["energy"]["rows"]:
+        lines.append(f"{energy_sentence(content['energy']).rstrip('.')}.")
+    for part, words in (("accuracy", "Accuracy"), ("ledger", "Ledger on this device")):
+        if content[part]["note"]:
+            lines.append(f"{words} {content[part]['note'].rstrip('.')}.")
+    left_out = {"device", "e2e", "pipeline"} - set(content["settings"]["boundaries"])
+    if left_out:
+        lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")
+    if not content["streams"]:
+        lines.append("Concurrent streams: not asked for.")
+    if not content["cross_checks"]:
+        lines.append("Cross-checks by LoadGen or trtexec: not run.")
     return lines

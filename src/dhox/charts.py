@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dhox.errors import require
-from dhox.files import read_npz
 from dhox.tables import STAGES
+
+COLOURS = ["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4", "#c2a21c", "#d4526e", "#3aa7b8", "#8a8f98"]
 
 
 def learning_curves(run: Path) -> Any:
@@ -80,26 +81,6 @@ def comparison_chart(rows: list[dict[str, Any]], fold: dict[str, Any]) -> Any:
     return svg(draw, panels=1)
 
 
-def latency_chart(bench: Path, content: dict[str, Any]) -> Any:
-    """Empirical distribution of call times per model and batch size, as SVG; emulated precisions are left out."""
-    samples = read_npz(bench / "samples.npz")
-
-    def draw(axes: Any) -> None:
-        for row in content["latency"]:
-            if row["emulated"] or row["boundary"] != "e2e":
-                continue
-            times = np.sort(samples[row["samples"]]) / 1e6
-            axes[0].plot(
-                times,
-                100 * np.arange(1, len(times) + 1) / len(times),
-                label=f"{row['subject']}, batch {row['batch']}",
-            )
-        axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
-        axes[0].legend(frameon=False)
-
-    return svg(draw, panels=1)
-
-
 def svg(draw: Any, panels: int, share_x: bool = True) -> Any:
     """A matplotlib figure as inline SVG whose text and axes take the page's colour, in light and in dark."""
     matplotlib = require("matplotlib", "report")
@@ -113,7 +94,7 @@ def svg(draw: Any, panels: int, share_x: bool = True) -> Any:
         "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": ink, "axes.edgecolor": ink,
         "axes.labelcolor": ink,
         "xtick.color": ink, "ytick.color": ink, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": matplotlib.cycler(color=["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4"]),
+        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 2.7 * panels + 0.4), layout="constrained")

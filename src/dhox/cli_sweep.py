@@ -26,6 +26,7 @@ def sweep(
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 1,
     boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock, see bench.", metavar="device|e2e|pipeline")] = "e2e",
     duration: Annotated[float, typer.Option(help="Seconds of timed calls per student, in 40 rounds.", min=0.05)] = 4.0,
+    energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each student is measured, where a sensor can be read; 0: not measured.", min=0.0)] = 30.0,
     runs: Annotated[list[Path] | None, typer.Option(help="Folder with finished runs, whose accuracies are joined; repeatable.", show_default="none")] = None,
     candidates: Annotated[Path, typer.Option(help="Exports of untrained students, made once; copy it to a board without torch.")] = CANDIDATES,
     export_only: Annotated[bool, typer.Option("--export-only", help="Fill --candidates and stop.")] = False,
@@ -53,7 +54,7 @@ def sweep(
         return
     result = run_sweep(
         names, out, candidates=candidates, image_size=image_size, classes=classes, fp16=fp16, device=device, host=host,
-        runner=runner, batch=batch, boundary=boundary, budget_ms=budget_ms, duration_s=duration, runs=runs,
+        runner=runner, batch=batch, boundary=boundary, budget_ms=budget_ms, duration_s=duration, energy_s=energy, runs=runs,
         overwrite=overwrite,
     )  # fmt: skip
     print_sweep(result.sweep, result.content)

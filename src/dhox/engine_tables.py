@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from dhox.bench_words import device_ledger_sentence
 from dhox.console import console, say
-from dhox.tables import device_ledger_sentence
 
 
 def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:

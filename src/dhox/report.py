@@ -1,4 +1,4 @@
-"""report.html: what a run, its export and its bench say, on one page without external resources."""
+"""report.html of a run: what it, its export and its bench say, on one page without external resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dhox.charts import comparison_chart, gradient_chart, latency_chart, learning_curves
+from dhox.bench_charts import distribution_chart, told_rows
+from dhox.bench_page import distribution_caption, write_bench_page
+from dhox.bench_words import device_ledger_sentence, device_sentence, golden_sentence
+from dhox.charts import comparison_chart, gradient_chart, learning_curves
 from dhox.errors import DhoxError, require
 from dhox.export.fold import Fold, fold_probs
 from dhox.export_tables import fold_sentence, loss_sentence, precision_lines
@@ -22,6 +25,7 @@ from dhox.files import (
     newest,
     read_json,
     read_npz,
+    sha256,
     write_bytes,
 )
 from dhox.heads import dho_probs
@@ -30,8 +34,6 @@ from dhox.stats import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
 from dhox.tables import (
     METRICS,
     STAGES,
-    device_ledger_sentence,
-    golden_sentence,
     label_free_sentence,
     selection_sentence,
 )
@@ -50,21 +52,25 @@ def report_libraries_missing() -> str | None:
 def write_report(
     directory: Path, costs: dict[str, dict[str, Any]] | None = None, labels_only: Path | None = None
 ) -> Path:
-    """Write DIRECTORY/report.html for a run or a bench directory, with what belongs to it.
+    """Write DIRECTORY/report.html for a run or a bench directory.
 
-    A run directory brings its own export and newest bench; a bench directory its export and its run, where they are
-    still there. `costs`: stage -> {"bytes", "latency_ms"} measured elsewhere. `labels_only`: a run to compare with.
+    A run directory brings its own export and newest bench. `costs`: stage -> {"bytes", "latency_ms"} measured
+    elsewhere. `labels_only`: a run to compare with.
     """
+    if holds(directory, BENCH_FILE, BENCH_SCHEMA):
+        return write_bench_page(directory)
     jinja2 = require("jinja2", "report")
-    run, export, bench = related(directory)
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA) if run else None
+    summary = read_json(directory / RUN_FILE, RUN_SCHEMA)
+    selection = read_json(directory / "selection.json", "dhox.selection/1")
+    export = directory / "export" if holds(directory / "export", EXPORT_FILE, EXPORT_SCHEMA) else None
     manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA) if export else None
-    content = read_json(bench / BENCH_FILE, BENCH_SCHEMA) if bench else None
-    selection = read_json(run / "selection.json", "dhox.selection/1") if run else None
+    bench = newest(directory / "bench", BENCH_FILE, BENCH_SCHEMA) if export else None
+    content = bench_of_export(read_json(bench / BENCH_FILE, BENCH_SCHEMA), export) if bench and export else None
+    timed = told_rows(content) if content else []
 
-    rows = line_rows(run, manifest, content, costs or {}, labels_only)
+    rows = line_rows(directory, manifest, content, costs or {}, labels_only)
     page = {
-        "title": f"{(run or directory).name}: {(summary or manifest or {})['student']['name']}",
+        "title": f"{directory.name}: {summary['student']['name']}",
         "subtitle": subtitle(summary, content),
         "rows": rows,
         "show_cost": content is not None,
@@ -72,16 +78,18 @@ def write_report(
         "ledger": ledger_table(export) if export else None,
         "fold": fold_sentence(manifest) if manifest else None,
         "precisions": precision_lines(manifest) if manifest else [],
-        "curves": learning_curves(run) if run and (run / "metrics.csv").exists() else None,
-        "gradients": gradient_chart(run) if run and (run / "gradients.csv").exists() else None,
-        "latency": latency_chart(bench, content) if bench and content else None,
-        "latency_caption": latency_caption(content) if content else None,
+        "curves": learning_curves(directory) if (directory / "metrics.csv").exists() else None,
+        "gradients": gradient_chart(directory) if (directory / "gradients.csv").exists() else None,
+        "latency": distribution_chart(content, read_npz(bench / "samples.npz"), timed)
+        if bench and content and timed
+        else None,
+        "latency_caption": distribution_caption(content, timed) if content else None,
         "comparison": comparison_chart(manifest["comparison"], manifest["fold"])
         if manifest and manifest["comparison"]
         else None,
         "comparison_caption": comparison_caption(manifest["comparison"]) if manifest else None,
-        "heat": heat_map(selection) if selection else None,
-        "confusion": confusion_table(run, summary, content),
+        "heat": heat_map(selection),
+        "confusion": confusion_table(directory, summary, content),
         "method": method_lines(summary, selection, content),
     }
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -90,34 +98,40 @@ def write_report(
     return directory / "report.html"
 
 
-def related(directory: Path) -> tuple[Path | None, Path | None, Path | None]:
-    """(run, export, bench) directories that belong to a run or a bench directory."""
-    if holds(directory, RUN_FILE, RUN_SCHEMA):
-        export = directory / "export" if holds(directory / "export", EXPORT_FILE, EXPORT_SCHEMA) else None
-        return directory, export, newest(directory / "bench", BENCH_FILE, BENCH_SCHEMA) if export else None
-    subject = read_json(directory / BENCH_FILE, BENCH_SCHEMA)["subjects"][0]
-    export = Path(subject["export"]["path"]) if subject["export"] else None
-    if export is None or not holds(export, EXPORT_FILE, EXPORT_SCHEMA):
-        return None, None, directory
-    run = Path(read_json(export / EXPORT_FILE, EXPORT_SCHEMA)["run"]["path"])
-    return run if holds(run, RUN_FILE, RUN_SCHEMA) else None, export, directory
+def bench_of_export(content: dict[str, Any], export: Path) -> dict[str, Any] | None:
+    """What a bench says of the models of this very export, by the first runner; None where it measured others."""
+    digest = sha256(export / EXPORT_FILE)
+    names = [
+        subject["name"]
+        for subject in content["subjects"]
+        if subject["export"] and subject["export"]["manifest_sha256"] == digest
+    ]
+    runner = next((row["runner"] for row in content["runners"] if row["subject"] in names), None)
+
+    def own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row for row in rows if row["subject"] in names and row["runner"] == runner]
+
+    if runner is None:
+        return None
+    return content | {
+        **{part: own(content[part]) for part in ("runners", "latency", "golden")},
+        **{part: content[part] | {"rows": own(content[part]["rows"])} for part in ("accuracy", "ledger")},
+    }
 
 
 def line_rows(
-    run: Path | None,
+    run: Path,
     manifest: dict[str, Any] | None,
     bench: dict[str, Any] | None,
     costs: dict[str, dict[str, Any]],
     labels_only: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The line, stage by stage, on test: name, accuracy, interval, size in MB and latency in ms as texts."""
-    rows: list[dict[str, Any]] = []
-    if run:
-        rows = list(read_json(run / RUN_FILE, RUN_SCHEMA)["test"] or [])
+    rows: list[dict[str, Any]] = list(read_json(run / RUN_FILE, RUN_SCHEMA)["test"] or [])
     if labels_only:
         row = read_json(labels_only / RUN_FILE, RUN_SCHEMA)["test"][0]
         rows.insert(1, {**row, "stage": "labels_only"})
-    if run and manifest and rows and manifest["fold"]["rule"] in {"linear", "exact"}:
+    if manifest and rows and manifest["fold"]["rule"] in {"linear", "exact"}:
         test = read_npz(run / "test.npz")
         right = fold_probs(test, Fold(**manifest["fold"])).argmax(-1) == test["labels"]
         rows.append({"stage": "folded_torch", **accuracy_row(right)})
@@ -158,31 +172,28 @@ def latency_text(cost: dict[str, Any] | None) -> str:
     return "emulated on CPU" if cost["latency_ms"] is None else f"{cost['latency_ms']:.3f}"
 
 
-def subtitle(summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:
+def subtitle(summary: dict[str, Any], bench: dict[str, Any] | None) -> str:
     """One line: sets, teacher, machine."""
-    parts = []
-    if summary:
-        sets = summary["sets"]
-        teacher = summary["teacher"]["name"] if summary["teacher"] else "no teacher"
-        parts.append(
-            f"{summary['method']} with {sets['n_labelled']} labelled and {sets['n_unlabelled']} unlabelled images, "
-            f"{len(summary['classes'])} classes, teacher {teacher}"
-        )
+    sets = summary["sets"]
+    teacher = summary["teacher"]["name"] if summary["teacher"] else "no teacher"
+    text = (
+        f"{summary['method']} with {sets['n_labelled']} labelled and {sets['n_unlabelled']} unlabelled images, "
+        f"{len(summary['classes'])} classes, teacher {teacher}"
+    )
     if bench:
-        parts.append(
-            f"measured on {bench['device']['cpu']}, {bench['device']['cpu_cores']} cores, {bench['finished_at'][:10]}"
-        )
-    return "; ".join(parts)
+        text += f"; measured on {device_sentence(bench)}, {bench['finished_at'][:10]}"
+    return text
 
 
-def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any] | None, bench: dict[str, Any] | None) -> str:
+def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any], bench: dict[str, Any] | None) -> str:
     """What the first table's numbers are."""
     if not rows:
         return ""
-    n = summary["sets"]["n_test"] if summary else (bench or {})["accuracy"]["rows"][0]["n"]
-    text = f"Test split, {n} images; nothing was chosen on it. Wilson intervals."
-    if any(row["latency"] and not row["stage"].startswith("onnx_") for row in rows):
-        text += " Latency: ONNX rows in ONNX Runtime, the others in torch (eager), all on the CPU with the same clock."
+    text = f"Test split, {summary['sets']['n_test']} images; nothing was chosen on it. Wilson intervals."
+    if bench:
+        text += f" Latency: batch 1, e2e; ONNX rows by {bench['runners'][0]['runner']}"
+        torch_rows = any(row["latency"] and not row["stage"].startswith("onnx_") for row in rows)
+        text += ", the others in torch (eager) on the CPU, with the same clock." if torch_rows else "."
     return text
 
 
@@ -222,17 +233,15 @@ def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def confusion_table(
-    run: Path | None, summary: dict[str, Any] | None, bench: dict[str, Any] | None
-) -> dict[str, Any] | None:
+def confusion_table(run: Path, summary: dict[str, Any], bench: dict[str, Any] | None) -> dict[str, Any] | None:
     """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
     if bench and bench["accuracy"]["rows"]:
         row = bench["accuracy"]["rows"][-1]
         if row["confusion"] is None:
             return None
-        matrix, classes = np.array(row["confusion"]), bench["accuracy"]["classes"]
+        matrix, classes = np.array(row["confusion"]), [entry["class"] for entry in row["per_class"]]
         caption = f"Test images through the {row['precision']} ONNX file"
-    elif run and summary and summary["test"] and len(summary["classes"]) <= MOST_CONFUSION_CLASSES:
+    elif summary["test"] and len(summary["classes"]) <= MOST_CONFUSION_CLASSES:
         classes = [entry["name"] for entry in summary["classes"]]
         test = read_npz(run / "test.npz")
         selection = read_json(run / "selection.json", "dhox.selection/1")
@@ -255,31 +264,27 @@ def confusion_table(
     return {"caption": caption, "classes": classes, "lines": lines}
 
 
-def method_lines(
-    summary: dict[str, Any] | None, selection: dict[str, Any] | None, bench: dict[str, Any] | None
-) -> list[str]:
+def method_lines(summary: dict[str, Any], selection: dict[str, Any], bench: dict[str, Any] | None) -> list[str]:
     """How the numbers came about."""
-    lines = []
-    if summary and selection:
-        training = summary["training"]
-        lines.append(f"alpha, beta: {selection_sentence(selection, summary['method'])}.")
-        if selection.get("label_free"):
-            lines.append(f"{label_free_sentence(selection['label_free'])}.")
-            lines += [f"Warning: {warning}." for warning in selection["label_free"]["warnings"]]
-        if training:
-            lines.append(
-                f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, "
-                f"{training['batch_labelled']} labelled and {training['batch_unlabelled']} unlabelled images per step, "
-                f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
-                f"seed {training['seed']}; the last weights are kept."
-            )
-        lines += [f"Note: {note}." for note in summary["notes"]]
+    training = summary["training"]
+    lines = [f"alpha, beta: {selection_sentence(selection, summary['method'])}."]
+    if selection.get("label_free"):
+        lines.append(f"{label_free_sentence(selection['label_free'])}.")
+        lines += [f"Warning: {warning}." for warning in selection["label_free"]["warnings"]]
+    if training:
+        lines.append(
+            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, "
+            f"{training['batch_labelled']} labelled and {training['batch_unlabelled']} unlabelled images per step, "
+            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
+            f"seed {training['seed']}; the last weights are kept."
+        )
+    lines += [f"Note: {note}." for note in summary["notes"]]
     if bench:
         lines += bench["method"]
         lines += sorted({f"{row['subject']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
         lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
-    versions = (bench or summary or {}).get("environment", {})
+    versions = (bench or summary).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     return lines
 
@@ -290,10 +295,3 @@ def comparison_caption(rows: list[dict[str, Any]]) -> str:
         return ""
     apart = " Where their agreement is high, a paired comparison tells more than these intervals (see Fold above)."
     return f"Every way to answer on the same {rows[0]['n']} validation images; the exported one in orange.{apart}"
-
-
-def latency_caption(bench: dict[str, Any]) -> str:
-    """What the latency chart shows."""
-    text = "Share of calls that took at most so long (milliseconds, log scale), from every raw sample."
-    emulated = list(dict.fromkeys(row["subject"] for row in bench["latency"] if row["emulated"]))
-    return text + (f" Left out, since this CPU emulates it: {', '.join(emulated)}." if emulated else "")

@@ -11,8 +11,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dhox.backends import Finding
 from dhox.console import console, say
-from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
 
 STAGES = {
@@ -37,6 +37,7 @@ STAGES = {
 }
 
 
+TABLE_WIDTH = 98  # columns of a table that must fit a terminal of 100
 FEWEST_RECOGNISED = 0.5  # share of altered copies, below which a count of near-copies means little
 METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": "Macro-F1"}
 
@@ -263,56 +264,6 @@ def unlike_sentence(unlike: dict[str, Any]) -> str:
     )
 
 
-def print_bench(bench: Path, content: dict[str, Any]) -> None:
-    """One table: a row per model, runner, batch and boundary."""
-    accuracies = {(row["subject"], row["runner"]): row for row in content["accuracy"]["rows"]}
-    table = Table(
-        "model", "runner", "batch", "boundary", "p50", "p99", "images/s", "test accuracy", title="Latency, ms"
-    )
-    for row in content["latency"]:
-        ms, accuracy = row["latency_ms"], accuracies.get((row["subject"], row["runner"]))
-        cells = [
-            row["subject"],
-            row["runner"],
-            str(row["batch"]),
-            row["boundary"],
-            f"{ms['p50']:.3f}",
-            f"{ms['p99']:.3f}",
-        ]
-        table.add_row(*cells, f"{row['images_per_s']:,.0f}", percent(accuracy) if accuracy else "not run")
-    console.print(table)
-    for line in content["not_run"]:
-        say(f"{line}.")
-    if content["accuracy"]["note"]:
-        say(f"Accuracy {content['accuracy']['note']}")
-    for row in content["ledger"]["rows"]:
-        say(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
-    for golden in content["golden"]:
-        say(golden_sentence(golden))
-    say(f"{bench}/bench.json")
-
-
-def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
-    """One file's row of the export's ledger, on the device of the bench."""
-    text = f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}"
-    if row["agreement"] is None:
-        return text
-    return (
-        f"{text}; {100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
-        f"p = {row['mcnemar_p']:.2g})"
-    )
-
-
-def golden_sentence(golden: dict[str, Any]) -> str:
-    """What a golden check found."""
-    word = "passed" if golden["passed"] else "FAILED"
-    difference = golden["largest_difference"]
-    return (
-        f"Golden outputs, {golden['subject']} by {golden['runner']}: {word}, {golden['n']} images, largest difference "
-        "of a probability " + ("not finite" if difference is None else f"{difference:.1e}")
-    )
-
-
 def print_predictions(
     names: list[str],
     classes: list[str],
@@ -349,10 +300,36 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
-    table = Table("part", "works", "found", "to get it")
+    table = Table("part", "works", "found, and [bold]what to do[/bold]", width=min(console.width, TABLE_WIDTH))
+    table.columns[0].max_width = 34
     for finding in findings:
         mark = "[green]yes[/green]" if finding.works else "[yellow]no[/yellow]"
-        table.add_row(
-            *[escape(finding.what), mark, escape(finding.found), "" if finding.works else escape(finding.advice)]
+        advice = f"\n[bold]{escape(finding.advice)}[/bold]" if finding.advice and not finding.works else ""
+        table.add_row(escape(finding.what), mark, escape(finding.found) + advice)
+    console.print(table)
+
+
+TARGET_ROWS = {
+    "advice": "dhox there", "board": "board", "soc": "chip", "compute_capability": "compute capability",
+    "memory": "memory", "jetpack": "JetPack", "l4t": "L4T", "ubuntu": "Ubuntu", "python": "Python", "cuda": "CUDA",
+    "tensorrt": "TensorRT", "tensorrt_route": "TensorRT from", "strong_typing": "strongly typed networks",
+    "dla_note": "DLA", "precisions": "precisions", "precisions_note": "", "onnx": "ONNX", "onnxruntime": "ONNX Runtime",
+    "environment": "environment", "export": "commands that follow", "unverified": "unverified",
+}  # fmt: skip
+
+
+def print_target(facts: dict[str, Any], as_json: bool) -> None:
+    """What a board with a JetPack can take."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("", escape(facts["target"]), width=min(console.width, TABLE_WIDTH))
+    table.columns[0].max_width = 24
+    for key, name in TARGET_ROWS.items():
+        value = facts[key]
+        lines = (
+            ", ".join(value) if key in {"precisions", "l4t"} else "\n".join(value) if isinstance(value, list) else value
         )
+        if lines:
+            table.add_row(name, escape(lines))
     console.print(table)

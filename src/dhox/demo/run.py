@@ -25,7 +25,7 @@ from dhox.files import (
     newest,
     read_json,
 )
-from dhox.report import line_rows, write_report
+from dhox.report import bench_of_export, line_rows, write_report
 from dhox.tables import percent
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
@@ -51,7 +51,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     common = [str(data), *recipe, "--shots", str(shots)]
     run_command("distill", *common, "--teacher", f"local-dir:{data / 'teacher'}", "--out", str(out), *again)
     run_command("export", str(out), "--fold-heads", "--fp16")
-    run_command("bench", str(out / "export"), "--device", "auto", "--duration", "1")
+    run_command("bench", str(out / "export"), "--device", "auto", "--duration", "1", "--energy", "0")
     say("For comparison, the same student and the same number of steps with the labels only:")
     run_command("distill", *common, "--method", "ce", "--out", str(labels_only), *again)
 
@@ -62,7 +62,8 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     bench = newest(out / "bench", BENCH_FILE, BENCH_SCHEMA)
     assert bench is not None
     manifest = read_json(out / "export" / EXPORT_FILE, EXPORT_SCHEMA)
-    rows = line_rows(out, manifest, read_json(bench / BENCH_FILE, BENCH_SCHEMA), costs, labels_only)
+    content = bench_of_export(read_json(bench / BENCH_FILE, BENCH_SCHEMA), out / "export")
+    rows = line_rows(out, manifest, content, costs, labels_only)
     title = f"{shots} labels per class, accuracy on 3,000 test images with 95 % interval"
     table = Table("stage", "test accuracy", "MB", "latency, ms", title=title)
     for row in rows:
