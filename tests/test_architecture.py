@@ -20,6 +20,8 @@ TOP = {
     "dhox.cli_compare",
     "dhox.cli_export",
     "dhox.cli_sweep",
+    "dhox.sweep_tables",
+    "dhox.sweep_page",
     "dhox.cli_training",
     "dhox.__main__",
     "dhox.report",
