@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dhox.bench.hwmon import is_jetson
 from dhox.bench.nvml import open_gpu
-from dhox.bench.sysfs import number_or_none, text_or_none
+from dhox.jetson import is_jetson
+from dhox.jetson_state import EMC, gpu_node, read_number, read_text
 from dhox.sysroot import system_path
 
 HERTZ = 2.0
-GPU_NODES = ("gpu", "ga10b", "gv11b", "gp10b", "gb10b")  # names under /sys/class/devfreq, by generation
-MEMORY_RATE = "/sys/kernel/debug/bpmp/debug/clk/emc/rate"  # hertz; for root on most boards
 MOST_CPUS = 16  # whose clock is read in one sample
 OVER_CURRENT = {  # events that the board's own protection counts, Orin and Thor
     "oc1_event_cnt": "under-voltage",
@@ -52,12 +50,12 @@ class Conditions:
         jetson = is_jetson()
         self.gpu, self.gpu_note = open_gpu() if self.on_gpu and not jetson else (None, "")
         self.highest_mhz = None if self.gpu is None else self.gpu.highest_clock_mhz()
-        self.gpu_node = find_gpu_node() if jetson else None
+        self.gpu_node = gpu_node() if jetson else None
         self.cpus = find_cpus()
         self.zones = find_zones()
         self.alarms = find_alarms() if jetson else {}
         self.counters = find_counters()
-        self.first_counts = {path: number_or_none(path) for path in self.counters}
+        self.first_counts = {path: read_number(path) for path in self.counters}
         self.look()
         self.thread.start()
         return self
@@ -84,20 +82,20 @@ class Conditions:
             self.keep_temperature("GPU", self.gpu.temperature_c())
             self.blame(f"GPU: {reason}" for reason in self.gpu.throttles())
         if self.gpu_node is not None:
-            self.keep("gpu", number_or_none(self.gpu_node / "cur_freq"), 1e6)
-            self.keep("memory", number_or_none(system_path(MEMORY_RATE)), 1e6)
-        clocks = [clock for cpu in self.cpus if (clock := number_or_none(cpu / "scaling_cur_freq")) is not None]
+            self.keep("gpu", read_number(self.gpu_node / "cur_freq"), 1e6)
+            self.keep("memory", read_number(system_path(EMC) / "rate"), 1e6)
+        clocks = [clock for cpu in self.cpus if (clock := read_number(cpu / "scaling_cur_freq")) is not None]
         self.keep("cpu", max(clocks, default=None), 1e3)
         for name, path in self.zones.items():
-            value = number_or_none(path)
+            value = read_number(path)
             self.keep_temperature(name, None if value is None else value / 1e3)
-        self.blame(reason for path, reason in self.alarms.items() if (number_or_none(path) or 0) > 0)
+        self.blame(reason for path, reason in self.alarms.items() if (read_number(path) or 0) > 0)
         self.costs_s.append(time.perf_counter() - start)
 
     def count(self) -> None:
         """Compare the machine's own counters of throttling with their first values; files by the dozen, so seldom."""
         for path, reason in self.counters.items():
-            first, now = self.first_counts[path], number_or_none(path)
+            first, now = self.first_counts[path], read_number(path)
             if first is not None and now is not None and now > first:
                 self.blame([reason])
 
@@ -165,7 +163,7 @@ def spread(values: list[float]) -> dict[str, float] | None:
 
 def clock_range(folder: Path, lowest: str, highest: str) -> tuple[float, float] | None:
     """The permitted clocks, in the files' unit."""
-    low, high = number_or_none(folder / lowest), number_or_none(folder / highest)
+    low, high = read_number(folder / lowest), read_number(folder / highest)
     return None if low is None or high is None else (low, high)
 
 
@@ -176,25 +174,18 @@ def fixed(ranges: list[tuple[float, float] | None]) -> bool | None:
     return all(limits[0] == limits[1] for limits in ranges if limits is not None)
 
 
-def find_gpu_node() -> Path | None:
-    """The devfreq folder of a Jetson's GPU; on Thor that of its graphics clusters, not of its video engines."""
-    nodes = sorted(system_path("/sys/class/devfreq").glob("*"))
-    named = [node for node in nodes if any(part in node.name for part in GPU_NODES) and "nvd" not in node.name]
-    return named[0] if named else None
-
-
 def find_cpus() -> list[Path]:
     """The cpufreq folders of the processors that this process may use, MOST_CPUS at most."""
     numbers = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     folders = [system_path(f"/sys/devices/system/cpu/cpu{number}/cpufreq") for number in numbers]
-    return [folder for folder in folders if number_or_none(folder / "scaling_cur_freq") is not None][:MOST_CPUS]
+    return [folder for folder in folders if read_number(folder / "scaling_cur_freq") is not None][:MOST_CPUS]
 
 
 def find_zones() -> dict[str, Path]:
     """Files of temperatures (millidegrees) by the kernel's name of the zone; a Tegra's answer only while powered."""
     zones: dict[str, Path] = {}
     for folder in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
-        name = text_or_none(folder / "type")
+        name = read_text(folder / "type")
         if name:
             zones[name if name not in zones else f"{name} ({folder.name})"] = folder / "temp"
     return zones
@@ -204,20 +195,20 @@ def find_alarms() -> dict[Path, str]:
     """Files of a Jetson that are above zero while something throttles it, and what that is."""
     alarms = {}
     for folder in sorted(system_path("/sys/class/thermal").glob("cooling_device*")):
-        kind = text_or_none(folder / "type") or ""
+        kind = read_text(folder / "type") or ""
         if kind.endswith("-throttle-alert") or kind.startswith(("devfreq-", "cpufreq-")):
             alarms[folder / "cur_state"] = f"temperature ({kind})"
     for chip in sorted(system_path("/sys/class/hwmon").glob("hwmon*")):
-        if text_or_none(chip / "name") == "ina3221":
+        if read_text(chip / "name") == "ina3221":
             for path in sorted(chip.glob("curr[123]_crit_alarm")):
-                label = text_or_none(chip / f"in{path.name[4]}_label") or path.name
+                label = read_text(chip / f"in{path.name[4]}_label") or path.name
                 alarms[path] = f"over-current alarm ({label})"
     return alarms
 
 
 def find_counters() -> dict[Path, str]:
     """Files that count throttling since the machine was started, and what each counts."""
-    counters = {}
+    counters: dict[Path, str] = {}
     for chip in sorted(system_path("/sys/class/hwmon").glob("hwmon*")):
         counters |= {chip / name: what for name, what in OVER_CURRENT.items() if (chip / name).exists()}
     for name, what in CPU_COUNTERS.items():

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.hwmon import is_jetson, open_hwmon
+from dhox.bench.hwmon import open_hwmon
 from dhox.bench.meter import Meter, Reading
 from dhox.bench.nvml import open_nvml
 from dhox.bench.rapl import open_rapl
 from dhox.errors import DhoxError
+from dhox.jetson import is_jetson
 
 METHOD = (
     "Energy: idle power first, then per artefact one uninterrupted window at a steady loop, after a time in which "
@@ -188,7 +189,7 @@ def measure_energy(
             end = time.perf_counter()
     joules, times = running_joules(sampler), np.array(sampler.times)
     total = np.sum([joules[rail] for rail in meter.total], axis=0)
-    row = figures(
+    row: dict[str, Any] = figures(
         between(times, total, start, end), end - start, calls * batch, idle["mean_w"] if idle else None, accuracy
     )
     steps = window_steps(times, total, start, end, counter=sampler.readings[0].joules is not None)
@@ -220,9 +221,7 @@ def window_steps(seconds: np.ndarray, joules: np.ndarray, start: float, end: flo
     return int(np.count_nonzero(np.diff(joules[inside])))
 
 
-def figures(
-    joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None
-) -> dict[str, float | None]:
+def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> dict[str, Any]:
     """Energy per image from a window's totals; what needs idle power or accuracy is None without them."""
     mean_w = joules / seconds
     mj_per_image = joules / images * 1e3

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhox.bench.meter import Reading
-from dhox.bench.sysfs import number, number_or_none, text_or_none
+from dhox.bench.sysfs import number
+from dhox.jetson_state import read_number, read_text
 from dhox.sysroot import system_path
 
 CHANNELS = (1, 2, 3)  # of an INA3221; in4 to in6 are shunt voltages, in7 is their sum: no rails
@@ -63,20 +64,20 @@ def find_rails() -> list[Rail]:
     """Every labelled rail of every power monitor; whether it can be read is another matter."""
     rails = []
     for chip in sorted(system_path("/sys/class/hwmon").glob("hwmon*")):
-        kind = text_or_none(chip / "name")
+        kind = read_text(chip / "name")
         if kind == "ina3221":
             for channel in CHANNELS:
-                label = text_or_none(chip / f"in{channel}_label")
+                label = read_text(chip / f"in{channel}_label")
                 if label and label != NOT_CONNECTED:
                     rails.append(rail(chip, kind, label, channel))
         elif kind == "ina238":
-            rails.append(rail(chip, kind, text_or_none(chip / "label") or "VIN", 1))
+            rails.append(rail(chip, kind, read_text(chip / "label") or "VIN", 1))
     return rails
 
 
 def rail(chip: Path, kind: str, name: str, channel: int) -> Rail:
     """One channel of a chip's folder."""
-    power, shunt = chip / f"power{channel}_input", number_or_none(chip / f"shunt{channel}_resistor")
+    power, shunt = chip / f"power{channel}_input", read_number(chip / f"shunt{channel}_resistor")
     return Rail(
         name=name,
         chip=kind,
@@ -98,7 +99,7 @@ class HwmonMeter:
         self.estimate = len(total) > 1
         counted = [rail for rail in rails if rail.name in total]
         chips = sorted({rail.chip for rail in counted})
-        self.words = f"{', '.join(chips).upper()}, {' + '.join(total)}"
+        self.words = f"{' and '.join(chip.upper() for chip in chips)} power monitor"
         self.error = "; ".join(ERRORS[chip] for chip in chips)
         offsets = [offset for rail in counted if (offset := rail.offset_w()) is not None]
         self.error_w = sum(offsets) if len(offsets) == len(counted) else None
@@ -109,11 +110,6 @@ class HwmonMeter:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def is_jetson() -> bool:
-    """Whether the device tree names an NVIDIA Tegra."""
-    return "nvidia,tegra" in (text_or_none(system_path("/proc/device-tree/compatible")) or "")
 
 
 def open_hwmon() -> tuple[HwmonMeter | None, str]:

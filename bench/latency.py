@@ -254,7 +254,8 @@ def signed_rank_cut(n: int, alpha: float) -> int | None:
 def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
     """Every (subject, runner) against the first one of the same batch and boundary, as `comparisons` of bench.json.
 
-    `samples`: Key -> rounds in nanoseconds, measured interleaved.
+    `samples`: Key -> rounds in nanoseconds, measured interleaved. Where an interruption left one round more of some,
+    the common ones count.
     """
     first: dict[tuple[int, str], Key] = {}
     pairs: list[tuple[Key, Key]] = []
@@ -262,13 +263,10 @@ def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]
         reference = first.setdefault(key[2:], key)
         if reference != key:
             pairs.append((reference, key))
-    return [
-        {
-            "batch": key[2],
-            "boundary": key[3],
-            "reference": list(reference[:2]),
-            "subject": list(key[:2]),
-            **paired_ratio(samples[reference], samples[key], len(pairs)),
-        }
-        for reference, key in pairs
-    ]
+    rows = []
+    for reference, key in pairs:
+        common = min(len(samples[reference]), len(samples[key]))
+        found = paired_ratio(samples[reference][:common], samples[key][:common], len(pairs))
+        names = {"reference": list(reference[:2]), "subject": list(key[:2])}
+        rows.append({"batch": key[2], "boundary": key[3], **names, **found})
+    return rows

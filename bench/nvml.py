@@ -168,9 +168,10 @@ def gpu_card() -> dict[str, Any] | None:
 class NvmlMeter:
     """The GPU's energy counter, and its power for the trace; `meter.Meter`."""
 
-    rails = total = (RAIL,)
+    rails: tuple[str, ...] = (RAIL,)
+    total: tuple[str, ...] = (RAIL,)
     estimate = False
-    error_w = None
+    error_w: float | None = None
     error = (
         "NVML: the vendor states about 5 %; on A100 and H100 the sensor sees a quarter of the time (arXiv 2312.02741), "
         "so 5 to 10 % for work that changes within 100 ms; the counter steps every 20 to 100 ms"
@@ -178,7 +179,7 @@ class NvmlMeter:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.words = f"NVML energy counter, {gpu.name()}"
+        self.words = f"NVML energy counter of the {gpu.name()}"
         whole = " All MIG instances of the GPU are in it." if gpu.shared() else ""
         self.includes = f"the whole GPU board with its memory; not the host's processor, memory and fans.{whole}"
 

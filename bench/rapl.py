@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhox.bench.meter import Reading
-from dhox.bench.sysfs import number, text_or_none
+from dhox.bench.sysfs import number
+from dhox.jetson_state import read_text
 from dhox.sysroot import system_path
 
 PLACE = "/sys/class/powercap"
@@ -27,12 +28,12 @@ def find_domains() -> list[Domain]:
     """Every domain that names its range: packages, their parts as package-0/core, and the platform (psys)."""
     domains = []
     for folder in sorted(system_path(PLACE).glob("intel-rapl:*")):
-        name, reach = text_or_none(folder / "name"), text_or_none(folder / "max_energy_range_uj")
+        name, reach = read_text(folder / "name"), read_text(folder / "max_energy_range_uj")
         if name is None or reach is None or not reach.isdigit() or int(reach) == 0:
             continue
         parts = folder.name.split(":")
         if len(parts) > 2:
-            parent = text_or_none(folder.parent / ":".join(parts[:2]) / "name")
+            parent = read_text(folder.parent / ":".join(parts[:2]) / "name")
             name = f"{parent or parts[1]}/{name}"
         domains.append(Domain(name, folder / "energy_uj", int(reach), len(parts) == 2 and name.startswith("package")))
     return domains
@@ -46,9 +47,10 @@ def advance(before_uj: int, now_uj: int, range_uj: int) -> int:
 class RaplMeter:
     """The packages' counters; `meter.Meter`. Read it more often than a counter wraps (minutes at full load)."""
 
+    words = "RAPL energy counter"
     estimate = False
     error = "RAPL: modelled or measured by the processor, which states no error; updated every millisecond"
-    error_w = None
+    error_w: float | None = None
     includes = (
         "the processor packages with their caches and integrated GPU, and whatever else ran on them; not memory "
         "modules, discrete GPUs, disks, fans and the power supply"
@@ -58,7 +60,6 @@ class RaplMeter:
         self.domains = domains
         self.rails = tuple(domain.name for domain in domains)
         self.total = tuple(domain.name for domain in domains if domain.package)
-        self.words = f"RAPL, {' + '.join(self.total)}"
         self.last = [number(domain.energy) for domain in domains]
         self.passed = [0] * len(domains)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,29 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.accuracy import evaluation_items, predictions_csv
+from dhox.bench.accuracy import evaluation_items
 from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.judge import Verdicts, accuracy_content, judge, ledger_content
-from dhox.bench.measure import FEWEST_ROUNDS, METHOD, Key, Samples, measure
-from dhox.bench.runners import check_runner, choose_device, default_runners
-from dhox.bench.subjects import Subject, open_subjects, subject_row
-from dhox.bench.timing import cells_of_batch, latency_rows, opened, sample_arrays, timed_images
+from dhox.bench.conditions import Conditions
+from dhox.bench.contract_subject import check_batches
+from dhox.bench.energy import find_meter, measure_energy, measure_idle
+from dhox.bench.judge import judge
+from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
+from dhox.bench.meter import Meter
+from dhox.bench.nvml import gpu_card
+from dhox.bench.power_modes import stopping_signals
+from dhox.bench.results import Found, write_results
+from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner
+from dhox.bench.streams import stream_rows
+from dhox.bench.subjects import Subject, open_subjects
+from dhox.bench.timing import Pair, cells_of_batch, opened, timed_images
 from dhox.console import say
-from dhox.environment import now, versions
+from dhox.dataset import Item
 from dhox.errors import DhoxError
-from dhox.files import (
-    BENCH_FILE,
-    BENCH_SCHEMA,
-    check_output,
-    output_directory,
-    write_bytes,
-    write_json,
-    write_npz,
-)
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, output_directory
+from dhox.jetson_state import shared_memory
 from dhox.machine import device_card
 from dhox.onnx_session import NO_CPU_KERNELS
 
 SEED = 0  # of the order in which the cells of a round are measured
+ENERGY_BOUNDARY = "e2e"  # what an application pays for: copies included, decoding not
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def bench(
     batches: tuple[int, ...] = (1, 8),
     boundaries: tuple[str, ...] = tuple(BOUNDARIES),
     duration_s: float = 4.0,
+    energy_s: float = 30.0,
+    streams: tuple[int, ...] = (),
     data: Path | None = None,
     trust_engine: bool = False,
     overwrite: bool = False,
@@ -61,85 +66,63 @@ def bench(
     """Measure models on this machine and write the bench directory.
 
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
-    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `data`: where the test
-    split is, by default where the first export says. Ctrl-C ends the measurement and keeps what is there (status
+    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `energy_s`: per model,
+    runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `data`: where the test split is,
+    by default where the first export says. A stopping signal ends the measurement and keeps what is there (status
     interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
     """
-    found = open_subjects(paths, contract, precisions)
-    used = choose_device(device, found)
+    every = open_subjects(paths, contract, precisions)
+    used = choose_device(device, every)
     for runner in runners:
         check_runner(runner, used)
-    subjects, not_run = runnable(found, used)
-    card = device_card()
+    subjects, not_run = runnable(every, used)
+    check_batches(subjects, batches)
+    card = device_card() | {"gpu": gpu_card()}
     out = out or default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}"
     check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     items, where, accuracy_note = evaluation_items(data, subjects)
     images, encoded = timed_images(subjects, items)
     pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
+    meter, energy_note = find_meter(used) if energy_s else (None, "it was not asked for")
 
-    verdicts, samples, facts, status = Verdicts(), dict[Key, Samples](), list[dict[str, Any]](), "complete"
+    found = Found(
+        device_asked=device, card=card, subjects=subjects, items=items, where=where, accuracy_note=accuracy_note,
+        meter=meter, energy_note=energy_note, not_run=not_run,
+        settings={
+            "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s, "energy_s": energy_s,
+            "streams": list(streams), "rounds": FEWEST_ROUNDS, "seed": SEED,
+            "runners": list(dict.fromkeys(name for _, name in pairs)), "images": images,
+        },
+    )  # fmt: skip
     rng = np.random.default_rng(SEED)
-    with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
+    with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder, ExitStack() as stack:
+        if meter is not None:
+            stack.enter_context(closing(meter))
         try:
-            for pair in pairs:
-                with opened([pair], used, trust_engine, not_run) as one:
-                    for subject, runner, _ in one:
-                        judge(subject, runner, items, where, verdicts)
-            for batch in batches:
-                with opened(pairs, used, trust_engine, not_run) as all_pairs:
-                    cells = cells_of_batch(all_pairs, batch, boundaries, encoded, not_run)
-                    facts += [
-                        {
-                            "subject": subject.name,
-                            "runner": runner.name,
-                            "batch": batch,
-                            "open_s": open_s,
-                            **runner.facts,
-                        }
-                        for subject, runner, open_s in all_pairs
-                    ]
-                    measure(cells, duration_s, FEWEST_ROUNDS, rng, samples, f"batch {batch}")
+            with stopping_signals(), shared_memory() as watch:
+                if meter is not None:
+                    idle(meter, found)
+                able = judge_all(pairs, used, trust_engine, items, where, found)
+                with Conditions(used) as conditions:
+                    for batch in batches:
+                        with opened(able, used, trust_engine) as models:
+                            cells = cells_of_batch(models, batch, encoded, not_run)
+                            found.add_runners(models, batch)
+                            timed = [cell for cell in cells if cell.key[3] in boundaries]
+                            measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}")
+                            if found.idle is not None and meter is not None:
+                                energy(meter, cells, energy_s, found)
+                        real = [(subject, name) for subject, name in able if subject.name not in found.emulated()]
+                        stream_rows(
+                            real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
+                        )
+                        found.conditions, found.memory = conditions.summary(), watch.summary()
+                        write_results(folder, found, "running")
         except KeyboardInterrupt:
-            status = "interrupted"
             say("Interrupted: what was measured so far is kept.")
-        emulated = {
-            row["subject"]: row["precision_note"] for row in facts if row["precision_note"] and row["device"] == "cpu"
-        }
-        content = {
-            "schema": BENCH_SCHEMA,
-            "status": status,
-            "finished_at": now(),
-            "device_asked": device,
-            "device": card,
-            "settings": {
-                "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s,
-                "rounds": FEWEST_ROUNDS, "seed": SEED, "runners": list(dict.fromkeys(runner for _, runner in pairs)),
-                "images": images,
-            },
-            "method": [METHOD, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in boundaries]],
-            "subjects": [subject_row(subject) for subject in subjects],
-            "runners": facts,
-            "latency": latency_rows(samples, emulated),
-            "comparisons": [],
-            "streams": [],
-            "conditions": None,
-            "energy": {
-                "meter": None, "note": "not measured", "rails": [], "total": [], "estimate": False, "idle": None,
-                "rows": [],
-            },
-            "accuracy": accuracy_content(subjects, verdicts, items, where, accuracy_note),
-            "ledger": ledger_content(subjects, verdicts, where),
-            "golden": verdicts.golden,
-            "cross_checks": [],
-            "not_run": not_run,
-            "environment": versions(),
-        }  # fmt: skip
-        write_npz(folder / "samples.npz", **sample_arrays(samples))
-        if verdicts.answers:
-            classes = {subject.name: subject.classes for subject in subjects}
-            write_bytes(folder / "predictions.csv", predictions_csv(verdicts.answers, classes, items))
-        write_json(folder / BENCH_FILE, content)
-    return BenchResult(out, content, all(row["passed"] for row in verdicts.golden))
+            found.interrupted = True
+        content = write_results(folder, found, "interrupted" if found.interrupted else "complete")
+    return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
 
 
 def default_out(subject: Subject) -> Path:
@@ -157,3 +140,54 @@ def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[
         for one in subjects
         if one not in able
     ]
+
+
+def judge_all(
+    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], where: Path | None, found: Found
+) -> list[Pair]:
+    """Judge every pair that can be opened, and answer with these; the others are named in `not_run`.
+
+    Raises the first DhoxError where none can be opened.
+    """
+    able: list[Pair] = []
+    errors: list[DhoxError] = []
+    for subject, name in pairs:
+        try:
+            runner = open_runner(subject, name, device, trust_engine)
+        except DhoxError as err:
+            errors.append(err)
+            found.not_run.append(f"{subject.name} by {name} not run: {err}")
+            continue
+        with closing(runner):
+            judge(subject, runner, items, where, found.verdicts)
+        able.append((subject, name))
+    if not able:
+        raise errors[0]
+    return able
+
+
+def idle(meter: Meter, found: Found) -> None:
+    """Idle power, before any model is opened; without it no energy is measured."""
+    say(f"Idle power by {meter.words}")
+    try:
+        found.idle = measure_idle(meter)
+    except DhoxError as err:
+        found.energy_note = str(err)
+
+
+def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> None:
+    """A window of its own for every model that this device really computes, at ENERGY_BOUNDARY."""
+    for cell in cells:
+        subject, runner, batch, boundary = cell.key
+        if boundary != ENERGY_BOUNDARY or subject in found.emulated():
+            continue
+        say(f"Energy of {subject} by {runner}, batch {batch}: {seconds:g} s")
+        try:
+            row, trace = measure_energy(
+                meter, cell.call, batch, found.idle, seconds, accuracy=found.accuracy_of(subject, runner)
+            )
+        except DhoxError as err:
+            found.not_run.append(f"energy of {subject} by {runner} at batch {batch} not measured: {err}")
+            continue
+        found.energy.append({"subject": subject, "runner": runner, "batch": batch, "boundary": boundary, **row})
+        found.traces[subject, runner, batch] = trace

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from dhox.bench.runners import Runner
+from dhox.bench.runners import Runner, open_runner
+from dhox.bench.subjects import Subject
+from dhox.bench.timing import batch_pixels
 from dhox.errors import DhoxError
 from dhox.stats import percentile
 
@@ -17,6 +20,38 @@ WARM_UP_SECONDS = 0.5  # under load, before calls count
 SLICES = 40  # of the duration, which the interval resamples
 RESAMPLES = 2000
 SEED = 0  # of the resampling
+
+
+def stream_rows(
+    pairs: list[tuple[Subject, str]],
+    device: str,
+    trust_engine: bool,
+    batches: tuple[int, ...],
+    counts: tuple[int, ...],
+    duration_s: float,
+    encoded: list[bytes],
+    not_run: list[str],
+    into: list[dict[str, Any]],
+) -> None:
+    """`streams` of bench.json: every (subject, runner) and batch with every number of streams, one after the other.
+
+    `encoded`: the images that batches are made of. Rows go `into` a list, so that Ctrl-C loses one at most; what cannot
+    be run is named in `not_run`.
+    """
+    for subject, runner in pairs:
+        for batch in batches:
+            taken = subject.graph_input(batch_pixels(subject, encoded, batch))
+            for count in counts:
+
+                def open_one(subject: Subject = subject, runner: str = runner) -> Runner:
+                    return open_runner(subject, runner, device, trust_engine)
+
+                try:
+                    row = concurrent_streams(open_one, taken, count, duration_s)
+                except DhoxError as err:
+                    not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {err}")
+                    continue
+                into.append({"subject": subject.name, "runner": runner, **row})
 
 
 def concurrent_streams(
@@ -91,9 +126,7 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     if not inside.any():
         raise DhoxError(f"No call of the streams ended within {end_s - begin_s:.1f} s. Use a longer --duration.")
     edges = np.linspace(begin_s, end_s, SLICES + 1)
-    overlaps = [
-        np.clip(np.minimum(stop, b) - np.maximum(start, a), 0, None) for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    overlaps = [np.clip(np.minimum(stop, b) - np.maximum(start, a), 0, None) for a, b in pairwise(edges)]
     done = np.array([(overlap / (stop - start)).sum() for overlap in overlaps])
     rates = batch * done / (edges[1] - edges[0])
     picks = np.random.default_rng(SEED).integers(0, SLICES, (RESAMPLES, SLICES))

@@ -22,6 +22,7 @@ from dhox.files import read_npz
 from dhox.images import decode, model_input
 from dhox.items import Item, image_bytes, spread
 
+Pair = tuple[Subject, str]  # a model, and the runner asked for
 MOST_IMAGES = 64  # encoded images that are kept in memory and timed in turn
 
 
@@ -41,59 +42,53 @@ def timed_images(subjects: list[Subject], items: list[Item]) -> tuple[str, list[
 
 
 @contextmanager
-def opened(
-    pairs: list[tuple[Subject, str]], device: str, trust_engine: bool, not_run: list[str]
-) -> Iterator[list[tuple[Subject, Runner, float]]]:
-    """Every (subject, runner) opened, with the seconds that took; closed at the end.
-
-    Of several, those that cannot be opened are named in `not_run`. Raises the first DhoxError where none can.
-    """
+def opened(pairs: list[Pair], device: str, trust_engine: bool) -> Iterator[list[tuple[Subject, Runner, float]]]:
+    """Every pair opened, with the seconds that took; closed at the end. Raises DhoxError as `open_runner` does."""
     with ExitStack() as stack:
-        found: list[tuple[Subject, Runner, float]] = []
-        errors: list[DhoxError] = []
+        found = []
         for subject, name in pairs:
             start = time.perf_counter()
-            try:
-                runner = stack.enter_context(closing(open_runner(subject, name, device, trust_engine)))
-            except DhoxError as err:
-                errors.append(err)
-                sentence = f"{subject.name} by {name} not run: {err}"
-                if sentence not in not_run:
-                    not_run.append(sentence)
-                continue
+            runner = stack.enter_context(closing(open_runner(subject, name, device, trust_engine)))
             found.append((subject, runner, time.perf_counter() - start))
-        if not found and errors:
-            raise errors[0]
         yield found
 
 
 def cells_of_batch(
-    opened_pairs: list[tuple[Subject, Runner, float]],
-    batch: int,
-    boundaries: tuple[str, ...],
-    encoded: list[bytes],
-    not_run: list[str],
+    opened_pairs: list[tuple[Subject, Runner, float]], batch: int, encoded: list[bytes], not_run: list[str]
 ) -> list[Cell]:
     """One cell per opened model and boundary, bound to a batch of `encoded` images, in turn and repeated as needed.
 
     A model that does not take the batch (a fixed batch size, too little memory) is named in `not_run`.
     """
-    taken = [encoded[i % len(encoded)] for i in range(batch)]
     cells = []
     for subject, runner, _ in opened_pairs:
-        images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in taken]
+        pixels = batch_pixels(subject, encoded, batch)
         try:
             check_batch(subject, batch)
-            calls = boundary_calls(subject, runner, np.stack(images), taken)
+            calls = boundary_calls(subject, runner, pixels, in_turn(encoded, batch))
         except DhoxError as err:
             not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
             continue
-        cells += [Cell((subject.name, runner.name, batch, name), calls[name]) for name in boundaries]
+        cells += [Cell((subject.name, runner.name, batch, name), call) for name, call in calls.items()]
     return cells
 
 
-def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str]) -> list[dict[str, Any]]:
-    """`latency` of bench.json; cells that an interruption left with less than two rounds are left out."""
+def in_turn(encoded: list[bytes], batch: int) -> list[bytes]:
+    """`batch` images: all of them in turn, repeated as needed."""
+    return [encoded[i % len(encoded)] for i in range(batch)]
+
+
+def batch_pixels(subject: Subject, encoded: list[bytes], batch: int) -> np.ndarray:
+    """A batch of encoded images as preprocessed pixels, uint8 [batch, crop, crop, 3]."""
+    images = [decode(io.BytesIO(content)) for content in in_turn(encoded, batch)]
+    return np.stack([model_input(image, subject.preprocessing) for image in images])
+
+
+def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttled: bool) -> list[dict[str, Any]]:
+    """`latency` of bench.json; cells that an interruption left with less than two rounds are left out.
+
+    `emulated`: subject -> why its time says nothing; `throttled`: whether the device was, while anything was timed.
+    """
     rows = []
     for (subject, runner, batch, boundary), taken in samples.items():
         if len(taken.rounds) < 2:
@@ -101,6 +96,8 @@ def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str]) -> list[
         statistics = latency_row(taken.rounds, batch, np.array(taken.started_s))
         if not taken.warm_up["steady"]:
             statistics["flags"].append("not steady")
+        if throttled:
+            statistics["flags"].append("throttled")
         rows.append(
             {
                 "subject": subject, "runner": runner, "batch": batch, "boundary": boundary,

@@ -19,6 +19,7 @@ from dhox.export.compile_engine import Options, compile_onnx
 from dhox.export.engine import TRUST_NOTE, precision_record
 from dhox.export.precision_proof import check_promise, engine_precision, layers_of_inspector
 from dhox.files import output_directory, sha256, write_bytes, write_json
+from dhox.jetson import jetson_card
 from dhox.tensorrt_api import TensorRT, import_tensorrt, message_logger
 
 OPTIONS = Options(1, 8, 32, None, False, False, None)
@@ -76,7 +77,12 @@ def build(
             "onnx": {"file": onnx.name, "sha256": sha256(onnx)},
             "engine": {"file": engines.PLAN_FILE, "bytes": len(compiled.plan), "sha256": digest},
             "tensorrt": {"flavour": trt.flavour, "version": trt.version},
-            "device": {**asdict(here), "platform": engines.platform_name()},
+            "device": {
+                "gpu": here.name,
+                "compute_capability": here.compute_capability,
+                "platform": engines.platform_name(),
+                "jetson": jetson_card(),
+            },
             "options": asdict(OPTIONS),
             "dla_fallback": [],
             "graph_precision": compiled.graph,

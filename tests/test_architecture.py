@@ -17,6 +17,7 @@ TOP = {
     "dhox.cli",
     "dhox.cli_bench",
     "dhox.cli_common",
+    "dhox.cli_compare",
     "dhox.cli_export",
     "dhox.cli_sweep",
     "dhox.cli_training",
@@ -29,6 +30,7 @@ TOP = {
     "dhox.bench_tables",
     "dhox.bench_words",
     "dhox.tables",
+    "dhox.compare_tables",
     "dhox.doctor",
     "dhox.engine_tables",
     "dhox.export_tables",
@@ -121,7 +123,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
         return done.stdout
 
     export = str(own_line / "runs/tiny/export")
-    assert "passed" in board("bench", export, "--device", "cpu", "--duration", "0.05", "--batch", "1")
+    assert "passed" in board("bench", export, "--device", "cpu", "--duration", "0.05", "--energy", "0", "--batch", "1")
     assert all(row["passed"] for row in json.loads(board("verify", export, "--json"))["checks"])
     assert "given" in board("retune", str(own_line / "runs/tiny"), "--alpha", "0.5", "--beta", "1")
     retuned = subprocess.run(

@@ -64,7 +64,9 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
     manifest = read_json(far / "export/manifest.json", "dhox.export/2")
     manifest["run"]["path"] = "/nowhere"
     write_json(far / "export/manifest.json", manifest)
-    page = write_report(bench([far / "export"], duration_s=0.05, batches=(1,)).bench).read_text(encoding="utf-8")
+    page = write_report(bench([far / "export"], duration_s=0.05, energy_s=0, batches=(1,)).bench).read_text(
+        encoding="utf-8"
+    )
     assert "Latency distribution" in page
     assert "Learning curves" not in page
 

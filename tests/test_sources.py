@@ -356,7 +356,7 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
         assert (sets["tune_on"], sets["label_sampler"]) == ("held-out", "few-shot-reference")
         export(run, run / "export")
         predictions[name] = bench(
-            [run / "export"], run / "bench/x", duration_s=0.05, batches=(1,), boundaries=("e2e",)
+            [run / "export"], run / "bench/x", duration_s=0.05, energy_s=0, batches=(1,), boundaries=("e2e",)
         ).content
         assert "accuracy" in json.dumps(predictions[name])
         assert np.load(run / "test.npz")["labels"].shape == (48,)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 FILES = (
     "src/dhox/tensorrt_api.py",
     "src/dhox/engine_session.py",
+    "bench/engine_runner.py",
     "export/compile_engine.py",
     "export/precision_proof.py",
 )
@@ -38,6 +39,7 @@ OBJECTS = {
     "self.runtime": "Runtime",
     "self.engine": "ICudaEngine",
     "self.context": "IExecutionContext",
+    "session.context": "IExecutionContext",
     "inspector": "EngineInspector",
     "network.get_layer(...)": "ILayer",
     "network.get_layer(...).get_output(...)": "ITensor",

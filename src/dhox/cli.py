@@ -11,12 +11,13 @@ from rich.markup import escape
 
 import dhox
 from dhox.cli_bench import bench
-from dhox.cli_common import Overwrite, check_choice
+from dhox.cli_common import Overwrite, Sysroot, check_choice, set_sysroot
+from dhox.cli_compare import compare
 from dhox.cli_export import export
 from dhox.cli_sweep import contract
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
-from dhox.console import console
-from dhox.errors import DhoxError
+from dhox.console import console, say
+from dhox.errors import DhoxError, UsageError
 
 app = typer.Typer(
     name="dhox",
@@ -52,6 +53,7 @@ app.command("import-dho")(import_dho)
 app.command()(export)
 app.command()(contract)
 app.command()(bench)
+app.command()(compare)
 
 
 @app.command()
@@ -94,9 +96,27 @@ def verify(
 
 @app.command()
 def doctor(
+    target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
+    restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
+    sysroot: Sysroot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List what this machine can run, and why not."""
+) -> None:  # fmt: skip
+    """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
+    if target is not None and (restore_power_mode or sysroot is not None):
+        raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
+    set_sysroot(sysroot)
+    if target is not None:
+        from dhox.tables import print_target
+        from dhox.targets import describe_target
+
+        print_target(describe_target(target), as_json)
+        return
+    if restore_power_mode:
+        from dhox.bench.power_modes import restore_left_over
+
+        mode = restore_left_over()
+        say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
+        return
     from dhox.doctor import examine
     from dhox.tables import print_doctor
 

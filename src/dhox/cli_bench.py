@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli_common import Overwrite, check_choice, find_newest, say_report
+from dhox.cli_common import Overwrite, Sysroot, check_choice, find_newest, say_report, set_sysroot
 from dhox.errors import UsageError
 from dhox.machine import DEVICES
 
@@ -21,9 +21,12 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
     boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
     duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05)] = 4.0,
+    energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each model, runner and batch is measured, where a sensor can be read; 0: not measured.", min=0.0)] = 30.0,
+    streams: Annotated[str | None, typer.Option(help="Throughput of so many runners at once.", show_default="not measured", metavar="N,N,...")] = None,
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    sysroot: Sysroot = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
@@ -34,6 +37,7 @@ def bench(
     from dhox.exported import PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
 
+    set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
     for name in precision or []:
         check_choice("--precision", name, PRECISIONS)
@@ -44,7 +48,8 @@ def bench(
     result = run_bench(
         paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
         precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
-        boundaries=boundaries, duration_s=duration, data=data, trust_engine=trust_engine, overwrite=overwrite,
+        boundaries=boundaries, duration_s=duration, energy_s=energy,
+        streams=parse_numbers("--streams", streams) if streams else (), data=data, trust_engine=trust_engine, overwrite=overwrite,
     )  # fmt: skip
     print_bench(result.bench, result.content)
     say_report(result.bench)

@@ -1,91 +1,135 @@
-"""`dhox doctor`: what this machine can run, and why not. Nothing is installed or changed."""
+"""`dhox doctor`: what this machine can do, what it lacks, and what fixes that here. Nothing is installed or changed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 
+from dhox.backends import Finding, Place, find_backends, this_place
+from dhox.bench.energy import find_meter
+from dhox.bench.power_modes import RESTORE, left_over
+from dhox.errors import DhoxError
+from dhox.files import free_bytes
 from dhox.jetson import jetson_card
 from dhox.machine import cpu_model
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that dhox can use: whether it works here, what was found, and what to do where it does not."""
-
-    what: str
-    works: bool
-    found: str
-    advice: str = ""
+LITTLE_SPACE = 2e9  # bytes; an export with engines and a bench take less, a training on photographs more
 
 
 def examine() -> list[Finding]:
-    """Import every optional part, and say what it makes possible."""
+    """What dhox can do here, then every part that decides it."""
+    place = this_place()
+    backends = find_backends(place)
     return [
+        *abilities(backends, place),
         Finding("processor", True, cpu_model()),
-        board(),
-        onnxruntime_provider("CPUExecutionProvider", "bench and predict on the CPU", "pip install 'dhox[cpu]'"),
-        onnxruntime_provider(
-            "CUDAExecutionProvider",
-            "bench and predict on an NVIDIA GPU",
-            "pip install 'dhox[cuda]' in place of dhox[cpu]; on a Jetson, JetPack's build of onnxruntime-gpu",
-        ),
-        package("torch", "distill and export", "pip install 'dhox[export]'"),
-        torch_cuda(),
-        package("open_clip", "teachers", "pip install 'dhox[distill]'"),
-        package("timm", "students", "pip install 'dhox[distill]'"),
-        package("onnxscript", "ONNX export", "pip install 'dhox[export]'"),
-        package(
-            "tensorrt",
-            "TensorRT engines",
-            "on a Jetson use JetPack's python3-libnvinfer; else pip install 'dhox[tensorrt]'",
-        ),
-        package("matplotlib", "report.html", "pip install 'dhox[report]'"),
-        package("pyarrow", "Parquet manifests", "pip install 'dhox[parquet]'"),
+        *board(),
+        *backends,
+        *energy(place),
+        disk(),
+        *state(),
     ]
 
 
-def board() -> Finding:
-    """Whether this is a Jetson."""
-    found = jetson_card()
-    if found is None:
-        return Finding(
-            "Jetson (bench --device jetson)", False, "no NVIDIA Tegra in the device tree", "run dhox bench on the board"
+def abilities(backends: list[Finding], place: Place) -> list[Finding]:
+    """The commands that work here, by the parts that they need."""
+
+    def works(beginning: str) -> bool:
+        return all(finding.works for finding in backends if finding.what.startswith(beginning))
+
+    cpu, gpu = works("onnxruntime CPU"), works("onnxruntime CUDA")
+    engines = works("tensorrt (") and works("CUDA runtime")
+    export = all(works(part) for part in ("torch (", "onnx (", "onnxscript ("))
+    distill = all(works(part) for part in ("torch (", "open_clip", "timm"))
+    see = "see the rows below"
+    rows = [
+        Finding("dhox bench --device cpu", cpu, "ONNX Runtime", see),
+        Finding("dhox bench --device cuda", gpu, "ONNX Runtime", see),
+        Finding("dhox bench --device tensorrt", engines, "TensorRT engines; also dhox export EXPORT --tensorrt", see),
+    ]
+    if place.gpu == "jetson":
+        rows.append(
+            Finding("dhox bench --device jetson", engines or gpu, "TensorRT, else ONNX Runtime on the GPU", see)
         )
-    return Finding("Jetson (bench --device jetson)", True, f"{found['model']} {found['l4t']}".strip())
+    return [
+        *rows,
+        Finding("dhox export RUN", export, "torch, onnx and onnxscript", see),
+        Finding("dhox distill", distill, "torch, open_clip and timm" + training_place(backends), see),
+    ]
 
 
-def package(module: str, use: str, advice: str) -> Finding:
-    """Whether a module imports; its own error text says why not (presence is not loadability)."""
+def training_place(backends: list[Finding]) -> str:
+    """Where training would run."""
+    on_gpu = any(finding.works for finding in backends if finding.what.startswith("torch on CUDA"))
+    return ", on the GPU" if on_gpu else ", on the CPU"
+
+
+def board() -> list[Finding]:
+    """The card of a Jetson as rows; elsewhere the row that says so."""
+    card = jetson_card()
+    what = "Jetson (bench --device jetson)"
+    if card is None:
+        return [
+            Finding(what, False, "no NVIDIA Tegra in the device tree", "run dhox bench on the board, or with --host")
+        ]
+    mode = card["power_mode"]
+    gpu = card["gpu_clock_mhz"] or {}
+    release = f"L4T {card['l4t'] or 'unknown'}, JetPack {card['jetpack'] or 'unknown: no table names this L4T'}"
+    chip = f"{card['soc']}, compute capability {card['compute_capability'] or 'unknown'}"
+    return [
+        Finding(what, True, f"{card['model']} ({card['module'] or 'unknown module'}; {chip}); {release}"),
+        Finding(
+            "power mode",
+            mode is not None,
+            f"{mode['name']} (id {mode['id']})" if mode else card["power_mode_note"],
+            "bench cannot tell at which power it measured: mount nvpmodel into the container, or run as root",
+        ),
+        Finding(
+            "clocks held (jetson_clocks)",
+            card["jetson_clocks"] == "on",
+            f"{card['jetson_clocks']}; GPU at {gpu.get('current')} MHz of {gpu.get('min')} to {gpu.get('max')}",
+            "for steady figures: sudo jetson_clocks",
+        ),
+    ]
+
+
+def energy(place: Place) -> list[Finding]:
+    """Which meter reads the energy of runs, by the device that they are on."""
+    found = []
+    for device in ("cpu", "cuda") if place.gpu == "nvidia" else ("cuda",) if place.gpu == "jetson" else ("cpu",):
+        meter, reason = find_meter(device)
+        what = "energy of the board" if place.gpu == "jetson" else f"energy of runs on {device}"
+        if meter is None:
+            found.append(Finding(what, False, "not measured", reason))
+        else:
+            found.append(Finding(what, True, meter.words))
+            meter.close()
+    return found
+
+
+def disk() -> Finding:
+    """Free space where commands write."""
+    free = free_bytes(Path())
+    return Finding("disk space here", free >= LITTLE_SPACE, f"{free / 1e9:.1f} GB free", "free some, or work elsewhere")
+
+
+def state() -> list[Finding]:
+    """A power mode that a killed sweep left behind; no row where there is none."""
     try:
-        imported = import_module(module)
-    except Exception as err:
-        return Finding(f"{module} ({use})", False, f"{type(err).__name__}: {err}", advice)
-    return Finding(f"{module} ({use})", True, str(getattr(imported, "__version__", "installed")))
-
-
-def onnxruntime_provider(provider: str, use: str, advice: str) -> Finding:
-    """Whether ONNX Runtime offers a provider."""
-    what = f"onnxruntime {provider} ({use})"
-    try:
-        ort = import_module("onnxruntime")
-    except Exception as err:
-        return Finding(what, False, f"{type(err).__name__}: {err}", advice)
-    providers = ort.get_available_providers()
-    if provider in providers:
-        return Finding(what, True, f"onnxruntime {ort.__version__}")
-    return Finding(what, False, f"onnxruntime {ort.__version__} has: {', '.join(providers)}", advice)
-
-
-def torch_cuda() -> Finding:
-    """Whether torch sees a CUDA device."""
-    what = "torch on CUDA (distill --device cuda)"
-    try:
-        torch = import_module("torch")
-    except Exception as err:
-        return Finding(what, False, f"{type(err).__name__}: {err}", "pip install 'dhox[distill]'")
-    if torch.cuda.is_available():
-        return Finding(what, True, torch.cuda.get_device_name(0))
-    return Finding(
-        what, False, "torch finds no CUDA device", "needs an NVIDIA GPU, its driver and a CUDA build of torch"
-    )
+        other = left_over()
+    except DhoxError as err:
+        return [Finding("power mode of a sweep", False, "its state file is damaged", str(err))]
+    if other is None:
+        return []
+    mode = f"{other.original.name} (id {other.original.id})"
+    if other.running:
+        return [
+            Finding("power mode of a sweep", True, f"dhox bench --power-modes runs (process {other.pid}); was {mode}")
+        ]
+    return [
+        Finding(
+            "power mode of a sweep",
+            False,
+            f"dhox bench --power-modes was killed (started {other.started_at}) and left another power mode than {mode}",
+            RESTORE,
+        )
+    ]

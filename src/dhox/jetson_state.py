@@ -19,11 +19,16 @@ NEEDS_ROOT = "the memory clock is in debugfs, which only root reads (run dhox wi
 
 
 def read_text(path: Path) -> str | None:
-    """A small file of the kernel, stripped; None where it cannot be read (some answer reads with errors)."""
+    """A small file of the kernel, stripped; None where it cannot be read.
+
+    Sensors of a part that is powered down answer "try again", which an unbuffered read gives as None.
+    """
     try:
-        return path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").strip()
+        with path.open("rb", buffering=0) as file:
+            content = file.read()
     except OSError:
         return None
+    return None if content is None else content.replace(b"\0", b"").decode("utf-8", "replace").strip()
 
 
 def read_number(path: Path) -> int | None:

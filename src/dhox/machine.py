@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from dhox.jetson import jetson_card
+from dhox.jetson_state import memory
 from dhox.sysroot import system_path
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")  # what --device may be
@@ -20,6 +21,7 @@ def device_card() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": cpu_model(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": memory().get("MemTotal"),
         "jetson": jetson_card(),
     }
 

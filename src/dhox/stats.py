@@ -41,6 +41,15 @@ def paired_difference_lower_bound(new: np.ndarray, old: np.ndarray) -> float:
     return float(difference - Z_95_ONE_SIDED * sqrt((gained + lost) / n - difference**2) / sqrt(n))
 
 
+def paired_difference_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy difference on the same n images, of which `gained` speak for and `lost` against
+    it, in [-1, 1] (Wald with half an observation in each cell of the 2 x 2 table: Agresti and Min 2005)."""
+    total, plus, minus = n + 2, gained + 0.5, lost + 0.5
+    difference = (plus - minus) / total
+    half = Z_95_TWO_SIDED * sqrt((plus + minus) / total - difference**2) / sqrt(total)
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
 def mcnemar_p(gained: int, lost: int) -> float:
     """Two-sided p of McNemar's exact test: images that only one of two classifiers gets right (McNemar 1947).
 

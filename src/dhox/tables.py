@@ -11,8 +11,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dhox.backends import Finding
 from dhox.console import console, say
-from dhox.doctor import Finding
 from dhox.heads import FIXED_ALPHA, FIXED_BETA
 
 STAGES = {
@@ -37,6 +37,7 @@ STAGES = {
 }
 
 
+TABLE_WIDTH = 98  # columns of a table that must fit a terminal of 100
 FEWEST_RECOGNISED = 0.5  # share of altered copies, below which a count of near-copies means little
 METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": "Macro-F1"}
 
@@ -299,10 +300,36 @@ def print_doctor(findings: list[Finding], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
-    table = Table("part", "works", "found", "to get it")
+    table = Table("part", "works", "found, and [bold]what to do[/bold]", width=min(console.width, TABLE_WIDTH))
+    table.columns[0].max_width = 34
     for finding in findings:
         mark = "[green]yes[/green]" if finding.works else "[yellow]no[/yellow]"
-        table.add_row(
-            *[escape(finding.what), mark, escape(finding.found), "" if finding.works else escape(finding.advice)]
+        advice = f"\n[bold]{escape(finding.advice)}[/bold]" if finding.advice and not finding.works else ""
+        table.add_row(escape(finding.what), mark, escape(finding.found) + advice)
+    console.print(table)
+
+
+TARGET_ROWS = {
+    "advice": "dhox there", "board": "board", "soc": "chip", "compute_capability": "compute capability",
+    "memory": "memory", "jetpack": "JetPack", "l4t": "L4T", "ubuntu": "Ubuntu", "python": "Python", "cuda": "CUDA",
+    "tensorrt": "TensorRT", "tensorrt_route": "TensorRT from", "strong_typing": "strongly typed networks",
+    "dla_note": "DLA", "precisions": "precisions", "precisions_note": "", "onnx": "ONNX", "onnxruntime": "ONNX Runtime",
+    "environment": "environment", "export": "commands that follow", "unverified": "unverified",
+}  # fmt: skip
+
+
+def print_target(facts: dict[str, Any], as_json: bool) -> None:
+    """What a board with a JetPack can take."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("", escape(facts["target"]), width=min(console.width, TABLE_WIDTH))
+    table.columns[0].max_width = 24
+    for key, name in TARGET_ROWS.items():
+        value = facts[key]
+        lines = (
+            ", ".join(value) if key in {"precisions", "l4t"} else "\n".join(value) if isinstance(value, list) else value
         )
+        if lines:
+            table.add_row(name, escape(lines))
     console.print(table)

@@ -1,0 +1,132 @@
+"""What a bench has found so far, and the files that it becomes: bench.json, samples.npz and predictions.csv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.bench import energy
+from dhox.bench.accuracy import predictions_csv
+from dhox.bench.boundaries import BOUNDARIES
+from dhox.bench.judge import Verdicts, accuracy_content, ledger_content
+from dhox.bench.latency import comparisons
+from dhox.bench.measure import METHOD, Key, Samples
+from dhox.bench.meter import Meter
+from dhox.bench.runners import Runner
+from dhox.bench.subjects import Subject, subject_row
+from dhox.bench.timing import latency_rows, sample_arrays, samples_key
+from dhox.dataset import Item, class_numbers
+from dhox.environment import now, versions
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
+
+
+@dataclass
+class Found:
+    """Everything that bench.json will say; a bench that is interrupted keeps it."""
+
+    device_asked: str
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    subjects: list[Subject]
+    items: list[Item]
+    where: Path | None
+    accuracy_note: str | None
+    meter: Meter | None
+    energy_note: str
+    not_run: list[str]
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    runners: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[Key, Samples] = field(default_factory=dict)
+    idle: dict[str, Any] | None = None
+    energy: list[dict[str, Any]] = field(default_factory=list)
+    traces: dict[tuple[str, str, int], dict[str, np.ndarray]] = field(default_factory=dict)
+    streams: list[dict[str, Any]] = field(default_factory=list)
+    conditions: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    cross_checks: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def add_runners(self, models: list[tuple[Subject, Runner, float]], batch: int) -> None:
+        """What the runners of a batch size really are, once they are bound."""
+        self.runners += [
+            {"subject": subject.name, "runner": runner.name, "batch": batch, "open_s": open_s, **runner.facts}
+            for subject, runner, open_s in models
+        ]
+
+    def emulated(self) -> dict[str, str]:
+        """Subjects whose time on this device says nothing about the one they are made for, and why."""
+        return {
+            row["subject"]: row["precision_note"]
+            for row in self.runners
+            if row["device"] == "cpu" and row["precision_proven"] is None and row["precision_note"]
+        }
+
+    def accuracy_of(self, subject: str, runner: str) -> float | None:
+        """Top-1 accuracy on the test images, in [0, 1]; None without images."""
+        probs = self.verdicts.answers.get((subject, runner))
+        if probs is None:
+            return None
+        classes = next(one.classes for one in self.subjects if one.name == subject)
+        return float((probs.argmax(-1) == class_numbers(self.items, classes)).mean())
+
+
+def write_results(folder: Path, found: Found, status: str) -> dict[str, Any]:
+    """Write the three files; answers with the content of bench.json. `status`: running, interrupted or complete."""
+    content = bench_content(found, status)
+    traces = {
+        f"energy_{samples_key(key)}_{name}": array
+        for key, trace in found.traces.items()
+        for name, array in trace.items()
+    }
+    write_npz(folder / "samples.npz", **sample_arrays(found.samples), **traces)
+    if found.verdicts.answers:
+        classes = {subject.name: subject.classes for subject in found.subjects}
+        write_bytes(folder / "predictions.csv", predictions_csv(found.verdicts.answers, classes, found.items))
+    write_json(folder / BENCH_FILE, content)
+    return content
+
+
+def bench_content(found: Found, status: str) -> dict[str, Any]:
+    """bench.json (its schema: bench/bench.schema.json)."""
+    throttled = bool(found.conditions and found.conditions["throttled"])
+    return {
+        "schema": BENCH_SCHEMA,
+        "status": status,
+        "finished_at": now(),
+        "device_asked": found.device_asked,
+        "device": found.card,
+        "settings": found.settings,
+        "method": method(found),
+        "subjects": [subject_row(subject) for subject in found.subjects],
+        "runners": found.runners,
+        "latency": latency_rows(found.samples, found.emulated(), throttled),
+        "comparisons": comparisons(paired_rounds(found)),
+        "streams": found.streams,
+        "conditions": found.conditions,
+        "memory": found.memory,
+        "energy": energy.not_measured(found.energy_note)
+        if found.meter is None or found.idle is None
+        else energy.energy_content(found.meter, found.idle, found.energy),
+        "accuracy": accuracy_content(found.subjects, found.verdicts, found.items, found.where, found.accuracy_note),
+        "ledger": ledger_content(found.subjects, found.verdicts, found.where),
+        "golden": found.verdicts.golden,
+        "cross_checks": found.cross_checks,
+        "not_run": found.not_run,
+        "environment": versions(),
+    }
+
+
+def paired_rounds(found: Found) -> dict[Key, list[np.ndarray]]:
+    """The rounds of every cell that says something; an interruption can leave the last one to some cells only."""
+    rounds = {key: taken.rounds for key, taken in found.samples.items() if key[0] not in found.emulated()}
+    complete = {batch: min(len(of) for key, of in rounds.items() if key[2] == batch) for _, _, batch, _ in rounds}
+    return {key: of[: complete[key[2]]] for key, of in rounds.items() if complete[key[2]] >= 2}
+
+
+def method(found: Found) -> list[str]:
+    """How the numbers came about, in sentences."""
+    lines = [METHOD, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in found.settings["boundaries"]]]
+    return [*lines, energy.METHOD] if found.energy else lines

@@ -1,0 +1,174 @@
+"""The engine runner. A real engine needs a GPU; the rest simulates device, capture and engine in host memory."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
+
+from dhox import cuda
+from dhox.bench.engine_runner import EXPERIMENTAL, EngineRunner
+from dhox.bench.runners import open_runner
+from dhox.bench.subjects import open_subjects
+from dhox.engine_session import EngineSession
+from dhox.errors import DhoxError
+
+SIDECAR = {
+    "precision": "fp16", "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"}, "dla_fallback": [],
+    "graph_precision": {"share": 1.0, "products": {"fp16": 21}},
+    "engine_precision": {"status": "proven for 19 of 21", "share": 1.0},
+}  # fmt: skip
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> SyntheticDevice:
+    return synthetic_device(monkeypatch)
+
+
+def runner(smallest: int, largest: int, graph: bool = False, **sidecar: Any) -> EngineRunner:
+    trt, _ = synthetic_tensorrt(smallest, largest)
+    name = "tensorrt:graph" if graph else "tensorrt"
+    return EngineRunner(EngineSession(trt, b"plan"), SIDECAR | sidecar, name, graph)
+
+
+def images(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([n, seed]).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def sums(pixels: np.ndarray) -> np.ndarray:
+    """What the synthetic engine gives for each image."""
+    answer: np.ndarray = pixels.reshape(len(pixels), -1).sum(1)
+    return answer
+
+
+def test_every_batch_is_answered_with_and_without_a_graph(device: SyntheticDevice) -> None:
+    @given(st.booleans(), st.integers(1, 4), st.integers(0, 4), st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    def check(graph: bool, smallest: int, more: int, sizes: list[int]) -> None:
+        opened = runner(smallest, smallest + more, graph)
+        opened.bind(images(smallest))
+        for seed, n in enumerate(sizes):
+            probs = opened.infer(images(n, seed))
+            assert (probs.shape, probs.dtype) == ((n, 2), np.float32)
+            np.testing.assert_array_equal(probs[:, 0], sums(images(n, seed)))
+            assert len(device.graphs) == (1 if graph and smallest <= n <= smallest + more else 0)
+        opened.close()
+        assert [device.blocks, device.streams, device.pages, device.graphs] == [{}, set(), set(), {}]
+
+    check()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_run_computes_what_is_bound_without_copies(
+    device: SyntheticDevice, monkeypatch: pytest.MonkeyPatch, graph: bool
+) -> None:
+    opened = runner(1, 8, graph)
+    opened.bind(images(3))
+    session, probs = opened.session, np.empty((3, 2), np.float32)
+    for name in ("to_device", "to_host"):
+        monkeypatch.setattr(cuda, name, lambda *_: pytest.fail("a copy within the boundary `device`"))
+    opened.run()
+    monkeypatch.setattr(cuda, "to_host", device.to_host)
+    cuda.to_host(probs, session.addresses["probs"], session.stream)
+    np.testing.assert_array_equal(probs[:, 0], sums(images(3)))
+    assert device.launches == graph
+    assert (opened.facts["graph_asked"], opened.facts["graph"], opened.facts["graph_note"]) == (graph, graph, None)
+
+
+def test_a_graph_that_is_not_captured_is_said_and_replaced(
+    device: SyntheticDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(stream: int, enqueue: object) -> int:
+        raise DhoxError("CUDA: cudaStreamEndCapture failed (operation not permitted). Check the driver.")
+
+    monkeypatch.setattr(cuda, "capture", capture)
+    opened = runner(1, 8, graph=True)
+    opened.bind(images(2))
+    np.testing.assert_array_equal(opened.infer(images(2, 1))[:, 0], sums(images(2, 1)))
+    assert (opened.facts["graph_asked"], opened.facts["graph"]) == (True, False)
+    assert "operation not permitted" in opened.facts["graph_note"]
+
+
+def test_what_is_timed_is_never_padded(device: SyntheticDevice) -> None:
+    opened = runner(2, 4)
+    for n in (1, 5):
+        with pytest.raises(DhoxError, match=rf"batches of 2 to 4, not {n}\. Build one for it with .*--batch 1:8:{n}"):
+            opened.bind(images(n))
+    opened.bind(images(4))
+
+
+def test_answers_are_not_overwritten_and_types_are_not_converted(device: SyntheticDevice) -> None:
+    opened = runner(1, 4)
+    first = opened.infer(images(2, 1))
+    opened.infer(images(2, 2))
+    np.testing.assert_array_equal(first[:, 0], sums(images(2, 1)))
+    with pytest.raises(TypeError):
+        opened.infer(images(2).astype(np.float32))
+
+
+def test_facts_are_what_the_sidecar_proves(device: SyntheticDevice) -> None:
+    facts = runner(1, 4).facts
+    assert (facts["precision_asked"], facts["precision_proven"]) == ("fp16", "fp16")
+    assert facts["precision_note"] == "proven for 19 of 21; 100% of convolutions and matrix products fp16"
+    assert (facts["provider"], facts["notes"]) == ("tensorrt 10.3.0", [])
+    assert json.loads(json.dumps(facts)) == facts
+    unproven = {"status": "not run: the inspector does not tell the types of most layers"}
+    rtx = {"flavour": "tensorrt_rtx", "version": "1.7.1"}
+    facts = runner(1, 4, engine_precision=unproven, tensorrt=rtx, dla_fallback=["a", "b"]).facts
+    assert facts["precision_proven"] is None
+    assert facts["precision_note"].startswith("not run: the inspector")
+    assert facts["notes"] == [EXPERIMENTAL, "2 layers run on the GPU, not on DLA"]
+
+
+def test_without_a_gpu_the_reason_is_said(line: Path) -> None:
+    try:
+        cuda.gpu()
+        pytest.skip("there is a GPU here")
+    except cuda.NoGpuError as err:
+        reason = str(err)
+    subject = open_subjects([line / "runs/tiny/export/model.onnx"])[0]
+    with pytest.raises(cuda.NoGpuError) as raised:
+        open_runner(subject, "tensorrt", "tensorrt")
+    assert str(raised.value) == reason
+
+
+@pytest.mark.gpu
+def test_a_real_engine_answers_with_and_without_a_graph(
+    own_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from dhox.export.engine import build_engines
+    from dhox.files import read_npz
+    from dhox.tensorrt_api import import_tensorrt
+
+    try:
+        import_tensorrt()
+    except DhoxError as err:
+        pytest.skip(str(err))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    export = own_line / "runs/tiny/export"
+    build_engines(export, precisions=["fp32"], batches=(1, 4, 8), overwrite=True)
+    golden = read_npz(export / "golden.npz")
+    subject = open_subjects([export / "model.onnx"])[0]
+    contract = replace(subject, export=None, manifest=None)  # built into the user's cache, then found there
+    for one, name in (
+        (subject, "tensorrt"),
+        (subject, "tensorrt:graph"),
+        (contract, "tensorrt"),
+        (contract, "tensorrt"),
+    ):
+        with closing(open_runner(one, name, "tensorrt")) as opened:
+            for n in (1, 8, 3, 32):
+                assert abs(opened.infer(golden["input"][:n]) - golden["probs"][:n]).max() <= 1e-4
+            opened.bind(golden["input"][:4])
+            opened.run()
+            assert opened.facts["graph"] == name.endswith("graph"), opened.facts["graph_note"]
+            assert opened.facts["precision_proven"] == "fp32"

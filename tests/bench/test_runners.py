@@ -1,0 +1,353 @@
+"""Runners on real files: what they answer, what they say of themselves, and which one a name or a device means."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from dhox.bench import runners
+from dhox.bench.ort_runner import DEQUANTISED, EMULATED, WEAKLY_TYPED, engine_cache, precision_facts, provider_options
+from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner, parse_runner
+from dhox.bench.subjects import Subject, open_subjects
+from dhox.bench.torch_runner import open_torch_runner
+from dhox.cuda import Gpu
+from dhox.errors import DhoxError, UsageError
+from dhox.files import read_npz
+from dhox.onnx_session import nodes_run, open_session
+
+FACTS = {
+    "device", "provider_asked", "provider", "graph_asked", "graph", "graph_note", "precision_asked",
+    "precision_proven", "precision_note", "nodes_off_device", "notes",
+}  # fmt: skip
+CPU = ["CPUExecutionProvider"]
+CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.fixture(scope="module")
+def subjects(line: Path) -> dict[str, Subject]:
+    return {subject.precision: subject for subject in open_subjects([line / "runs/tiny/export"])}
+
+
+@pytest.fixture(scope="module")
+def golden(line: Path) -> dict[str, np.ndarray]:
+    return read_npz(line / "runs/tiny/export/golden.npz")
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime", "torch"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
+def test_every_batch_is_answered_row_by_row(
+    subjects: dict[str, Subject], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
+) -> None:
+    with closing(open_runner(subjects[precision], runner, "cpu")) as opened:
+        opened.bind(golden["input"][:2])
+        for n in (2, 1, 32, 5):
+            probs = opened.infer(golden["input"][:n])
+            assert (probs.shape, probs.dtype) == ((n, 4), np.float32)
+            assert abs(probs - golden["probs"][:n]).max() < tolerance
+        assert opened.name == runner
+        assert opened.facts.keys() == FACTS
+        assert json.loads(json.dumps(opened.facts)) == opened.facts
+        assert opened.facts["precision_asked"] == precision
+        assert (opened.facts["precision_note"] is None) == (precision == "fp32")
+
+
+def test_run_computes_what_is_bound_into_arrays_of_its_own(
+    subjects: dict[str, Subject], golden: dict[str, np.ndarray]
+) -> None:
+    opened: Any = open_runner(subjects["fp32"], "onnxruntime", "cpu")
+    for n in (3, 8):
+        batch = golden["input"][:n].copy()
+        opened.bind(batch)
+        batch[:] = 0  # the caller's array is free again
+        opened.output.numpy()[:] = -1
+        opened.run()
+        assert abs(opened.output.numpy() - golden["probs"][:n]).max() < 1e-4
+        kept = opened.infer(golden["input"][:n])
+        opened.run()
+        assert abs(kept - golden["probs"][:n]).max() < 1e-4  # answers are not overwritten by the next run
+    opened.close()
+
+
+def test_on_the_cpu_nothing_is_off_the_device(subjects: dict[str, Subject], tmp_path: Path) -> None:
+    """The same profile that counts the nodes off a GPU, by provider."""
+    session = open_session(subjects["fp32"].file, "cpu", tmp_path / "profile")
+    session.run(["probs"], {"image": np.zeros((1, 28, 28, 3), np.uint8)})
+    nodes = nodes_run(session)
+    assert len(nodes) > 5
+    assert {provider for _, _, provider in nodes} == set(CPU)
+
+
+def fixed_model(path: Path) -> Path:
+    """A model of another tool that takes two images only."""
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["data"], ["mean"]), helper.make_node("Flatten", ["mean"], ["scores"])],
+        "fixed",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [2, 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 3])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def foreign(subject: Subject, path: Path) -> Subject:
+    return replace(
+        subject, file=path, input_name="data", output_name="scores", output_kind="logits", export=None, manifest=None
+    )
+
+
+def test_a_model_of_another_tool_runs_by_its_own_names(subjects: dict[str, Subject], tmp_path: Path) -> None:
+    subject = foreign(subjects["fp32"], fixed_model(tmp_path / "model.onnx"))
+    batch = np.arange(2 * 3 * 64, dtype=np.float32).reshape(2, 3, 8, 8)
+    with closing(open_runner(subject, "onnxruntime", "cpu")) as opened:
+        opened.bind(batch)
+        opened.run()
+        np.testing.assert_allclose(opened.infer(batch), batch.mean((2, 3)), rtol=1e-5)
+        with pytest.raises(DhoxError, match=r"does not run .*model\.onnx with a batch of 3 \(.*Leave it out"):
+            opened.bind(np.zeros((3, 3, 8, 8), np.float32))
+    with pytest.raises(DhoxError, match="needs the run behind a model"):
+        open_runner(subject, "torch", "cpu")
+
+
+def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, Subject], tmp_path: Path) -> None:
+    model = onnx.load(subjects["fp32"].file)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(DhoxError, match=r"ONNX Runtime does not open .*model\.onnx .*NoSuchOperator"):
+        open_runner(replace(subjects["fp32"], file=tmp_path / "model.onnx"), "onnxruntime", "cpu")
+
+
+def test_torch_needs_the_run_that_was_exported(subjects: dict[str, Subject], own_line: Path) -> None:
+    with pytest.raises(DhoxError, match="has no int8"):
+        open_torch_runner(replace(subjects["fp32"], precision="int8"), "torch", "cpu", frozenset())
+    manifest = json.loads((own_line / "runs/tiny/export/manifest.json").read_text())
+    moved = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(own_line / "runs/x")}})
+    with pytest.raises(DhoxError, match=r"runs/x is not here\. Leave it out"):
+        open_torch_runner(moved, "torch", "cpu", frozenset())
+    run = own_line / "runs/tiny"
+    here = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(run)}})
+    assert open_torch_runner(here, "torch", "cpu", frozenset()).facts["precision_proven"] == "fp32"
+    (run / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes() + b" ")
+    with pytest.raises(DhoxError, match="trained again since this export"):
+        open_torch_runner(here, "torch", "cpu", frozenset())
+
+
+@given(st.sampled_from(sorted(runners.OPTIONS)), st.data())
+def test_names_with_options_are_read_back(name: str, data: st.DataObject) -> None:
+    known = sorted(runners.OPTIONS[name])
+    options = data.draw(st.lists(st.sampled_from(known), unique=True)) if known else []
+    text = name + (":" + "+".join(options) if options else "")
+    assert parse_runner(text) == (name, frozenset(options))
+    check_runner(text, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("text", "device", "message"),
+    [
+        ("onnx", "cpu", r"--runner onnx is unknown\. Use one of: onnxruntime, ort-tensorrt, tensorrt, torch"),
+        ("", "cpu", "is unknown"),
+        ("onnxruntime:", "cuda", "is unknown"),
+        ("onnxruntime:fast", "cuda", r"onnxruntime has no option 'fast' \(takes graph, nhwc\)"),
+        ("ort-tensorrt:graph", "cuda", r"ort-tensorrt has no option 'graph' \(takes no options\)"),
+        ("onnxruntime:graph", "cpu", "needs a GPU, and the device is cpu"),
+        ("tensorrt", "cpu", "needs a GPU, and the device is cpu"),
+    ],
+)
+def test_runners_that_cannot_be_are_usage_errors(
+    subjects: dict[str, Subject], text: str, device: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_runner(subjects["fp32"], text, device)
+
+
+def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, Subject]) -> None:
+    if "CUDAExecutionProvider" in runners.available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    for name in ("onnxruntime", "onnxruntime:graph"):
+        with pytest.raises(DhoxError, match="no CUDAExecutionProvider"):
+            open_runner(subjects["fp32"], name, "cuda")
+    with pytest.raises(DhoxError, match="no TensorrtExecutionProvider"):
+        open_runner(subjects["fp32"], "ort-tensorrt", "cuda")
+
+
+def test_providers_say_what_they_do_not_prove(
+    subjects: dict[str, Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert precision_facts("fp32", "cpu") == {"precision_proven": "fp32", "precision_note": None}
+    assert precision_facts("fp16", "cuda") == {"precision_proven": "fp16", "precision_note": None}
+    for precision, device, note in (
+        ("fp16", "cpu", EMULATED),
+        ("int8", "cuda", DEQUANTISED),
+        ("fp32", "ort-tensorrt", WEAKLY_TYPED),
+    ):
+        assert precision_facts(precision, device) == {"precision_proven": None, "precision_note": note}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fp16 = [provider_options(subjects[one], "ort-tensorrt", frozenset())["trt_fp16_enable"] for one in ("fp32", "fp16")]
+    assert fp16 == ["0", "1"]
+    assert provider_options(subjects["fp32"], "cuda", frozenset({"nhwc"})) == {"prefer_nhwc": "1"}
+
+
+def test_an_engine_cache_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = engine_cache("a" * 64)
+    assert folder == engine_cache("a" * 64) != engine_cache("b" * 64)
+    folder.chmod(0o777)
+    with pytest.raises(DhoxError, match="can be written by others"):
+        engine_cache("a" * 64)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DhoxError, match="Set XDG_CACHE_HOME"):
+        engine_cache("a" * 64)
+
+
+# Devices.
+
+
+@pytest.fixture
+def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Jetson with the providers that a test names; TensorRT and the GPU are simulated, no engine is loaded."""
+    monkeypatch.setattr(runners, "is_jetson", lambda: True)
+    monkeypatch.setattr(runners, "gpu", lambda: Gpu("Orin", "8.7"))
+
+    def providers(names: list[str]) -> None:
+        monkeypatch.setattr(runners, "available_providers", lambda: names)
+
+    return providers
+
+
+def engine_of(subject: Subject, export: Path, **device: str) -> Subject:
+    """A copy of a subject whose export holds the sidecar of an engine, built on this kind of board or on `device`."""
+    from dhox.engines import ENGINE_SCHEMA, platform_name
+    from dhox.tensorrt_api import import_tensorrt
+
+    trt = import_tensorrt()
+    sidecar = {
+        "schema": ENGINE_SCHEMA, "status": "complete", "finished_at": "2026-11-01", "precision": subject.precision,
+        "onnx": {"file": subject.file.name, "sha256": subject.sha256},
+        "tensorrt": {"flavour": trt.flavour, "version": trt.version},
+        "device": {"gpu": "Orin", "compute_capability": "8.7", "platform": platform_name(), **device},
+        "options": {"version_compatible": False, "hardware_compatible": False, "dla": None},
+    }  # fmt: skip
+    (export / "engines/one").mkdir(parents=True)
+    (export / "engines/one/engine.json").write_text(json.dumps(sidecar))
+    return replace(subject, export=export)
+
+
+def test_an_unknown_device_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"--device gpu is unknown\. Use one of: auto, cpu, cuda, tensorrt, jetson"):
+        choose_device("gpu", [])
+    assert choose_device("cpu", []) == "cpu"
+
+
+def test_jetson_elsewhere_says_what_to_do() -> None:
+    if runners.is_jetson():
+        pytest.skip("this is a Jetson")
+    with pytest.raises(DhoxError, match="not a Jetson .*--host USER@BOARD.*or use --device cpu or cuda here"):
+        choose_device("jetson", [])
+
+
+def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "available_providers", lambda: CPU)
+    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\]"):
+        choose_device("cuda", [])
+    monkeypatch.setattr(runners, "available_providers", lambda: CUDA)
+    assert choose_device("cuda", []) == "cuda"
+
+
+def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
+    subjects: dict[str, Subject], on_a_jetson: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    with_engine = engine_of(subjects["fp16"], tmp_path / "own")
+    plain = subjects["fp32"]
+    on_a_jetson(CUDA)
+    assert choose_device("jetson", [plain, with_engine]) == "jetson"
+    assert default_runners("jetson", with_engine) == ["tensorrt"]
+    assert default_runners("jetson", plain) == ["onnxruntime"]
+    on_a_jetson(CPU)
+    assert choose_device("jetson", [with_engine]) == "jetson"
+    with pytest.raises(
+        DhoxError, match="no TensorRT engine .*holds no fp32 engine .*and ONNX Runtime here has no CUDA"
+    ):
+        choose_device("jetson", [with_engine, plain])
+
+
+def test_an_engine_of_another_board_is_named(subjects: dict[str, Subject], on_a_jetson: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    on_a_jetson(CPU)
+    other = engine_of(subjects["fp16"], tmp_path / "foreign", platform="Linux other")
+    with pytest.raises(DhoxError, match=r"built on Linux other, this is .*Build an engine here: dhox export EXPORT"):
+        choose_device("jetson", [other])
+
+
+def test_defaults_of_the_plain_devices(subjects: dict[str, Subject]) -> None:
+    assert default_runners("cpu", subjects["fp32"]) == default_runners("cuda", subjects["fp32"]) == ["onnxruntime"]
+    assert default_runners("tensorrt", subjects["fp32"]) == ["tensorrt"]
+    assert choose_device("auto", []) == runners.default_device()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runner", ["onnxruntime", "onnxruntime:graph", "onnxruntime:nhwc", "torch", "torch:graph"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
+def test_cuda_answers_as_the_golden_outputs(
+    subjects: dict[str, Subject], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
+) -> None:
+    if runner.startswith("onnxruntime") and "CUDAExecutionProvider" not in runners.available_providers():
+        pytest.skip("ONNX Runtime has no CUDA here")
+    with closing(open_runner(subjects[precision], runner, "cuda")) as opened:
+        for n in (1, 8, 1, 5):
+            opened.bind(golden["input"][:n])
+            opened.run()
+            assert abs(opened.infer(golden["input"][-n:]) - golden["probs"][-n:]).max() < tolerance
+        assert opened.facts["graph"] == runner.endswith("graph"), opened.facts["graph_note"]
+        if runner.startswith("onnxruntime"):
+            assert opened.facts["nodes_off_device"] == 0
+            assert opened.facts["provider"] == "CUDAExecutionProvider"
+
+
+@pytest.mark.gpu
+def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, Subject], tmp_path: Path) -> None:
+    """A node that ONNX Runtime leaves to the CPU forbids a graph: the runner goes on without, and shows both."""
+    if "CUDAExecutionProvider" not in runners.available_providers():
+        pytest.skip("ONNX Runtime has no CUDA here")
+    data, scores = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("data", "scores"))
+    nodes = [
+        helper.make_node("Shape", ["data"], ["shape"]),
+        helper.make_node("Reshape", ["data", "shape"], ["flat"]),
+        helper.make_node("Det", ["cube"], ["det"]),
+        helper.make_node("Einsum", ["flat", "flat"], ["cube"], equation="ni,nj->nij"),
+        helper.make_node("Unsqueeze", ["det", "one"], ["column"]),
+        helper.make_node("Add", ["flat", "column"], ["scores"]),
+    ]
+    nodes[2], nodes[3] = nodes[3], nodes[2]
+    graph = helper.make_graph(nodes, "cpu", [data], [scores], [helper.make_tensor("one", TensorProto.INT64, [1], [1])])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "model.onnx"
+    )
+    with closing(
+        open_runner(foreign(subjects["fp32"], tmp_path / "model.onnx"), "onnxruntime:graph", "cuda")
+    ) as opened:
+        opened.bind(np.ones((2, 3), np.float32))
+        opened.run()
+        assert (opened.facts["graph_asked"], opened.facts["graph"]) == (True, False)
+        assert opened.facts["graph_note"]
+        assert opened.facts["nodes_off_device"] > 0
+
+
+def test_the_cache_of_another_user_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine_cache("a" * 64)
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    with pytest.raises(DhoxError, match="can be written by others"):
+        engine_cache("a" * 64)

@@ -1,0 +1,141 @@
+"""An engine API and device memory simulated in host memory (`synthetic_*`), for machines without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dhox import cuda
+from dhox.tensorrt_api import TensorRT
+
+SIDE = 4
+
+
+class SyntheticDevice:
+    """Host memory as device memory: every allocation and stream is counted."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Any] = {}
+        self.streams: set[int] = set()
+        self.pages: set[int] = set()
+        self.graphs: dict[int, Callable[[], None]] = {}
+        self.launches = 0
+
+    def allocate(self, size: int) -> int:
+        block = ctypes.create_string_buffer(size)
+        self.blocks[ctypes.addressof(block)] = block
+        return ctypes.addressof(block)
+
+    def free(self, address: int) -> None:
+        del self.blocks[address]
+
+    def create_stream(self) -> int:
+        self.streams.add(7)
+        return 7
+
+    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
+        assert array.nbytes <= len(self.blocks[address])
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
+        assert array.nbytes <= len(self.blocks[address])
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        array = np.empty(shape, dtype)
+        self.pages.add(array.ctypes.data)
+        return array
+
+    def free_pinned(self, array: np.ndarray) -> None:
+        self.pages.remove(array.ctypes.data)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
+        """Nothing runs while it is captured."""
+        number = len(self.graphs) + 100
+        self.graphs[number] = enqueue
+        return number
+
+    def launch(self, graph: int, stream: int) -> None:
+        self.launches += 1
+        self.graphs[graph]()
+
+
+def synthetic_tensorrt(smallest: int, largest: int, **faults: bool) -> tuple[TensorRT, list[int]]:
+    """An API whose engine gives (sum of the pixels, batch size) as probs, for batches of its profile only."""
+    batches: list[int] = []
+
+    class Context:
+        shape: tuple[int, ...] = ()
+        addresses: dict[str, int] = {}  # noqa: RUF012
+
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            self.shape = tuple(shape)
+            return smallest <= shape[0] <= largest and tuple(shape[1:]) == (SIDE, SIDE, 3)
+
+        def infer_shapes(self) -> list[str]:
+            return []
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            return self.shape if name == "image" else (self.shape[0], 2)
+
+        def set_tensor_address(self, name: str, address: int) -> bool:
+            self.addresses = {**self.addresses, name: address}
+            return True
+
+        def execute_async_v3(self, stream: int) -> bool:
+            n = self.shape[0]
+            batches.append(n)
+            pixels = np.frombuffer(
+                (ctypes.c_uint8 * int(np.prod(self.shape))).from_address(self.addresses["image"]), np.uint8
+            )
+            probs = np.stack([pixels.reshape(n, -1).sum(1, dtype=np.float32), np.full(n, n, np.float32)], axis=1)
+            ctypes.memmove(self.addresses["probs"], probs.ctypes.data, probs.nbytes)
+            return not faults.get("run")
+
+    class Engine:
+        num_io_tensors = 2
+
+        def get_tensor_name(self, i: int) -> str:
+            return ("image", "scores" if faults.get("names") else "probs")[i]
+
+        def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+            return [(n, SIDE, SIDE, 3) for n in (smallest, smallest, largest)]
+
+        def get_tensor_dtype(self, name: str) -> str:
+            return "uint8" if name == "image" else "float32"
+
+        def create_execution_context(self) -> Context | None:
+            return None if faults.get("memory") else Context()
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            logger.errors.append("the engine plan file is not compatible")
+            self.engine_host_code_allowed = False
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+            return None if faults.get("refused") else Engine()
+
+    severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
+    logger = type("ILogger", (), {"Severity": severity})
+    return TensorRT(
+        SimpleNamespace(ILogger=logger, Runtime=Runtime, nptype=lambda dtype: dtype), "tensorrt", "10.3.0"
+    ), batches
+
+
+def synthetic_device(monkeypatch: pytest.MonkeyPatch) -> SyntheticDevice:
+    """Put host memory in the place of the device's for one test."""
+    memory = SyntheticDevice()
+    for name in (
+        "allocate", "free", "create_stream", "to_device", "to_host", "pinned", "free_pinned", "capture", "launch"
+    ):  # fmt: skip
+        monkeypatch.setattr(cuda, name, getattr(memory, name))
+    monkeypatch.setattr(cuda, "destroy_stream", memory.streams.discard)
+    monkeypatch.setattr(cuda, "destroy_graph", memory.graphs.pop)
+    monkeypatch.setattr(cuda, "synchronize", lambda stream: None)
+    monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("synthetic", "8.7"))
+    return memory
