@@ -14,7 +14,7 @@ from dhox.cli_bench import bench
 from dhox.cli_common import Overwrite, Sysroot, check_choice, set_sysroot
 from dhox.cli_compare import compare
 from dhox.cli_export import export
-from dhox.cli_sweep import contract
+from dhox.cli_sweep import contract, sweep
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
@@ -51,6 +51,7 @@ app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
+app.command()(sweep)
 app.command()(contract)
 app.command()(bench)
 app.command()(compare)
