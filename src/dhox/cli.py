@@ -97,6 +97,8 @@ def verify(
 
 @app.command()
 def doctor(
+    host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
     target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
     restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
     sysroot: Sysroot = None,
@@ -105,6 +107,17 @@ def doctor(
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
     if target is not None and (restore_power_mode or sysroot is not None):
         raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
+    if host is not None and (target is not None or sysroot is not None):
+        raise UsageError("--host looks at a board as it is. Leave out --target and --sysroot, or leave out --host.")
+    if host is not None:
+        from dhox.bench.remote import examine_board, restore_board
+        from dhox.remote_tables import print_board
+
+        if restore_power_mode:
+            restore_board(host, remote_python)
+        else:
+            print_board(examine_board(host, remote_python), as_json)
+        return
     set_sysroot(sysroot)
     if target is not None:
         from dhox.tables import print_target
