@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench_words import pair_name, row_name
+from dhox.bench_words import pair_name
 from dhox.charts import COLOURS, svg
 
 MOST_LINES = 8  # in one chart; the fastest are drawn
+LONGEST_LABEL = 60
 POINTS = 250  # of a distribution, whatever the number of calls
 LINES = ("-", "--", ":", "-.")  # beyond as many models as there are colours
 
@@ -41,11 +42,30 @@ def look(content: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     return {"color": f"C{number % len(COLOURS)}", "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
 
+def columns(labels: list[str]) -> int:
+    """Columns of a legend."""
+    longest = max(map(len, labels), default=0)
+    return 3 if longest < 18 else 2 if longest < 30 else 1
+
+
+def legend_height(labels: list[str]) -> float:
+    """Inches that a legend above the axes takes."""
+    return 0.17 * -(-len(labels) // columns(labels))
+
+
 def legend(axis: Any) -> None:
     """The legend, above the axes so that it hides no line."""
-    entries = axis.get_legend_handles_labels()[1]
-    columns = 3 if max(map(len, entries)) < 18 else 2 if max(map(len, entries)) < 30 else 1
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=8)
+    labels = axis.get_legend_handles_labels()[1]
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns(labels), frameon=False, fontsize=8)
+
+
+def label(content: dict[str, Any], row: dict[str, Any]) -> str:
+    """A subject and runner in a legend: the middle of a long name is left out, dollar signs are no mathematics, and a
+    leading underscore hides no entry."""
+    name = pair_name(content, row["subject"], row["runner"])
+    shown = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 26]}…{name[-25:]}"
+    shown = shown.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def distribution_chart(content: dict[str, Any], samples: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> Any:
@@ -55,12 +75,12 @@ def distribution_chart(content: dict[str, Any], samples: dict[str, np.ndarray], 
     def draw(axes: Any) -> None:
         for row in rows:
             times = np.percentile(samples[row["samples"]] / 1e6, share, method="inverted_cdf")
-            axes[0].plot(times, share, **look(content, row), label=safe(row_name(content, row)))
+            axes[0].plot(times, share, **look(content, row), label=label(content, row))
         axes[0].set(xlabel="latency per call, ms", ylabel="calls, %", xscale="log")
         plain_ticks(axes[0].xaxis)
         legend(axes[0])
 
-    return svg(draw, panels=1)
+    return svg(draw, panels=1, taller=legend_height([label(content, row) for row in rows]))
 
 
 def drift_chart(content: dict[str, Any], samples: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> Any:
@@ -74,14 +94,14 @@ def drift_chart(content: dict[str, Any], samples: dict[str, np.ndarray], rows: l
             medians = np.array([np.median(part) for part in np.split(samples[name], ends)])
             seconds = samples[f"{name}_started_s"] - start
             change = 100 * (medians / np.median(medians) - 1)
-            axes[0].plot(seconds, change, **look(content, row), linewidth=1, label=safe(row_name(content, row)))
+            axes[0].plot(seconds, change, **look(content, row), linewidth=1, label=label(content, row))
         low, high = axes[0].get_ylim()
         axes[0].set_ylim(min(low, -2), max(high, 2))
         axes[0].axhline(0, color="gray", linewidth=0.8)
         axes[0].set(xlabel="seconds since the first round", ylabel="round median, % off its median")
         legend(axes[0])
 
-    return svg(draw, panels=1)
+    return svg(draw, panels=1, taller=legend_height([label(content, row) for row in rows]))
 
 
 def batch_chart(content: dict[str, Any]) -> Any | None:
@@ -96,11 +116,11 @@ def batch_chart(content: dict[str, Any]) -> Any | None:
         return None
 
     def draw(axes: Any) -> None:
-        for pair, curve in fastest:
+        for _, curve in fastest:
             sizes = [row["batch"] for row in curve]
             style = {"marker": "o", "markersize": 4, **look(content, curve[0])}
             p50 = [row["latency_ms"]["p50"] for row in curve]
-            axes[0].plot(sizes, p50, **style, label=safe(pair_name(content, *pair)))
+            axes[0].plot(sizes, p50, **style, label=label(content, curve[0]))
             axes[1].plot(sizes, [row["images_per_s"] for row in curve], **style)
         axes[0].set(ylabel="p50 per call, ms", yscale="log")
         plain_ticks(axes[0].yaxis)
@@ -110,7 +130,7 @@ def batch_chart(content: dict[str, Any]) -> Any | None:
         axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         legend(axes[0])
 
-    return svg(draw, panels=2)
+    return svg(draw, panels=2, taller=legend_height([label(content, curve[0]) for _, curve in fastest]))
 
 
 def power_chart(content: dict[str, Any], samples: dict[str, np.ndarray]) -> Any | None:
@@ -126,15 +146,16 @@ def power_chart(content: dict[str, Any], samples: dict[str, np.ndarray]) -> Any 
             seconds, watts = samples[f"{trace_key(row)}_seconds"], samples[f"{trace_key(row)}_watts"]
             step = max(1, len(watts) // POINTS)
             parts = np.arange(0, len(watts), step)
-            label = safe(f"{pair_name(content, row['subject'], row['runner'])}, batch {row['batch']}")
             means = np.add.reduceat(watts, parts) / np.diff(np.append(parts, len(watts)))
-            axes[0].plot(seconds[parts] - seconds[0], means, **look(content, row), linewidth=1, label=label)
+            axes[0].plot(
+                seconds[parts] - seconds[0], means, **look(content, row), linewidth=1, label=label(content, row)
+            )
         if idle is not None:
             axes[0].axhline(idle, color="gray", linestyle="--", linewidth=1, label="idle")
         axes[0].set(xlabel="seconds of each window", ylabel="W", ylim=(0, None))
         legend(axes[0])
 
-    return svg(draw, panels=1)
+    return svg(draw, panels=1, taller=legend_height(["idle", *[label(content, row) for row in rows]]))
 
 
 def trace_key(row: dict[str, Any]) -> str:
@@ -153,13 +174,12 @@ def calibration_chart(content: dict[str, Any], rows: list[dict[str, Any]]) -> An
         for row in rows:
             confidence = [100 * part["confidence"] for part in row["bins"]]
             right = [100 * part["accuracy"] for part in row["bins"]]
-            label = safe(pair_name(content, row["subject"], row["runner"]))
             style = {"marker": "o", "markersize": 3, "linewidth": 1, **look(content, row)}
-            axes[0].plot(confidence, right, **style, label=label)
+            axes[0].plot(confidence, right, **style, label=label(content, row))
         axes[0].set(xlabel="top probability, % (mean of a bin)", ylabel="right, %", xlim=(0, 102), ylim=(0, 102))
         legend(axes[0])
 
-    return svg(draw, panels=1)
+    return svg(draw, panels=1, taller=legend_height(["perfectly calibrated", *[label(content, row) for row in rows]]))
 
 
 def pareto_points(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -208,7 +228,7 @@ def pareto_chart(content: dict[str, Any]) -> Any | None:
         for point in points if len(points) <= 12 else front:
             at = (point["p50"], 100 * point["accuracy"])
             axes[0].annotate(
-                safe(pair_name(content, point["subject"], point["runner"])),
+                label(content, point),
                 at,
                 xytext=(5, 4),
                 textcoords="offset points",
@@ -228,9 +248,3 @@ def plain_ticks(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def safe(text: str) -> str:
-    """User text in a chart: no mathematics between dollar signs, and no legend entry hidden by a leading underscore."""
-    shown = text.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown

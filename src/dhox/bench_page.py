@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from dhox.bench_charts import (
 )
 from dhox.bench_words import (
     MARKS,
-    accuracy_sentences,
     asked_sentence,
     card_lines,
     count_text,
@@ -77,9 +77,7 @@ def write_bench_page(directory: Path) -> Path:
         "energy": energy_rows(content),
         "energy_lines": energy_lines(content["energy"]),
         "accuracy": accuracy_lines(content),
-        "accuracy_caption": f"{content['accuracy']['split'].capitalize()} split at {content['accuracy']['data']}; "
-        "Wilson's intervals.",
-        "accuracy_sentences": accuracy_sentences(content),
+        "accuracy_caption": accuracy_caption(content),
         "ledgers": ledger_tables(content),
         "golden": [golden_sentence(row) for row in content["golden"]],
         "calibration": calibration_chart(content, calibration_bins(directory / "predictions.csv")),
@@ -97,9 +95,17 @@ def write_bench_page(directory: Path) -> Path:
         "versions": ", ".join(f"{name} {value}" for name, value in content["environment"].items()),
     }
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["joints"] = joints
     template = environment.from_string((Path(__file__).parent / "bench.html.j2").read_text(encoding="utf-8"))
     write_bytes(directory / "report.html", template.render(page).encode())
     return directory / "report.html"
+
+
+def joints(name: str) -> Any:
+    """A name as HTML, escaped, with places to break before its parts."""
+    markupsafe = require("markupsafe", "report")
+    text = str(markupsafe.escape(name))
+    return markupsafe.Markup(re.sub(r"(?=[/:])|(?<=_)", "<wbr>", text))
 
 
 def main_table(content: dict[str, Any]) -> dict[str, Any]:
@@ -118,12 +124,11 @@ def main_table(content: dict[str, Any]) -> dict[str, Any]:
                 "new_group": before not in (None, group),
                 "subject": row["subject"], "runner": row["runner"], "batch": row["batch"], "boundary": row["boundary"],
                 "p50": "emulated" if row["emulated"] else milliseconds_interval(ms["p50"], row["p50_interval"]),
-                "p90": "" if row["emulated"] else milliseconds(ms["p90"]),
                 "p99": "" if row["emulated"] else milliseconds_interval(ms["p99"], row["p99_interval"]),
                 "max": "" if row["emulated"] else milliseconds(ms["max"]),
                 "images_per_s": "" if row["emulated"] else count_text(row["images_per_s"]),
                 "mj_per_image": count_text(spent["mj_per_image"]) if spent else "",
-                "accuracy": percent(right) if right else "",
+                "accuracy": percent(right).replace(" %", "") if right else "",
                 "marks": found, "meaning": "; ".join(MARKS[mark] for mark in found),
             }
         )  # fmt: skip
@@ -169,8 +174,13 @@ def stream_lines(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def distribution_caption(content: dict[str, Any], drawn: list[dict[str, Any]]) -> str:
     """What the chart of distributions shows and leaves out."""
-    text = "Share of calls that took at most so long, from every raw sample; the slowest 0.1 % lie outside."
-    same = [row for row in measured(content) if drawn and (row["boundary"], row["batch"]) == group_of(drawn[0])]
+    if not drawn:
+        return ""
+    text = (
+        f"Boundary {drawn[0]['boundary']}, batch {drawn[0]['batch']}: share of calls that took at most so long, from "
+        "every raw sample; the slowest 0.1 % lie outside."
+    )
+    same = [row for row in measured(content) if group_of(row) == group_of(drawn[0])]
     if len(same) > len(drawn):
         text += f" The fastest {len(drawn)} of {len(same)}."
     emulated = list(dict.fromkeys(row["subject"] for row in content["latency"] if row["emulated"]))
@@ -205,9 +215,23 @@ def accuracy_lines(content: dict[str, Any]) -> list[dict[str, Any]]:
             "top5": "" if row["top5"] is None else f"{100 * row['top5']:.1f} %",
             "calibration_error": "" if row["calibration_error"] is None else f"{row['calibration_error']:.3f}",
             "nll": "" if row["nll"] is None else f"{row['nll']:.3f}",
+            "reference": row["reference"],
         }
         for row in content["accuracy"]["rows"]
     ]  # fmt: skip
+
+
+def accuracy_caption(content: dict[str, Any]) -> str:
+    """Which images, and what the columns mean."""
+    part = content["accuracy"]
+    text = (
+        f"{part['split'].capitalize()} split at {part['data']}; Wilson's intervals. ECE: expected calibration error. "
+    )
+    text += "NLL: negative log-likelihood, nats."
+    if any(row["reference"] for row in part["rows"]):
+        first = pair_name(content, part["rows"][0]["subject"], part["rows"][0]["runner"])
+        text += f" Same label, images gained and lost, and McNemar's exact p: against {first}."
+    return text
 
 
 def ledger_tables(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def device_sentence(content: dict[str, Any]) -> str:
     if board:
         parts = [f"{card['host']}: {board['model']}", *board_words(board)]
     elif gpu:
-        parts.append(gpu["name"])
+        parts.append(gpu["name"] or "GPU")
     return ", ".join(parts)
 
 
@@ -320,7 +320,10 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         size = f", {size_text(gpu['memory_bytes'])}" if gpu["memory_bytes"] else ""
         capability = f", compute capability {gpu['compute_capability']}" if gpu["compute_capability"] else ""
         driver = f", driver {gpu['driver']}" if gpu["driver"] else ""
-        lines.append(f"GPU: {gpu['name']}{size}{capability}{driver}.")
+        limit = f", power limit {gpu['power_limit_w']:.0f} W" if gpu["power_limit_w"] else ""
+        clock = f", highest clock {gpu['highest_clock_mhz']:,.0f} MHz" if gpu["highest_clock_mhz"] else ""
+        part = ", a part of it (MIG)" if gpu["mig"] else ""
+        lines.append(f"GPU: {gpu['name'] or 'unnamed'}{part}{size}{capability}{driver}{limit}{clock}.")
     if board := card["jetson"]:
         module = f" ({board['module']})" if board.get("module") else ""
         lines.append(f"Board: {board['model']}{module}, {', '.join(board_words(board))}.")

@@ -81,8 +81,11 @@ def comparison_chart(rows: list[dict[str, Any]], fold: dict[str, Any]) -> Any:
     return svg(draw, panels=1)
 
 
-def svg(draw: Any, panels: int, share_x: bool = True) -> Any:
-    """A matplotlib figure as inline SVG whose text and axes take the page's colour, in light and in dark."""
+def svg(draw: Any, panels: int, share_x: bool = True, taller: float = 0.0) -> Any:
+    """A matplotlib figure as inline SVG whose text and axes take the page's colour, in light and in dark.
+
+    `taller`: inches beyond the usual height.
+    """
     matplotlib = require("matplotlib", "report")
     markup = require("markupsafe", "report")
     from io import StringIO
@@ -97,7 +100,7 @@ def svg(draw: Any, panels: int, share_x: bool = True) -> Any:
         "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.2, 2.7 * panels + 0.4), layout="constrained")
+        figure = Figure(figsize=(5.2, 2.7 * panels + 0.4 + taller), layout="constrained")
         draw(np.atleast_1d(figure.subplots(panels, 1, sharex=panels > 1 and share_x)))
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
