@@ -62,7 +62,7 @@ class OnnxRuntimeRunner:
                 self.subject.file, self.device, provider_options=self.provider_options | capture
             )
         except Exception as err:  # ONNX Runtime's own exceptions share no type
-            if isinstance(err, DhoxError) or not graph:
+            if not graph:
                 raise self.failure(f"does not open {self.subject.file}", err) from err
             self.facts["graph_note"] = first_line(err)
             self.open(graph=False)
