@@ -300,7 +300,7 @@ def add_energy(
             watts = idle_w * (1.9 + 0.2 * number) + batch / 8
             seconds = np.arange(0, 30, 0.05 if kind == "jetson" else 0.1)
             trace = watts * (1 - 0.3 * np.exp(-seconds)) + rng.normal(0, 0.03 * watts, len(seconds))
-            key = f"energy_{name}_{runner}_{batch}"
+            key = f"energy_{name}_{runner}_{batch}".replace("/", "-")
             arrays[f"{key}_seconds"], arrays[f"{key}_watts"] = seconds, trace
             per_image = 1000 * watts / rates[name, batch]
             rows.append(
