@@ -24,7 +24,7 @@ demo: $(READY) ## the whole line on the embedded data: distill, export, bench, r
 
 test: $(READY) ## the test suite (under 12 minutes on 2 cores)
 	@echo "== Tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY) ## kill, fuzz, many-process and fresh-environment tests
 	@echo "== Slow tests"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,12 +19,13 @@ from dhox.jetson import is_jetson
 
 METHOD = (
     "Energy: idle power first, then per artefact one uninterrupted window at a steady loop, after a time in which "
-    "power settles. Sensors are read 20 times a second by a thread; watts are integrated by trapezoids, counters are "
+    "power settles. Sensors are read 20 times a second, at random gaps; watts are integrated by trapezoids, counters "
     "differenced, both from the end of the last settling call to the end of the window's last call. Net figures "
     "subtract idle power over the same time."
 )
-HERTZ = 20.0  # with this, sampling adds under 0.3 % to a window of 10 s whose power jumps between two values
-RESOLUTION = 0.01  # a window with fewer than 1 / RESOLUTION steps of the sensor is flagged
+HERTZ = 20.0
+GAPS = (0.5, 1.5)  # between readings, in mean gaps: a fixed beat could keep step with the load
+RESOLUTION = 0.01  # a window whose energy is less certain than this, by the sensor's steps or readings, is flagged
 DRIFT = 0.05  # last third of a window against its first
 TRACE_S = 0.5  # bins of the power trace that is derived from an energy counter
 MOST_MISSED = 0.1  # share of the readings that may fail
@@ -42,14 +44,14 @@ def find_meter(device: str) -> tuple[Meter | None, str]:
 
 
 class Sampler:
-    """Reads a meter in a thread, `hertz` times a second, from entering to leaving the context.
+    """Reads a meter in a thread, on average `hertz` times a second, from entering to leaving the context.
 
     `times`: seconds (perf_counter) in the middle of each reading. Readings that fail are counted in `missed`.
     """
 
     def __init__(self, meter: Meter, hertz: float = HERTZ) -> None:
         self.meter = meter
-        self.interval = 1 / hertz
+        self.hertz = hertz
         self.times: list[float] = []
         self.readings: list[Reading] = []
         self.missed = 0
@@ -58,11 +60,12 @@ class Sampler:
         self.thread = threading.Thread(target=self.run, daemon=True, name="energy sampler")
 
     def run(self) -> None:
-        """Read on a fixed beat; a late reading is not caught up."""
+        """Read until stopped, at random gaps; a late reading is not caught up."""
+        rng = random.Random(0)
         due = time.perf_counter()
         while not self.stop.wait(max(due - time.perf_counter(), 0)):
             self.look()
-            due = max(due + self.interval, time.perf_counter())
+            due = max(due + rng.uniform(*GAPS) / self.hertz, time.perf_counter())
 
     def look(self) -> None:
         """One reading."""
@@ -192,11 +195,11 @@ def measure_energy(
     row: dict[str, Any] = figures(
         between(times, total, start, end), end - start, calls * batch, idle["mean_w"] if idle else None, accuracy
     )
-    steps = window_steps(times, total, start, end, counter=sampler.readings[0].joules is not None)
+    certain_to = resolution(times, total, start, end, counter=sampler.readings[0].joules is not None)
     third = (end - start) / 3
     first, last = (between(times, total, at, at + third) for at in (start, end - third))
     flags = []
-    if 1 / max(steps, 1) > RESOLUTION:
+    if certain_to > RESOLUTION:
         flags.append("window too short for the sensor")
     if abs(last - first) > DRIFT * abs(first):
         flags.append("power drifts")
@@ -205,20 +208,26 @@ def measure_energy(
     if row["net_w"] is not None and row["net_w"] <= 0:
         flags.append("not above idle")
     rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
-    row |= {"calls": calls, "rails_w": rails_w, "resolution": 1 / max(steps, 1), "flags": flags}
+    row |= {"calls": calls, "rails_w": rails_w, "resolution": certain_to, "flags": flags}
     return row, trace(sampler, total) | {"window": np.array([start, end]) - times[0]}
 
 
-def window_steps(seconds: np.ndarray, joules: np.ndarray, start: float, end: float, counter: bool) -> int:
-    """How often the sensor was seen to change within the window; a power sensor counts by its readings.
+def resolution(seconds: np.ndarray, joules: np.ndarray, start: float, end: float, counter: bool) -> float:
+    """The share of the window's energy that is uncertain because a sensor is read now and then; 1 where that is all.
 
-    At each border a counter may be as old as one of its steps, so that the energy is uncertain by about one step of
-    these.
+    A counter may be as old as one of its steps at each border: one over the steps seen. A power sensor misses what
+    happens between its readings: the standard error of their mean, from the differences of successive ones, so that
+    a slow change counts as none; the random gaps make it an honest one.
     """
     inside = (seconds >= start) & (seconds <= end)
-    if not counter:
-        return int(inside.sum())
-    return int(np.count_nonzero(np.diff(joules[inside])))
+    times, passed = seconds[inside], np.diff(joules[inside])
+    if counter:
+        return 1 / max(int(np.count_nonzero(passed)), 1)
+    if len(passed) < 3 or passed.sum() <= 0:
+        return 1.0
+    watts = passed / np.diff(times)  # means of two readings each, whose differences have half a reading's variance
+    deviation_w = float(np.sqrt(2 * np.mean(np.diff(watts) ** 2)))
+    return min(deviation_w / len(watts) ** 0.5 / float(watts.mean()), 1.0)
 
 
 def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> dict[str, Any]:

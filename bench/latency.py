@@ -255,7 +255,7 @@ def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]
     """Every (subject, runner) against the first one of the same batch and boundary, as `comparisons` of bench.json.
 
     `samples`: Key -> rounds in nanoseconds, measured interleaved. Where an interruption left one round more of some,
-    the common ones count.
+    the common ones count; pairs with too few rounds to exclude anything are left out.
     """
     first: dict[tuple[int, str], Key] = {}
     pairs: list[tuple[Key, Key]] = []
@@ -267,6 +267,8 @@ def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]
     for reference, key in pairs:
         common = min(len(samples[reference]), len(samples[key]))
         found = paired_ratio(samples[reference][:common], samples[key][:common], len(pairs))
+        if found["interval"] is None:
+            continue
         names = {"reference": list(reference[:2]), "subject": list(key[:2])}
         rows.append({"batch": key[2], "boundary": key[3], **names, **found})
     return rows

@@ -153,7 +153,7 @@ def gpu_card() -> dict[str, Any] | None:
     memory = gpu.ask("nvmlDeviceGetMemoryInfo")
     limit = gpu.ask("nvmlDeviceGetEnforcedPowerLimit")
     card = {
-        "name": gpu.name(),
+        "name": gpu.name() or "NVIDIA GPU",
         "compute_capability": None if capability is None else f"{capability[0]}.{capability[1]}",
         "driver": words(gpu.nvml.nvmlSystemGetDriverVersion()),
         "memory_bytes": None if memory is None else int(memory.total),

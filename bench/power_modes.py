@@ -231,9 +231,15 @@ def left_over() -> LeftOver | None:
     if not state_file().exists():
         return None
     state = read_json(state_file(), STATE_SCHEMA)
-    original = PowerMode(int(state["original"]["id"]), str(state["original"]["name"]))
-    running = state["process"] is not None and process_birth(int(state["pid"])) == state["process"]
-    return LeftOver(original, int(state["pid"]), str(state["started_at"]), running)
+    try:
+        original = PowerMode(int(state["original"]["id"]), str(state["original"]["name"]))
+        pid, process, started = int(state["pid"]), state["process"], str(state["started_at"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise DhoxError(
+            f"{state_file()} is damaged ({err}). Set the mode that you want with `sudo nvpmodel -m ID`, then delete "
+            "the file."
+        ) from err
+    return LeftOver(original, pid, started, process is not None and process_birth(pid) == process)
 
 
 def refuse_left_over() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
     }
 
 
-def paired_rounds(found: Found) -> dict[Key, list[np.ndarray]]:
+def paired_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
     """The rounds of every cell that says something; an interruption can leave the last one to some cells only."""
     rounds = {key: taken.rounds for key, taken in found.samples.items() if key[0] not in found.emulated()}
     complete = {batch: min(len(of) for key, of in rounds.items() if key[2] == batch) for _, _, batch, _ in rounds}

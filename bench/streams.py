@@ -19,6 +19,7 @@ from dhox.stats import percentile
 WARM_UP_SECONDS = 0.5  # under load, before calls count
 SLICES = 40  # of the duration, which the interval resamples
 RESAMPLES = 2000
+FEWEST_CALLS = 100  # of which one is beyond the 99th percentile
 SEED = 0  # of the resampling
 
 
@@ -62,8 +63,8 @@ def concurrent_streams(
     `open_one` opens one runner (a session and stream of its own); `batch`: as the graph takes it, [B, ...]. Every
     runner is opened and bound in its own thread, one after the other; all start together and run for a warm-up and
     then `duration_s` seconds. Answers with a row of `streams` in bench.json without subject and runner: images_per_s
-    with a 95 % interval, the latency of single calls under that load, and the number of calls. Raises what a runner
-    raises; all are closed.
+    with a 95 % interval, and the latency of single calls under that load (p99 None for fewer than 100 calls). Raises
+    what a runner raises; all are closed.
     """
     opening, ready, stop = threading.Lock(), threading.Barrier(streams + 1), threading.Event()
     calls: list[list[tuple[int, int]]] = [[] for _ in range(streams)]
@@ -136,6 +137,5 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
         "images_per_s": float(rates.mean()),
         "interval": [float(low), float(high)],
         "p50_ms": percentile(latency_ms, 50),
-        "p99_ms": percentile(latency_ms, 99),
-        "n": int(inside.sum()),
+        "p99_ms": percentile(latency_ms, 99) if len(latency_ms) >= FEWEST_CALLS else None,
     }

@@ -108,7 +108,7 @@ def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttle
     return rows
 
 
-def samples_key(key: Key) -> str:
+def samples_key(key: tuple[str | int, ...]) -> str:
     """The name of a cell's raw samples in samples.npz."""
     return "_".join(str(part) for part in key).replace("/", "-")
 

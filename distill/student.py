@@ -71,17 +71,22 @@ class StudentSpec:
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
+def check_student_name(name: str) -> None:
+    """Raise DhoxError, with the closest names, for a student that timm does not know."""
+    if not name.startswith(PREFIX) and name.split(".")[0] not in timm.list_models():
+        raise DhoxError(
+            f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
+            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers."
+        )
+
+
 def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """A timm backbone without its classifier, and its data configuration (input_size, mean, std, interpolation).
 
     `weights`: `pretrained`, `none`, or a file (.safetensors, or a state dict that loads with weights_only). Raises
     DhoxError for unknown names (with the closest ones) and for weights that cannot be had or do not fit.
     """
-    if name.split(".")[0] not in timm.list_models():
-        raise DhoxError(
-            f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
-            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers."
-        )
+    check_student_name(name)
     if weights == "pretrained" and "." in name:
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         if name not in tags:

@@ -97,7 +97,7 @@ def check_images(summary: dict[str, Any], data: Path | None) -> CheckImages:
         raise DhoxError(
             f"{root} has no image outside test to check the graphs with. Give --data DATA with train or val."
         )
-    synthetic = summary["sets"]["selection"] == "imported" and data is None
+    synthetic = summary["sets"]["selection"] in {"imported", "untrained"} and data is None
     source = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
     tuning = spread(items, MOST_TUNING_IMAGES)
     return CheckImages(items, None, source, golden_items(items, []), calibration, tuning, None)

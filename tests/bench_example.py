@@ -16,14 +16,9 @@ ROUNDS = 40
 CLASSES = ["bag", "dress", "sandal", "<b>trousers</b>", 'quo"te', "[red]shirt[/red]"]
 
 GPU = {
-    "name": "NVIDIA H200",
-    "compute_capability": "9.0",
-    "driver": "580.82",
-    "memory_bytes": 150_754_820_096,
-    "power_limit_w": 700.0,
-    "highest_clock_mhz": 1980.0,
-    "mig": False,
-}
+    "name": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.82", "memory_bytes": 150_754_820_096,
+    "power_limit_w": 700.0, "highest_clock_mhz": 1980, "mig": False,
+}  # fmt: skip
 JETSON = {
     "model": "NVIDIA Jetson AGX Orin Developer Kit", "module": "Jetson AGX Orin 64 GB", "soc": "tegra234",
     "compute_capability": "8.7", "l4t": "36.4.3", "jetpack": "6.2", "power_mode": {"id": 0, "name": "MAXN"},

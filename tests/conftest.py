@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from loopback import SSHD
 from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "src/dhox/demo"
 TEACHER = f"local-dir:{DEMO / 'teacher'}"
 CLASSES = ("bag", "dress", "sandal", "trousers")
+NO_SSHD = "no sshd here (apt install openssh-server)"
 PER_CLASS = {"train": 24, "val": 20, "test": 12}
 
 settings.register_profile("dhox", deadline=None)  # no test depends on how fast this machine is
@@ -20,13 +22,21 @@ settings.load_profile("dhox")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marker gpu skips without CUDA."""
+    """Marker gpu skips without CUDA, sshd without OpenSSH's server."""
     import torch
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if "sshd" in item.keywords and SSHD is None:
+            item.add_marker(pytest.mark.skip(reason=NO_SSHD))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A bench over ssh that was not tested is said aloud."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_SSHD in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests of dhox bench --host were skipped: {NO_SSHD}")
 
 
 @pytest.fixture(autouse=True)

@@ -159,8 +159,13 @@ def cuda_runtime(place: Place) -> Finding:
         device = cuda.gpu()
         copy_there_and_back()
     except DhoxError as err:
-        advice = "needs an NVIDIA GPU and its driver" if place.gpu == "none" else str(err).rsplit(". ", 1)[-1]
-        return Finding(what, False, str(err).split(". ", 1)[0], advice)
+        found, _, own_advice = str(err).rstrip(".").partition(". ")
+        advice = {
+            "none": "needs an NVIDIA GPU and its driver",
+            "jetson": "sudo apt install nvidia-jetpack; this user must be in the groups video and render; in a "
+            "container, start it with the NVIDIA runtime",
+        }
+        return Finding(what, False, found, advice.get(place.gpu, own_advice))
     return Finding(what, True, f"{device.name}, compute capability {device.compute_capability}, copied 1 MB both ways")
 
 

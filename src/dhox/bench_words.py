@@ -38,7 +38,7 @@ def milliseconds_interval(value: float, interval: list[float] | None) -> str:
 
 def factor(value: float) -> str:
     """How many times, with three significant digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+    return f"{value:.2f}" if 1 <= value < 10 else f"{value:.3g}"
 
 
 def count_text(value: float) -> str:
@@ -135,7 +135,7 @@ def not_as_asked(content: dict[str, Any]) -> list[str]:
             found = f"{facts['precision_asked']} was asked, {facts['precision_proven']} is computed"
             lines.setdefault(found, []).append(who)
         asked, provider = facts.get("provider_asked"), facts.get("provider")
-        if asked and provider and asked != provider:
+        if asked and provider and not provider.startswith(asked):
             lines.setdefault(f"{asked} was asked, {provider} was used", []).append(who)
         for note in facts.get("notes", []):
             lines.setdefault(note.rstrip("."), []).append(who)
@@ -278,7 +278,8 @@ def accuracy_sentences(content: dict[str, Any]) -> list[str]:
 
 def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
     """One file's row of the export's ledger, on the device of the bench."""
-    text = f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}"
+    by = f" by {row['runner']}" if "runner" in row else ""
+    text = f"Ledger on this device, {STAGES[row['stage']]}{by}: {percent(row)} on {row['n']} images of {images}"
     if row["agreement"] is None:
         return text
     return (

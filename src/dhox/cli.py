@@ -14,7 +14,7 @@ from dhox.cli_bench import bench
 from dhox.cli_common import Overwrite, Sysroot, check_choice, set_sysroot
 from dhox.cli_compare import compare
 from dhox.cli_export import export
-from dhox.cli_sweep import contract
+from dhox.cli_sweep import contract, sweep
 from dhox.cli_training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
@@ -51,6 +51,7 @@ app.command()(distill)
 app.command()(retune)
 app.command("import-dho")(import_dho)
 app.command()(export)
+app.command()(sweep)
 app.command()(contract)
 app.command()(bench)
 app.command()(compare)
@@ -96,6 +97,8 @@ def verify(
 
 @app.command()
 def doctor(
+    host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
     target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
     restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
     sysroot: Sysroot = None,
@@ -104,6 +107,17 @@ def doctor(
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
     if target is not None and (restore_power_mode or sysroot is not None):
         raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
+    if host is not None and (target is not None or sysroot is not None):
+        raise UsageError("--host looks at a board as it is. Leave out --target and --sysroot, or leave out --host.")
+    if host is not None:
+        from dhox.bench.remote import examine_board, restore_board
+        from dhox.remote_tables import print_board
+
+        if restore_power_mode:
+            restore_board(host, remote_python)
+        else:
+            print_board(examine_board(host, remote_python), as_json)
+        return
     set_sysroot(sysroot)
     if target is not None:
         from dhox.tables import print_target

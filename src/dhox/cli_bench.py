@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhox.cli_common import Overwrite, Sysroot, check_choice, find_newest, say_report, set_sysroot
+from dhox.cli_common import Overwrite, Sysroot, check_choice, find_newest, option_words, say_report, set_sysroot
 from dhox.errors import UsageError
 from dhox.machine import DEVICES
 
+if TYPE_CHECKING:
+    from dhox.bench.run import BenchResult
+
+HERE = {
+    "device",
+    "contract",
+    "data",
+    "out",
+    "overwrite",
+    "host",
+    "remote_python",
+}  # options that --host does not pass on
+
 
 def bench(
+    context: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="[EXPORT|MODEL]...", show_default="the newest export below here")] = None,
     device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="|".join(DEVICES))] = "auto",
     runner: Annotated[list[str] | None, typer.Option(help="What runs the model; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
@@ -26,6 +41,9 @@ def bench(
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    power_modes: Annotated[bool, typer.Option("--power-modes", help="On a Jetson: measure in every power mode that needs no reboot, into OUT/ID-NAME; sets modes by sudo -n nvpmodel, and the present one again at the end.")] = False,
+    host: Annotated[str | None, typer.Option(help="Measure there, over ssh: what is needed is copied, and the results come back.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there, 3.10 or newer.")] = "python3",
     sysroot: Sysroot = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -33,9 +51,9 @@ def bench(
     from dhox.bench.boundaries import BOUNDARIES
     from dhox.bench.run import bench as run_bench
     from dhox.bench_tables import print_bench
-    from dhox.errors import DhoxError, GateFailedError
     from dhox.exported import PRECISIONS
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
+    from dhox.power_mode_bench import bench_modes
 
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
@@ -45,22 +63,45 @@ def bench(
     for name in boundaries:
         check_choice("--boundary", name, tuple(BOUNDARIES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
-    result = run_bench(
-        paths, out, device=device, runners=tuple(dict.fromkeys(runner or ())),
-        precisions=tuple(dict.fromkeys(precision or ())), contract=contract, batches=parse_numbers("--batch", batch),
-        boundaries=boundaries, duration_s=duration, energy_s=energy,
-        streams=parse_numbers("--streams", streams) if streams else (), data=data, trust_engine=trust_engine, overwrite=overwrite,
-    )  # fmt: skip
-    print_bench(result.bench, result.content)
-    say_report(result.bench)
-    if not result.passed:
+    if host is not None:
+        from dhox.bench.remote import bench_remote
+
+        results = [
+            bench_remote(
+                host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
+                precisions=tuple(precision or ()), batches=parse_numbers("--batch", batch), overwrite=overwrite,
+                python=remote_python,
+            )
+        ]  # fmt: skip
+    else:
+        run = partial(
+            run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
+            precisions=tuple(dict.fromkeys(precision or ())), contract=contract,
+            batches=parse_numbers("--batch", batch), boundaries=boundaries, duration_s=duration, energy_s=energy,
+            streams=parse_numbers("--streams", streams) if streams else (), data=data, trust_engine=trust_engine,
+            overwrite=overwrite,
+        )  # fmt: skip
+        results = bench_modes(run, out) if power_modes else [run(out)]
+        for result in results:
+            print_bench(result.bench, result.content)
+    finish(results)
+
+
+def finish(results: list[BenchResult]) -> None:
+    """Write the reports, and raise what the exit code must say of the results."""
+    from dhox.errors import DhoxError, GateFailedError
+
+    for result in results:
+        say_report(result.bench)
+    failed = [result for result in results if not result.passed]
+    if failed:
         raise GateFailedError(
-            f"A model does not give its golden outputs on this machine (see {result.bench}/bench.json). Do not ship it: "
+            f"A model does not give its golden outputs there (see {failed[0].bench}/bench.json). Do not ship it: "
             "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
         )
-    if result.content["status"] == "interrupted":
+    if results and results[-1].content["status"] == "interrupted":
         stopped = DhoxError(
-            f"The bench was interrupted. {result.bench} holds what it measured; run it again for the rest."
+            f"The bench was interrupted. {results[-1].bench} holds what it measured; run it again for the rest."
         )
         stopped.exit_code = 130
         raise stopped

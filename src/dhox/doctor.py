@@ -72,7 +72,8 @@ def board() -> list[Finding]:
             Finding(what, False, "no NVIDIA Tegra in the device tree", "run dhox bench on the board, or with --host")
         ]
     mode = card["power_mode"]
-    gpu = card["gpu_clock_mhz"] or {}
+    gpu = card["gpu_clock_mhz"]
+    clock = f"GPU at {gpu['current']} MHz of {gpu['min']} to {gpu['max']}" if gpu else "the GPU's clock cannot be read"
     release = f"L4T {card['l4t'] or 'unknown'}, JetPack {card['jetpack'] or 'unknown: no table names this L4T'}"
     chip = f"{card['soc']}, compute capability {card['compute_capability'] or 'unknown'}"
     return [
@@ -86,7 +87,7 @@ def board() -> list[Finding]:
         Finding(
             "clocks held (jetson_clocks)",
             card["jetson_clocks"] == "on",
-            f"{card['jetson_clocks']}; GPU at {gpu.get('current')} MHz of {gpu.get('min')} to {gpu.get('max')}",
+            f"{card['jetson_clocks']}; {clock}",
             "for steady figures: sudo jetson_clocks",
         ),
     ]

@@ -23,10 +23,11 @@ EXPORT_SCHEMA = "dhox.export/2"
 BENCH_SCHEMA = "dhox.bench/2"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"
+SWEEP_SCHEMA = "dhox.sweep/1"
 
 # The JSON file that says what a directory is.
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
-COMPARISON_FILE, AUDIT_FILE = "comparison.json", "audit.json"
+COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "sweep.json"
 
 # Far above what dhox writes (logits of 50,000 images and 1,000 classes: 400 MB), and what a board can survive.
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31

@@ -10,14 +10,18 @@ from dhox.items import SPLITS, Item, Splits
 
 
 def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
-    """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled."""
+    """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled.
+
+    A column `name` gives images other names than their paths: copies of DATA keep the names of the original by it.
+    """
     rows = read_rows(manifest)
     if rows and not {"path", "label"} <= rows[0].keys():
         raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}. Name at least these two: path, label.")
     splits: Splits = {split: [] for split in SPLITS}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
-        name = row["path"]
+        path = row["path"]
+        name = row.get("name") or path
         split = row.get("split") or "train"
         label = row["label"] or None
         where = f"{manifest}, row {number}"
@@ -29,12 +33,12 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
             split, label = "unlabelled", None
         if split not in wanted:
             continue
-        if not (manifest.parent / name).is_file():
-            raise DhoxError(f"{where}: {name} does not exist below {manifest.parent}. Mend the path or drop the row.")
+        if not (manifest.parent / path).is_file():
+            raise DhoxError(f"{where}: {path} does not exist below {manifest.parent}. Mend the path or drop the row.")
         if name in seen:
             raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
         seen.add(name)
-        splits[split].append(Item(manifest.parent / name, name, label, row.get("group") or None, number - 2))
+        splits[split].append(Item(manifest.parent / path, name, label, row.get("group") or None, number - 2))
     return splits
 
 

@@ -60,7 +60,7 @@ def parse_target(text: str) -> tuple[Board, JetPack]:
     found = re.fullmatch(r"(?:jp|jetpack)?(\d+(?:\.\d+)*)", release)
     jetpack = next((one for one in JETPACKS if found and same_version(one.version, found[1])), None)
     if jetpack is None or not runs(board, jetpack):
-        what = f"{release!r} is no JetPack of {name} that dhox knows" if release else "which JetPack?"
+        what = f"{release!r} is no JetPack of {name} that dhox knows" if release else "it names no JetPack"
         raise UsageError(f"--target {text}: {what}. Use one of: {', '.join(targets_of(board))}.")
     return board, jetpack
 

@@ -15,6 +15,7 @@ from sensor_trees import plant, put
 
 import dhox.bench
 from dhox.bench.energy import (
+    GAPS,
     Sampler,
     between,
     energy_content,
@@ -24,8 +25,8 @@ from dhox.bench.energy import (
     measure_energy,
     measure_idle,
     not_measured,
+    resolution,
     running_joules,
-    window_steps,
 )
 from dhox.bench.meter import Reading
 from dhox.errors import DhoxError
@@ -120,11 +121,28 @@ def test_a_window_too_short_for_the_counter_is_flagged() -> None:
     assert 0.15 <= row["resolution"] <= 0.35  # about 5 steps
 
 
-def test_enough_steps_are_not_flagged() -> None:
+def test_the_resolution_of_a_counter_is_one_of_its_steps() -> None:
     seconds, joules = np.linspace(0, 30, 601), np.floor(np.linspace(0, 30, 601) / 0.1)
-    assert window_steps(seconds, joules, 0, 30, counter=True) == 300
-    assert window_steps(seconds, joules, 10, 20, counter=True) == 100
-    assert window_steps(seconds, joules, 10, 20, counter=False) == 201
+    assert resolution(seconds, joules, 0, 30, counter=True) == pytest.approx(1 / 300)
+    assert resolution(seconds, joules, 10, 20, counter=True) == pytest.approx(1 / 100)
+    assert resolution(seconds, joules, 10, 10.01, counter=True) == 1
+
+
+def test_the_resolution_of_a_power_sensor_is_the_spread_of_windows() -> None:
+    rng = np.random.default_rng(0)
+    found, means = [], []
+    for _ in range(300):
+        seconds = np.cumsum(rng.uniform(*GAPS, 400)) / 20
+        joules = integral(seconds, rng.choice([8.0, 14.0], 400))
+        found.append(resolution(seconds, joules, seconds[0], seconds[-1], counter=False))
+        means.append(joules[-1] / (seconds[-1] - seconds[0]))
+    assert np.mean(found) == pytest.approx(np.std(means) / 11, rel=0.15)
+
+
+def test_a_slow_change_is_no_uncertainty() -> None:
+    seconds = np.linspace(0, 30, 601)
+    assert resolution(seconds, integral(seconds, 5 + seconds / 3), 0, 30, counter=False) < 1e-3
+    assert resolution(seconds, integral(seconds, np.full(601, 9.0)), 0, 30, counter=False) < 1e-9
 
 
 def test_the_trace_of_a_counter_is_its_slope() -> None:
@@ -152,6 +170,16 @@ def test_few_missed_readings_are_told_many_are_refused() -> None:
         sampler.look()
     with pytest.raises(DhoxError, match="5 of 43 readings failed"):
         running_joules(sampler)
+
+
+def test_a_load_in_step_with_the_readings_is_seen_at_all_its_levels() -> None:
+    """On a fixed beat every reading would fall on the same part of the period."""
+    hertz = 40.0
+    meter = Signal(lambda seconds: 20 * seconds + 10 * abs((seconds * hertz) % 1 - 0.5) / hertz)  # 10 W, then 30 W
+    with Sampler(meter, hertz) as sampler:
+        time.sleep(1.0)
+    watts = np.array([reading.watts["IN"] for reading in sampler.readings if reading.watts])
+    assert 0.25 < (watts > 20).mean() < 0.75
 
 
 def test_the_thread_ends_with_the_measurement_even_when_it_fails() -> None:

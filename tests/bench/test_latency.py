@@ -248,3 +248,5 @@ def test_comparisons_are_within_batch_and_boundary_and_share_their_errors() -> N
     alone = paired_ratio(taken[keys[0]], taken[keys[1]])
     assert rows[0]["interval"][0] < alone["interval"][0] < alone["interval"][1] < rows[0]["interval"][1]
     assert comparisons({keys[0]: taken[keys[0]]}) == []
+    assert len(comparisons({keys[0]: taken[keys[0]], keys[1]: taken[keys[1]][:39]})) == 1  # interrupted
+    assert comparisons({keys[0]: taken[keys[0]], keys[1]: taken[keys[1]][:5]}) == []

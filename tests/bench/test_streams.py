@@ -27,7 +27,8 @@ def test_steady_streams_have_their_rate_whatever_the_edges_cut(
     assert found["images_per_s"] == pytest.approx(streams * batch / call_s)
     assert found["interval"] == pytest.approx([found["images_per_s"]] * 2)
     assert found["p50_ms"] == pytest.approx(1000 * call_s)
-    assert streams * (3 / call_s - 2) - 1e-6 <= found["n"] <= streams * 3 / call_s + 1e-6
+    if abs(streams * 3 / call_s - 100) > 2 * streams:  # calls cut by an edge do not count
+        assert (found["p99_ms"] is None) == (streams * 3 / call_s < 100)
 
 
 def test_the_interval_covers_the_true_rate() -> None:

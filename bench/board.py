@@ -1,0 +1,405 @@
+"""What runs on a board for `dhox bench --host`: sent over ssh to its Python, standard library only.
+
+A request is one line of JSON on stdin (`action` and its `arguments`); answers are lines that begin with MARK. Files lie
+under `store()`: blobs/SHA256, and trees/KEY/... of hard links to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MARK = b"dhox-board "
+LOCK = "\0dhox-bench"  # an abstract socket: one for the whole machine, freed by the kernel whatever ends its holder
+PATIENCE_S = 60.0  # without a byte from the other end
+GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 20.0}  # after the link ended
+KEEP_S = 30 * 86400.0  # what no bench used for this long is deleted
+RESERVE = 32 << 20  # bytes that results and engines may need beside the files
+BLOCK = 1 << 20
+
+
+class BoardError(Exception):
+    """What the user must know, in words; `facts` go along."""
+
+    def __init__(self, text: str, **facts: Any) -> None:
+        super().__init__(text)
+        self.facts = facts
+
+
+class LinkLost(Exception):  # noqa: N818
+    """The other end is gone."""
+
+
+def answer(**content: Any) -> None:
+    """One line to the other end."""
+    sys.stdout.buffer.write(MARK + json.dumps(content).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def store() -> Path:
+    """Where dhox keeps files on this machine: $DHOX_REMOTE_CACHE, else $XDG_CACHE_HOME/dhox, else ~/.cache/dhox."""
+    if os.environ.get("DHOX_REMOTE_CACHE"):
+        return Path(os.environ["DHOX_REMOTE_CACHE"]).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dhox"
+
+
+def free_bytes() -> int:
+    """Free space of the store's disk."""
+    place = store()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+# What this machine is.
+
+
+def probe() -> None:
+    """Facts of this machine that decide what can be measured and which packages it needs."""
+    texts = {}
+    for name in ("/etc/nv_tegra_release", "/proc/device-tree/model", "/etc/os-release"):
+        with contextlib.suppress(OSError):
+            texts[name] = Path(name).read_bytes()[:4096].decode(errors="replace").strip("\0\n ")
+    prepared = store() / "environment.json"
+    answer(
+        host=platform.node(),
+        machine=platform.machine(),
+        system=platform.system(),
+        libc=list(platform.libc_ver()),
+        python={"version": list(sys.version_info[:3]), "path": sys.executable},
+        tensorrt=imported("tensorrt", "module.__version__"),
+        onnxruntime=imported("onnxruntime", "[module.__version__, module.get_available_providers()]"),
+        texts=texts,
+        store=str(store()),
+        free_bytes=free_bytes(),
+        environment=json.loads(prepared.read_text()) if prepared.exists() else None,
+    )  # fmt: skip
+
+
+def imported(module: str, what: str) -> dict[str, Any]:
+    """Whether this Python imports a module, in a process of its own since a broken library can kill it."""
+    code = f"import json, {module} as module; print(); print(json.dumps({what}))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=60, check=False,
+            stdin=subprocess.DEVNULL, cwd="/",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"works": False, "found": "its import did not end within 60 seconds"}
+    if done.returncode == 0:
+        return {"works": True, "found": json.loads(done.stdout.splitlines()[-1])}
+    said = done.stderr.strip().splitlines()
+    return {"works": False, "found": said[-1] if said else f"its import ended with status {done.returncode}"}
+
+
+# Files.
+
+
+def missing(blobs: dict[str, int]) -> None:
+    """Which blobs (SHA-256: bytes) are not here yet. BoardError where the disk cannot hold them."""
+    place = store() / "blobs"
+    lacking = []
+    for name, size in blobs.items():
+        try:
+            here = (place / name).stat().st_size == size
+        except OSError:
+            here = False
+        if not here:
+            lacking.append(name)
+    # File systems give whole blocks.
+    needed, free = sum(blobs[name] + 4096 for name in lacking) + RESERVE, free_bytes()
+    if lacking and needed > free:
+        raise BoardError(disk_full(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"))
+    answer(missing=lacking)
+
+
+def disk_full(how: str) -> str:
+    """The one message of a full disk."""
+    return (
+        f"the disk of {store()} is full ({how}). Free space there, or set DHOX_REMOTE_CACHE on the board to a folder "
+        "on another disk"
+    )
+
+
+def receive(blobs: dict[str, int]) -> None:
+    """Take blobs from a tar stream on stdin; each appears under its name once its hash was checked."""
+    place, incoming = store() / "blobs", store() / "incoming"
+    for folder in (place, incoming):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = incoming / f"{os.getpid()}"
+    taken = 0
+    try:
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+            for member in archive:
+                signal.alarm(int(PATIENCE_S))
+                content = archive.extractfile(member)
+                if content is None or member.name not in blobs:
+                    raise BoardError("the copy holds a file that was not announced")
+                digest = hashlib.sha256()
+                with temporary.open("wb") as file:
+                    while block := content.read(BLOCK):
+                        signal.alarm(int(PATIENCE_S))
+                        digest.update(block)
+                        file.write(block)
+                if digest.hexdigest() != member.name:
+                    raise BoardError("a file changed while it was copied. Run the same command again")
+                temporary.chmod(0o444)
+                temporary.replace(place / member.name)
+                taken += 1
+    except tarfile.ReadError as err:
+        raise LinkLost from err
+    finally:
+        signal.alarm(0)
+        temporary.unlink(missing_ok=True)
+    answer(taken=taken)
+
+
+def place(trees: dict[str, dict[str, str]], environment: list[str] | None = None) -> None:
+    """Make trees/KEY for each key: {relative path: blob}; what is there already stays, with what was added to it.
+
+    `environment`: the keys that make up dhox here, remembered for `dhox doctor --host`.
+    """
+    made = 0
+    for key, files in trees.items():
+        final = store() / "trees" / key
+        if final.exists():
+            os.utime(final)
+            continue
+        partial = store() / "incoming" / f"{key}-{os.getpid()}"
+        try:
+            for relative, blob in files.items():
+                target = partial / relative
+                if not target.resolve().is_relative_to(partial.resolve()):
+                    raise BoardError(f"{relative!r} leads out of its folder")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link(store() / "blobs" / blob, target)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                partial.rename(final)
+            made += 1
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if environment is not None:
+        temporary = store() / "incoming" / f"environment-{os.getpid()}"
+        temporary.write_text(json.dumps(environment))
+        temporary.replace(store() / "environment.json")
+    clean()
+    answer(made=made, trees=str(store() / "trees"))
+
+
+def link(blob: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(blob, target)
+    except OSError as err:
+        if err.errno in {errno.ENOENT, errno.ENOSPC}:
+            raise
+        shutil.copyfile(blob, target)
+
+
+def clean() -> None:
+    """Delete trees and results that no bench used for KEEP_S, leftovers of killed copies, and blobs in no tree."""
+    now = time.time()
+    for folder, age in (("trees", KEEP_S), ("runs", KEEP_S), ("incoming", 86400.0)):
+        for entry in contents(store() / folder):
+            if now - entry.stat().st_mtime > age:
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    for blob in contents(store() / "blobs"):
+        status = blob.stat()
+        if status.st_nlink == 1 and now - status.st_mtime > 86400.0:
+            blob.unlink(missing_ok=True)
+
+
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder, if there is one."""
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def collect(run: str) -> None:
+    """Send the files of runs/RUN/bench as a tar stream after a line that says how many there are, then delete them."""
+    folder = store() / "runs" / run / "bench"
+    if not folder.is_dir():  # an interrupted bench may have left what it had
+        folder = folder.with_name("bench.partial")
+    files = [path for path in contents(folder) if path.is_file()]
+    answer(files=len(files))
+    if files:
+        with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+            for path in files:
+                archive.add(path, path.name)
+        sys.stdout.buffer.flush()
+    shutil.rmtree(store() / "runs" / run, ignore_errors=True)
+
+
+# Commands.
+
+
+class Link:
+    """The other end as a running command sees it: a stdin that speaks now and then, and a stdout that may be stuck."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self.heard = time.monotonic()
+        self.ended: str | None = None
+        self.pending = bytearray()
+        os.set_blocking(1, False)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, self.told)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def told(self, number: int, frame: object) -> None:
+        """A signal ends the link."""
+        self.ended = self.ended or f"signal {number}"
+
+    def send(self, **content: Any) -> None:
+        """Queue one line; nothing more is queued for somebody who does not read."""
+        if self.ended != "broken output" and len(self.pending) < BLOCK:
+            self.pending += MARK + json.dumps(content).encode() + b"\n"
+
+    def attend(self, others: list[int], seconds: float) -> list[int]:
+        """Wait until any of `others` is readable, at most `seconds`; meanwhile write, and notice the link's end."""
+        reading = others + ([0] if self.ended is None else [])
+        readable, writable, _ = select.select(reading, [1] if self.pending else [], [], seconds)
+        if 0 in readable:
+            self.heard = time.monotonic()
+            try:
+                if not os.read(0, BLOCK):
+                    self.ended = "end of input"
+            except OSError:
+                self.ended = "broken input"
+        elif self.ended is None and time.monotonic() - self.heard > self.patience_s:
+            self.ended = "silence"
+        if writable:
+            try:
+                del self.pending[: os.write(1, self.pending[:65536])]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.ended = self.ended or "broken output"
+                self.pending.clear()
+        return [fd for fd in readable if fd != 0]
+
+    def flush(self, seconds: float = 5.0) -> None:
+        """Write what is queued, as long as somebody takes it."""
+        end = time.monotonic() + seconds
+        while self.pending and time.monotonic() < end:
+            self.attend([], 0.1)
+
+
+@contextlib.contextmanager
+def alone(link: Link) -> Iterator[None]:
+    """Hold this machine for one bench at a time; waits, and says so, while another one holds it."""
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        told = False
+        while link.ended is None:
+            try:
+                holder.bind(LOCK)
+                break
+            except OSError as err:
+                if err.errno != errno.EADDRINUSE:
+                    raise
+            if not told:
+                link.send(out="Another dhox bench measures on this board: waiting for its end (Ctrl-C gives up).")
+                told = True
+            link.attend([], 0.5)
+        yield
+    finally:
+        holder.close()
+
+
+def run(command: list[str], environment: dict[str, str], run: str, patience_s: float = PATIENCE_S) -> None:
+    """Run one command in runs/RUN until it ends, or until the link does; its output goes line by line over the link.
+
+    The command has a session and process group of its own. When stdin ends, or says nothing for `patience_s`, the group
+    gets SIGINT, then SIGTERM, then SIGKILL. Its output always has a reader, so that it can clean up in peace.
+    """
+    folder = store() / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if "PYTHONPATH" in environment and os.environ.get("PYTHONPATH"):
+        environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
+    link = Link(patience_s)
+    with alone(link):
+        if link.ended is not None:
+            return
+        child = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = watch(child, link)
+        finally:
+            signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
+    link.send(status=status, ended=link.ended)
+    link.flush()
+
+
+def watch(child: subprocess.Popen[bytes], link: Link) -> int:
+    """Relay the child's output and end its group with the link; answers with its status."""
+    assert child.stdout is not None
+    output: int | None = child.stdout.fileno()
+    rest = b""
+    ended_at: float | None = None
+    left = list(GRACE_S.items())
+    while child.poll() is None or output is not None:
+        status = child.poll()
+        readable = link.attend([output] if output is not None else [], 0.2)
+        if readable and output is not None:
+            block = os.read(output, 65536)
+            output = output if block else None
+            *lines, rest = (rest + block).split(b"\n")
+            for line in [*lines, *([rest] if not block and rest else [])]:
+                link.send(out=line.decode(errors="replace"))
+        elif status is not None:  # a grandchild may hold the pipe open for ever
+            output = None
+        if link.ended is not None:
+            ended_at = ended_at or time.monotonic()
+            while left and time.monotonic() - ended_at >= left[0][1]:
+                signal_group(child.pid, left.pop(0)[0])
+    return child.wait()
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signal every process of a group that is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def main() -> None:
+    """Answer one request."""
+
+    def lost(number: int, frame: object) -> None:
+        raise LinkLost
+
+    signal.signal(signal.SIGALRM, lost)
+    os.umask(0o077)
+    request = json.loads(sys.stdin.buffer.readline())
+    actions = {act.__name__: act for act in (probe, missing, receive, place, collect, run)}
+    try:
+        actions[request["action"]](**request["arguments"])
+    except BoardError as err:
+        answer(error=str(err), **err.facts)
+    except LinkLost:
+        sys.exit(1)
+    except OSError as err:
+        full = err.errno in {errno.ENOSPC, errno.EDQUOT}
+        where = f"{err.strerror} ({err.filename})" if err.filename else str(err)
+        answer(error=disk_full(str(err.strerror)) if full else f"{where}. Check the permissions of {store()}")
+
+
+if __name__ == "__main__":
+    main()

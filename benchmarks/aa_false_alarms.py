@@ -1,0 +1,203 @@
+"""How often a bench claims a difference where there is none, and how often its interval of the median holds.
+
+    python benchmarks/aa_false_alarms.py EXPORT
+    python benchmarks/aa_false_alarms.py EXPORT --runs 20 --duration 0.2 --simulations 100    # small
+
+EXPORT: an export directory. Each run opens its fp32 file twice, anew, and measures both as `dhox bench` does: 40
+rounds, interleaved in random order, boundary e2e, batch 1. The two are the same, so every "faster" or "slower" is
+false. For contrast, the same recorded rounds are read as "all A, then all B": A the first half of one model's rounds, B
+the second half, with intervals that take calls for independent; once as recorded, once with a rise of 4 % added to
+all of them over the run. Coverage is then simulated from sources whose median is known. About 10 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from dhox.bench.boundaries import boundary_calls
+from dhox.bench.compare import difference_interval
+from dhox.bench.latency import drift_of, median_interval, order_statistic_ranks, p99_interval, paired_ratio
+from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.runners import open_runner
+from dhox.bench.subjects import open_subjects
+from dhox.exported import check_file
+from dhox.files import read_npz
+from dhox.machine import device_card
+from dhox.stats import percentile, wilson_interval
+
+DRIFT = 0.04
+KINDS = ("independent calls", "round levels", "AR(1) rounds", "AR(1) calls", "clock steps", "drift 4 %")
+
+Rounds = list[np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--duration", type=float, default=0.5, help="seconds per model and run")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runner", default="onnxruntime")
+    parser.add_argument("--simulations", type=int, default=1000, help="per kind of noise")
+    options = parser.parse_args()
+
+    card = device_card()
+    print(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores; {options.runs} runs of {options.duration} s each")
+    start = time.perf_counter()
+    measured = [
+        measure_twice(options.export, options.runner, options.device, options.duration, number)
+        for number in range(options.runs)
+    ]
+    print(f"measured in {time.perf_counter() - start:.0f} s")
+    report_measured(measured)
+    for kind in KINDS:
+        simulate(kind, options.simulations)
+
+
+def measure_twice(export: Path, runner: str, device: str, duration_s: float, seed: int) -> list[Samples]:
+    """A and A, by the bench's own loop."""
+    (subject,) = open_subjects([export], precisions=("fp32",))
+    assert subject.manifest is not None
+    golden = read_npz(check_file(export, "golden.npz", subject.manifest["files"]["golden.npz"]))
+    pixels = golden["input"][:1]
+    samples: dict[Key, Samples] = {}
+    with (
+        closing(open_runner(subject, runner, device)) as first,
+        closing(open_runner(subject, runner, device)) as second,
+    ):
+        cells = [
+            Cell((name, runner, 1, "e2e"), boundary_calls(subject, one, pixels, [])["e2e"])
+            for name, one in (("A", first), ("B", second))
+        ]
+        measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(seed), samples, f"run {seed}")
+    return list(samples.values())
+
+
+def report_measured(measured: list[list[Samples]]) -> None:
+    pairs = [(a.rounds, b.rounds) for a, b in measured]
+    paired = [paired_ratio(a, b) for a, b in pairs]
+    say_share(
+        "interleaved, paired by round: false verdicts", [row["verdict"] != "no difference shown" for row in paired]
+    )
+    off = sorted(abs(row["ratio"] - 1) for row in paired)
+    print(f"  ratios are off by {100 * percentile(off, 50):.2f} % (median), {100 * percentile(off, 95):.2f} % (p95)")
+    rising = [[risen(rounds) for rounds in pair] for pair in pairs]
+    verdicts = [paired_ratio(a, b)["verdict"] != "no difference shown" for a, b in rising]
+    say_share("the same with 4 % drift added: false verdicts", verdicts)
+    halves = [(a[: len(a) // 2], a[len(a) // 2 :]) for a, _ in pairs]
+    say_share("all A, then all B, calls taken for independent: false claims", [claims(a, b) for a, b in halves])
+    halves = [(a[: len(a) // 2], a[len(a) // 2 :]) for a, _ in rising]
+    say_share("the same with 4 % drift added: false claims", [claims(a, b) for a, b in halves])
+    flags = [drift_of(np.array([np.median(one) for one in a.rounds]), np.array(a.started_s)) for a, _ in measured]
+    say_share("runs flagged as drifting", [flag["flagged"] for flag in flags])
+
+    long_run = percentile(np.concatenate([np.concatenate(a) for a, _ in pairs]), 50)
+    intervals = [median_interval(a) for a, _ in pairs]
+    say_share(
+        "intervals of the median that hold the long-run median", [low <= long_run <= high for low, high, _ in intervals]
+    )
+    width = percentile([(high - low) / long_run for low, high, _ in intervals], 50)
+    print(f"  their median width is {100 * width:.2f} % of the long-run median, {long_run / 1e6:.4f} ms")
+    others = [difference(a, b) for (a, _), (b, _) in zip(pairs, pairs[1:], strict=False)]
+    say_share(
+        "dhox compare of one run with the next: intervals that exclude 1",
+        [not low <= 1 <= high for _, low, high in others],
+    )
+    say_share(
+        "  ... and the ratio exceeds 1.05 (the gate fails)", [ratio > 1.05 and low > 1 for ratio, low, _ in others]
+    )
+
+
+def risen(rounds: Rounds) -> Rounds:
+    """The rounds with a rise of DRIFT over the run."""
+    return [one * factor for one, factor in zip(rounds, np.linspace(1, 1 + DRIFT, len(rounds)), strict=True)]
+
+
+def claims(a: Rounds, b: Rounds) -> bool:
+    """Whether an analysis that takes calls for independent sees two different medians."""
+    medians, intervals = [], []
+    for rounds in (a, b):
+        calls = np.sort(np.concatenate(rounds))
+        ranks = order_statistic_ranks(len(calls), 0.5)
+        assert ranks is not None
+        medians.append(float(np.log(percentile(calls, 50))))
+        intervals.append([float(np.log(calls[rank])) for rank in ranks])
+    _, (low, high) = difference_interval(medians, intervals)
+    return not low <= 0 <= high
+
+
+def difference(a: Rounds, b: Rounds) -> tuple[float, float, float]:
+    """Ratio of medians b / a with the interval of dhox compare."""
+    medians = [float(np.log(percentile(np.concatenate(rounds), 50))) for rounds in (a, b)]
+    intervals = [[float(np.log(end)) for end in median_interval(rounds)[:2]] for rounds in (a, b)]
+    value, (low, high) = difference_interval(medians, intervals)
+    return float(np.exp(value)), float(np.exp(low)), float(np.exp(high))
+
+
+def simulate(kind: str, runs: int) -> None:
+    """Coverage of the intervals of median and p99, and false verdicts of independent noise, for a source of noise."""
+    rng = np.random.default_rng(0)
+    many = np.concatenate([np.concatenate(noise(rng, kind)) for _ in range(300)])
+    median, p99 = percentile(many, 50), percentile(many, 99)
+    held, finite, missed, naive, false = [], [], [], [], []
+    for _ in range(runs):
+        a, b = noise(rng, kind), noise(rng, kind)
+        low, high, _ = median_interval(a)
+        held.append(low <= median <= high)
+        calls = np.sort(np.concatenate(a))
+        ranks = order_statistic_ranks(len(calls), 0.5)
+        assert ranks is not None
+        naive.append(calls[ranks[0]] <= median <= calls[ranks[1]])
+        interval, _ = p99_interval(a)
+        finite.append(interval is not None)
+        missed.append(interval is not None and not interval[0] <= p99 <= interval[1])
+        false.append(paired_ratio(a, b)["verdict"] != "no difference shown")
+    print(f"simulated, {kind}:")
+    say_share("  interval of the median holds it", held)
+    say_share("  ... if calls are taken for independent", naive)
+    say_share("  p99 has an interval", finite)
+    say_share("  ... and it misses (of all runs)", missed)
+    say_share("  paired verdicts of two independent such sources", false)
+
+
+def noise(rng: np.random.Generator, kind: str, rounds: int = FEWEST_ROUNDS, calls: int = 100) -> Rounds:
+    """Rounds of about 1 ms in ns, whose calls scatter by 1 % and depend on each other as `kind` says."""
+    level = np.zeros((rounds, 1))
+    if kind == "round levels":
+        level = rng.normal(0, 0.01, (rounds, 1))
+    if kind == "AR(1) rounds":
+        level = autoregression(rng, rounds, 0.5, 0.01)[:, None]
+    if kind == "AR(1) calls":
+        level = autoregression(rng, rounds * calls, 0.99, 0.02).reshape(rounds, calls)
+    if kind == "clock steps":  # a slow state of 8 %, 30 % of the time, that lasts for some rounds
+        states = rng.random(rounds) < 0.3
+        for i in range(1, rounds):
+            states[i] = states[i] if rng.random() < 0.7 else states[i - 1]
+        level = 0.08 * states[:, None]
+    if kind == "drift 4 %":
+        level = np.linspace(-DRIFT / 2, DRIFT / 2, rounds)[:, None]
+    return list(1e6 * np.exp(level + rng.normal(0, 0.01, (rounds, calls))))
+
+
+def autoregression(rng: np.random.Generator, n: int, rho: float, sd: float) -> np.ndarray:
+    steps = rng.normal(0, sd * np.sqrt(1 - rho**2), n)
+    values = np.empty(n)
+    values[0] = rng.normal(0, sd)
+    for i in range(1, n):
+        values[i] = rho * values[i - 1] + steps[i]
+    return values
+
+
+def say_share(words: str, hits: Sequence[bool]) -> None:
+    low, high = wilson_interval(sum(hits), len(hits))
+    print(f"{words}: {100 * np.mean(hits):.1f} % ({100 * low:.1f}-{100 * high:.1f}) of {len(hits)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The parts of a remote bench that need no connection."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dhox.bench import board, board_environment
+from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
+from dhox.bench.remote import failed, replace_texts
+from dhox.bench.shipment import Shipment, add_images, add_models
+from dhox.cli_common import option_words
+from dhox.dataset import Item, read_dataset
+from dhox.errors import DhoxError, GateFailedError, UsageError
+
+ORIN = Target((3, 10), "aarch64", (2, 35))
+PROBE: dict[str, Any] = {
+    "system": "Linux", "machine": "aarch64", "libc": ["glibc", "2.35"], "python": {"version": [3, 10, 12]},
+    "onnxruntime": {"works": False, "found": "ModuleNotFoundError"},
+}  # fmt: skip
+
+
+def test_the_board_program_needs_the_standard_library_alone() -> None:
+    tree = ast.parse(Path(board.__file__).read_text(encoding="utf-8"), feature_version=(3, 10))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def board_process(tmp_path: Path, grace: dict[int, float], command: list[str]) -> subprocess.Popen[bytes]:
+    code = f"from dhox.bench import board; board.GRACE_S = {grace!r}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"DHOX_REMOTE_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert process.stdin is not None
+    request = {"action": "run", "arguments": {"command": command, "environment": {}, "run": "r"}}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def group_of(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdout is not None
+    return int(json.loads(process.stdout.readline().removeprefix(board.MARK))["out"])
+
+
+def is_gone(group: int) -> bool:
+    """Whether no process of the group runs; one that was killed may still wait for init to count it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, found = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(found) == group and state != "Z":
+            return False
+    return True
+
+
+def test_what_ignores_the_end_of_the_link_is_killed(tmp_path: Path) -> None:
+    stubborn = ["bash", "-c", "trap '' INT TERM HUP; echo $$; while true; do sleep 0.1; done"]
+    grace = {int(signal.SIGINT): 0.0, int(signal.SIGTERM): 0.3, int(signal.SIGKILL): 0.6}
+    process = board_process(tmp_path, grace, stubborn)
+    group = group_of(process)
+    start = time.monotonic()
+    output, _ = process.communicate(timeout=20)
+    assert time.monotonic() - start > 0.5
+    assert json.loads(output.splitlines()[-1].removeprefix(board.MARK))["status"] == -signal.SIGKILL
+    assert is_gone(group)
+
+
+def test_a_command_may_clean_up_and_speak_after_the_end_of_the_link(tmp_path: Path) -> None:
+    tidy = ["bash", "-c", "trap 'sleep 0.5; echo restored; exit 7' INT; echo $$; sleep 100"]
+    process = board_process(tmp_path, {int(n): s for n, s in board.GRACE_S.items()}, tidy)
+    group_of(process)
+    output, _ = process.communicate(timeout=20)
+    answers = [json.loads(line.removeprefix(board.MARK)) for line in output.splitlines()]
+    assert answers == [{"out": "restored"}, {"status": 7, "ended": "end of input"}]
+
+
+def test_what_a_finished_command_left_behind_is_ended(tmp_path: Path) -> None:
+    process = board_process(tmp_path, {}, ["bash", "-c", "echo $$; sleep 100 & exit 0"])
+    group = group_of(process)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline().removeprefix(board.MARK))["status"] == 0
+    process.communicate(timeout=20)
+    assert is_gone(group)
+
+
+def test_unused_files_go_and_used_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path))
+    for folder in ("blobs", "trees/used", "trees/old", "incoming", "runs/old"):
+        (tmp_path / folder).mkdir(parents=True)
+    for blob in ("used", "fresh", "unused"):
+        (tmp_path / "blobs" / blob).write_text(blob)
+    os.link(tmp_path / "blobs/used", tmp_path / "trees/used/file")
+    long_ago = time.time() - board.KEEP_S - 60
+    for path in ("blobs/used", "blobs/unused", "trees/old", "runs/old"):
+        os.utime(tmp_path / path, (long_ago, long_ago))
+    board.clean()
+    assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == ["fresh", "used"]
+    assert [path.name for path in (tmp_path / "trees").iterdir()] == ["used"]
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_no_tree_leads_out_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
+    with pytest.raises(board.BoardError, match="leads out of its folder"):
+        board.place({"key": {"../../x": "blob"}})
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"DHOX_REMOTE_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/dhox"),
+        ({"HOME": "/c"}, "/c/.cache/dhox"),
+    ],
+)
+def test_where_the_store_is(variables: dict[str, str], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DHOX_REMOTE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert board.store() == Path(place)
+
+
+# Packages.
+
+
+def test_the_target_of_a_jetson() -> None:
+    assert target_of("orin", PROBE) == ORIN
+    own = {"works": True, "found": ["1.18.0", ["CUDAExecutionProvider"]]}
+    assert target_of("orin", PROBE | {"onnxruntime": own}).own_onnxruntime == "1.18.0"
+
+
+@pytest.mark.parametrize("odd", [{"system": "Darwin"}, {"machine": "riscv64"}, {"libc": ["", ""]}])
+def test_a_board_without_wheels_is_refused(odd: dict[str, Any]) -> None:
+    with pytest.raises(DhoxError, match="knows wheels for Linux with glibc on aarch64 and x86_64"):
+        target_of("odd", PROBE | odd)
+
+
+def test_tags_go_from_the_boards_glibc_down() -> None:
+    tags = ORIN.tags()
+    assert tags[0] == "manylinux_2_35_aarch64"
+    assert {"manylinux_2_28_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64"} <= set(tags)
+    assert not any("2_36" in tag or "x86" in tag for tag in tags)
+    assert "manylinux1_x86_64" in replace(ORIN, machine="x86_64").tags()
+
+
+def test_requirements_are_those_of_the_board_and_not_of_this_python() -> None:
+    old, new = requirements(ORIN), requirements(replace(ORIN, python=(3, 12)))
+    assert [text for text in old if text.startswith("tomli")]
+    assert not [text for text in new if text.startswith("tomli")]
+    assert [text for text in old if text.startswith("onnxruntime")]
+    own = requirements(replace(ORIN, own_onnxruntime="1.18.0"))
+    assert not [text for text in own if text.startswith("onnxruntime")]
+    assert "numpy<2" in own
+    assert "numpy<2" not in requirements(replace(ORIN, own_onnxruntime="1.23.0"))
+    assert not [text for text in old if text.startswith(("torch", "onnx>", "timm"))]
+
+
+def package(folder: Path, name: str, *requires: str) -> None:
+    info = folder / f"{name.replace('-', '_')}-1.dist-info"
+    info.mkdir(parents=True)
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n" + "".join(f"Requires-Dist: {one}\n" for one in requires)
+    (info / "METADATA").write_text(text)
+
+
+def test_what_pip_left_out_for_another_python_is_found(tmp_path: Path) -> None:
+    package(tmp_path, "A.b", "typing_extensions>=4; python_version < '3.11'", "colour; extra == 'x'", "C-d")
+    package(tmp_path, "c_d", "winlib; sys_platform == 'win32'")
+    assert unmet(tmp_path, ORIN) == ["typing_extensions>=4"]
+    assert unmet(tmp_path, replace(ORIN, python=(3, 12))) == []
+    package(tmp_path, "typing-extensions")
+    assert unmet(tmp_path, ORIN) == []
+
+
+def test_extras_bring_only_what_is_theirs(tmp_path: Path) -> None:
+    package(tmp_path, "p", "base", "more; extra == 'cpu'", "tool; extra == 'dev'")
+    (one,) = board_environment.distributions(path=[str(tmp_path)])
+    assert needed_by(one, ORIN, "") == ["base"]
+    assert needed_by(one, ORIN, "cpu") == ["more"]
+
+
+def test_packages_that_pip_cannot_fetch_come_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(
+        DhoxError,
+        match=r"for orin .*could not be fetched here: ERROR: .*run `python3 -m pip install .*manylinux_2_35_aarch64.*put the folder cp310-",
+    ):
+        wheel_folder("orin", ORIN)
+    assert list((tmp_path / "dhox/boards").iterdir()) == []
+
+
+def test_the_files_of_dhox_for_a_board_are_its_modules_without_the_demo() -> None:
+    names = dhox_files().keys()
+    assert {"dhox/cli.py", "dhox/bench/run.py", "dhox/export/engine.py", "dhox/bench/bench.schema.json"} <= names
+    assert not [name for name in names if "demo" in name or "__pycache__" in name]
+
+
+# What is copied.
+
+
+def test_equal_trees_are_one_and_other_files_make_another() -> None:
+    shipment = Shipment()
+    first = shipment.add_tree({"a": b"1", "b": b"2"})
+    assert shipment.add_tree({"b": b"2", "a": b"1"}) == first
+    assert shipment.add_tree({"a": b"2", "b": b"2"}) != first
+    assert sorted(shipment.sizes.values()) == [1, 1]
+
+
+def test_an_export_is_shipped_without_engines(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    (export / "engines/x").mkdir(parents=True)
+    (export / "engines/x/model.engine").write_bytes(b"engine")
+    shipment = Shipment()
+    places, agreed = add_models(shipment, [export, export / "model.onnx"], None)
+    assert agreed is None
+    (tree,) = shipment.trees.values()
+    assert set(tree) == {f"tiny/export/{path.name}" for path in export.iterdir() if path.is_file()}
+    assert places[export].endswith("/tiny/export")
+    assert places[export / "model.onnx"] == f"{places[export]}/model.onnx"
+    (export / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(DhoxError, match="is not the file that"):
+        add_models(Shipment(), [export], None)
+
+
+def test_a_contract_takes_its_class_list_along_and_nothing_from_elsewhere(own_line: Path, tmp_path: Path) -> None:
+    model = tmp_path / "other.onnx"
+    model.write_bytes((own_line / "runs/tiny/export/model.onnx").read_bytes())
+    contract = tmp_path / "contract.toml"
+    contract.write_text('classes = "names.txt"\n')
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    shipment = Shipment()
+    _, agreed = add_models(shipment, [model], contract)
+    assert agreed is not None
+    assert {path for tree in shipment.trees.values() for path in tree} == {"other.onnx", "contract.toml", "names.txt"}
+    contract.write_text('classes = "../names.txt"\n')
+    with pytest.raises(DhoxError, match="lies outside"):
+        add_models(Shipment(), [model], contract)
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), st.sampled_from("ab")), min_size=1, max_size=5, unique_by=lambda row: row[0].strip()))  # fmt: skip
+def test_images_keep_their_names_whatever_they_are(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    rows = [(name.strip(), label) for name, label in rows if name.strip()]
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "file").write_bytes(b"pixels")
+    items = [Item(folder / "file", name, label) for name, label in rows]
+    shipment = Shipment()
+    key = add_images(shipment, items, [])
+    if not items:
+        assert key is None
+        return
+    assert key is not None
+    tree = shipment.trees[key.partition("/")[0]]
+    for path, blob in tree.items():
+        (folder / "there" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "there" / path).write_bytes(shipment.open(blob).read())
+    found = read_dataset(folder / "there/data.csv", "test")["test"]
+    assert {(item.name, item.label) for item in found} == set(rows)
+    assert len(tree) == 2  # equal content is one file
+
+
+def test_an_image_inside_an_archive_is_shipped_alone(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"..image..")
+    shipment = Shipment()
+    add_images(shipment, [Item(tmp_path / "archive", "x", "a", span=(2, 5))], [])
+    assert b"image" in [shipment.open(blob).read() for blob in shipment.sizes]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DhoxError, match=r"gone.png cannot be read .*Mend it"):
+        add_images(Shipment(), [Item(tmp_path / "gone.png", "gone.png", "a")], [])
+
+
+# Words and texts.
+
+
+def test_errors_keep_their_kind() -> None:
+    assert type(failed("orin", 2, "x", [])) is UsageError
+    assert type(failed("orin", 3, "x", [])) is GateFailedError
+    assert str(failed("orin", 1, "No room. Make some.", [])) == "On orin: No room. Make some."
+    assert "status -9: last words. Run" in str(failed("orin", -9, None, ["last words", " "]))
+
+
+def test_paths_are_replaced_wherever_they_stand() -> None:
+    content = {"a": ["/there/x/model.onnx failed", 1, None], "b": {"c": "/there/x"}}
+    assert replace_texts(content, {"/there/x": "/here"}) == {
+        "a": ["/here/model.onnx failed", 1, None],
+        "b": {"c": "/here"},
+    }
+
+
+def test_options_are_passed_on_as_single_words() -> None:
+    app, seen = typer.Typer(), list[str]()
+
+    @app.command()
+    def command(
+        context: typer.Context,
+        name: str,
+        many: list[str] = typer.Option([]),
+        flag: bool = False,
+        other: int = 3,
+        host: str = "",
+    ) -> None:
+        seen.extend(option_words(context, {"host"}))
+
+    app(["--many", "-x y", "argument", "--many=--flag", "--flag", "--host", "h"], standalone_mode=False)
+    assert seen == ["--many=-x y", "--many=--flag", "--flag"]
+
+
+def test_engines_where_there_is_no_gpu_are_one_message() -> None:
+    arguments = json.dumps({"exports": [], "precisions": [], "batches": [1]})
+    done = subprocess.run(
+        [sys.executable, "-m", "dhox.bench.board_engines", arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1

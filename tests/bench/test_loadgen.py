@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhox.bench.loadgen import SCENARIOS, cross_check_loadgen
+from dhox.bench.subjects import Subject, open_subjects
+from dhox.errors import DhoxError
+from dhox.files import read_npz
+
+pytest.importorskip("mlperf_loadgen")
+
+
+@pytest.fixture
+def model(line: Path) -> tuple[Subject, np.ndarray]:
+    export = line / "runs/tiny/export"
+    return open_subjects([export / "model.onnx"])[0], read_npz(export / "golden.npz")["input"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_loadgen_and_our_loop_measure_the_same_model(model: tuple[Subject, np.ndarray], scenario: str) -> None:
+    subject, pixels = model
+    pairs = 8 if scenario == "singlestream" else 2
+    found = cross_check_loadgen(
+        subject, "onnxruntime", "cpu", scenario, pixels, pairs=pairs, duration_s=0.03, latency_limit_ms=1e4
+    )
+    assert found["with"] == f"LoadGen {scenario}"
+    assert "not an MLPerf result" in found["note"]
+    assert found["pairs"] == pairs
+    assert found["queries"] >= pairs * {"singlestream": 64, "multistream": 100, "server": 64, "offline": 1}[scenario]
+    assert found["batch"] == {"multistream": 8, "offline": 32}.get(scenario, 1)
+    assert found["unit"] == ("images/s" if scenario == "offline" else "ms")
+    low, high = found["difference_us"]["interval"]
+    assert low <= found["difference_us"]["mean"] <= high
+    if scenario != "server":  # whose latency holds the wait in the queue
+        assert 0.2 < found["theirs"] / found["ours"] < 5  # another machine's noise apart, the same call
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_loadgen_calls_invalid_is_reported(model: tuple[Subject, np.ndarray]) -> None:
+    subject, pixels = model
+    found = cross_check_loadgen(
+        subject, "onnxruntime", "cpu", "server", pixels, pairs=2, duration_s=0.05, latency_limit_ms=1e-6
+    )
+    assert found["valid"] == 0
+    assert any("target QPS" in reason for reason in found["reasons"])
+
+
+def test_errors_of_the_process_are_one_message(model: tuple[Subject, np.ndarray]) -> None:
+    subject, pixels = model
+    with pytest.raises(DhoxError, match="--scenario burst is unknown. Use one of: singlestream"):
+        cross_check_loadgen(subject, "onnxruntime", "cpu", "burst", pixels)
+    with pytest.raises(DhoxError, match=r"LoadGen's process failed \(.*without --scenario"):
+        cross_check_loadgen(subject, "onnxruntime", "cpu", "singlestream", pixels[:, :20])
+
+
+def test_an_error_inside_a_callback_does_not_abort_the_process(tmp_path: Path) -> None:
+    code = f"""
+import numpy as np
+from pathlib import Path
+from dhox.bench.loadgen_child import loadgen_run
+calls = []
+def answer(numbers):
+    calls.append(numbers)
+    if len(calls) == 5:
+        raise ValueError("the fifth call")
+    return np.zeros((1, 2), np.float32)
+spec = {{"scenario": "singlestream", "duration_s": 0.02, "seed": 0, "latency_limit_ms": 1.0}}
+try:
+    loadgen_run(answer, 4, spec, 1, 64, 1e-4, Path({str(tmp_path)!r}), 0)
+except ValueError as err:
+    print("caught", err, len(calls))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "caught the fifth call 5" in done.stdout
+    assert not (tmp_path / "run0_trace.json").read_bytes()  # tracing is off
+
+
+def test_without_loadgen_it_says_how_to_install_it(
+    model: tuple[Subject, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(DhoxError, match=r"pip install 'dhox\[loadgen\]' \(on aarch64 .*build-essential"):
+        cross_check_loadgen(model[0], "onnxruntime", "cpu", "singlestream", model[1])

@@ -1,0 +1,226 @@
+"""The power-mode sweep, in real processes that are really stopped and killed; nvpmodel and sudo are small scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from board import RECORDINGS, board_with_modes, write_command, write_file
+
+from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
+from dhox.cli import main
+from dhox.console import console
+from dhox.doctor import state
+from dhox.errors import DhoxError
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
+from dhox.nvpmodel import PowerMode
+from dhox.sysroot import VARIABLE
+
+SWEEP = """
+import time
+from dhox.bench.power_modes import power_mode_sweep
+not_run = []
+try:
+    with power_mode_sweep(not_run) as modes:
+        for mode in modes:
+            print(mode.name, flush=True)
+            if mode.id == 0:
+                time.sleep(60)
+except KeyboardInterrupt as stop:
+    print("stopped by", stop, flush=True)
+print(*not_run, sep="\\n", flush=True)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A board in mode 3 (MODE_50W) whose modes are those of an AGX Orin: 0 gates the same units, 1 and 2 others."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "board"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return board_with_modes(tmp_path / "board")
+
+
+def mode_of(root: Path) -> int:
+    return int((root / "mode").read_text())
+
+
+def sweep_until_max() -> subprocess.Popen[str]:
+    """A sweep that has set mode 0 and works in it."""
+    process = subprocess.Popen([sys.executable, "-c", SWEEP], stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    assert [process.stdout.readline().strip() for _ in range(2)] == ["MODE_50W", "MAXN"]
+    return process
+
+
+def test_every_mode_without_a_reboot_is_set_and_the_first_one_is_set_again(root: Path) -> None:
+    not_run: list[str] = []
+    with power_mode_sweep(not_run) as modes:
+        seen = [(mode.name, mode_of(root), state_file().exists()) for mode in modes]
+    assert seen == [("MODE_50W", 3, True), ("MAXN", 0, True)]
+    assert mode_of(root) == 3
+    assert not state_file().exists()
+    assert [line.split(":")[0] for line in not_run] == [
+        "power mode MODE_15W (1) not run",
+        "power mode MODE_30W (2) not run",
+    ]
+    assert all("gates other units of the GPU than MODE_50W, which takes a reboot" in line for line in not_run)
+    assert not {"1", "2"} & set((root / "asked").read_text().split())  # modes that need a reboot are not even tried
+
+
+def test_a_mode_that_would_reboot_is_left_out_and_nobody_says_yes(root: Path) -> None:
+    (root / "reboots_0").touch()
+    not_run: list[str] = []
+    with power_mode_sweep(not_run) as modes:
+        assert [mode.name for mode in modes] == ["MODE_50W"]
+    assert not_run[0] == "power mode MAXN (0) not run: nvpmodel would reboot for it"
+    assert not (root / "rebooted").exists()
+
+
+def test_a_mode_that_does_not_stick_is_left_out(root: Path) -> None:
+    (root / "ignores_0").touch()
+    not_run: list[str] = []
+    with power_mode_sweep(not_run) as modes:
+        assert [mode.name for mode in modes] == ["MODE_50W"]
+    assert "MAXN (0) not run: nvpmodel did not set it (MODE_50W is set after it)" in not_run[0]
+
+
+def test_an_error_restores_the_mode(root: Path) -> None:
+    def work() -> None:
+        with power_mode_sweep([]) as modes:
+            for mode in modes:
+                if mode.id == 0:
+                    assert mode_of(root) == 0
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert mode_of(root) == 3
+    assert not state_file().exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_restore_the_mode(root: Path, number: signal.Signals) -> None:
+    process = sweep_until_max()
+    assert mode_of(root) == 0
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert (process.returncode, mode_of(root)) == (0, 3)
+    assert f"stopped by {number.name}" in said
+    assert not state_file().exists()
+
+
+def test_a_kill_is_found_and_repaired(root: Path) -> None:
+    process = sweep_until_max()
+    running = left_over()
+    assert running is not None
+    assert (running.running, running.pid) == (True, process.pid)
+    assert [finding.works for finding in state()] == [True]
+    with pytest.raises(DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}"):
+        power_mode_sweep([]).__enter__()
+    with pytest.raises(DhoxError, match="still runs"):
+        restore_left_over()
+    process.kill()
+    process.communicate()
+
+    assert mode_of(root) == 0
+    (finding,) = state()
+    assert not finding.works
+    assert "was killed" in finding.found
+    assert "MODE_50W (id 3)" in finding.found
+    assert finding.advice == "dhox doctor --restore-power-mode"
+    with pytest.raises(DhoxError, match=r"killed before it restored the power mode MODE_50W .3.*--restore-power-mode"):
+        power_mode_sweep([]).__enter__()
+    assert restore_left_over() == PowerMode(3, "MODE_50W")
+    assert mode_of(root) == 3
+    assert state() == []
+    assert restore_left_over() is None
+
+
+def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
+    process = sweep_until_max()
+    process.kill()
+    process.communicate()
+    (root / "reboots_3").touch()
+    with pytest.raises(DhoxError, match=r"could not be set back to MODE_50W .3.*sudo nvpmodel -m 3"):
+        restore_left_over()
+    assert left_over() is not None
+    (root / "mode").write_text("3\n")  # as after the reboot
+    assert restore_left_over() == PowerMode(3, "MODE_50W")
+
+
+def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
+    state_file().parent.mkdir(parents=True)
+    state_file().write_text("{")
+    assert [finding.found for finding in state()] == ["its state file is damaged"]
+    with pytest.raises(DhoxError, match="not valid JSON"):
+        power_mode_sweep([]).__enter__()
+    state_file().write_text(json.dumps({"schema": "dhox.power_mode/1", "pid": "none"}))
+    with pytest.raises(DhoxError, match="power_mode.json"):
+        left_over()
+
+
+def test_sudo_that_asks_names_the_line_to_add(root: Path) -> None:
+    (root / "password").touch()
+    with pytest.raises(DhoxError, match=r"a password is required.*visudo.*ALL=\(root\) NOPASSWD: \S+/nvpmodel -m \*$"):
+        power_mode_sweep([]).__enter__()
+    assert not state_file().exists()
+
+
+def test_what_a_sweep_needs(root: Path) -> None:
+    for name in ("cur_freq", "min_freq", "max_freq"):
+        write_file(root, f"/sys/class/devfreq/17000000.gpu/{name}", "1300500000\n")
+    for name in ("min", "max"):
+        write_file(root, f"/sys/devices/system/cpu/cpu0/cpufreq/scaling_{name}_freq", "2201600\n")
+    with pytest.raises(DhoxError, match="jetson_clocks holds the clocks"):
+        power_mode_sweep([]).__enter__()
+    write_file(root, "/sys/class/devfreq/17000000.gpu/min_freq", "306000000\n")
+    write_command(
+        root,
+        "nvpmodel",
+        f"#!/bin/sh\n[ $1 = -p ] && exec cat '{RECORDINGS / 'nvpmodel/agx_orin_p'}'\necho NVPM ERROR: no\n",
+    )
+    with pytest.raises(DhoxError, match=r"cannot be read .*NVPM ERROR: no"):
+        power_mode_sweep([]).__enter__()
+    (root / "proc/device-tree/compatible").unlink()
+    with pytest.raises(DhoxError, match="is not a Jetson"):
+        power_mode_sweep([]).__enter__()
+
+
+def test_bench_writes_one_directory_per_mode(
+    root: Path, line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = str(line / "runs/tiny/export")
+    quick = [
+        "--device",
+        "cpu",
+        "--batch",
+        "1",
+        "--boundary",
+        "e2e",
+        "--duration",
+        "0.05",
+        "--energy",
+        "0",
+        "--precision",
+        "fp32",
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", export, *quick, "--power-modes"])
+    assert end.value.code == 2
+    assert "--power-modes --out DIR" in capsys.readouterr().err
+    monkeypatch.setattr(console, "width", 100)
+    with pytest.raises(SystemExit) as end:
+        main(["bench", export, *quick, "--power-modes", "--out", "modes"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0, said
+    benches = {path.name: read_json(path / BENCH_FILE, BENCH_SCHEMA) for path in Path("modes").iterdir()}
+    modes = {name: content["device"]["jetson"]["power_mode"] for name, content in benches.items()}
+    assert modes == {"3-MODE_50W": {"id": 3, "name": "MODE_50W"}, "0-MAXN": {"id": 0, "name": "MAXN"}}
+    assert mode_of(root) == 3
+    assert "Power mode MODE_15W (1) not run" in said
+    assert max(map(len, said[said.index("Power modes, measured") :].splitlines()[:9])) <= 100

@@ -1,0 +1,424 @@
+"""dhox bench --host against a real sshd on this machine, with a second Python that has no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import loopback
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import dhox.bench
+from dhox import ssh
+from dhox.bench import board_link
+from dhox.bench.board_link import Board
+from dhox.bench.shipment import Shipment
+from dhox.errors import DhoxError
+from dhox.files import BENCH_SCHEMA, read_json
+from dhox.ssh import Connection
+
+pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
+
+DHOX = Path(sys.executable).with_name("dhox")
+QUICK = ("--device", "cpu", "--duration", "0.05", "--batch", "1", "--boundary", "e2e")
+LONG = ("--device", "cpu", "--duration", "100", "--batch", "1", "--boundary", "e2e")
+NASTY = (
+    "-rf.png",
+    "two  spaces.png",
+    "it's.png",
+    'a"b$(touch x)`.png',
+    "line\nbreak.png",
+    "Übung 画像.png",
+    "a;b|c&.png",
+    "#*?[x].png",
+)
+OPEN = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Loopback]:
+    found = loopback.start(tmp_path_factory.mktemp("sshd"))
+    yield found
+    loopback.stop(found)
+
+
+@pytest.fixture(scope="session")
+def python(board: loopback.Loopback) -> str:
+    """The board's Python: another version than ours where one is at hand, in an environment without a package."""
+    for name in ("python3.12", "python3.10", "python3.13", sys.executable):
+        found = subprocess.run([name, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False) if shutil.which(name) else None  # fmt: skip
+        if found is not None and found.returncode == 0:
+            folder = board.folder / "board's python"
+            subprocess.run([found.stdout.strip(), "-m", "venv", "--without-pip", folder], check=True)
+            return str(folder / "bin/python")
+    raise AssertionError
+
+
+@pytest.fixture
+def environment(board: loopback.Loopback, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    for name, value in board.environment.items():
+        monkeypatch.setenv(name, value)
+    return {**os.environ}
+
+
+def dhox_command(*words: object) -> list[str]:
+    return [str(DHOX), *map(str, words)]
+
+
+def call(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(dhox_command(*words), capture_output=True, text=True, check=False, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def first(
+    board: loopback.Loopback, python: str, line: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A copy of the line with nasty names among its test images, a doctor before, and a first bench of it there."""
+    root = tmp_path_factory.mktemp("first")
+    shutil.copytree(line, root / "line")
+    images = sorted((root / "line/data/test/bag").iterdir())
+    for image, name in zip(images, NASTY, strict=False):
+        image.rename(image.with_name(name))
+    export = root / "line/runs/tiny/export"
+    words = ("--host", "board", "--remote-python", python)
+    shared = {"text": True, "capture_output": True, "check": False, "env": os.environ | board.environment, "cwd": root}
+    doctor = subprocess.run(dhox_command("doctor", *words, "--json"), **shared)
+    done = subprocess.run(
+        dhox_command("bench", export, *words, *QUICK, "--data", root / "line/data", "--out", root / "bench"), **shared
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {"root": root, "export": export, "words": words, "doctor": doctor, "done": done, "bench": root / "bench"}
+
+
+def running(board: loopback.Loopback) -> list[str]:
+    """The command lines of everything that an ssh session started on the board and that still runs."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(board.store).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def measuring(board: loopback.Loopback) -> bool:
+    return any("-m dhox bench" in command for command in running(board))
+
+
+def test_a_bench_over_ssh_is_the_bench_of_the_board(
+    first: dict[str, Any], board: loopback.Loopback, python: str
+) -> None:
+    content = read_json(first["bench"] / "bench.json", BENCH_SCHEMA)
+    schema = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(content)
+    assert content["status"] == "complete"
+    version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    assert content["environment"]["python"] == version
+    assert content["environment"].keys() >= {"dhox", "onnxruntime"}
+    assert "torch" not in content["environment"]
+    assert {row["boundary"] for row in content["latency"]} == {"e2e"}
+    # Every path is this machine's.
+    assert content["subjects"][0]["export"]["path"] == str(first["export"])
+    assert content["accuracy"]["data"] == str(first["root"] / "line/data")
+    without = {key: value for key, value in content.items() if key != "remote"}
+    assert str(board.store) not in json.dumps(without)
+    # Names survive whatever they are, and the ledger finds its images again.
+    predictions = (first["bench"] / "predictions.csv").read_text()
+    assert all(f"test/bag/{name}".replace('"', '""') in predictions for name in NASTY)
+    assert {row["agreement"] for row in content["ledger"]["rows"]} == {1.0}
+    assert all(row["passed"] for row in content["golden"])
+    assert (first["bench"] / "report.html").is_file()
+    assert running(board) == []
+    assert list((board.store / "runs").iterdir()) == list((board.store / "incoming").iterdir()) == []
+
+
+def test_a_second_bench_copies_nothing(
+    first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in (board.store / "blobs").iterdir()}
+    trees = sorted((board.store / "trees").iterdir())
+    done = call(
+        "bench", first["export"], *first["words"], *QUICK, "--data", first["root"] / "line/data", "--out", "again"
+    )
+    assert "Copying 0 files" in done.stdout, done.stdout + done.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in (board.store / "blobs").iterdir()} == before
+    assert sorted((board.store / "trees").iterdir()) == trees
+
+
+def test_models_that_share_images_are_measured_in_one_call(first: dict[str, Any], environment: dict[str, str]) -> None:
+    shutil.copytree(first["export"], "copied/export")
+    done = call(
+        "bench", first["export"] / "model.onnx", "copied/export", "--precision=fp32", *first["words"], *QUICK, "--data",
+        first["root"] / "line/data", "--out", "several",
+    )  # fmt: skip
+    assert "Copying 0 files" in done.stdout, done.stdout + done.stderr
+    paths = [row["path"] for row in read_json(Path("several/bench.json"), BENCH_SCHEMA)["subjects"]]
+    assert paths == [str(first["export"] / "model.onnx"), str(Path("copied/export/model.onnx").absolute())]
+
+
+def test_doctor_before_and_after_a_board_was_prepared(
+    first: dict[str, Any], environment: dict[str, str], python: str
+) -> None:
+    before = json.loads(first["doctor"].stdout)
+    assert before["findings"] is None
+    assert "not prepared yet" in before["note"]
+    assert before["probe"]["python"]["path"] == python
+    after = json.loads(call("doctor", *first["words"], "--json").stdout)
+    works = {row["what"]: row["works"] for row in after["findings"]}
+    assert next(found for what, found in works.items() if "CPUExecutionProvider" in what)
+    assert not next(found for what, found in works.items() if what.startswith("torch "))
+    text = call("doctor", *first["words"]).stdout
+    assert "C library" in text
+    assert "CPUExecutionProvider" in text
+
+
+def test_an_error_of_the_board_is_one_message_with_its_exit_code(
+    first: dict[str, Any], environment: dict[str, str]
+) -> None:
+    done = call("bench", first["export"], *first["words"], "--device", "jetson", "--out", "x")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: On board: --device jetson")
+    assert not Path("x").exists()
+
+
+def test_ctrl_c_ends_the_bench_there_in_order(
+    first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
+) -> None:
+    process = subprocess.Popen(
+        dhox_command("bench", first["export"], *first["words"], *LONG, "--out", "stopped"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    next(line for line in process.stdout if "ledger images" in line)
+    time.sleep(0.5)
+    assert measuring(board)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert running(board) == []
+    assert read_json(Path("stopped/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
+
+
+def test_a_killed_dhox_leaves_nothing_there(
+    first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
+) -> None:
+    process = subprocess.Popen(
+        dhox_command("bench", first["export"], *first["words"], *LONG), stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: measuring(board))
+    process.kill()
+    process.wait()
+    wait_until(lambda: running(board) == [])
+
+
+def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
+    first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
+) -> None:
+    words = ("bench", first["export"], *first["words"])
+    process = subprocess.Popen(
+        dhox_command(*words, *LONG, "--out", "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: measuring(board))
+    children = Path(f"/proc/{board.process.pid}/task/{board.process.pid}/children").read_text().split()
+    assert children
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The connection to board was lost" in said
+    assert said.count("\n") == 1
+    wait_until(lambda: running(board) == [])
+    assert not Path("cut").exists()
+    again = call(*words, *QUICK, "--data", first["root"] / "line/data", "--out", "cut")
+    assert again.returncode == 0, again.stderr
+    assert "Copying 0 files" in again.stdout
+
+
+def test_silence_ends_a_command_though_the_connection_stands(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(board_link, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(board_link, "HEARTBEAT_S", 1000.0)
+    with Board("board", python) as there:
+        start = time.monotonic()
+        status, _ = there.run(["sleep", "100"], {}, "silence", print)
+        assert status == -signal.SIGINT
+        assert 0.9 < time.monotonic() - start < 10
+
+
+def test_one_bench_at_a_time(board: loopback.Loopback, environment: dict[str, str], python: str) -> None:
+    spans: dict[str, tuple[float, float]] = {}
+    said: list[str] = []
+
+    def one(name: str) -> None:
+        lines: list[str] = []
+        code = "import time; print(time.time(), flush=True); time.sleep(1); print(time.time())"
+        with Board("board", python) as there:
+            there.run([python, "-c", code], {}, name, lines.append)
+        said.extend(line for line in lines if "waiting" in line)
+        times = [float(line) for line in lines if "waiting" not in line]
+        spans[name] = (times[0], times[1])
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (_, end), (start, _) = sorted(spans.values())
+    assert end < start
+    assert len(said) == 1
+
+
+@OPEN
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=6))
+def test_words_arrive_as_they_are(open_board: Board, words: list[str]) -> None:
+    session = open_board.connection.start("printf", "%s\\0", *words)
+    arrived = session.stdout.read().split(b"\0")[:-1]
+    session.end()
+    assert arrived == ([word.encode() for word in words] or [b""])
+
+
+def test_arguments_of_a_command_arrive_as_they_are(open_board: Board, python: str) -> None:
+    words = [*NASTY, "$HOME", "--", "-oProxyCommand=touch x", "~", ""]
+    lines: list[str] = []
+    open_board.run(
+        [python, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))", *words], {}, "words", lines.append
+    )
+    assert json.loads(lines[0]) == words
+
+
+@pytest.fixture(scope="module")
+def open_board(board: loopback.Loopback, python: str) -> Iterator[Board]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DHOX_SSH", board.environment["DHOX_SSH"])
+        with Board("board", python) as there:
+            yield there
+
+
+def test_a_broken_copy_goes_on_where_it_ended(open_board: Board, board: loopback.Loopback) -> None:
+    shipment = Shipment()
+    shipment.add_tree({f"{number}": f"part {number}".encode() * 50000 for number in range(20)})
+    sent: list[str] = []
+
+    def breaking(name: str) -> Any:
+        if len(sent) == 10:
+            raise KeyboardInterrupt
+        sent.append(name)
+        return shipment.open(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_board.send(shipment.sizes, breaking, lambda count: None)
+    missing = open_board.ask("missing", blobs=shipment.sizes)["missing"]
+    assert 10 <= len(missing) < 20
+    assert not set(missing) & {path.name for path in (board.store / "blobs").iterdir()}
+    assert list((board.store / "incoming").iterdir()) == []
+    open_board.send({name: shipment.sizes[name] for name in missing}, shipment.open, lambda count: None)
+    assert open_board.ask("missing", blobs=shipment.sizes)["missing"] == []
+    trees = open_board.ask("place", trees=shipment.trees)["trees"]
+    (key,) = shipment.trees
+    assert sorted(path.read_bytes()[:7] for path in Path(trees, key).iterdir())[0] == b"part 0p"
+
+
+def test_a_file_that_changes_while_it_is_copied_is_refused(open_board: Board) -> None:
+    Path("file").write_bytes(b"before")
+    shipment = Shipment()
+    shipment.add_file(Path("file"))
+    Path("file").write_bytes(b"after!")
+    with pytest.raises(DhoxError, match="changed while it was copied"):
+        open_board.send(shipment.sizes, shipment.open, lambda count: None)
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    board = loopback.start(tmp_path / "sshd")
+    board.store.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", board.store], capture_output=True, check=False
+    )
+    try:
+        if mounted.returncode:
+            pytest.skip("no small disk can be mounted here: needs root")
+        monkeypatch.setenv("DHOX_SSH", board.environment["DHOX_SSH"])
+        shipment = Shipment()
+        shipment.add_tree({"a": bytes(500_000), "b": b"b" * 4_000_000})
+        with Board("board", python) as there:
+            with pytest.raises(DhoxError, match=r"disk of .*store is full \(38 MB are needed, 2 MB are free\)\. Free"):
+                there.ask("missing", blobs=shipment.sizes)
+            with pytest.raises(DhoxError, match=r"disk of .*store is full \(No space left on device\)\. Free"):
+                there.send(shipment.sizes, shipment.open, lambda count: None)
+        assert list((board.store / "incoming").iterdir()) == []
+        assert [path.stat().st_size for path in (board.store / "blobs").iterdir()] == [500_000]
+    finally:
+        loopback.stop(board)
+        subprocess.run(["umount", board.store], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"HostName": "no-such-host.invalid"}, "no host of this name is known.*Check the name"),
+        ({"Port": 1}, "nothing listens on its ssh port.*Start sshd there"),
+        ({"IdentityFile": "/nowhere"}, "it refused your key.*ssh-copy-id board"),
+        ({"UserKnownHostsFile": "/dev/null"}, "its host key is not known here yet.*Connect once with ssh"),
+        ({"UserKnownHostsFile": "OTHER"}, "its host key is not the one that you trusted.*ssh-keygen -R board"),
+        ({"NoSuchOption": "yes"}, "your ssh configuration is refused.*Mend it"),
+        ({"ProxyCommand": "sleep 30"}, "it cannot be reached.*switched on"),
+    ],
+)  # fmt: skip
+def test_a_login_that_fails_says_why(
+    board: loopback.Loopback, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if options.get("UserKnownHostsFile") == "OTHER":
+        known = tmp_path / "known"
+        known.write_text(f"[127.0.0.1]:{board.port} {loopback.key(tmp_path / 'other')}")
+        options = {"UserKnownHostsFile": known}
+    monkeypatch.setenv("DHOX_SSH", board.configure("failing", **options))
+    monkeypatch.setitem(ssh.OPTIONS, "ConnectTimeout", "1")
+    with pytest.raises(DhoxError, match=said) as caught, Connection("board"):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    with (
+        Board("board", "no such python") as there,
+        pytest.raises(DhoxError, match="no Python named no such python.*--remote-python"),
+    ):
+        there.ask("probe")
+    with Board("board", "echo") as there, pytest.raises(DhoxError, match="did not answer.*--remote-python"):
+        there.ask("probe")
+    monkeypatch.setattr(board_link, "CHECK", board_link.CHECK.replace("(3, 10)", "(9, 9)"))
+    with (
+        Board("board", python) as there,
+        pytest.raises(DhoxError, match=r"is Python 3\.\d+, dhox needs 3.10.*--remote-python"),
+    ):
+        there.ask("probe")
+
+
+def test_a_greeting_of_the_login_shell_does_no_harm(
+    board: loopback.Loopback, environment: dict[str, str], python: str
+) -> None:
+    (board.home / ".bashrc").write_text("echo Welcome; echo to the board >&2\n")
+    try:
+        with Board("board", python) as there:
+            assert there.ask("probe")["system"] == "Linux"
+    finally:
+        (board.home / ".bashrc").unlink()

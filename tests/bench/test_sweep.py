@@ -1,0 +1,352 @@
+"""Choosing a student: budgets, the Pareto front, accuracies of finished runs, and a sweep of real untrained students."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_architecture import BOARD
+
+from dhox.bench import candidates
+from dhox.bench.candidates import candidate_folder, prepare
+from dhox.bench.choose import choose, fronts, pareto_front, parse_budget
+from dhox.bench.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.subjects import open_subjects
+from dhox.bench.sweep import sweep
+from dhox.cli import main
+from dhox.console import console
+from dhox.errors import DhoxError, UsageError
+from dhox.exported import read_manifest
+from dhox.files import read_json, write_json
+from dhox.model import load
+from dhox.sweep_tables import print_sweep
+
+SIDE = 32
+
+
+def row(
+    student: str, ms: float, parameters: float = 1e6, accuracy: float | None = None, n: int = 1000
+) -> dict[str, Any]:
+    known = (
+        {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.02], "n": n, "split": "test", "data": "d"}
+        if accuracy
+        else None
+    )
+    return {
+        "student": student, "latency_ms": {"p50": ms}, "p50_interval": [0.9 * ms, 1.1 * ms], "parameters": parameters,
+        "accuracy": known,
+    }  # fmt: skip
+
+
+# -- plain functions
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("5ms", 5), ("0.5 ms", 0.5), ("200us", 0.2), ("200µs", 0.2), ("2s", 2000), (" .5s ", 500), ("3.ms", 3)],
+)
+def test_budgets(text: str, ms: float) -> None:
+    assert parse_budget(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize("text", ["5", "ms", "0ms", "-1ms", "5 m", "1e3ms", "5ms5", "nan ms", "", "9" * 400 + "ms"])
+def test_what_no_budget_is(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no latency\. Write a number above 0 with its unit"):
+        parse_budget(text)
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12)
+
+
+@given(POINTS)
+def test_the_front_is_exactly_what_nothing_dominates(points: list[tuple[float, float]]) -> None:
+    front = set(pareto_front(points))
+
+    def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+    for place, point in enumerate(points):
+        if place in front:
+            assert not any(dominates(other, point) for other in points)
+        else:
+            assert any(dominates(points[other], point) for other in front)  # by one of the front, even
+    assert bool(front) == bool(points)
+
+
+@given(POINTS, st.randoms())
+def test_the_front_does_not_depend_on_the_order_or_on_units(points: list[tuple[float, float]], random: Any) -> None:
+    front = {points[place] for place in pareto_front(points)}
+    shuffled = random.sample(points, len(points))
+    assert {shuffled[place] for place in pareto_front(shuffled)} == front
+    scaled = [(3 * cost, 2 * value + 1) for cost, value in points]
+    assert pareto_front(scaled) == pareto_front(points)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.3, 0.9)), min_size=1, max_size=8), st.floats(0.1, 12))
+def test_what_is_advised_fits_and_nothing_that_fits_is_more_accurate(
+    values: list[tuple[float, float]], budget: float
+) -> None:
+    rows = [row(f"s{i}", ms, accuracy=accuracy) for i, (ms, accuracy) in enumerate(values)]
+    choice = choose(rows, budget)
+    fitting = {one["student"]: one for one in rows if one["p50_interval"][1] <= budget}
+    assert set(choice.within) == set(fitting)
+    assert bool(choice.distill) == bool(fitting)
+    for name in choice.distill:
+        assert fitting[name]["accuracy"]["accuracy"] == max(one["accuracy"]["accuracy"] for one in fitting.values())
+
+
+def test_the_upper_end_of_the_interval_decides() -> None:
+    rows = [row("edge", 5.0, accuracy=0.8)]
+    assert choose(rows, 5.5).within == ["edge"]  # 1.1 x 5
+    none = choose(rows, 5.49)
+    assert (none.within, none.distill) == ([], [])
+    assert "No student is within 5.49 ms. The nearest is edge with a median of 5 ms" in none.words[0]
+
+
+def test_without_accuracies_none_is_invented() -> None:
+    rows = [
+        row("a", 1, 1e6),
+        row("b", 2, 9e6),
+        row("c", 3, 5e6),
+        row("d", 4, 20e6),
+        row("e", 5, 30e6),
+        row("late", 50, 9e9),
+    ]
+    choice = choose(rows, 10)
+    assert choice.distill == ["e", "d", "b"]  # c is slower and smaller than b
+    assert choice.within == ["a", "b", "c", "d", "e"]
+    assert "accuracy decides" in choice.words[1]
+    assert fronts(rows) == ([], ["a", "b", "d", "e", "late"])
+
+
+def test_accuracies_on_other_images_are_not_compared() -> None:
+    rows = [row("a", 1, accuracy=0.7), row("b", 2, accuracy=0.8), row("c", 3, accuracy=0.99, n=50), row("d", 4)]
+    choice = choose(rows, 10)
+    assert choice.distill == ["b"]
+    assert "b is the most accurate: 80.0 %" in choice.words[0]
+    assert "without an accuracy on the same images: c, d" in choice.words[-1]
+    assert choose([row("a", 1, 1e6, 0.7), row("b", 2, 2e6), row("c", 3, 2e6)], 10).distill == ["a", "b"]
+    assert "the only one with a known accuracy" in choose([row("a", 1, accuracy=0.7)], 10).words[0]
+    assert fronts(rows)[0] == ["a", "b"]
+
+
+def test_a_faster_student_that_is_not_told_apart_is_named() -> None:
+    assert "not told apart" not in " ".join(choose([row("a", 1, accuracy=0.7), row("b", 2, accuracy=0.8)], 10).words)
+    assert "a is faster (1 ms)" in choose([row("a", 1, accuracy=0.77), row("b", 2, accuracy=0.8)], 10).words[1]
+    assert len(choose([row("a", 2, accuracy=0.77), row("b", 1, accuracy=0.8)], 10).words) == 1
+
+
+# -- accuracies of finished runs
+
+
+def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path) -> None:
+    run = own_line / "runs/tiny"
+    runs = finished_runs([own_line])
+    assert [place for place, _ in runs] == [run]
+    assert accuracy_of(runs, "resnet18", 28, "fp32") is None
+    assert accuracy_of(runs, "test_resnet", 32, "fp32") is None
+
+    moved = read_json(run / "bench/here/bench.json", "dhox.bench/2")
+    for subject in moved["subjects"]:
+        subject["export"]["path"] = str(run.resolve() / "export")
+    write_json(run / "bench/here/bench.json", moved)
+    file = accuracy_of(runs, "test_resnet", 28, "fp16")
+    assert file is not None
+    (measured,) = [one for one in moved["accuracy"]["rows"] if one["precision"] == "fp16"]
+    assert (file["split"], file["n"], file["accuracy"]) == ("test", 48, measured["accuracy"])
+    assert file["what"] == "the fp16 file, here"
+
+    (run / "bench/here/bench.json").unlink()
+    torch = accuracy_of(runs, "test_resnet", 28, "fp16")
+    assert torch is not None
+    (dho,) = [one for one in runs[0][1]["test"] if one["stage"] == "dho"]
+    assert (torch["split"], torch["accuracy"], torch["what"]) == ("test", dho["accuracy"], "torch, stage dho")
+
+    runs[0][1]["test"] = None
+    ledger = accuracy_of(runs, "test_resnet", 28, "fp16")
+    assert ledger is not None
+    assert ledger["split"] == read_json(run / "export/ledger.json", "dhox.ledger/2")["images"]
+
+    later = run.with_name("later")
+    later.mkdir()
+    write_json(later / "run.json", runs[0][1] | {"finished_at": "9999", "test": [{**dho, "accuracy": 0.125}]})
+    newest = accuracy_of(finished_runs([own_line]), "test_resnet", 28, "fp32")
+    assert newest is not None
+    assert (newest["accuracy"], newest["run"]) == (0.125, str(later))
+    with pytest.raises(DhoxError, match=r"--runs .*nowhere is no directory"):
+        finished_runs([own_line / "nowhere"])
+
+
+# -- a sweep
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real students, exported once."""
+    root = tmp_path_factory.mktemp("cache") / "candidates"
+    found, failed = prepare(["test_resnet", "test_vit"], root, SIDE, 4, "fp32", print)
+    assert failed == []
+    assert [candidate.export for candidate in found] == [
+        root / "test_resnet-32px-4c", root / "test_vit-32px-4c"
+    ]  # fmt: skip
+    return root
+
+
+def test_a_candidate_is_a_whole_export_with_finite_answers(cache: Path, line: Path) -> None:
+    model = load(cache / "test_resnet-32px-4c", "cpu")
+    probs = model(next((line / "data/test/bag").iterdir()))
+    assert probs.shape == (1, 4)
+    assert probs.sum() == pytest.approx(1, abs=1e-5)
+    assert 0.25 < probs.max() < 0.99  # neither constant nor saturated
+    manifest = read_manifest(cache / "test_resnet-32px-4c")
+    assert (manifest["run"]["method"], manifest["student"]["name"]) == ("untrained", "test_resnet")
+
+
+def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys: pytest.CaptureFixture) -> None:
+    run = own_line / "runs/tiny/run.json"
+    summary = read_json(run, "dhox.run/1")
+    summary["student"]["image_size"] = SIDE
+    write_json(run, summary)
+    words = [
+        "sweep",
+        "--students",
+        "test_vit,test_resnet",
+        "--candidates",
+        str(cache),
+        "--image-size",
+        "32",
+        "--classes",
+        "4",
+    ]
+    words += ["--device", "cpu", "--duration", "0.05", "--runs", str(own_line), "--out", "swept"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--budget", "10s"])
+    said = " ".join(capsys.readouterr().out.split())
+    content = read_json(Path("swept/sweep.json"), "dhox.sweep/1")
+    rows = {one["student"]: one for one in content["rows"]}
+    assert list(rows) == sorted(rows, key=lambda name: rows[name]["latency_ms"]["p50"])
+    assert set(rows) == {"test_vit", "test_resnet"}
+    assert content["failed"] == []
+    for one in rows.values():
+        assert one["p50_interval"][0] <= one["latency_ms"]["p50"] <= one["p50_interval"][1]
+        assert one["within"] is True
+        assert 1e6 < one["memory_bytes"] < 1e9
+        assert 4 * one["parameters"] < one["bytes"] < 4.5 * one["parameters"]  # fp32
+    assert rows["test_resnet"]["accuracy"]["split"] == "test"
+    assert rows["test_vit"]["accuracy"] is None
+    assert content["choice"]["distill"] == ["test_resnet"]
+    assert "Next: dhox distill DATA --student test_resnet --image-size 32" in said
+    samples = json.loads(Path("swept/bench/bench.json").read_text())
+    assert {one["boundary"] for one in samples["latency"]} == {"e2e"}
+    page = Path("swept/sweep.html").read_text()
+    assert page.count("<svg") == 2
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons", ""
+    )
+
+    with pytest.raises(SystemExit, match="3"):
+        main([*words, "--budget", "1us", "--overwrite"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "No student is within 0.001 ms. The nearest is" in said
+    assert "--image-size" in said
+    assert read_json(Path("swept/sweep.json"), "dhox.sweep/1")["choice"]["distill"] == []
+
+
+def test_tables_fit_100_columns(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    result = sweep([], Path("all"), candidates=cache, device="cpu", duration_s=0.05, budget_ms=1.0)
+    name = "vit_base_patch16_clip_quickgelu_224"
+    known = {
+        "accuracy": 0.5,
+        "interval": [0.45, 0.55],
+        "n": 3000,
+        "split": "test",
+        "data": "d",
+        "what": "w",
+        "run": "r",
+    }
+    wide = {
+        "latency_ms": {"p50": 1234.5, "p99": 123.4},
+        "p50_interval": [0.0123, 0.0124],
+        "parameters": 3e8,
+        "bytes": 1.2e9,
+    }
+    for one in result.content["rows"]:
+        one |= {
+            "student": name,
+            "accuracy": known,
+            "mj_per_image": 123.4,
+            "memory_bytes": 2e9,
+            "image_size": one["parameters"],
+        } | wide
+    monkeypatch.setattr(console, "width", 100)
+    capsys.readouterr()
+    print_sweep(Path("all"), result.content)
+    lines = capsys.readouterr().out.splitlines()
+    table = [text for text in lines if not text.startswith(("Flags", "Energy", "Accuracies", "No ", "Within", "all/"))]
+    assert max(map(len, table)) <= 100
+    assert "".join(table).count("50.0 (45.0-55.0)") == 2  # nothing is cut
+
+
+def test_a_board_measures_what_was_exported_elsewhere(cache: Path) -> None:
+    def board(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", BOARD, "sweep", "--candidates", str(cache), "--device", "cpu", *words]
+        return subprocess.run([*command, "--duration", "0.05"], capture_output=True, text=True, check=False)
+
+    done = board("--budget", "10s", "--out", "swept")
+    assert done.returncode == 0, done.stderr
+    assert "No sweep.html: " in done.stdout
+    assert {one["student"] for one in read_json(Path("swept/sweep.json"), "dhox.sweep/1")["rows"]} == {
+        "test_vit",
+        "test_resnet",
+    }
+    done = board("--students", "resnet18")
+    assert done.returncode == 1
+    assert "Export the students on a workstation with dhox sweep --export-only" in " ".join(done.stderr.split())
+
+
+def test_a_candidate_is_exported_once_and_again_for_another_version(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    before = (cache / "test_vit-32px-4c/manifest.json").read_bytes()
+    prepare(["test_vit"], cache, SIDE, 4, "fp32", said.append)
+    assert said == []
+    assert (cache / "test_vit-32px-4c/manifest.json").read_bytes() == before
+    folder = candidate_folder(cache, "test_vit", SIDE, 4)
+    assert candidates.cached(folder, "test_vit", "fp32") is not None
+    assert candidates.cached(folder, "test_resnet", "fp32") is None
+    assert candidates.cached(folder, "test_vit", "fp16") is None
+    monkeypatch.setattr("dhox.__version__", "0.0.0")
+    assert candidates.cached(folder, "test_vit", "fp32") is None
+
+
+def test_students_that_cannot_be(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(DhoxError, match=r"'resnt18' is not a timm model\. Closest: resnet18"):
+        prepare(["test_resnet", "resnt18"], Path("other"), SIDE, 4, "fp32", print)
+    assert not Path("other").exists()
+    result = sweep(
+        ["test_resnet", "vit_tiny_patch16_224"], Path("swept"), candidates=Path("own"), image_size=8, classes=3,
+        device="cpu", duration_s=0.05,
+    )  # fmt: skip
+    assert [one["student"] for one in result.content["rows"]] == ["test_resnet"]
+    assert [one["student"] for one in result.content["failed"]] == ["vit_tiny_patch16_224"]
+    assert len(result.content["failed"][0]["reason"]) > 10
+    with pytest.raises(UsageError, match=r"--fp16 on the CPU would time conversions"):
+        sweep(["test_resnet"], None, candidates=cache, fp16=True, device="cpu")
+    with pytest.raises(UsageError, match=r"holds no fp32 candidate"):
+        sweep([], None, candidates=Path("empty"), device="cpu")
+
+
+def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:
+    from dhox.cli_sweep import CANDIDATES
+    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, newest
+
+    CANDIDATES.symlink_to(cache)
+    assert open_subjects([CANDIDATES / "test_vit-32px-4c"])
+    assert newest(own_directory, EXPORT_FILE, EXPORT_SCHEMA) is None

@@ -1,0 +1,118 @@
+"""trtexec itself is on no machine of ours. The file of times is made after its documented fields (hence its name), and
+a stand-in for the program shows that the command line is one that each major version accepts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhox.bench.trtexec import cross_check_trtexec, find_trtexec, parse_times, trtexec_arguments, trtexec_version
+from dhox.errors import DhoxError
+from dhox.stats import percentile
+
+TIMES = Path(__file__).with_name("synthetic_trtexec_times.json")
+KNOWN = {  # of the flags that we use, those that each major version knows
+    10: {"--loadEngine", "--shapes", "--warmUp", "--duration", "--iterations", "--exportTimes", "--useCudaGraph",
+         "--useSpinWait", "--noDataTransfers", "--help"},
+    11: {"--loadEngine", "--shapes", "--warmUp", "--duration", "--iterations", "--exportTimes", "--includeDataTransfers",
+         "--noCudaGraph", "--help"},
+}  # fmt: skip
+
+
+def stand_in(folder: Path, banner: str, major: int = 10) -> Path:
+    program = folder / "trtexec"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import shutil, sys\n"
+        f"print('&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec ' + ' '.join(sys.argv[1:]))\n"
+        "for argument in sys.argv[1:]:\n"
+        f"    if argument.split('=')[0] not in {KNOWN[major]!r}:\n"
+        "        print('[01/01/2026-00:00:00] [E] Unknown option: ' + argument)\n"
+        "        sys.exit(1)\n"
+        "    if argument.startswith('--exportTimes='):\n"
+        f"        shutil.copyfile({str(TIMES)!r}, argument.split('=', 1)[1])\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_times_are_read_by_field() -> None:
+    times = parse_times(TIMES.read_text())
+    assert {field: len(values) for field, values in times.items()} == {
+        "computeMs": 400, "latencyMs": 400, "h2dMs": 400, "d2hMs": 400,
+    }  # fmt: skip
+    sums = times["h2dMs"] + times["computeMs"] + times["d2hMs"]
+    assert times["latencyMs"] == pytest.approx(sums, abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"computeMs": 1}]', '{"a": [1]}', "[[]]"])
+def test_other_files_are_refused(text: str) -> None:
+    with pytest.raises(DhoxError, match="trtexec"):
+        parse_times(text)
+    with pytest.raises(DhoxError, match="exported no times"):
+        parse_times("[]")
+    with pytest.raises(DhoxError, match="exported no times"):
+        parse_times('[{"computeMs": NaN, "latencyMs": 1, "h2dMs": 0, "d2hMs": 0}]')
+
+
+@pytest.mark.parametrize(("banner", "major"), [("v101602", 10), ("v110400", 11)])
+def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str, major: int) -> None:
+    program = stand_in(tmp_path, banner, major)
+    rows = cross_check_trtexec(
+        Path("model.engine"), 8, {"device": 0.82, "e2e": 0.9, "pipeline": 3.0}, trtexec=program,
+        input_shape=(224, 224, 3),
+    )  # fmt: skip
+    assert [row["boundary"] for row in rows] == ["device", "e2e"]
+    times = parse_times(TIMES.read_text())
+    for row, field, ours in zip(rows, ("computeMs", "latencyMs"), (0.82, 0.9), strict=True):
+        assert row["theirs"] == percentile(times[field], 50)
+        assert row["difference_us"]["mean"] == pytest.approx(1000 * (row["theirs"] - ours))
+        assert row["difference_percent"]["mean"] == pytest.approx(100 * (row["theirs"] / ours - 1))
+        assert row["unstable"] == (np.std(times[field]) / np.mean(times[field]) > 0.025)
+        assert "--shapes=image:8x224x224x3" in row["arguments"]
+        assert row["version"].startswith(f"{major}.")
+    json.dumps(rows, allow_nan=False)
+
+
+def test_versions_of_both_kinds_of_banner(tmp_path: Path) -> None:
+    assert trtexec_version(stand_in(tmp_path, "v100300")) == (10, "10.3.0")
+    assert trtexec_version(stand_in(tmp_path, "v101602")) == (10, "10.16.2")
+    assert trtexec_version(stand_in(tmp_path, "v8602")) == (8, "8.6.2")
+    with pytest.raises(DhoxError, match="does not print its TensorRT version"):
+        trtexec_version(stand_in(tmp_path, "unknown"))
+
+
+def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
+    old = stand_in(tmp_path, "v8602")
+    with pytest.raises(DhoxError, match="TensorRT 8 takes other flags .*Put trtexec of 10 or 11"):
+        cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=old, input_shape=(28, 28, 3))
+    wrong = stand_in(tmp_path, "v100300", major=11)  # knows none of the flags of 10
+    with pytest.raises(DhoxError, match="Unknown option: --useCudaGraph.*Run it by hand"):
+        cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=wrong, input_shape=(28, 28, 3))
+    (tmp_path / "trtexec").chmod(0o644)
+    with pytest.raises(DhoxError, match="did not run"):
+        trtexec_version(tmp_path / "trtexec")
+
+
+def test_a_fixed_batch_needs_no_shapes() -> None:
+    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), None, 3.0)
+    assert not any(argument.startswith("--shapes") for argument in arguments)
+    assert "--noDataTransfers" in arguments
+    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), None, 3.0)
+
+
+def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("dhox.bench.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
+    assert find_trtexec() is None
+    program = stand_in(tmp_path, "v100300")
+    assert find_trtexec() == program
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "elsewhere").mkdir()
+    assert find_trtexec() is None
+    installed = stand_in(tmp_path / "elsewhere", "v100300")
+    assert find_trtexec() == installed

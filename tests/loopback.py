@@ -1,0 +1,82 @@
+"""A board on this machine: an sshd of our own on a free port, with a home and a store of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+@dataclass
+class Loopback:
+    """`environment`: what the local dhox and ssh need to reach it as host `board`. `home`: the home of what runs there."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        return self.home / "store"
+
+    def configure(self, name: str, **options: object) -> str:
+        """Another client configuration; the value of DHOX_SSH for it."""
+        path = self.folder / f"{name}.config"
+        values = {
+            "HostName": "127.0.0.1", "Port": self.port, "IdentityFile": self.folder / "key", "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": self.folder / "known_hosts", "GlobalKnownHostsFile": "/dev/null", "IdentityAgent": "none",
+        } | options  # fmt: skip
+        path.write_text("Host board\n" + "".join(f"  {key} {value}\n" for key, value in values.items()))
+        return f"ssh -F {path}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def key(path: Path) -> str:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path.with_suffix(".pub").read_text()
+
+
+def start(folder: Path) -> Loopback:
+    """Start an sshd with keys of its own; `stop` it again."""
+    assert SSHD is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / "home of the board"
+    home.mkdir()
+    host_key, port = key(folder / "host_key"), free_port()
+    (folder / "authorized_keys").write_text(key(folder / "key"))
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        f'PermitRootLogin prohibit-password\nSetEnv "HOME={home}" "DHOX_REMOTE_CACHE={home}/store" OMP_NUM_THREADS=1\n'
+    )
+    process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=(folder / "log").open("wb"))
+    board = Loopback(folder, port, process, home)
+    board.environment = {"DHOX_SSH": board.configure("usual"), "XDG_CACHE_HOME": str(folder / "cache")}
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return board
+        time.sleep(0.02)
+    raise AssertionError((folder / "log").read_text())
+
+
+def stop(board: Loopback) -> None:
+    board.process.terminate()
+    board.process.wait(10)
