@@ -10,7 +10,7 @@ from dhox import cuda
 from dhox.bench.subjects import Subject
 from dhox.cuda import gpu
 from dhox.engine_session import EngineSession
-from dhox.engines import open_engine
+from dhox.engines import PLAN_FILE, open_engine
 from dhox.errors import DhoxError
 from dhox.export.cached_engine import open_cached_engine
 
@@ -126,7 +126,11 @@ def open_engine_runner(subject: Subject, name: str, options: frozenset[str], tru
     gpu()
     if subject.export is not None and subject.manifest is not None:
         sidecar, session = open_engine(subject.export, subject.manifest, subject.precision, trust_engine)
+        plan = str(subject.export / "engines" / sidecar["folder"] / PLAN_FILE)
     else:
         names = (subject.input_name, subject.output_name)
         sidecar, session = open_cached_engine(subject.file, subject.precision, names)
-    return EngineRunner(session, sidecar, name, "graph" in options)
+        plan = None
+    runner = EngineRunner(session, sidecar, name, "graph" in options)
+    runner.facts["engine"] = plan  # for trtexec
+    return runner

@@ -14,8 +14,10 @@ from dhox.bench.accuracy import evaluation_items
 from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.conditions import Conditions
 from dhox.bench.contract_subject import check_batches
+from dhox.bench.cross_checks import loadgen_checks, trtexec_checks
 from dhox.bench.energy import find_meter, measure_energy, measure_idle
 from dhox.bench.judge import judge
+from dhox.bench.loadgen import require_loadgen
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
 from dhox.bench.meter import Meter
 from dhox.bench.nvml import gpu_card
@@ -59,6 +61,7 @@ def bench(
     duration_s: float = 4.0,
     energy_s: float = 30.0,
     streams: tuple[int, ...] = (),
+    scenario: str | None = None,
     data: Path | None = None,
     trust_engine: bool = False,
     overwrite: bool = False,
@@ -67,7 +70,8 @@ def bench(
 
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
     bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `energy_s`: per model,
-    runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `data`: where the test split is,
+    runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `scenario`: of LoadGen, as a
+    cross-check. `data`: where the test split is,
     by default where the first export says. A stopping signal ends the measurement and keeps what is there (status
     interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
     """
@@ -75,6 +79,8 @@ def bench(
     used = choose_device(device, every)
     for runner in runners:
         check_runner(runner, used)
+    if scenario is not None:
+        require_loadgen()
     subjects, not_run = runnable(every, used)
     check_batches(subjects, batches)
     card = device_card() | {"gpu": gpu_card()}
@@ -112,12 +118,15 @@ def bench(
                             measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}")
                             if found.idle is not None and meter is not None:
                                 energy(meter, cells, energy_s, found)
-                        real = [(subject, name) for subject, name in able if subject.name not in found.emulated()]
+                            trtexec_checks(models, batch, encoded, found)
+                        real = [pair for pair in able if pair[0].name not in found.emulated()]
                         stream_rows(
                             real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
                         )
                         found.conditions, found.memory = conditions.summary(), watch.summary()
                         write_results(folder, found, "running")
+                if scenario is not None:
+                    loadgen_checks(real, used, scenario, trust_engine, encoded, found)
         except KeyboardInterrupt:
             say("Interrupted: what was measured so far is kept.")
             found.interrupted = True

@@ -38,6 +38,7 @@ def bench(
     duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05)] = 4.0,
     energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each model, runner and batch is measured, where a sensor can be read; 0: not measured.", min=0.0)] = 30.0,
     streams: Annotated[str | None, typer.Option(help="Throughput of so many runners at once.", show_default="not measured", metavar="N,N,...")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Cross-check with MLPerf's LoadGen (no MLPerf result).", show_default="none", metavar="singlestream|multistream|server|offline")] = None,
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
     data: Annotated[Path | None, typer.Option(help="DATA with the test split.", show_default="where the export's run found it")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
@@ -49,6 +50,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
     from dhox.bench.boundaries import BOUNDARIES
+    from dhox.bench.loadgen import SCENARIOS
     from dhox.bench.run import bench as run_bench
     from dhox.bench_tables import print_bench
     from dhox.exported import PRECISIONS
@@ -57,6 +59,8 @@ def bench(
 
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
+    if scenario is not None:
+        check_choice("--scenario", scenario, SCENARIOS)
     for name in precision or []:
         check_choice("--precision", name, PRECISIONS)
     boundaries = tuple(dict.fromkeys(boundary.split(",")))
@@ -78,8 +82,8 @@ def bench(
             run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
             precisions=tuple(dict.fromkeys(precision or ())), contract=contract,
             batches=parse_numbers("--batch", batch), boundaries=boundaries, duration_s=duration, energy_s=energy,
-            streams=parse_numbers("--streams", streams) if streams else (), data=data, trust_engine=trust_engine,
-            overwrite=overwrite,
+            streams=parse_numbers("--streams", streams) if streams else (), scenario=scenario, data=data,
+            trust_engine=trust_engine, overwrite=overwrite,
         )  # fmt: skip
         results = bench_modes(run, out) if power_modes else [run(out)]
         for result in results:
