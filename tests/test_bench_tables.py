@@ -69,6 +69,10 @@ def test_marks_are_explained_and_findings_are_sentences(tmp_path: Path) -> None:
     assert "Clocks were throttled during the measurement: software power cap." in text
     assert "fp16, batch 1, e2e (+8.0 %)" in text
     assert "Window too short for the sensor - int8, batch 1, device." in text
+    assert (
+        "LoadGen singlestream, fp32, batch 1, e2e: 0.514 ms, ours 0.511 ms, difference +0.60 % (+0.40 to +0.80)" in text
+    )
+    assert "trtexec, fp32, batch 1, device: 0.5 ms, ours 0.51 ms, difference -2.00 % (trtexec's own times are" in text
     for facts in content["runners"]:
         facts |= {"precision_proven": "fp32", "provider": "CPUExecutionProvider", "nodes_off_device": 0, "graph": True}
     found = not_as_asked(content)

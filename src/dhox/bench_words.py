@@ -300,16 +300,14 @@ def golden_sentence(golden: dict[str, Any]) -> str:
 
 def cross_check_sentence(content: dict[str, Any], row: dict[str, Any]) -> str:
     """Another tool's numbers beside ours."""
-    who = f"{row['with']}, {pair_name(content, row['subject'], row['runner'])}" if "subject" in row else row["with"]
-    if "theirs" not in row:
-        rest = {key: value for key, value in row.items() if key not in {"with", "subject", "runner"}}
-        return f"{who}: " + ", ".join(f"{key} {value}" for key, value in rest.items() if value is not None)
-    difference = row["difference_percent"]
+    who = f"{row['with']}, {row_name(content, row)}"
     pairs = f" over {row['pairs']} interleaved pairs" if row.get("pairs") else ""
-    note = f" ({row['note']})" if row.get("note") else ""
+    notes = [row["note"]] if row.get("note") else []
+    notes += [f"LoadGen calls its run invalid: {', '.join(row['reasons'])}"] if row.get("reasons") else []
+    notes += ["trtexec's own times are unstable"] if row.get("unstable") else []
     return (
-        f"{who}, batch {row['batch']}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, "
-        f"difference {difference_text(difference)}{pairs}{note}"
+        f"{who}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, difference "
+        f"{difference_text(row['difference_percent'])}{pairs}" + (f" ({'; '.join(notes)})" if notes else "")
     )
 
 
@@ -328,6 +326,8 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         + (f", {size_text(memory)} memory" if memory else "")
         + f"; {card['platform']}."
     ]
+    if remote := content.get("remote"):
+        lines.append(f"Measured over ssh on {remote['host']}, by {remote['python']} there.")
     if gpu := card.get("gpu"):
         size = f", {size_text(gpu['memory_bytes'])}" if gpu["memory_bytes"] else ""
         capability = f", compute capability {gpu['compute_capability']}" if gpu["compute_capability"] else ""
