@@ -75,6 +75,7 @@ def write_bench_page(directory: Path) -> Path:
         "batches_caption": f"Boundary {told_boundary(content)}. Medians of all calls; images/s of the same calls.",
         "power": power_chart(content, samples),
         "energy": energy_rows(content),
+        "rails": any(len(row["rails_w"]) > 1 for row in content["energy"]["rows"]),
         "energy_lines": energy_lines(content),
         "accuracy": accuracy_lines(content),
         "accuracy_caption": accuracy_caption(content),
