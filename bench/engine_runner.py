@@ -64,6 +64,7 @@ class EngineRunner:
         self.upload(batch)
         session.enqueue()  # once as it is: memory is allocated and kernels are loaded before a capture
         cuda.synchronize(session.stream)
+        self.facts["graph_note"] = None
         if self.graph_asked:
             try:
                 self.graph = cuda.capture(session.stream, session.enqueue)

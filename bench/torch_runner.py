@@ -60,7 +60,7 @@ class TorchRunner:
 
     def bind(self, batch: np.ndarray) -> None:
         """See Runner. Captures the CUDA graph of this shape."""
-        self.graph = None
+        self.graph = self.facts["graph_note"] = None
         self.input = torch.from_numpy(batch.copy()).to(self.device)
         try:
             with torch.inference_mode():

@@ -170,7 +170,7 @@ def pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     call("cudaHostAlloc", byref(address), size, 0)
     assert address.value is not None
-    return np.frombuffer((ctypes.c_char * size).from_address(address.value), dtype).reshape(shape)
+    return np.frombuffer(memoryview((ctypes.c_char * size).from_address(address.value)), dtype).reshape(shape)
 
 
 def free_pinned(array: np.ndarray) -> None:

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from dhox.bench import runners
-from dhox.bench.ort_runner import DEQUANTISED, EMULATED, WEAKLY_TYPED, engine_cache, precision_facts, provider_options
+from dhox.bench.ort_runner import (
+    DEQUANTISED,
+    EMULATED,
+    WEAKLY_TYPED,
+    OnnxRuntimeRunner,
+    engine_cache,
+    precision_facts,
+    provider_options,
+)
 from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner, parse_runner
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.bench.torch_runner import open_torch_runner
@@ -86,6 +94,39 @@ def test_on_the_cpu_nothing_is_off_the_device(subjects: dict[str, Subject], tmp_
     nodes = nodes_run(session)
     assert len(nodes) > 5
     assert {provider for _, _, provider in nodes} == set(CPU)
+
+
+REFUSED = "This session cannot use the graph capture feature as requested by the user as all compute graph nodes"
+
+
+@pytest.mark.parametrize("when", ["open", "run"])
+def test_a_refused_graph_is_said_and_the_runner_goes_on_without(
+    subjects: dict[str, Subject], golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A CPU session in the place of CUDA's, which refuses the graph where ONNX Runtime would."""
+
+    def refusing(*arguments: Any, provider_options: dict[str, str], **rest: Any) -> Any:
+        session = open_session(*arguments, **rest)
+        if "enable_cuda_graph" in provider_options:
+            if when == "open":
+                raise Exception(REFUSED + "\nand pages more")
+
+            def run(*_: Any) -> None:
+                raise Exception(REFUSED + "\nand pages more")
+
+            session.run_with_iobinding = run
+        return session
+
+    monkeypatch.setattr("dhox.bench.ort_runner.open_session", refusing)
+    with closing(OnnxRuntimeRunner(subjects["fp32"], "onnxruntime:graph", "cpu", frozenset({"graph"}))) as opened:
+        opened.bind(golden["input"][:4])
+        opened.run()
+        assert abs(opened.output.numpy() - golden["probs"][:4]).max() < 1e-4
+        assert (opened.facts["graph_asked"], opened.facts["graph"], opened.facts["graph_note"]) == (
+            True,
+            False,
+            REFUSED,
+        )
 
 
 def fixed_model(path: Path) -> Path:

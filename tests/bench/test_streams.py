@@ -102,6 +102,19 @@ def test_a_stream_that_fails_ends_all_and_is_reported(line: Path, limit: int) ->
     assert [what for what, _ in log].count("open") == [what for what, _ in log].count("close")
 
 
+def test_ctrl_c_ends_every_stream(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    log: list[tuple[str, str]] = []
+    before = threading.active_count()
+    monkeypatch.setattr("dhox.bench.streams.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        concurrent_streams(opener(line, log, [None, None]), np.zeros((1, 28, 28, 3), np.uint8), 2, 60.0)
+    assert threading.active_count() == before
+    assert [what for what, _ in log].count("close") == 2
+
+
 def test_rows_of_a_bench_name_what_could_not_be_run(line: Path) -> None:
     subject = open_subjects([line / "runs/tiny/export/model.onnx"])[0]
     image = next((line / "data/test/bag").iterdir()).read_bytes()
