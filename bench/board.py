@@ -231,18 +231,16 @@ def contents(folder: Path) -> list[Path]:
 
 
 def collect(run: str) -> None:
-    """Send the files of runs/RUN/bench as a tar stream after a line that says how many there are, then delete them."""
-    folder = store() / "runs" / run / "bench"
-    if not folder.is_dir():  # an interrupted bench may have left what it had
-        folder = folder.with_name("bench.partial")
-    files = [path for path in contents(folder) if path.is_file()]
+    """Send the files of runs/RUN as a tar stream after a line that says how many there are, then delete them."""
+    folder = store() / "runs" / run
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     answer(files=len(files))
     if files:
         with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
             for path in files:
-                archive.add(path, path.name)
+                archive.add(path, path.relative_to(folder).as_posix())
         sys.stdout.buffer.flush()
-    shutil.rmtree(store() / "runs" / run, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # Commands.

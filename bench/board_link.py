@@ -9,7 +9,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from pathlib import Path
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import IO, Any
 
@@ -167,7 +167,7 @@ class Board:
             del tail[:-200]
 
     def collect(self, run: str) -> dict[str, bytes]:
-        """The files of a run's bench directory there, name to content; they are deleted there."""
+        """The files that a run left there, relative path to content; they are deleted there."""
         session = self.start("collect", {"run": run})
         try:
             count = self.answer(session)["files"]
@@ -178,11 +178,12 @@ class Board:
             session.end()
 
     def members(self, session: Session) -> Iterator[tuple[str, bytes]]:
-        """The files of a tar stream; nothing but plain files with plain names is taken."""
+        """The files of a tar stream; nothing but plain files with relative paths is taken."""
         with tarfile.open(fileobj=session.stdout, mode="r|") as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.isreg() else None
-                if content is not None and member.name == Path(member.name).name:
+                path = PurePosixPath(member.name)
+                if content is not None and not path.is_absolute() and ".." not in path.parts:
                     yield member.name, content.read()
 
 

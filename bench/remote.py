@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dhox.bench.accuracy import evaluation_items
@@ -34,6 +34,7 @@ NOT_THERE = (
     "No report.html: ",
     f"bench/{BENCH_FILE}",
 )  # its lines about files: those are written here
+POWER_MODES = "--power-modes"
 NOT_PREPARED = "not prepared yet: the first `dhox bench --host` copies what dhox needs there"
 EXPECTED = (0, 3, 130)  # exit statuses of a bench with results: done, a failed gate, interrupted
 TENSORRT_DEVICES = ("jetson", "tensorrt")  # nothing else will do there
@@ -52,8 +53,8 @@ def bench_remote(
     batches: tuple[int, ...] = (1, 8),
     overwrite: bool = False,
     python: str = "python3",
-) -> BenchResult:
-    """Measure models on a board, and write the bench directory here.
+) -> list[BenchResult]:
+    """Measure models on a board, and write the bench directory here (one per power mode with --power-modes).
 
     `host`: as for ssh. `paths`, `contract`, `data`, `out`: on this machine, as `dhox.bench.run.bench` takes them.
     `arguments`: option words for `dhox bench` there, beside --device, --out, --data and --contract. `precisions`,
@@ -66,13 +67,13 @@ def bench_remote(
     shipment = Shipment()
     places, agreed = add_models(shipment, paths, contract)
     images = add_images(shipment, items, judges_of(subjects, where))
-    if out is not None:
+    modes = POWER_MODES in arguments
+    if out is not None and not modes:
         check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     with Board(host, python) as board:
         probe = board.ask("probe")
         say(f"{host} is {describe(probe)}")
         out = out or default_out(subjects[0]) / f"{plain(probe['host'])}-{datetime.now():%Y%m%d-%H%M%S}"
-        check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
         packages = add_packages(shipment, host, probe)
         trees = copy(board, shipment, packages)
         environment = environment_of(trees, packages)
@@ -92,33 +93,32 @@ def bench_remote(
         except DhoxError as err:
             raise DhoxError(f"{err} What it had measured lies there in {probe['store']}/runs/{run}.") from err
         files = board.collect(run)
-    content = read_content(files)
-    if content is None:
+    benches = benches_of(files)
+    if not benches:
         if interrupted is not None:
             raise interrupted
         raise failed(host, status, lines.error, tail)
     local = {f"{trees}/{place}": str(path.absolute()) for path, place in places.items()}
     local |= {f"{trees}/{agreed}": str(contract.absolute())} if agreed and contract else {}
     local |= {f"{trees}/{images}": data_address(where)} if images and where else {}
-    content = replace_texts(content, local) | {
-        "remote": {
-            "host": host,
-            "probe": probe,
-            "python": python,
-            "paths": {mine: there for there, mine in local.items()},
-        }
-    }
-    with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
-        for name in sorted(files.keys() - {BENCH_FILE, "report.html"}):
-            write_bytes(folder / name, files[name])
-        write_json(folder / BENCH_FILE, content)
-    say(f"Results of {host}: {out}")
+    moved = {mine: there for there, mine in local.items()}
+    results = []
+    for mode, (found, others) in benches.items():
+        content = replace_texts(found, local)
+        content["remote"] = {"host": host, "python": python, "probe": probe, "paths": moved}
+        place = out / plain(mode) if mode else out
+        with output_directory(place, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
+            for name, data_there in others.items():
+                write_bytes(folder / name, data_there)
+            write_json(folder / BENCH_FILE, content)
+        say(f"Results of {host}: {place}")
+        results.append(BenchResult(place, content, all(row["passed"] for row in content["golden"])))
     if status not in EXPECTED:
         say(
             f"dhox on {host} wrote them, and then ended with status {status}: "
             f"{lines.error or next(iter(tail[-1:]), 'it said nothing')}"
         )
-    return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
+    return results
 
 
 def examine_board(host: str, python: str = "python3") -> dict[str, Any]:
@@ -260,13 +260,35 @@ def failed(host: str, status: int, error: str | None, tail: list[str]) -> DhoxEr
     return kind(f"On {host}: {error}")
 
 
-def read_content(files: dict[str, bytes]) -> dict[str, Any] | None:
+def benches_of(files: dict[str, bytes]) -> dict[str, tuple[dict[str, Any], dict[str, bytes]]]:
+    """The benches among the files of a run: power mode ("" without) -> bench.json, and the other files by name.
+
+    One that did not come to its end lies in a folder that ends with .partial; report.html is written here anew.
+    """
+    found = {}
+    for path in sorted(files):
+        folder, name = PurePosixPath(path).parent, PurePosixPath(path).name
+        content = read_content(files[path]) if name == BENCH_FILE else None
+        if content is None:
+            continue
+        beside = {PurePosixPath(other): data for other, data in files.items()}
+        others = {
+            other.name: data
+            for other, data in beside.items()
+            if other.parent == folder and other.name not in {BENCH_FILE, "report.html"}
+        }
+        parts = [part.removesuffix(".partial") for part in folder.parts]
+        found[parts[1] if len(parts) > 1 else ""] = (content, others)
+    return found
+
+
+def read_content(text: bytes) -> dict[str, Any] | None:
     """bench.json from the board; None where it holds no results."""
     try:
-        content: dict[str, Any] = json.loads(files[BENCH_FILE])
-    except (KeyError, ValueError):
+        content: Any = json.loads(text)
+    except ValueError:
         return None
-    if content.get("schema") != BENCH_SCHEMA or "latency" not in content:
+    if not isinstance(content, dict) or content.get("schema") != BENCH_SCHEMA or "latency" not in content:
         return None
     # Killed there between two batch sizes, it still says that it runs.
     return content | {"status": "interrupted"} if content.get("status") == "running" else content

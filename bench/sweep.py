@@ -147,7 +147,8 @@ def measure_all(
             f"--precision={precision}",
         ]
         words += [f"--runner={runner}"] if runner else []
-        return bench_remote(host, paths, words, out, device=device, precisions=(precision,), batches=(batch,))
+        (result,) = bench_remote(host, paths, words, out, device=device, precisions=(precision,), batches=(batch,))
+        return result
     if device in {"tensorrt", "jetson"} and (runner or "tensorrt").startswith("tensorrt"):
         build_missing_engines(found, precision, batch)
     return bench(

@@ -63,13 +63,11 @@ def bench(
     if host is not None:
         from dhox.bench.remote import bench_remote
 
-        results = [
-            bench_remote(
-                host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
-                precisions=tuple(precision or ()), batches=parse_numbers("--batch", batch), overwrite=overwrite,
-                python=remote_python,
-            )
-        ]  # fmt: skip
+        results = bench_remote(
+            host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
+            precisions=tuple(precision or ()), batches=parse_numbers("--batch", batch), overwrite=overwrite,
+            python=remote_python,
+        )  # fmt: skip
     else:
         run = partial(
             run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from dhox.bench import board, board_environment
 from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
-from dhox.bench.remote import failed, replace_texts
+from dhox.bench.remote import benches_of, failed, replace_texts
 from dhox.bench.shipment import Shipment, add_images, add_models
 from dhox.cli import main
 from dhox.cli_common import option_words
 from dhox.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.files import BENCH_SCHEMA
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
 PROBE: dict[str, Any] = {
@@ -299,6 +300,26 @@ def test_errors_keep_their_kind() -> None:
     assert type(failed("orin", 3, "x", [])) is GateFailedError
     assert str(failed("orin", 1, "No room. Make some.", [])) == "On orin: No room. Make some."
     assert "status -9: last words. Run" in str(failed("orin", -9, None, ["last words", " "]))
+
+
+def test_benches_are_found_by_power_mode_finished_or_not() -> None:
+    def row(status: str) -> bytes:
+        return json.dumps({"schema": BENCH_SCHEMA, "status": status, "latency": []}).encode()
+
+    assert benches_of({"log": b"", "bench/bench.json": b"damaged", "bench/samples.npz": b""}) == {}
+    one = benches_of({"bench.partial/bench.json": row("running"), "bench.partial/samples.npz": b"s"})
+    assert one[""][0]["status"] == "interrupted"
+    assert one[""][1] == {"samples.npz": b"s"}
+    modes = benches_of(
+        {
+            "bench/0-15W/bench.json": row("complete"), "bench/0-15W/report.html": b"", "bench/0-15W/samples.npz": b"a",
+            "bench/1-30W.partial/bench.json": row("running"), "bench/1-30W.partial/samples.npz": b"b",
+        }
+    )  # fmt: skip
+    assert {mode: (content["status"], others) for mode, (content, others) in modes.items()} == {
+        "0-15W": ("complete", {"samples.npz": b"a"}),
+        "1-30W": ("interrupted", {"samples.npz": b"b"}),
+    }
 
 
 def test_paths_are_replaced_wherever_they_stand() -> None:
