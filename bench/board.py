@@ -387,7 +387,9 @@ def main() -> None:
 
     signal.signal(signal.SIGALRM, lost)
     os.umask(0o077)
+    signal.alarm(int(PATIENCE_S))  # a connection may end unseen
     request = json.loads(sys.stdin.buffer.readline())
+    signal.alarm(0)
     actions = {act.__name__: act for act in (probe, missing, receive, place, collect, run)}
     try:
         actions[request["action"]](**request["arguments"])

@@ -87,9 +87,9 @@ def prepare(
         for name in missing:
             check_student_name(name)
         for name in missing:
-            tell(f"Exporting {name}, untrained")
             folder = candidate_folder(root, name, image_size, classes)
             try:
+                tell(f"Exporting {name}, untrained")
                 export_candidate(name, image_size, classes, precision == "fp16", folder)
                 found[name] = cached(folder, name, precision)
             except KeyboardInterrupt:

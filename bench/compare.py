@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, hypot, log, log1p, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dhox.bench.latency import median_interval
+from dhox.bench.latency import NO_DIFFERENCE, OPENING, median_interval
 from dhox.errors import DhoxError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json, read_npz
 from dhox.stats import mcnemar_p, paired_difference_interval
@@ -188,13 +188,9 @@ def latency_changes(
             sampled_interval(arrays, row["samples"], file) if from_samples else row["p50_interval"]
             for arrays, row, file in zip(samples, pair, files, strict=True)
         ]
-        distance, interval = difference_interval(
-            [log(median) for median in medians], [[log(end) for end in ends] for ends in intervals]
-        )
-        ends = exp(interval[0]), exp(interval[1])
-        changes.append(
-            LatencyChange(*key, medians[0], medians[1], exp(distance), ends, verdict(exp(distance), ends, limit))
-        )
+        ratio, *ends = ratio_interval(medians, intervals)
+        interval = (ends[0], ends[1])
+        changes.append(LatencyChange(*key, medians[0], medians[1], ratio, interval, verdict(ratio, interval, limit)))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
     return changes, source, alone
 
@@ -230,13 +226,21 @@ def difference_interval(values: list[float], intervals: list[list[float]]) -> tu
     return difference, (difference - down, difference + up)
 
 
+def ratio_interval(medians: list[float], intervals: list[list[float]]) -> tuple[float, float, float]:
+    """Second median over the first, and its 95 % interval from theirs, with what opening a model again does."""
+    logs = [log(median) for median in medians]
+    ratio, (low, high) = difference_interval(logs, [[log(end) for end in ends] for ends in intervals])
+    opening = log1p(OPENING)
+    return exp(ratio), exp(ratio - hypot(ratio - low, opening)), exp(ratio + hypot(high - ratio, opening))
+
+
 def verdict(ratio: float, interval: tuple[float, float], limit: float | None) -> str:
     """A latency's verdict by RULE."""
     excludes = not interval[0] <= 1 <= interval[1]
     if limit is not None and ratio > limit:
         return "too slow" if excludes else "undecided"
     if not excludes:
-        return "no difference shown"
+        return NO_DIFFERENCE
     return "faster" if ratio < 1 else "slower"
 
 

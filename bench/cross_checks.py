@@ -34,7 +34,7 @@ def trtexec_checks(models: list[tuple[Subject, Runner, float]], batch: int, enco
         try:
             rows = cross_check_trtexec(
                 Path(engine), batch, ours, trtexec=tool, input_shape=shape, input_name=subject.input_name,
-                dynamic=subject.fixed_batch is None,
+                dynamic=subject.fixed_batch is None, graph=runner.facts["graph"],
             )  # fmt: skip
         except DhoxError as err:
             found.not_run.append(f"trtexec of {subject.name} by {runner.name} at batch {batch} not run: {err}")

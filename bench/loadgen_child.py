@@ -96,7 +96,8 @@ def own_loop(
 ) -> float:
     """Our median in ms per query, or images per second for offline."""
     numbers = rng.integers(0, images, (max(queries, 1024), per_call)).tolist()
-    clock, times, place = time.perf_counter_ns, [], 0
+    clock, place = time.perf_counter_ns, 0
+    times: list[int] = []
     end = time.perf_counter() + duration_s
     while len(times) < queries or time.perf_counter() < end:
         one = numbers[place % len(numbers)]

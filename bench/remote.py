@@ -28,7 +28,12 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, check_output, output_directory, write_bytes, write_json
 
 ERROR = "Error: "  # how a dhox command begins its one message
-NOT_THERE = ("Report: ", "No report.html: ", f"bench/{BENCH_FILE}")  # its lines about files: those are written here
+NOT_THERE = (
+    "Next: ",
+    "Report: ",
+    "No report.html: ",
+    f"bench/{BENCH_FILE}",
+)  # its lines about files: those are written here
 NOT_PREPARED = "not prepared yet: the first `dhox bench --host` copies what dhox needs there"
 EXPECTED = (0, 3, 130)  # exit statuses of a bench with results: done, a failed gate, interrupted
 TENSORRT_DEVICES = ("jetson", "tensorrt")  # nothing else will do there
@@ -84,6 +89,8 @@ def bench_remote(
             status, tail = board.run([probe["python"]["path"], "-m", "dhox", "bench", *words], environment, run, lines)
         except KeyboardInterrupt as err:
             interrupted, status, tail = err, 130, []
+        except DhoxError as err:
+            raise DhoxError(f"{err} What it had measured lies there in {probe['store']}/runs/{run}.") from err
         files = board.collect(run)
     content = read_content(files)
     if content is None:

@@ -13,6 +13,7 @@ from dhox.bench import energy
 from dhox.bench.accuracy import predictions_csv
 from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.judge import Verdicts, accuracy_content, ledger_content
+from dhox.bench.latency import METHOD as STATISTICS
 from dhox.bench.latency import comparisons
 from dhox.bench.measure import METHOD, Key, Samples
 from dhox.bench.meter import Meter
@@ -129,5 +130,5 @@ def paired_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
 
 def method(found: Found) -> list[str]:
     """How the numbers came about, in sentences."""
-    lines = [METHOD, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in found.settings["boundaries"]]]
+    lines = [METHOD, *STATISTICS, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in found.settings["boundaries"]]]
     return [*lines, energy.METHOD] if found.energy else lines

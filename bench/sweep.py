@@ -13,7 +13,7 @@ from dhox.bench.footprint import METHOD as MEMORY_METHOD
 from dhox.bench.footprint import measure_footprint
 from dhox.bench.known_accuracy import accuracy_of, finished_runs
 from dhox.bench.run import BenchResult, bench
-from dhox.bench.runners import choose_device, why_no_engine
+from dhox.bench.runners import check_runner, choose_device, why_no_engine
 from dhox.bench.subjects import open_subjects
 from dhox.console import progress_bar, say
 from dhox.environment import now, versions
@@ -70,7 +70,10 @@ def sweep(
     done. Raises DhoxError for unknown students, and where none of them can be measured.
     """
     precision = "fp16" if fp16 else "fp32"
-    if fp16 and host is None and choose_device(device, []) == "cpu":
+    used = None if host is not None else choose_device(device, [])  # before anything is exported
+    if used is not None and runner is not None:
+        check_runner(runner, used)
+    if fp16 and used == "cpu":
         raise UsageError("--fp16 on the CPU would time conversions: its provider computes fp16 in fp32. Leave it out.")
     if out is not None:
         check_output(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite)
@@ -182,7 +185,7 @@ def measured_row(candidate: Candidate, content: dict[str, Any], precision: str) 
     latency = next((row for row in content["latency"] if row["subject"] == name), None)
     if latency is None:
         return None
-    energy = next((row for row in content["energy"]["rows"] if row["subject"] == name), {})
+    energy: dict[str, Any] = next((row for row in content["energy"]["rows"] if row["subject"] == name), {})
     entry = next(
         entry for entry in read_manifest(candidate.export)["artefacts"] if entry["precision"] == precision
     )  # fmt: skip

@@ -24,15 +24,17 @@ from dhox.stats import percentile
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # JetPack's and the containers'
 FIELDS = ("computeMs", "latencyMs", "h2dMs", "d2hMs")
 UNSTABLE_CV = 0.025
-MODES = {
-    "device": {10: ["--useCudaGraph", "--useSpinWait", "--noDataTransfers"], 11: []},
-    "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers", "--noCudaGraph"]},
+MODES = {  # boundary -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
+    "device": {10: ["--useSpinWait", "--noDataTransfers"], 11: []},
+    "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers"]},
 }
+GRAPH: dict[int, list[str]] = {10: ["--useCudaGraph"], 11: []}
+NO_GRAPH: dict[int, list[str]] = {10: [], 11: ["--noCudaGraph"]}
 COMPARED = {"device": "computeMs", "e2e": "latencyMs"}
 MEANINGS = {
     "device": (
-        "trtexec: GPU compute time by CUDA events, CUDA graph, no transfers; ours: host clock around a synchronised "
-        "call, so the launch and the wait come on top"
+        "trtexec: GPU compute time by CUDA events, no transfers; ours: host clock around a synchronised call, so the "
+        "launch and the wait come on top"
     ),
     "e2e": (
         "trtexec: copies and compute by CUDA events, the next inference enqueued ahead; ours: pixels in host memory to "
@@ -57,14 +59,16 @@ def cross_check_trtexec(
     input_shape: Sequence[int],
     input_name: str = "image",
     dynamic: bool = True,
+    graph: bool = False,
     duration_s: float = 3.0,
 ) -> list[dict[str, Any]]:
     """trtexec's medians of an engine beside ours, one entry of `cross_checks` per boundary.
 
     `ours_ms`: our median in ms by boundary (device, e2e; others are left out); `input_shape`: of one image, without the
-    batch; `dynamic`: whether the engine takes several batch sizes, so that trtexec must be told one. The engine is
-    deserialised by trtexec, which can run its code: pass only engines that this user trusts. One run of theirs beside
-    our rounds is no pair, so the differences have no interval. Raises DhoxError where trtexec fails.
+    batch; `dynamic`: whether the engine takes several batch sizes, so that trtexec must be told one; `graph`: whether
+    our runner replays a CUDA graph, as trtexec then does too. The engine is deserialised by trtexec, which can run its
+    code: pass only engines that this user trusts. One run of theirs beside our rounds is no pair, so the differences
+    have no interval. Raises DhoxError where trtexec fails.
     """
     major, version = trtexec_version(trtexec)
     shapes = f"{input_name}:{'x'.join(str(size) for size in (batch, *input_shape))}" if dynamic else None
@@ -74,7 +78,7 @@ def cross_check_trtexec(
             continue
         with tempfile.TemporaryDirectory(prefix="dhox-trtexec-") as folder:
             times_file = Path(folder) / "times.json"
-            arguments = trtexec_arguments(major, boundary, engine, times_file, shapes, duration_s)
+            arguments = trtexec_arguments(major, boundary, engine, times_file, shapes, graph, duration_s)
             run_trtexec(trtexec, arguments, 120 + 10 * duration_s)
             if not times_file.exists():
                 raise DhoxError(f"{trtexec} wrote no times. Run it by hand: trtexec {' '.join(arguments)}")
@@ -84,7 +88,7 @@ def cross_check_trtexec(
         found.append(
             {
                 "with": "trtexec", "version": version, "boundary": boundary, "batch": batch, "unit": "ms",
-                "field": COMPARED[boundary], "theirs": theirs, "ours": ours_ms[boundary],
+                "field": COMPARED[boundary], "graph": graph, "theirs": theirs, "ours": ours_ms[boundary],
                 "difference_us": {"mean": 1e3 * (theirs - ours_ms[boundary]), "interval": None},
                 "difference_percent": {"mean": 100 * (theirs / ours_ms[boundary] - 1), "interval": None},
                 "p99_ms": percentile(compared, 99), "n": len(compared),
@@ -113,7 +117,7 @@ def trtexec_version(trtexec: Path) -> tuple[int, str]:
 
 
 def trtexec_arguments(
-    major: int, boundary: str, engine: Path, times: Path, shapes: str | None, duration_s: float
+    major: int, boundary: str, engine: Path, times: Path, shapes: str | None, graph: bool, duration_s: float
 ) -> list[str]:
     """The command line that measures a boundary by the same meaning in every major version.
 
@@ -132,6 +136,7 @@ def trtexec_arguments(
         "--iterations=100",
         f"--exportTimes={times}",
         *MODES[boundary][major],
+        *(GRAPH if graph else NO_GRAPH)[major],
     ]
 
 

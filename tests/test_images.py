@@ -135,4 +135,5 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
     callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
     assert callers == {
         "src/dhox/images.py", "src/dhox/exported.py", "src/dhox/model.py", "src/dhox/golden.py", "export/check.py",
+        "export/candidate.py", "bench/accuracy.py", "bench/boundaries.py", "bench/timing.py",
     }  # fmt: skip

@@ -59,7 +59,7 @@ def test_the_host_stands_behind_the_end_of_options() -> None:
         ("nvidia@orin: Permission denied (publickey).", "it refused your key.*`ssh-copy-id nvidia@orin`"),
         ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "`ssh-keygen -R orin`"),
         ("client_loop: send disconnect: Broken pipe", "lost .client_loop.*Run the same command again"),
-        ("", "lost .ssh said nothing"),
+        ("", r"The connection to nvidia@orin was lost\. Run"),
         ("{odd} %s", "lost .{odd} %s"),
     ],
 )  # fmt: skip

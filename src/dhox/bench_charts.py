@@ -242,9 +242,12 @@ def pareto_chart(content: dict[str, Any]) -> Any | None:
 
 
 def plain_ticks(axis: Any) -> None:
-    """Numbers instead of powers of ten on a logarithmic axis, and not too many of them."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """Numbers instead of powers of ten on a logarithmic axis, whether it spans decades or a few per cent."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
+    if high <= 5 * low:
+        axis.set_minor_locator(NullLocator())

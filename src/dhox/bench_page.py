@@ -75,7 +75,8 @@ def write_bench_page(directory: Path) -> Path:
         "batches_caption": f"Boundary {told_boundary(content)}. Medians of all calls; images/s of the same calls.",
         "power": power_chart(content, samples),
         "energy": energy_rows(content),
-        "energy_lines": energy_lines(content["energy"]),
+        "rails": any(len(row["rails_w"]) > 1 for row in content["energy"]["rows"]),
+        "energy_lines": energy_lines(content),
         "accuracy": accuracy_lines(content),
         "accuracy_caption": accuracy_caption(content),
         "ledgers": ledger_tables(content),
@@ -201,7 +202,9 @@ def energy_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
             "net": "" if row["net_mj_per_image"] is None else count_text(row["net_mj_per_image"]),
             "per_joule": "" if row["images_per_joule"] is None else count_text(row["images_per_joule"]),
             "per_correct": "" if row["mj_per_correct"] is None else count_text(row["mj_per_correct"]),
-            "rails": ", ".join(f"{rail} {watts:.1f}" for rail, watts in row["rails_w"].items()),
+            "rails": ", ".join(f"{rail} {watts:.1f}" for rail, watts in row["rails_w"].items())
+            if len(row["rails_w"]) > 1
+            else "",
         }
         for row in content["energy"]["rows"]
     ]  # fmt: skip
@@ -282,8 +285,8 @@ def calibration_bins(predictions: Path) -> list[dict[str, Any]]:
     for (subject, runner), pairs in answers.items():
         table = np.array([pair for pair in pairs if np.isfinite(pair[0])]).reshape(-1, 2)
         place = np.minimum((table[:, 0] * BINS).astype(int), BINS - 1)
-        bins = [table[place == number].mean(0) for number in range(BINS) if (place == number).any()]
-        rows = [{"confidence": float(confidence), "accuracy": float(right)} for confidence, right in bins]
+        bins = [table[place == number] for number in range(BINS) if (place == number).any()]
+        rows = [{"n": len(part), "confidence": part[:, 0].mean(), "accuracy": part[:, 1].mean()} for part in bins]
         found.append({"subject": subject, "runner": runner, "bins": rows})
     return found
 

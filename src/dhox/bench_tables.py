@@ -53,7 +53,7 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         tell(line)
     for line in content["not_run"]:
         tell(f"{line.rstrip('.')}.")
-    for line in energy_lines(content["energy"]):
+    for line in energy_lines(content):
         tell(line)
     if content["accuracy"]["note"]:
         tell(f"Accuracy {content['accuracy']['note']}")

@@ -14,7 +14,7 @@ MARKS = {  # letter in the tables -> what it means
     "P": "computed in another precision than asked",
     "T": "clocks were throttled",
     "D": "drift: slower or faster towards the end",
-    "U": "unstable: rounds differ much",
+    "U": "unstable: round medians differ much (CV: their coefficient of variation)",
     "W": "warm-up did not become steady",
 }
 FLAG_MARKS = {"throttled": "T", "drift": "D", "unstable": "U", "not steady": "W"}
@@ -23,6 +23,8 @@ MOST_NAMED = 6  # rows that one sentence names
 
 def milliseconds(value: float) -> str:
     """A time in ms with at least three significant digits."""
+    if value < 0.01:
+        return f"{value:.3g}"
     digits = 4 if value < 0.1 else 3 if value < 10 else 2 if value < 100 else 1
     return f"{value:,.{digits}f}"
 
@@ -36,13 +38,13 @@ def milliseconds_interval(value: float, interval: list[float] | None) -> str:
 
 def factor(value: float) -> str:
     """How many times, with three significant digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+    return f"{value:.2f}" if 1 <= value < 10 else f"{value:.3g}"
 
 
 def count_text(value: float) -> str:
     """A rate or an amount, with at least three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f}" if value >= 0.1 else f"{value:.3g}"
+    return f"{value:,.{digits}f}" if value >= 1 else f"{value:.3g}"
 
 
 def several_runners(content: dict[str, Any]) -> bool:
@@ -109,8 +111,8 @@ def other_precision(facts: dict[str, Any]) -> bool:
 def marks(content: dict[str, Any], row: dict[str, Any]) -> str:
     """The letters of MARKS that hold for a latency row."""
     facts = facts_of(content, row)
-    found = {FLAG_MARKS[flag] for flag in row["flags"] if flag in FLAG_MARKS}
-    found |= {"E"} if row["emulated"] else set()
+    flags = {FLAG_MARKS[flag] for flag in row["flags"] if flag in FLAG_MARKS}
+    found = {"E"} if row["emulated"] else flags
     found |= {"F"} if facts.get("nodes_off_device") else set()
     found |= {"G"} if facts.get("graph_asked") and not facts.get("graph") else set()
     found |= {"P"} if other_precision(facts) else set()
@@ -133,7 +135,7 @@ def not_as_asked(content: dict[str, Any]) -> list[str]:
             found = f"{facts['precision_asked']} was asked, {facts['precision_proven']} is computed"
             lines.setdefault(found, []).append(who)
         asked, provider = facts.get("provider_asked"), facts.get("provider")
-        if asked and provider and asked != provider:
+        if asked and provider and not provider.startswith(asked):
             lines.setdefault(f"{asked} was asked, {provider} was used", []).append(who)
         for note in facts.get("notes", []):
             lines.setdefault(note.rstrip("."), []).append(who)
@@ -149,9 +151,11 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     """Throttling, drift and instability, with the rows that show it."""
     rows = [row for row in content["latency"] if not row["emulated"]]
 
-    def who(flag: str, value: str = "") -> str:
+    def who(flag: str) -> str:
         found = [row for row in rows if flag in row["flags"]]
-        return named(row_name(content, row) + (f" ({flag_value(row, value)})" if value else "") for row in found)
+        if len(found) == len(rows) > 2:
+            return f"all {len(rows)} rows{flag_range(flag, found)}"
+        return named(row_name(content, row) + flag_range(flag, [row]) for row in found)
 
     lines = []
     reasons = (content["conditions"] or {}).get("throttled", [])
@@ -160,9 +164,9 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     elif who("throttled"):
         lines.append(f"Clocks were throttled - {who('throttled')}.")
     if who("drift"):
-        lines.append(f"Drift, round medians changed over the bench - {who('drift', 'drift')}.")
+        lines.append(f"Drift, round medians changed over the bench - {who('drift')}.")
     if who("unstable"):
-        lines.append(f"Unstable, round medians differ - {who('unstable', 'cv')}.")
+        lines.append(f"Unstable, round medians differ - {who('unstable')}.")
     if who("not steady"):
         lines.append(f"The warm-up did not become steady - {who('not steady')}.")
     known = {*FLAG_MARKS}
@@ -171,14 +175,19 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def flag_value(row: dict[str, Any], name: str) -> str:
-    """The number behind a flag."""
-    if name == "cv":
-        return (
-            "spread unknown" if row["round_cv"] is None else f"coefficient of variation {100 * row['round_cv']:.1f} %"
-        )
-    change = row["drift"]["change"]
-    return "change unknown" if change is None else f"{100 * change:+.1f} %"
+def flag_range(flag: str, rows: list[dict[str, Any]]) -> str:
+    """The numbers behind a flag, in brackets: their lowest and highest where there are several rows."""
+    if flag == "drift":
+        found = sorted(100 * row["drift"]["change"] for row in rows if row["drift"]["change"] is not None)
+        texts, before = [f"{value:+.1f} %" for value in found], ""
+    elif flag == "unstable":
+        found = sorted(100 * row["round_cv"] for row in rows)
+        texts, before = [f"{value:.1f} %" for value in found], "CV "
+    else:
+        return ""
+    if not texts:
+        return ""
+    return f" ({before}{texts[0]})" if texts[0] == texts[-1] else f" ({before}{texts[0]} to {texts[-1]})"
 
 
 def told_comparisons(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -222,15 +231,17 @@ def energy_sentence(energy: dict[str, Any]) -> str:
     return text + (f"; {idle:.1f} W when idle, included in mJ/image" if idle is not None else "")
 
 
-def energy_lines(energy: dict[str, Any]) -> list[str]:
+def energy_lines(content: dict[str, Any]) -> list[str]:
     """What the energy figures hold, how wrong they may be, and which are doubtful."""
+    energy = content["energy"]
     lines = [f"{energy_sentence(energy).rstrip('.')}."]
     lines += [f"Included: {energy['includes'].rstrip('.')}."] if energy["includes"] else []
     lines += [f"Error of the sensor: {energy['error'].rstrip('.')}."] if energy["error"] else []
+    flagged: dict[str, list[str]] = {}
     for row in energy["rows"]:
         for flag in row["flags"]:
-            lines.append(f"{row['subject']} by {row['runner']}, batch {row['batch']}: {flag}.")
-    return lines
+            flagged.setdefault(flag, []).append(row_name(content, row))
+    return lines + [f"{flag[0].upper()}{flag[1:]} - {named(rows)}." for flag, rows in flagged.items()]
 
 
 def conditions_sentence(conditions: dict[str, Any] | None) -> str:
@@ -267,7 +278,8 @@ def accuracy_sentences(content: dict[str, Any]) -> list[str]:
 
 def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
     """One file's row of the export's ledger, on the device of the bench."""
-    text = f"Ledger on this device, {STAGES[row['stage']]}: {percent(row)} on {row['n']} images of {images}"
+    by = f" by {row['runner']}" if "runner" in row else ""
+    text = f"Ledger on this device, {STAGES[row['stage']]}{by}: {percent(row)} on {row['n']} images of {images}"
     if row["agreement"] is None:
         return text
     return (
@@ -288,16 +300,14 @@ def golden_sentence(golden: dict[str, Any]) -> str:
 
 def cross_check_sentence(content: dict[str, Any], row: dict[str, Any]) -> str:
     """Another tool's numbers beside ours."""
-    who = f"{row['with']}, {pair_name(content, row['subject'], row['runner'])}" if "subject" in row else row["with"]
-    if "theirs" not in row:
-        rest = {key: value for key, value in row.items() if key not in {"with", "subject", "runner"}}
-        return f"{who}: " + ", ".join(f"{key} {value}" for key, value in rest.items() if value is not None)
-    difference = row["difference_percent"]
+    who = f"{row['with']}, {row_name(content, row)}"
     pairs = f" over {row['pairs']} interleaved pairs" if row.get("pairs") else ""
-    note = f" ({row['note']})" if row.get("note") else ""
+    notes = [row["note"]] if row.get("note") else []
+    notes += [f"LoadGen calls its run invalid: {', '.join(row['reasons'])}"] if row.get("reasons") else []
+    notes += ["trtexec's own times are unstable"] if row.get("unstable") else []
     return (
-        f"{who}, batch {row['batch']}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, "
-        f"difference {difference_text(difference)}{pairs}{note}"
+        f"{who}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, difference "
+        f"{difference_text(row['difference_percent'])}{pairs}" + (f" ({'; '.join(notes)})" if notes else "")
     )
 
 
@@ -316,6 +326,8 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         + (f", {size_text(memory)} memory" if memory else "")
         + f"; {card['platform']}."
     ]
+    if remote := content.get("remote"):
+        lines.append(f"Measured over ssh on {remote['host']}, by {remote['python']} there.")
     if gpu := card.get("gpu"):
         size = f", {size_text(gpu['memory_bytes'])}" if gpu["memory_bytes"] else ""
         capability = f", compute capability {gpu['compute_capability']}" if gpu["compute_capability"] else ""

@@ -35,9 +35,7 @@ def print_compare(found: BenchComparison, as_json: bool) -> None:
                 coloured(row.verdict),
             )
         console.print(table)
-        say(
-            f"Intervals from {found.latency_from}. They hold the noise within each bench, not what differs between two."
-        )
+        say(f"Intervals from {found.latency_from}: noise within each bench, not what differs between sessions.")
     if found.accuracy:
         table = Table("model", "runner", "old", "new", "drop, points (95 %)", "chance", "verdict", title="Accuracy")
         for answer in found.accuracy:
@@ -56,7 +54,7 @@ def print_compare(found: BenchComparison, as_json: bool) -> None:
     for line in found.not_compared:
         say(f"Not compared: {line}.")
     for line in found.warnings:
-        say(f"Differs: {line}.")
+        say(f"Note: {line}.")
     for line in found.undecided:
         say(f"Undecided: {line}.")
 

@@ -18,18 +18,22 @@ from dhox.onnx_graph import Graph, Tensor, read_graph
 from dhox.recipe import read_toml
 
 CONTRACT_SCHEMA = "dhox.contract/1"
-LAYOUTS, DTYPES, COLOURS, OUTPUTS = (
-    ("nchw", "nhwc"),
-    ("float32", "float16", "uint8"),
-    ("rgb", "bgr"),
-    ("logits", "probs"),
-)
+LAYOUTS, DTYPES = ("nchw", "nhwc"), ("float32", "float16", "uint8")
+COLOURS, OUTPUTS, FITS = ("rgb", "bgr"), ("logits", "probs"), ("crop", "squash")
 ADVICE = "`dhox contract MODEL.onnx` drafts a whole one."
 # Every key, by its table ("" is the top) -> the type of its value. All of them must be there.
 KEYS: dict[str, dict[str, type]] = {
     "": {"schema": str, "classes": list},
     "input": {"name": str, "layout": str, "dtype": str, "colour": str},
-    "preprocessing": {"resize": int, "crop": int, "interpolation": str, "range": float, "mean": list, "std": list},
+    "preprocessing": {
+        "fit": str,
+        "resize": int,
+        "crop": int,
+        "interpolation": str,
+        "range": float,
+        "mean": list,
+        "std": list,
+    },
     "output": {"name": str, "kind": str},
 }
 WORDS = {str: "a text in quotes", int: "a whole number", float: "a number", list: "a list"}
@@ -114,6 +118,7 @@ def check_one_of(file: Path, key: str, value: str, allowed: tuple[str, ...] | di
 
 def preprocessing_of(file: Path, steps: dict[str, Any]) -> Preprocessing:
     """The section [preprocessing], with mean and std for pixels in [0, 1]."""
+    check_one_of(file, "preprocessing.fit", steps["fit"], FITS)
     check_one_of(file, "preprocessing.interpolation", steps["interpolation"], INTERPOLATIONS)
     resize, crop, scale = steps["resize"], steps["crop"], float(steps["range"])
     if not 1 <= crop <= resize <= LARGEST_SIDE:
@@ -135,7 +140,8 @@ def preprocessing_of(file: Path, steps: dict[str, Any]) -> Preprocessing:
         values[key] = (numbers[0] / scale, numbers[1] / scale, numbers[2] / scale)
     if not all(number > 0 for number in values["std"]):
         raise DhoxError(f"{file}: preprocessing.std = {steps['std']!r} must be above 0. Mend it.")
-    return Preprocessing(resize, crop, steps["interpolation"], values["mean"], values["std"])
+    squash = steps["fit"] == "squash"
+    return Preprocessing(resize, crop, steps["interpolation"], values["mean"], values["std"], squash)
 
 
 def classes_of(file: Path, given: list[Any] | str) -> list[str]:

@@ -97,6 +97,7 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
         "input.layout": layout_note,
         "input.dtype": "from the file",
         "input.colour": GUESS + "rgb, or bgr where the images came from OpenCV",
+        "preprocessing.fit": GUESS + "crop (the shorter side to resize) or squash (both sides)",
         "preprocessing.resize": source
         if told.resize
         else GUESS + "shorter side in pixels; often 256 for a crop of 224",
@@ -109,12 +110,12 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
         "output.kind": kind_note,
     }
     if told.source in {"dhox", "Ultralytics"}:
-        notes |= dict.fromkeys(("input.colour", "preprocessing.range"), source)
+        notes |= dict.fromkeys(("input.colour", "preprocessing.range", "preprocessing.fit"), source)
     if image.dtype == "uint8":
         notes |= dict.fromkeys(("preprocessing.range", "preprocessing.mean", "preprocessing.std"), "unused for uint8")
     values: dict[str, Any] = {
         "input.name": image.name, "input.layout": layout, "input.dtype": image.dtype, "input.colour": "rgb",
-        "preprocessing.resize": resize, "preprocessing.crop": side,
+        "preprocessing.fit": "crop", "preprocessing.resize": resize, "preprocessing.crop": side,
         "preprocessing.interpolation": told.interpolation or "bilinear", "preprocessing.range": 1,
         "preprocessing.mean": list(mean), "preprocessing.std": list(std),
         "output.name": output.name, "output.kind": kind,

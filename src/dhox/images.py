@@ -70,7 +70,8 @@ class Preprocessing:
     """The evaluation preprocessing that ships with a model.
 
     `resize`: length of the shorter side in pixels; `crop`: side of the centre crop; `mean`, `std`: per channel, for
-    pixels in [0, 1], applied inside the exported graph.
+    pixels in [0, 1], applied inside the exported graph. `squash`: both sides to `resize`, whatever the image's shape;
+    models of other tools only.
     """
 
     resize: int
@@ -78,6 +79,7 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    squash: bool = False
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Preprocessing:
@@ -85,21 +87,22 @@ class Preprocessing:
         return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)
+        """Plain values for a manifest; `squash` only where it is set."""
+        content = asdict(self)
+        return content if self.squash else {key: value for key, value in content.items() if key != "squash"}
 
 
 def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """An RGB image to the model's input, uint8 [crop, crop, 3].
 
-    Shorter side to `resize`, longer to int(resize * long / short), with the named Pillow kernel; then the centre crop
-    whose corner is int(round((side - crop) / 2)), as torchvision rounds.
+    Shorter side to `resize`, longer to int(resize * long / short) (`squash`: to `resize` too), with the named Pillow
+    kernel; then the centre crop whose corner is int(round((side - crop) / 2)), as torchvision rounds.
     """
     width, height = image.size
     short, size = min(width, height), preprocessing.resize
     target = (
-        size if width == short else int(size * width / short),
-        size if height == short else int(size * height / short),
+        size if width == short or preprocessing.squash else int(size * width / short),
+        size if height == short or preprocessing.squash else int(size * height / short),
     )
     if target != image.size:
         image = image.resize(target, INTERPOLATIONS[preprocessing.interpolation])

@@ -95,15 +95,17 @@ def client() -> list[str]:
 def why(host: str, said: str) -> DhoxError:
     """The failure that ssh's own words (its stderr) stand for, as one message."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    for pattern, meaning, advice in FAILURES:
+    for pattern, meaning, to_do in FAILURES:
         found = [line for line in lines if re.search(pattern, line)]
         if found:
-            words = {"HOST": shlex.quote(host), "NAME": shlex.quote(host.rpartition("@")[2])}
-            told = re.sub("HOST|NAME", lambda word: words[word[0]], advice)
-            return DhoxError(f"{host}: {meaning.replace('SAID', found[-1])}. {told}")
+            advice = to_do
+            for name, value in (("HOST", host), ("NAME", host.rpartition("@")[2])):
+                advice = advice.replace(name, shlex.quote(value))
+            return DhoxError(f"{host}: {meaning.replace('SAID', found[-1])}. {advice}")
+    said = f" ({lines[-1]})" if lines else ""
     return DhoxError(
-        f"The connection to {host} was lost ({lines[-1] if lines else 'ssh said nothing'}). Run the same command "
-        "again: what was copied is still there, and nothing goes on running on the board."
+        f"The connection to {host} was lost{said}. Run the same command again: what was copied is still there, and the "
+        "board ends what it was running."
     )
 
 
@@ -159,11 +161,12 @@ class Connection:
 
     def words(self, master: bool, command: tuple[str, ...]) -> list[str]:
         """The local command line. ssh joins remote words with spaces for the login shell, so each one is quoted."""
-        options = OPTIONS | {"ControlMaster": "yes" if master else "no", "ControlPath": str(self.folder / "s")}
+        options = OPTIONS | {"ControlMaster": "yes" if master else "no"}
+        socket = str(self.folder / "s").replace("%", "%%")  # ssh expands %-signs
         return [
             *client(),
             *(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
-            "--", self.host, *(shlex.quote(word) for word in command),
+            "-S", socket, "--", self.host, *(shlex.quote(word) for word in command),
         ]  # fmt: skip
 
     def __enter__(self) -> Connection:

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -22,6 +22,7 @@ from dhox.bench import board, board_environment
 from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
 from dhox.bench.remote import failed, replace_texts
 from dhox.bench.shipment import Shipment, add_images, add_models
+from dhox.cli import main
 from dhox.cli_common import option_words
 from dhox.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError, UsageError
@@ -315,7 +316,7 @@ def test_options_are_passed_on_as_single_words() -> None:
     def command(
         context: typer.Context,
         name: str,
-        many: list[str] = typer.Option([]),
+        many: Annotated[list[str] | None, typer.Option()] = None,
         flag: bool = False,
         other: int = 3,
         host: str = "",
@@ -324,6 +325,14 @@ def test_options_are_passed_on_as_single_words() -> None:
 
     app(["--many", "-x y", "argument", "--many=--flag", "--flag", "--host", "h"], standalone_mode=False)
     assert seen == ["--many=-x y", "--many=--flag", "--flag"]
+
+
+@pytest.mark.parametrize("more", [["--target", "orin-nano@jp6.2"], ["--sysroot", "/"]])
+def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--host", "orin", *more])
+    assert end.value.code == 2
+    assert "--host looks at a board as it is" in capsys.readouterr().err
 
 
 def test_engines_where_there_is_no_gpu_are_one_message() -> None:

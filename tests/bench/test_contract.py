@@ -26,6 +26,7 @@ from dhox.cli import main
 from dhox.contract import Contract, check_model, read_contract
 from dhox.contract_draft import literal, toml, write_draft
 from dhox.errors import DhoxError
+from dhox.images import model_input
 from dhox.onnx_graph import read_graph
 from dhox.onnx_session import open_session
 from dhox.recipe import tomllib
@@ -133,7 +134,7 @@ def test_a_draft_marks_what_the_file_does_not_tell(tmp_path: Path, capsys: pytes
     assert content["input"] == {"name": "pixels", "layout": "nchw", "dtype": "float32", "colour": "rgb"}
     assert content["output"] == {"name": "answer", "kind": "logits"}
     marked = set(re.findall(r"^(\w+) = .*# GUESS", text, re.MULTILINE))
-    assert marked == {"colour", "resize", "interpolation", "range", "mean", "std"}
+    assert marked == {"colour", "fit", "resize", "interpolation", "range", "mean", "std"}
     assert all(key in said for key in marked)
     assert "own.classes.txt: 4 class names" in said
     assert "dhox bench --contract" in said
@@ -212,6 +213,7 @@ def test_a_graph_that_is_no_image_classifier(model: onnx.ModelProto, message: st
         ("layout =", "layuot =", r"unknown key input\.layuot\. Did you mean input\.layout\?"),
         ("range = 1 ", "", r"lacks the key preprocessing\.range"),
         ("range = 1 ", "range = 2 ", r"preprocessing\.range = 2 is the value of a white pixel .*use 1 or 255"),
+        ('fit = "crop"', 'fit = "stretch"', r"preprocessing\.fit = 'stretch' is unknown\. Use one of: crop, squash"),
         ("crop = 32", "crop = 33", r"crop of 33 pixels must lie in 1 to resize = 32"),
         ("crop = 32", "crop = 32.0", r"preprocessing\.crop = 32\.0 should be a whole number"),
         ('colour = "rgb"', 'colour = "gbr"', r"input\.colour = 'gbr' is unknown\. Use one of: rgb, bgr"),
@@ -280,6 +282,21 @@ def test_inputs_are_laid_out_as_the_contract_says(tmp_path: Path) -> None:
     probs = subject.probs(np.array([[0, 1]], np.float16))
     assert probs.dtype == np.float32
     assert probs.sum() == pytest.approx(1)
+
+
+def test_squashed_images(tmp_path: Path) -> None:
+    path = saved(classifier(), tmp_path)
+    drafted(path)
+    file, text = path.with_suffix(".toml"), path.with_suffix(".toml").read_text()
+    file.write_text(text.replace('fit = "crop"', 'fit = "squash"').replace("resize = 32", "resize = 36"))
+    contract = read_contract(file)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((36, 36), Image.Resampling.BILINEAR))[2:34, 2:34]
+    assert np.array_equal(model_input(image, contract.preprocessing), expected)
+    assert contract.preprocessing.to_json()["squash"] is True
+    assert contract.preprocessing == type(contract.preprocessing).from_json(contract.preprocessing.to_json())
+    file.write_text(text)
+    assert "squash" not in read_contract(file).preprocessing.to_json()
 
 
 def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path) -> None:

@@ -202,23 +202,33 @@ def test_false_verdicts_are_about_5_percent(kind: str) -> None:
     for _ in range(200):
         level = np.array([np.median(one) for one in noise(rng, kind)])[:, None]
         a, b = (list(level * np.exp(rng.normal(0, 0.01, (ROUNDS, 20)))) for _ in range(2))
-        false += paired_ratio(a, b)["verdict"] != "no difference shown"
+        false += paired_ratio(a, b, opening=0)["verdict"] != "no difference shown"
     assert false / 200 <= 0.10  # nominal 0.05; three standard errors above are 0.096
 
 
 def test_paired_ratios_find_what_drift_hides_and_are_symmetric() -> None:
     rng = np.random.default_rng(8)
     a = noise(rng, "drift")
-    b = [0.99 * np.median(one) * np.exp(rng.normal(0, 0.01, 60)) for one in a]
+    b = [0.98 * np.median(one) * np.exp(rng.normal(0, 0.01, 60)) for one in a]
     found = paired_ratio(a, b)
     assert found["verdict"] == "faster"
     assert found["interval"][0] <= found["ratio"] <= found["interval"][1] < 1
-    assert found["ratio"] == pytest.approx(0.99, abs=0.003)
+    assert found["ratio"] == pytest.approx(0.98, abs=0.003)
     back = paired_ratio(b, a)
     assert back["verdict"] == "slower"
     assert back["ratio"] == pytest.approx(1 / found["ratio"])
     assert back["interval"] == pytest.approx([1 / end for end in reversed(found["interval"])])
-    assert paired_ratio(a, a) == {"ratio": 1, "interval": [1, 1], "verdict": "no difference shown"}
+    assert paired_ratio(a, a, opening=0) == {"ratio": 1, "interval": [1, 1], "verdict": "no difference shown"}
+    assert paired_ratio(a, a)["interval"] == pytest.approx([1 / 1.01, 1.01])
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0095, "no difference shown"), (1.0105, "slower")])
+def test_what_opening_a_file_again_does_is_no_difference(factor: float, verdict: str) -> None:
+    a = noise(np.random.default_rng(10), "iid")
+    found = paired_ratio(a, [factor * one for one in a])
+    assert found["ratio"] == pytest.approx(factor)
+    assert found["verdict"] == verdict
+    assert paired_ratio(a, [factor * one for one in a], opening=0)["verdict"] == "slower"
 
 
 def test_too_few_rounds_prove_nothing() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +189,7 @@ def test_doctor_before_and_after_a_board_was_prepared(
     works = {row["what"]: row["works"] for row in after["findings"]}
     assert next(found for what, found in works.items() if "CPUExecutionProvider" in what)
     assert not next(found for what, found in works.items() if what.startswith("torch "))
+    assert "No sweep left a power mode" in call("doctor", *first["words"], "--restore-power-mode").stdout
     text = call("doctor", *first["words"]).stdout
     assert "C library" in text
     assert "CPUExecutionProvider" in text
@@ -240,6 +243,7 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
         dhox_command(*words, *LONG, "--out", "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: measuring(board))
+    wait_until(lambda: list(board.store.glob("runs/*/bench.partial")))
     children = Path(f"/proc/{board.process.pid}/task/{board.process.pid}/children").read_text().split()
     assert children
     for child in children:
@@ -250,6 +254,8 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert said.count("\n") == 1
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
+    (left,) = re.findall(r"lies there in (.*)\.$", said)
+    assert read_json(Path(left, "bench/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
     again = call(*words, *QUICK, "--data", first["root"] / "line/data", "--out", "cut")
     assert again.returncode == 0, again.stderr
     assert "Copying 0 files" in again.stdout
@@ -411,6 +417,17 @@ def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, en
         pytest.raises(DhoxError, match=r"is Python 3\.\d+, dhox needs 3.10.*--remote-python"),
     ):
         there.ask("probe")
+
+
+def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: dict[str, str], python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name in ("a b %h", "long" * 30):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+        with Board("board", python) as there:
+            socket = there.connection.folder / "s"
+            assert socket.is_socket()
+            assert there.ask("probe")["system"] == "Linux"
+        assert not socket.exists()
 
 
 def test_a_greeting_of_the_login_shell_does_no_harm(

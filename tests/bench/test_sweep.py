@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -339,8 +342,47 @@ def test_students_that_cannot_be(cache: Path, capsys: pytest.CaptureFixture) -> 
     assert len(result.content["failed"][0]["reason"]) > 10
     with pytest.raises(UsageError, match=r"--fp16 on the CPU would time conversions"):
         sweep(["test_resnet"], None, candidates=cache, fp16=True, device="cpu")
+    with pytest.raises(DhoxError, match=r"--device jetson: this machine is not a Jetson"):
+        sweep(["test_resnet"], None, candidates=Path("never"), device="jetson")
+    assert not Path("never").exists()
     with pytest.raises(UsageError, match=r"holds no fp32 candidate"):
         sweep([], None, candidates=Path("empty"), device="cpu")
+
+
+def test_ctrl_c_keeps_what_is_exported(cache: Path) -> None:
+    def pressed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(
+        DhoxError, match=r"Interrupted\. .*candidates keeps what was exported; the same command"
+    ) as caught:
+        prepare(["test_vit", "test_convnext"], cache, SIDE, 4, "fp32", pressed)
+    assert caught.value.exit_code == 130
+    assert candidates.cached(candidate_folder(cache, "test_vit", SIDE, 4), "test_vit", "fp32") is not None
+
+
+def test_ctrl_c_keeps_what_is_measured(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [
+        "sweep",
+        "--candidates",
+        str(cache),
+        "--device",
+        "cpu",
+        "--duration",
+        "60",
+        "--budget",
+        "5ms",
+        "--out",
+        "cut",
+    ]
+    threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(SystemExit, match="130"):
+        main(words)
+    content = read_json(Path("cut/sweep.json"), "dhox.sweep/1")
+    assert content["status"] == "interrupted"
+    assert len(content["rows"]) + len(content["failed"]) == 2
+    assert Path("cut/sweep.html").exists()
+    assert "cut holds what it measured" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:

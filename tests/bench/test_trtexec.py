@@ -59,12 +59,13 @@ def test_other_files_are_refused(text: str) -> None:
         parse_times('[{"computeMs": NaN, "latencyMs": 1, "h2dMs": 0, "d2hMs": 0}]')
 
 
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize(("banner", "major"), [("v101602", 10), ("v110400", 11)])
-def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str, major: int) -> None:
+def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str, major: int, graph: bool) -> None:
     program = stand_in(tmp_path, banner, major)
     rows = cross_check_trtexec(
         Path("model.engine"), 8, {"device": 0.82, "e2e": 0.9, "pipeline": 3.0}, trtexec=program,
-        input_shape=(224, 224, 3),
+        input_shape=(224, 224, 3), graph=graph,
     )  # fmt: skip
     assert [row["boundary"] for row in rows] == ["device", "e2e"]
     times = parse_times(TIMES.read_text())
@@ -75,6 +76,8 @@ def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str
         assert row["unstable"] == (np.std(times[field]) / np.mean(times[field]) > 0.025)
         assert "--shapes=image:8x224x224x3" in row["arguments"]
         assert row["version"].startswith(f"{major}.")
+        assert ("--useCudaGraph" in row["arguments"]) == (graph and major == 10)
+        assert ("--noCudaGraph" in row["arguments"]) == (not graph and major == 11)  # 11 has it on by default
     json.dumps(rows, allow_nan=False)
 
 
@@ -91,7 +94,7 @@ def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DhoxError, match="TensorRT 8 takes other flags .*Put trtexec of 10 or 11"):
         cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=old, input_shape=(28, 28, 3))
     wrong = stand_in(tmp_path, "v100300", major=11)  # knows none of the flags of 10
-    with pytest.raises(DhoxError, match="Unknown option: --useCudaGraph.*Run it by hand"):
+    with pytest.raises(DhoxError, match="Unknown option: --useSpinWait.*Run it by hand"):
         cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=wrong, input_shape=(28, 28, 3))
     (tmp_path / "trtexec").chmod(0o644)
     with pytest.raises(DhoxError, match="did not run"):
@@ -99,10 +102,10 @@ def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_fixed_batch_needs_no_shapes() -> None:
-    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), None, 3.0)
+    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), None, True, 3.0)
     assert not any(argument.startswith("--shapes") for argument in arguments)
     assert "--noDataTransfers" in arguments
-    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), None, 3.0)
+    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), None, True, 3.0)
 
 
 def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
