@@ -15,15 +15,8 @@ from dhox.machine import DEVICES
 if TYPE_CHECKING:
     from dhox.bench.run import BenchResult
 
-HERE = {
-    "device",
-    "contract",
-    "data",
-    "out",
-    "overwrite",
-    "host",
-    "remote_python",
-}  # options that --host does not pass on
+# Options that --host does not pass on.
+HERE = {"device", "contract", "data", "out", "overwrite", "host", "remote_python"}
 
 
 def bench(

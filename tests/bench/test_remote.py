@@ -123,8 +123,14 @@ def wait_until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def measuring(board: loopback.Loopback) -> bool:
-    return any("-m dhox bench" in command for command in running(board))
+def begin(board: loopback.Loopback, *words: object) -> subprocess.Popen[str]:
+    """A long bench, once it takes times there."""
+    process = subprocess.Popen(dhox_command(*words, *LONG), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    next(line for line in process.stdout if "fp16" in line and "ledger images" in line)
+    time.sleep(0.5)
+    assert any("-m dhox bench" in command for command in running(board))
+    return process
 
 
 def test_a_bench_over_ssh_is_the_bench_of_the_board(
@@ -208,42 +214,32 @@ def test_an_error_of_the_board_is_one_message_with_its_exit_code(
 def test_ctrl_c_ends_the_bench_there_in_order(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
-    process = subprocess.Popen(
-        dhox_command("bench", first["export"], *first["words"], *LONG, "--out", "stopped"),
-        stdout=subprocess.PIPE,
-        text=True,
+    process = begin(
+        board, "bench", first["export"], *first["words"], "--data", first["root"] / "line/data", "--out", "stopped"
     )
-    assert process.stdout is not None
-    next(line for line in process.stdout if "ledger images" in line)
-    time.sleep(0.5)
-    assert measuring(board)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert running(board) == []
-    assert read_json(Path("stopped/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
+    content = read_json(Path("stopped/bench.json"), BENCH_SCHEMA)
+    assert content["status"] == "interrupted"
+    assert content["accuracy"]["rows"]
 
 
 def test_a_killed_dhox_leaves_nothing_there(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
-    process = subprocess.Popen(
-        dhox_command("bench", first["export"], *first["words"], *LONG), stdout=subprocess.DEVNULL
-    )
-    wait_until(lambda: measuring(board))
+    process = begin(board, "bench", first["export"], *first["words"], "--data", first["root"] / "line/data")
     process.kill()
-    process.wait()
+    process.communicate()
     wait_until(lambda: running(board) == [])
 
 
 def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
-    words = ("bench", first["export"], *first["words"])
-    process = subprocess.Popen(
-        dhox_command(*words, *LONG, "--out", "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    wait_until(lambda: measuring(board))
-    wait_until(lambda: list(board.store.glob("runs/*/bench.partial")))
+    words = ("bench", first["export"], *first["words"], "--data", first["root"] / "line/data", "--out", "cut")
+    process = begin(board, *words)
     children = Path(f"/proc/{board.process.pid}/task/{board.process.pid}/children").read_text().split()
     assert children
     for child in children:
@@ -254,9 +250,9 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert said.count("\n") == 1
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
-    (left,) = re.findall(r"lies there in (.*)\.$", said)
+    (left,) = re.findall(r"lies there in (.*)\.$", said.strip())
     assert read_json(Path(left, "bench/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
-    again = call(*words, *QUICK, "--data", first["root"] / "line/data", "--out", "cut")
+    again = call(*words, *QUICK)
     assert again.returncode == 0, again.stderr
     assert "Copying 0 files" in again.stdout
 
