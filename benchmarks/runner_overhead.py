@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,17 @@ def onnxruntime_pairs(runner: Any, batch: np.ndarray) -> list[Pair]:
     session, binding = runner.session, runner.binding
     # A CUDA graph is named in the run's options; without one the shortest call has none.
     options = (runner.run_options,) if runner.facts["graph"] else ()
-    pairs = [Pair("run / run_with_iobinding", lambda: session.run_with_iobinding(binding, *options), runner.run)]
+    pairs = [Pair("run / run_with_iobinding", partial(session.run_with_iobinding, binding, *options), runner.run)]
     if runner.device == "cpu":
-        names, feeds = ["probs"], {"image": batch}
-        return [*pairs, Pair("infer / session.run", lambda: session.run(names, feeds), lambda: runner.infer(batch))]
+        bare = partial(session.run, ["probs"], {"image": batch})
+        return [*pairs, Pair("infer / session.run", bare, partial(runner.infer, batch))]
 
     def copied() -> object:
         runner.input.update_inplace(batch)
         session.run_with_iobinding(binding, *options)
         return runner.output.numpy()
 
-    return [*pairs, Pair("infer / copy, run, copy", copied, lambda: runner.infer(batch))]
+    return [*pairs, Pair("infer / copy, run, copy", copied, partial(runner.infer, batch))]
 
 
 def engine_pairs(runner: Any) -> list[Pair]:

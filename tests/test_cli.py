@@ -146,6 +146,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (1, ["distill", "missing"], "missing does not exist. DATA is an image folder"),
         (1, ["export", "missing"], "missing is not a run directory"),
         (1, ["bench", "missing"], "missing does not exist. Give an export directory"),
+        (1, ["report", "."], "is neither a run nor a bench directory"),
         (1, ["predict", "missing", "x.png"], "missing is not an export directory"),
     ],
 )

@@ -58,6 +58,14 @@ app.command()(compare)
 
 
 @app.command()
+def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
+    """Write report.html of a run or of a bench, for example of one that was brought from a board."""
+    from dhox.report import write_report
+
+    say(f"Report: {write_report(directory)}")
+
+
+@app.command()
 def predict(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],

@@ -55,10 +55,14 @@ def write_report(
     """Write DIRECTORY/report.html for a run or a bench directory.
 
     A run directory brings its own export and newest bench. `costs`: stage -> {"bytes", "latency_ms"} measured
-    elsewhere. `labels_only`: a run to compare with.
+    elsewhere. `labels_only`: a run to compare with. Raises DhoxError for a directory that is neither.
     """
     if holds(directory, BENCH_FILE, BENCH_SCHEMA):
         return write_bench_page(directory)
+    if not holds(directory, RUN_FILE, RUN_SCHEMA):
+        raise DhoxError(
+            f"{directory} is neither a run nor a bench directory. Give one that holds run.json or bench.json."
+        )
     jinja2 = require("jinja2", "report")
     summary = read_json(directory / RUN_FILE, RUN_SCHEMA)
     selection = read_json(directory / "selection.json", "dhox.selection/1")
