@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dhox.bench.stop_signals import Stop
 from dhox.console import progress_bar
 
 FEWEST_ROUNDS = 40
@@ -53,10 +54,12 @@ def measure(
     rng: np.random.Generator,
     into: dict[Key, Samples],
     description: str = "latency",
+    stop: Stop | None = None,
 ) -> None:
     """Time the cells, interleaved, for about `duration_s` seconds each; the samples go `into` a dictionary.
 
-    At least one call per round and cell. What was measured before an exception (Ctrl-C) stays in `into`.
+    At least one call per round and cell. What was measured before an exception (Ctrl-C) stays in `into`; `stop` is
+    asked after every round.
     """
     calls: dict[Key, int] = {}
     for cell in cells:
@@ -71,6 +74,8 @@ def measure(
                 samples.rounds.append(time_calls(cell.call, calls[cell.key]))
                 samples.started_s.append(started)
             advance(1)
+            if stop is not None:
+                stop.check()
 
 
 def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[str, Any]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+from dhox.bench.stop_signals import Stop, ignored_signals, stopping_signals
 from dhox.environment import now
 from dhox.errors import DhoxError
 from dhox.files import read_json, write_json
@@ -21,7 +19,6 @@ from dhox.system_command import Answer, ask, find_command
 
 STATE_SCHEMA = "dhox.power_mode/1"
 SECONDS = 60.0  # nvpmodel answers within a few
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESTORE = "dhox doctor --restore-power-mode"
 
 
@@ -64,21 +61,21 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[Iterator[PowerMode]]:
         )
     gating = next((mode.gating for mode in modes if mode.id == original.id), {})
     check_sudo(original)
-    with stopping_signals() as stopped:
+    with stopping_signals() as stop:
         try:
             write_state(original)
-            yield each_mode(modes, original, gating, not_run, stopped)
+            yield each_mode(modes, original, gating, not_run, stop)
         finally:
             with ignored_signals():
                 restore(original)
 
 
 def each_mode(
-    modes: list[PowerMode], original: PowerMode, gating: dict[str, str], not_run: list[str], stopped: list[int]
+    modes: list[PowerMode], original: PowerMode, gating: dict[str, str], not_run: list[str], stop: Stop
 ) -> Iterator[PowerMode]:
-    """Set and yield the modes one by one, the original one first; none after a signal in `stopped`."""
+    """Set and yield the modes one by one, the original one first; none after a signal."""
     for mode in sorted(modes, key=lambda mode: mode.id != original.id):
-        if stopped:
+        if stop.signal is not None:
             not_run.append(f"power mode {mode.name} ({mode.id}) not run: interrupted")
         elif mode.gating != gating:
             not_run.append(
@@ -153,43 +150,6 @@ def restore(original: PowerMode) -> None:
             f"nvpmodel -m {original.id} (it may ask to reboot); then run {RESTORE}, which sees that it is set."
         )
     state_file().unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def stopping_signals() -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP as KeyboardInterrupt, noted in the list; further ones are ignored.
-
-    Handlers that others set stay, and so does a SIGHUP that is ignored (nohup).
-    """
-    stopped: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        stopped.append(number)
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    usual = {signal.SIG_DFL, signal.default_int_handler}
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in STOPPING}
-    before = {number: handler for number, handler in before.items() if handler in usual}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def ignored_signals() -> Iterator[None]:
-    """No signal that can be ignored stops the block, nor the commands that it starts."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def state_file() -> Path:

@@ -21,9 +21,9 @@ from dhox.bench.loadgen import require_loadgen
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
 from dhox.bench.meter import Meter
 from dhox.bench.nvml import gpu_card
-from dhox.bench.power_modes import stopping_signals
 from dhox.bench.results import Found, write_results
 from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner
+from dhox.bench.stop_signals import Stop, stopping_signals
 from dhox.bench.streams import stream_rows
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.bench.timing import Pair, cells_of_batch, opened, timed_images
@@ -105,26 +105,29 @@ def bench(
         if meter is not None:
             stack.enter_context(closing(meter))
         try:
-            with stopping_signals(), shared_memory() as watch:
+            with stopping_signals() as stop, shared_memory() as watch:
                 if meter is not None:
                     idle(meter, found)
-                able = judge_all(pairs, used, trust_engine, items, where, found)
+                able = judge_all(pairs, used, trust_engine, items, where, found, stop)
                 with Conditions(used) as conditions:
-                    for batch in batches:
-                        with opened(able, used, trust_engine) as models:
-                            cells = cells_of_batch(models, batch, encoded, not_run)
-                            found.add_runners(models, batch)
-                            timed = [cell for cell in cells if cell.key[3] in boundaries]
-                            measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}")
-                            if found.idle is not None and meter is not None:
-                                energy(meter, cells, energy_s, found)
-                            trtexec_checks(models, batch, encoded, found)
-                        real = [pair for pair in able if pair[0].name not in found.emulated()]
-                        stream_rows(
-                            real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
-                        )
+                    try:
+                        for batch in batches:
+                            with opened(able, used, trust_engine) as models:
+                                cells = cells_of_batch(models, batch, encoded, not_run)
+                                found.add_runners(models, batch)
+                                timed = [cell for cell in cells if cell.key[3] in boundaries]
+                                measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}", stop)
+                                if found.idle is not None and meter is not None:
+                                    energy(meter, cells, energy_s, found)
+                                trtexec_checks(models, batch, encoded, found)
+                            real = [pair for pair in able if pair[0].name not in found.emulated()]
+                            stream_rows(
+                                real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
+                            )
+                            stop.check()
+                            write_results(folder, found, "running")
+                    finally:
                         found.conditions, found.memory = conditions.summary(), watch.summary()
-                        write_results(folder, found, "running")
                 if scenario is not None:
                     loadgen_checks(real, used, scenario, trust_engine, encoded, found)
         except KeyboardInterrupt:
@@ -152,7 +155,7 @@ def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[
 
 
 def judge_all(
-    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], where: Path | None, found: Found
+    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], where: Path | None, found: Found, stop: Stop
 ) -> list[Pair]:
     """Judge every pair that can be opened, and answer with these; the others are named in `not_run`.
 
@@ -164,11 +167,13 @@ def judge_all(
         try:
             runner = open_runner(subject, name, device, trust_engine)
         except DhoxError as err:
+            stop.check()
             errors.append(err)
             found.not_run.append(f"{subject.name} by {name} not run: {err}")
             continue
         with closing(runner):
             judge(subject, runner, items, where, found.verdicts)
+        stop.check()
         able.append((subject, name))
     if not able:
         raise errors[0]
