@@ -47,7 +47,7 @@ PRECISIONS = {
     "8.7": ("fp32", "fp16", "bf16", "int8"),
     "11.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
 }
-OURS = "dhox writes opset 18, IR 10"
+OURS = "dhox writes opset 18 (int8: 19, bf16: 22), IR 10"
 
 
 def parse_target(text: str) -> tuple[Board, JetPack]:
@@ -184,7 +184,8 @@ def onnx_limit(version: tuple[int, ...]) -> str:
     """
     if version[0] < 10:
         return f"opset 17 in TensorRT's parser; {OURS}, which may be too new"
-    return f"opset {24 if version >= (10, 15) else 20} in TensorRT's parser; {OURS}, which fits"
+    newest, fits = (24, "which fits") if version >= (10, 15) else (20, "which fits but for bf16")
+    return f"opset {newest} in TensorRT's parser; {OURS}, {fits}"
 
 
 def onnxruntime_route(jetpack: JetPack) -> str:
