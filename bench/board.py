@@ -7,7 +7,9 @@ under `store()`: blobs/SHA256, and trees/KEY/... of hard links to them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -20,8 +22,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 MARK = b"dhox-board "
@@ -29,16 +31,15 @@ LOCK = "\0dhox-bench"  # an abstract socket: one for the whole machine, freed by
 PATIENCE_S = 60.0  # without a byte from the other end
 GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 20.0}  # after the link ended
 KEEP_S = 30 * 86400.0  # what no bench used for this long is deleted
+DAY_S = 86400.0
 RESERVE = 32 << 20  # bytes that results and engines may need beside the files
 BLOCK = 1 << 20
+LOOK_S = 300.0  # dhox doctor: TensorRT may load slowly, and nvpmodel has a minute
+PR_SET_PDEATHSIG = 1
 
 
 class BoardError(Exception):
-    """What the user must know, in words; `facts` go along."""
-
-    def __init__(self, text: str, **facts: Any) -> None:
-        super().__init__(text)
-        self.facts = facts
+    """What the user must know, in words."""
 
 
 class LinkLost(Exception):  # noqa: N818
@@ -54,8 +55,12 @@ def answer(**content: Any) -> None:
 def store() -> Path:
     """Where dhox keeps files on this machine: $DHOX_REMOTE_CACHE, else $XDG_CACHE_HOME/dhox, else ~/.cache/dhox."""
     if os.environ.get("DHOX_REMOTE_CACHE"):
-        return Path(os.environ["DHOX_REMOTE_CACHE"]).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dhox"
+        place = Path(os.environ["DHOX_REMOTE_CACHE"]).expanduser().absolute()
+    else:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dhox"
+    if os.pathsep in str(place):
+        raise BoardError(f"PYTHONPATH cannot name {place}, which has a colon. Set DHOX_REMOTE_CACHE there")
+    return place
 
 
 def free_bytes() -> int:
@@ -71,11 +76,10 @@ def free_bytes() -> int:
 
 def probe() -> None:
     """Facts of this machine that decide what can be measured and which packages it needs."""
-    texts = {}
-    for name in ("/etc/nv_tegra_release", "/proc/device-tree/model", "/etc/os-release"):
+    texts = dict.fromkeys(("/etc/nv_tegra_release", "/proc/device-tree/model", "/etc/os-release"), "")
+    for name in texts:
         with contextlib.suppress(OSError):
             texts[name] = Path(name).read_bytes()[:4096].decode(errors="replace").strip("\0\n ")
-    prepared = store() / "environment.json"
     answer(
         host=platform.node(),
         machine=platform.machine(),
@@ -83,11 +87,11 @@ def probe() -> None:
         libc=list(platform.libc_ver()),
         python={"version": list(sys.version_info[:3]), "path": sys.executable},
         tensorrt=imported("tensorrt", "module.__version__"),
-        onnxruntime=imported("onnxruntime", "[module.__version__, module.get_available_providers()]"),
+        onnxruntime=imported("onnxruntime", "' '.join([module.__version__, *module.get_available_providers()])"),
         texts=texts,
         store=str(store()),
         free_bytes=free_bytes(),
-        environment=json.loads(prepared.read_text()) if prepared.exists() else None,
+        environment=remembered(),
     )  # fmt: skip
 
 
@@ -111,21 +115,29 @@ def imported(module: str, what: str) -> dict[str, Any]:
 
 
 def missing(blobs: dict[str, int]) -> None:
-    """Which blobs (SHA-256: bytes) are not here yet. BoardError where the disk cannot hold them."""
+    """Which blobs (SHA-256: bytes) are not here, or damaged. BoardError where the disk cannot hold them.
+
+    Each one is read: a power cut, or a hand in the store, may have changed it.
+    """
     place = store() / "blobs"
-    lacking = []
-    for name, size in blobs.items():
-        try:
-            here = (place / name).stat().st_size == size
-        except OSError:
-            here = False
-        if not here:
-            lacking.append(name)
+    lacking = [name for name in blobs if content_hash(place / name) != name]
     # File systems give whole blocks.
     needed, free = sum(blobs[name] + 4096 for name in lacking) + RESERVE, free_bytes()
     if lacking and needed > free:
         raise BoardError(disk_full(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"))
     answer(missing=lacking)
+
+
+def content_hash(path: Path) -> str | None:
+    """SHA-256 of a file, None where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
 
 
 def disk_full(how: str) -> str:
@@ -142,7 +154,6 @@ def receive(blobs: dict[str, int]) -> None:
     for folder in (place, incoming):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = incoming / f"{os.getpid()}"
-    taken = 0
     try:
         with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
             for member in archive:
@@ -160,69 +171,83 @@ def receive(blobs: dict[str, int]) -> None:
                     raise BoardError("a file changed while it was copied. Run the same command again")
                 temporary.chmod(0o444)
                 temporary.replace(place / member.name)
-                taken += 1
     except tarfile.ReadError as err:
         raise LinkLost from err
     finally:
         signal.alarm(0)
         temporary.unlink(missing_ok=True)
-    answer(taken=taken)
+    answer()
 
 
 def place(trees: dict[str, dict[str, str]], environment: list[str] | None = None) -> None:
-    """Make trees/KEY for each key: {relative path: blob}; what is there already stays, with what was added to it.
+    """Make trees/KEY for each key: {relative path: blob}, and mend those that are there; what was added to one stays.
 
-    `environment`: the keys that make up dhox here, remembered for `dhox doctor --host`.
+    `environment`: the keys that make up dhox for this Python, remembered for `dhox doctor --host`.
     """
-    made = 0
     for key, files in trees.items():
-        final = store() / "trees" / key
-        if final.exists():
-            os.utime(final)
-            continue
-        partial = store() / "incoming" / f"{key}-{os.getpid()}"
-        try:
-            for relative, blob in files.items():
-                target = partial / relative
-                if not target.resolve().is_relative_to(partial.resolve()):
-                    raise BoardError(f"{relative!r} leads out of its folder")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                link(store() / "blobs" / blob, target)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                partial.rename(final)
-            made += 1
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        for relative, blob in files.items():
+            link(store() / "blobs" / blob, inside(store() / "trees" / key, relative))
+        os.utime(store() / "trees" / key)
     if environment is not None:
-        temporary = store() / "incoming" / f"environment-{os.getpid()}"
+        temporary = store() / f".environment-{os.getpid()}"
         temporary.write_text(json.dumps(environment))
-        temporary.replace(store() / "environment.json")
+        temporary.replace(prepared())
     clean()
-    answer(made=made, trees=str(store() / "trees"))
+    answer(trees=str(store() / "trees"))
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """A path below a folder. BoardError for one that leads out of it."""
+    parts = PurePosixPath(relative).parts
+    if not parts or ".." in parts or parts[0].startswith("/"):
+        raise BoardError(f"{relative!r} leads out of its folder")
+    return folder.joinpath(*parts)
+
+
+def prepared() -> Path:
+    """Where the keys of the trees that make up dhox for this Python's version are remembered."""
+    return store() / f"environment-{sys.version_info[0]}.{sys.version_info[1]}.json"
+
+
+def remembered() -> list[str]:
+    """The keys that `place` remembered; none where it never did, or where they cannot be read."""
+    try:
+        keys = json.loads(prepared().read_text())
+    except (OSError, ValueError):
+        return []
+    return [str(key) for key in keys] if isinstance(keys, list) else []
 
 
 def link(blob: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Make a file that is its blob by a hard link, or a copy where the file system has none; nothing where it is."""
+    with contextlib.suppress(OSError):
+        if target.samefile(blob) or filecmp.cmp(target, blob, shallow=False):
+            return
+    temporary = store() / "incoming" / f"link-{os.getpid()}"
+    for folder in (target.parent, temporary.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(blob, target)
-    except OSError as err:
-        if err.errno in {errno.ENOENT, errno.ENOSPC}:
-            raise
-        shutil.copyfile(blob, target)
+        try:
+            os.link(blob, temporary)
+        except OSError as err:
+            if err.errno in {errno.ENOENT, errno.ENOSPC}:
+                raise
+            shutil.copyfile(blob, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def clean() -> None:
     """Delete trees and results that no bench used for KEEP_S, leftovers of killed copies, and blobs in no tree."""
     now = time.time()
-    for folder, age in (("trees", KEEP_S), ("runs", KEEP_S), ("incoming", 86400.0)):
+    for folder, age in (("trees", KEEP_S), ("runs", KEEP_S), ("incoming", DAY_S), ("blobs", DAY_S)):
         for entry in contents(store() / folder):
-            if now - entry.stat().st_mtime > age:
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-    for blob in contents(store() / "blobs"):
-        status = blob.stat()
-        if status.st_nlink == 1 and now - status.st_mtime > 86400.0:
-            blob.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another one cleans too
+                status = entry.stat()
+                if now - status.st_mtime < age or (folder == "blobs" and status.st_nlink > 1):
+                    continue
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 
 
 def contents(folder: Path) -> list[Path]:
@@ -231,8 +256,8 @@ def contents(folder: Path) -> list[Path]:
 
 
 def collect(run: str) -> None:
-    """Send the files of runs/RUN as a tar stream after a line that says how many there are, then delete them."""
-    folder = store() / "runs" / run
+    """Send the files of runs/RUN as a tar stream after a line that says how many there are."""
+    folder = run_folder(run)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     answer(files=len(files))
     if files:
@@ -240,7 +265,17 @@ def collect(run: str) -> None:
             for path in files:
                 archive.add(path, path.relative_to(folder).as_posix())
         sys.stdout.buffer.flush()
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget(run: str) -> None:
+    """Delete runs/RUN, once the other end has written what it needs of it."""
+    shutil.rmtree(run_folder(run), ignore_errors=True)
+    answer()
+
+
+def run_folder(run: str) -> Path:
+    """Where a run works and leaves its files."""
+    return inside(store() / "runs", run)
 
 
 # Commands.
@@ -299,8 +334,11 @@ class Link:
 
 
 @contextlib.contextmanager
-def alone(link: Link) -> Iterator[None]:
-    """Hold this machine for one bench at a time; waits, and says so, while another one holds it."""
+def alone(link: Link) -> Iterator[int]:
+    """Hold this machine for one bench at a time; waits, and says so, while another one holds it.
+
+    Gives the number of what holds it, for the command: the machine is held until the last one that has it ends.
+    """
     holder = socket.socket(socket.AF_UNIX)
     try:
         told = False
@@ -315,7 +353,7 @@ def alone(link: Link) -> Iterator[None]:
                 link.send(out="Another dhox bench measures on this board: waiting for its end (Ctrl-C gives up).")
                 told = True
             link.attend([], 0.5)
-        yield
+        yield holder.fileno()
     finally:
         holder.close()
 
@@ -326,17 +364,15 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
     The command has a session and process group of its own. When stdin ends, or says nothing for `patience_s`, the group
     gets SIGINT, then SIGTERM, then SIGKILL. Its output always has a reader, so that it can clean up in peace.
     """
-    folder = store() / "runs" / run
+    folder = run_folder(run)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if "PYTHONPATH" in environment and os.environ.get("PYTHONPATH"):
-        environment["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     link = Link(patience_s)
-    with alone(link):
+    with alone(link) as holder:
         if link.ended is not None:
             return
         child = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            command, cwd=folder, env=inherited(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,), preexec_fn=ending_with(os.getpid()),
         )  # fmt: skip
         try:
             status = watch(child, link)
@@ -344,6 +380,36 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
             signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
     link.send(status=status, ended=link.ended)
     link.flush()
+
+
+def inherited(environment: dict[str, str]) -> dict[str, str]:
+    """This process's environment with another one over it; what the board has on its PYTHONPATH comes last."""
+    paths = [environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+    return {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def ending_with(watcher: int) -> Callable[[], None]:
+    """What a child runs before its command: it gets SIGINT when the watcher dies, however (Linux, prctl(2))."""
+    library = ctypes.CDLL(None)  # loaded before the fork
+
+    def bind() -> None:
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != watcher:  # it died before
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return bind
+
+
+def look(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command that measures nothing: at once, without the lock, and with what it writes apart from its errors."""
+    try:
+        done = subprocess.run(
+            command, cwd=store(), env=inherited(environment), capture_output=True, timeout=LOOK_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as err:
+        raise BoardError(f"the command there did not end within {LOOK_S:.0f} seconds. Run it again") from err
+    answer(status=done.returncode, out=done.stdout.decode(errors="replace"), err=done.stderr.decode(errors="replace"))
 
 
 def watch(child: subprocess.Popen[bytes], link: Link) -> int:
@@ -388,11 +454,11 @@ def main() -> None:
     signal.alarm(int(PATIENCE_S))  # a connection may end unseen
     request = json.loads(sys.stdin.buffer.readline())
     signal.alarm(0)
-    actions = {act.__name__: act for act in (probe, missing, receive, place, collect, run)}
+    actions = {act.__name__: act for act in (probe, missing, receive, place, look, run, collect, forget)}
     try:
         actions[request["action"]](**request["arguments"])
     except BoardError as err:
-        answer(error=str(err), **err.facts)
+        answer(error=str(err))
     except LinkLost:
         sys.exit(1)
     except OSError as err:

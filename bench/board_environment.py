@@ -74,7 +74,7 @@ def target_of(host: str, probe: dict[str, Any]) -> Target:
     own = probe["onnxruntime"]
     major, minor = probe["python"]["version"][:2]
     return Target(
-        (major, minor), machine, (numbers[0], numbers[1]), str(own["found"][0]) if own["works"] else None
+        (major, minor), machine, (numbers[0], numbers[1]), own["found"].split()[0] if own["works"] else None
     )  # fmt: skip
 
 
@@ -122,15 +122,20 @@ def wheel_folder(host: str, target: Target) -> Path:
         return final
     partial = cache / f".{final.name}.{os.getpid()}"
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         for _ in range(ROUNDS):
+            shutil.rmtree(partial, ignore_errors=True)
             install(host, wanted, target, partial, final)
             # pip reads markers for the Python that runs it, not for the board's: what they hide is asked for by name.
             lacking = unmet(partial, target)
             if not lacking:
                 break
             wanted = sorted({*wanted, *lacking})
-            shutil.rmtree(partial)
+        else:
+            raise DhoxError(
+                f"The packages for {host} ({target.name()}) still lack {', '.join(lacking)} after {ROUNDS} times pip. "
+                f"Put a folder with all of them into {cache}, named {final.name}."
+            )
         shutil.rmtree(partial / "bin", ignore_errors=True)
         if not final.is_dir():
             partial.rename(final)
@@ -140,7 +145,7 @@ def wheel_folder(host: str, target: Target) -> Path:
 
 
 def install(host: str, wanted: list[str], target: Target, folder: Path, final: Path) -> None:
-    """One run of pip for another platform."""
+    """One run of pip for another platform; -I: no module of the folder that dhox is called in."""
     options = [
         "-m", "pip", "install", "--only-binary=:all:", "--implementation", "cp",
         "--python-version", f"{target.python[0]}.{target.python[1]}",
@@ -148,7 +153,7 @@ def install(host: str, wanted: list[str], target: Target, folder: Path, final: P
     ]  # fmt: skip
     quiet = ["--quiet", "--no-input", "--no-compile", "--disable-pip-version-check"]
     done = subprocess.run(
-        [sys.executable, *options, *quiet, "--target", str(folder), *wanted],
+        [sys.executable, "-I", *options, *quiet, "--target", str(folder), *wanted],
         capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from pathlib import PurePosixPath
 from types import TracebackType
 from typing import IO, Any
 
 from dhox.bench.board import MARK, PATIENCE_S
+from dhox.bench.board_answers import LOOK, OUT, PROBE, STATUS, fits, read_answer
 from dhox.errors import DhoxError
+from dhox.files import LARGEST_NPZ
 from dhox.ssh import LINK_FAILED, Connection, Session, why
 
 OLDEST_PYTHON = (3, 10)
@@ -23,7 +25,11 @@ HEARTBEAT_S = 5.0
 START = "sys.path[:]=[p for p in sys.path if p];i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
 TOO_OLD = "dhox-too-old "
 CHECK = f"import sys;sys.version_info<{OLDEST_PYTHON!r} and sys.exit('{TOO_OLD}%d.%d'%sys.version_info[:2]);"
-NO_COMMAND = (126, 127)  # a shell's exit statuses where it cannot start a command
+NO_COMMAND = (126, 127)  # exit statuses of a shell, and of env, where they cannot start a command
+INTERRUPTED = 130  # exit status after Ctrl-C
+# Results of a bench, or of one of its power modes; .partial where it did not come to its end.
+FOLDER = r"bench(\.partial)?/(\d{1,4}-[\w.+ ()-]{1,80}/)?"
+RESULT = re.compile(FOLDER + r"(bench\.json|samples\.npz|predictions\.csv)", re.ASCII)
 
 
 class Board:
@@ -49,7 +55,8 @@ class Board:
 
     def start(self, action: str, arguments: dict[str, Any]) -> Session:
         """Send one request; arguments travel as JSON on stdin, so that no shell sees them."""
-        session = self.connection.start(self.python, "-X", "utf8", "-c", CHECK + START)
+        # No -X utf8: Python 2 would refuse it before it could say that it is too old.
+        session = self.connection.start("env", "PYTHONUTF8=1", self.python, "-c", CHECK + START)
         program = files("dhox.bench").joinpath("board.py").read_bytes()
         request = json.dumps({"action": action, "arguments": arguments}).encode()
         with contextlib.suppress(BrokenPipeError):  # then there is no answer, and stderr says why
@@ -57,22 +64,35 @@ class Board:
             session.stdin.flush()
         return session
 
-    def answer(self, session: Session) -> dict[str, Any]:
-        """The next answer; what a shell says besides is ignored."""
+    def answer(self, session: Session, *shapes: Any) -> dict[str, Any]:
+        """The next answer, of one of the shapes (see `fits`); what a shell says besides is ignored."""
         for line in session.stdout:
-            if line.startswith(MARK):
-                content: dict[str, Any] = json.loads(line[len(MARK) :])
-                if "error" in content:
-                    session.end()
-                    raise DhoxError(f"{self.host}: {content['error']}.")
-                return content
+            if not line.startswith(MARK):
+                continue
+            try:
+                content = read_answer(line[len(MARK) :])
+            except ValueError as err:
+                raise self.malformed(str(err)) from err
+            if fits(content, {"error": str}):
+                session.end()
+                raise DhoxError(f"{self.host}: {' '.join(content['error'].split())}.")
+            if not any(fits(content, shape) for shape in shapes):
+                raise self.malformed(f"it holds {str(content)[:80]}")
+            return dict(content)
         raise self.failure(session)
+
+    def malformed(self, how: str) -> DhoxError:
+        """An answer that board.py never gives."""
+        return DhoxError(
+            f"{self.host} gave an answer that dhox does not understand ({how}). Check that it is the machine that you "
+            f"mean, and that the login shell there prints nothing of its own."
+        )
 
     def failure(self, session: Session) -> DhoxError:
         """Why a session ended without an answer."""
         status, said = session.end(), session.stderr()
         if status == LINK_FAILED:
-            return why(self.host, said)
+            return why(self.host, said, stood=True)
         last = said.strip().splitlines()[-1] if said.strip() else f"status {status}"
         if last.startswith(TOO_OLD):
             return DhoxError(
@@ -89,13 +109,22 @@ class Board:
             f"`ssh {shlex.quote(self.host)} {shlex.quote(self.python)} -V`, or name another with --remote-python."
         )
 
-    def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
-        """One request with one answer."""
+    def ask(self, action: str, shape: Any, **arguments: Any) -> dict[str, Any]:
+        """One request with one answer of a shape (see `fits`)."""
         session = self.start(action, arguments)
         try:
-            return self.answer(session)
+            return self.answer(session, shape)
         finally:
             session.end()
+
+    def probe(self) -> dict[str, Any]:
+        """What the board is, see `dhox.bench.board.probe`."""
+        return self.ask("probe", PROBE)
+
+    def look(self, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+        """Run a command that measures nothing, beside a bench too; its status, what it wrote, and its errors."""
+        done = self.ask("look", LOOK, command=command, environment=environment)
+        return done["status"], done["out"], done["err"]
 
     def send(
         self, blobs: dict[str, int], open_blob: Callable[[str], IO[bytes]], advance: Callable[[int], None]
@@ -120,7 +149,7 @@ class Board:
             session.end()
             raise
         try:
-            self.answer(session)
+            self.answer(session, {})
         finally:
             session.end()
 
@@ -129,8 +158,8 @@ class Board:
     ) -> tuple[int, list[str]]:
         """Run a command there; `show` gets its output line by line. Answers with its status and its last lines.
 
-        On KeyboardInterrupt the board ends the command in order (SIGINT first), which is waited for; a second one cuts
-        the connection, upon which the board does the same unwatched.
+        On KeyboardInterrupt the board ends the command in order (SIGINT first), which is waited for, and the status is
+        INTERRUPTED; a second one cuts the connection and is raised, and the board does the same unwatched.
         """
         session = self.start(
             "run", {"command": command, "environment": environment, "run": run, "patience_s": PATIENCE_S}
@@ -147,9 +176,9 @@ class Board:
                 beats.join()
                 with contextlib.suppress(OSError):
                     session.stdin.close()
+                status = INTERRUPTED
                 with contextlib.suppress(DhoxError):
                     self.relay(session, show, tail)
-                raise
         finally:
             over.set()
             beats.join()
@@ -159,7 +188,7 @@ class Board:
     def relay(self, session: Session, show: Callable[[str], None], tail: list[str]) -> int:
         """Show output until the command's status comes."""
         while True:
-            content = self.answer(session)
+            content = self.answer(session, OUT, STATUS)
             if "status" in content:
                 return int(content["status"])
             show(content["out"])
@@ -167,23 +196,26 @@ class Board:
             del tail[:-200]
 
     def collect(self, run: str) -> dict[str, bytes]:
-        """The files that a run left there, relative path to content; they are deleted there."""
+        """The results that a run left there, relative path to content; they stay there until `forget`."""
         session = self.start("collect", {"run": run})
         try:
-            count = self.answer(session)["files"]
+            count = self.answer(session, {"files": int})["files"]
             return dict(self.members(session)) if count else {}
-        except tarfile.ReadError as err:
+        except tarfile.TarError as err:
             raise self.failure(session) from err
         finally:
             session.end()
 
+    def forget(self, run: str) -> None:
+        """Delete what a run left there."""
+        self.ask("forget", {}, run=run)
+
     def members(self, session: Session) -> Iterator[tuple[str, bytes]]:
-        """The files of a tar stream; nothing but plain files with relative paths is taken."""
+        """The files of a tar stream that are results (RESULT); nothing else is taken."""
         with tarfile.open(fileobj=session.stdout, mode="r|") as archive:
             for member in archive:
-                content = archive.extractfile(member) if member.isreg() else None
-                path = PurePosixPath(member.name)
-                if content is not None and not path.is_absolute() and ".." not in path.parts:
+                content = archive.extractfile(member) if member.isreg() and RESULT.fullmatch(member.name) else None
+                if content is not None and member.size <= LARGEST_NPZ:
                     yield member.name, content.read()
 
 

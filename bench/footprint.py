@@ -30,11 +30,11 @@ METHOD = (
 
 def measure_footprint(export: Path, precision: str, runner: str, device: str, batch: int) -> int | None:
     """Peak bytes of one artefact of an export, see METHOD; None where the process fails."""
-    words = [str(export), precision, runner, device, str(batch)]
+    words = [str(export.absolute()), precision, runner, device, str(batch)]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "dhox.bench.footprint", *words],
-            capture_output=True, text=True, timeout=LIMIT_S, check=False,
+            capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd="/",  # -m looks for modules there first
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None

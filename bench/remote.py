@@ -6,17 +6,22 @@ running there, whatever ends this process or the connection.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
-from collections.abc import Callable
+import shlex
+import signal
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dhox.bench.accuracy import evaluation_items
+from dhox.bench.board_answers import BENCH, FINDINGS, fits, read_answer
 from dhox.bench.board_environment import dhox_files, folder_files, target_of, wheel_folder
-from dhox.bench.board_link import Board
+from dhox.bench.board_link import INTERRUPTED, Board
 from dhox.bench.judge import export_ledger
 from dhox.bench.run import BenchResult, default_out
 from dhox.bench.shipment import Shipment, add_images, add_models
@@ -35,8 +40,12 @@ NOT_THERE = (
     f"bench/{BENCH_FILE}",
 )  # its lines about files: those are written here
 POWER_MODES = "--power-modes"
-NOT_PREPARED = "not prepared yet: the first `dhox bench --host` copies what dhox needs there"
-EXPECTED = (0, 3, 130)  # exit statuses of a bench with results: done, a failed gate, interrupted
+EXPECTED = (0, 3, INTERRUPTED)  # exit statuses of a bench with results: done, a failed gate, interrupted
+KILLED = {
+    signal.SIGKILL: "SIGKILL; probably its memory was full", signal.SIGSEGV: "SIGSEGV, a fault in a library",
+    signal.SIGBUS: "SIGBUS, a fault in a library", signal.SIGABRT: "SIGABRT, a fault in a library",
+}  # fmt: skip
+BAR = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"  # of progress bars
 TENSORRT_DEVICES = ("jetson", "tensorrt")  # nothing else will do there
 
 
@@ -53,71 +62,107 @@ def bench_remote(
     batches: tuple[int, ...] = (1, 8),
     overwrite: bool = False,
     python: str = "python3",
-) -> list[BenchResult]:
+) -> tuple[list[BenchResult], DhoxError | None]:
     """Measure models on a board, and write the bench directory here (one per power mode with --power-modes).
 
     `host`: as for ssh. `paths`, `contract`, `data`, `out`: on this machine, as `dhox.bench.run.bench` takes them.
     `arguments`: option words for `dhox bench` there, beside --device, --out, --data and --contract. `precisions`,
     `batches`: what engines are built for. `python`: the interpreter there. bench.json gets the paths of this machine in
     place of the board's, and a section `remote`. Ctrl-C ends the bench there in order and keeps what it had (status
-    interrupted). Raises DhoxError with one message for everything that the board, the connection or pip refuse.
+    interrupted). The error: what ended the bench there after it wrote results. Raises DhoxError with one message for
+    everything that the board, the connection or pip refuse; where results remain on the board, it says how to get them.
     """
     subjects = open_subjects(paths, contract, precisions)
     items, where, _ = evaluation_items(data, subjects)
     shipment = Shipment()
     places, agreed = add_models(shipment, paths, contract)
     images = add_images(shipment, items, judges_of(subjects, where))
-    modes = POWER_MODES in arguments
-    if out is not None and not modes:
-        check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
-    with Board(host, python) as board:
-        probe = board.ask("probe")
-        say(f"{host} is {describe(probe)}")
-        out = out or default_out(subjects[0]) / f"{plain(probe['host'])}-{datetime.now():%Y%m%d-%H%M%S}"
-        packages = add_packages(shipment, host, probe)
-        trees = copy(board, shipment, packages)
-        environment = environment_of(trees, packages)
-        run = secrets.token_hex(8)
-        if device != "cpu" and probe["tensorrt"]["works"]:
-            folders = [f"{trees}/{places[path]}" for path in paths if (path / EXPORT_FILE).is_file()]
-            engines(board, probe["python"]["path"], environment, run, device, folders, precisions, batches)
-        words = [*(f"{trees}/{places[path]}" for path in paths), *arguments, f"--device={device}", "--out=bench"]
-        words += [f"--contract={trees}/{agreed}"] if agreed else []
-        words += [f"--data={trees}/{images}"] if images else []
-        lines = Lines()
-        interrupted: KeyboardInterrupt | None = None
-        try:
-            status, tail = board.run([probe["python"]["path"], "-m", "dhox", "bench", *words], environment, run, lines)
-        except KeyboardInterrupt as err:
-            interrupted, status, tail = err, 130, []
-        except DhoxError as err:
-            raise DhoxError(f"{err} What it had measured lies there in {probe['store']}/runs/{run}.") from err
-        files = board.collect(run)
-    benches = benches_of(files)
-    if not benches:
-        if interrupted is not None:
-            raise interrupted
-        raise failed(host, status, lines.error, tail)
-    local = {f"{trees}/{place}": str(path.absolute()) for path, place in places.items()}
-    local |= {f"{trees}/{agreed}": str(contract.absolute())} if agreed and contract else {}
-    local |= {f"{trees}/{images}": data_address(where)} if images and where else {}
-    moved = {mine: there for there, mine in local.items()}
+    try:
+        with Board(host, python) as board:
+            probe = board.probe()
+            say(f"{host} is {describe(probe)}")
+            out = out or default_out(subjects[0]) / f"{plain(probe['host'])}-{datetime.now():%Y%m%d-%H%M%S}"
+            check_place(out, POWER_MODES in arguments, overwrite)
+            packages = add_packages(shipment, host, probe)
+            trees = copy(board, shipment, packages)
+            environment = environment_of(trees, packages)
+            run = secrets.token_hex(8)
+            if device != "cpu" and probe["tensorrt"]["works"]:
+                folders = [f"{trees}/{places[path]}" for path in paths if (path / EXPORT_FILE).is_file()]
+                engines(board, probe["python"]["path"], environment, run, device, folders, precisions, batches)
+            words = [*(f"{trees}/{places[path]}" for path in paths), *arguments, f"--device={device}", "--out=bench"]
+            words += [f"--contract={trees}/{agreed}"] if agreed else []
+            words += [f"--data={trees}/{images}"] if images else []
+            local = {f"{trees}/{place}": str(path.absolute()) for path, place in places.items()}
+            local |= {f"{trees}/{agreed}": str(contract.absolute())} if agreed and contract else {}
+            local |= {f"{trees}/{images}": data_address(where)} if images and where else {}
+            moved = {mine: there for there, mine in local.items()}
+            remote = {"host": host, "python": python, "probe": probe, "paths": moved}
+            lines = Lines()
+            with said_to_remain(host, f"{probe['store']}/runs/{run}"):
+                command = [probe["python"]["path"], "-m", "dhox", "bench", *words]
+                status, tail = board.run(command, environment, run, lines)
+                results = bring(board, run, out, local, remote, overwrite)
+            board.forget(run)
+    except KeyboardInterrupt as err:
+        raise stopped(f"Interrupted. Run the same command again: what was copied to {host} is there.") from err
+    if not results and status == INTERRUPTED:
+        raise stopped(f"Interrupted before anything was measured on {host}. Run the same command again.")
+    problem = None if results and status in EXPECTED else failed(host, status, lines.error, tail)
+    if problem is not None and not results:
+        raise problem
+    return results, problem
+
+
+def check_place(out: Path, modes: bool, overwrite: bool) -> None:
+    """Raise DhoxError where results could not be written, before they are measured."""
+    for place in [one for one in out.glob("[0-9]*-*") if one.suffix != ".partial"] if modes else [out]:
+        check_output(place, BENCH_FILE, BENCH_SCHEMA, overwrite)
+    there = out.absolute().parent
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as err:
+        raise DhoxError(f"Could not write to {there}: {err.strerror}. Choose another --out.") from err
+
+
+@contextlib.contextmanager
+def said_to_remain(host: str, folder: str) -> Iterator[None]:
+    """Every error of the block says that results may lie in a folder of the board, and how to get them."""
+    address = f"scp{host[3:].rstrip('/')}/{folder}" if host.startswith("ssh://") else f"{host}:{folder}"
+    remain = f"What was measured lies there in {folder}; `scp -r {shlex.quote(address)} .` brings it here."
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise stopped(f"Interrupted; {host} ends what it was running. {remain}") from err
+    except DhoxError as err:
+        raise DhoxError(f"{err} {remain}") from err
+    except OSError as err:
+        raise DhoxError(f"The results could not be written here ({err}). {remain}") from err
+
+
+def stopped(text: str) -> DhoxError:
+    """The error of an interrupted command."""
+    error = DhoxError(text)
+    error.exit_code = INTERRUPTED
+    return error
+
+
+def bring(
+    board: Board, run: str, out: Path, local: dict[str, str], remote: dict[str, Any], overwrite: bool
+) -> list[BenchResult]:
+    """Write the benches of a run here. `local`: path there -> path here. Raises DhoxError where that fails."""
     results = []
-    for mode, (found, others) in benches.items():
-        content = replace_texts(found, local)
-        content["remote"] = {"host": host, "python": python, "probe": probe, "paths": moved}
+    for mode, (found, others) in benches_of(board.collect(run)).items():
+        content = replace_texts(found, local) | {"remote": remote}
         place = out / plain(mode) if mode else out
         with output_directory(place, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder:
-            for name, data_there in others.items():
-                write_bytes(folder / name, data_there)
+            for name, data in others.items():
+                write_bytes(folder / name, data)
             write_json(folder / BENCH_FILE, content)
-        say(f"Results of {host}: {place}")
+        say(f"Results of {board.host}: {place}")
         results.append(BenchResult(place, content, all(row["passed"] for row in content["golden"])))
-    if status not in EXPECTED:
-        say(
-            f"dhox on {host} wrote them, and then ended with status {status}: "
-            f"{lines.error or next(iter(tail[-1:]), 'it said nothing')}"
-        )
     return results
 
 
@@ -126,38 +171,46 @@ def examine_board(host: str, python: str = "python3") -> dict[str, Any]:
 
     `findings` is None before, with the reason in `note`. Raises DhoxError as `bench_remote` does.
     """
-    lines: list[str] = []
     with Board(host, python) as board:
-        probe = board.ask("probe")
+        probe = board.probe()
         content: dict[str, Any] = {"host": host, "probe": probe, "findings": None, "note": None}
-        if probe["environment"] is None:
-            return content | {"note": NOT_PREPARED}
-        status, tail = prepared(board, probe, ["doctor", "--json"], lines.append)
+        if not probe["environment"]:
+            return content | {"note": not_prepared(probe)}
+        status, out, said = board.look(*dhox_there(probe, ["doctor", "--json"]))
     try:
-        return content | {"findings": json.loads("\n".join(lines))}
+        findings = read_answer(out)
     except ValueError:
-        last = tail[-1] if tail else f"status {status}"
-        return content | {"note": f"dhox there does not run ({last}): `dhox bench --host` copies it again"}
+        findings = None
+    if fits(findings, FINDINGS):
+        return content | {"findings": [{key: row[key] for key in FINDINGS[0]} for row in findings]}
+    reason = last_line(said.splitlines()) or f"status {status}"
+    return content | {"note": f"dhox there does not run ({reason}): `dhox bench --host` copies it again"}
 
 
 def restore_board(host: str, python: str = "python3") -> None:
     """`dhox doctor --restore-power-mode` on a board: what a killed bench there left behind. Raises DhoxError."""
-    lines = Lines()
     with Board(host, python) as board:
-        probe = board.ask("probe")
-        if probe["environment"] is None:
-            raise DhoxError(f"{host} is {NOT_PREPARED}.")
-        status, tail = prepared(board, probe, ["doctor", "--restore-power-mode"], lines)
+        probe = board.probe()
+        if not probe["environment"]:
+            raise DhoxError(f"{host} is {not_prepared(probe)}.")
+        status, out, said = board.look(*dhox_there(probe, ["doctor", "--restore-power-mode"]))
+    lines = Lines()
+    for line in [*out.splitlines(), *said.splitlines()]:
+        lines(line)
     if status:
-        raise failed(host, status, lines.error, tail)
+        raise failed(host, status, lines.error, said.splitlines())
 
 
-def prepared(
-    board: Board, probe: dict[str, Any], words: list[str], show: Callable[[str], None]
-) -> tuple[int, list[str]]:
-    """Run dhox with the packages that the last bench brought there."""
+def not_prepared(probe: dict[str, Any]) -> str:
+    """What to do before dhox runs with this Python of the board."""
+    version = "{}.{}".format(*probe["python"]["version"])
+    return f"not prepared yet for its Python {version}: the first `dhox bench --host` copies what dhox needs there"
+
+
+def dhox_there(probe: dict[str, Any], words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A command of dhox with the packages that the last bench brought there, and its environment."""
     environment = environment_of(f"{probe['store']}/trees", probe["environment"])
-    return board.run([probe["python"]["path"], "-m", "dhox", *words], environment, secrets.token_hex(8), show)
+    return [probe["python"]["path"], "-m", "dhox", *words], environment
 
 
 class Lines:
@@ -186,13 +239,13 @@ def judges_of(subjects: list[Subject], where: Path | None) -> list[Item]:
 
 def describe(probe: dict[str, Any]) -> str:
     """A board in one line."""
-    model = probe["texts"].get("/proc/device-tree/model")
+    model = probe["texts"]["/proc/device-tree/model"]
     version = ".".join(map(str, probe["python"]["version"]))
     trt, ort = probe["tensorrt"], probe["onnxruntime"]
     parts = [
         model or probe["host"], probe["machine"], f"Python {version}",
         f"TensorRT {trt['found']}" if trt["works"] else f"no TensorRT ({trt['found']})",
-        f"its own onnxruntime {ort['found'][0]}" if ort["works"] else "no onnxruntime of its own",
+        f"its own onnxruntime {ort['found'].split()[0]}" if ort["works"] else "no onnxruntime of its own",
     ]  # fmt: skip
     return ", ".join(parts)
 
@@ -210,14 +263,14 @@ def add_packages(shipment: Shipment, host: str, probe: dict[str, Any]) -> list[s
 
 def copy(board: Board, shipment: Shipment, packages: list[str]) -> str:
     """Bring the board what it lacks; answers with its folder of trees."""
-    lacking = board.ask("missing", blobs=shipment.sizes)["missing"]
-    sizes = {name: shipment.sizes[name] for name in lacking}
+    lacking = set(board.ask("missing", {"missing": [str]}, blobs=shipment.sizes)["missing"])
+    sizes = {name: size for name, size in shipment.sizes.items() if name in lacking}
     there = len(shipment.sizes) - len(sizes)
     say(f"Copying {len(sizes):,} files, {sum(sizes.values()) / 1e6:,.1f} MB ({there:,} are there already)")
     if sizes:
         with progress_bar(f"to {board.host}, files", len(sizes)) as advance:
             board.send(sizes, shipment.open, advance)
-    trees: str = board.ask("place", trees=shipment.trees, environment=packages)["trees"]
+    trees: str = board.ask("place", {"trees": str}, trees=shipment.trees, environment=packages)["trees"]
     return trees
 
 
@@ -245,25 +298,38 @@ def engines(
     lines = Lines()
     asked = json.dumps({"exports": exports, "precisions": list(precisions), "batches": list(batches)})
     status, tail = board.run([python, "-m", "dhox.bench.board_engines", asked], environment, run, lines)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
     if status and device in TENSORRT_DEVICES:
         raise failed(board.host, status, lines.error, tail)
     if status:
-        say(f"No TensorRT engines on {board.host}: {lines.error or (tail[-1] if tail else status)}")
+        say(f"No TensorRT engines on {board.host}: {lines.error or last_line(tail) or status}")
 
 
 def failed(host: str, status: int, error: str | None, tail: list[str]) -> DhoxError:
     """What a command there said before it failed, with its exit code."""
-    if error is None:
-        last = next((line for line in reversed(tail) if line.strip()), "it said nothing")
-        return DhoxError(f"dhox on {host} ended with status {status}: {last}. Run the same command again.")
-    kind = {2: UsageError, 3: GateFailedError}.get(status, DhoxError)
-    return kind(f"On {host}: {error}")
+    if error is not None:
+        kind = {2: UsageError, 3: GateFailedError}.get(status, DhoxError)
+        return kind(f"On {host}: {error}")
+    if -status in KILLED:
+        return DhoxError(
+            f"dhox on {host} was killed ({KILLED[-status]}). Look at `dmesg` there, free memory or leave models out, "
+            "and run the same command again."
+        )
+    said = last_line(tail) or "it said nothing"
+    return DhoxError(f"dhox on {host} ended with status {status}: {said}. Run the same command again.")
+
+
+def last_line(lines: list[str]) -> str | None:
+    """The last line that says something; no progress bar does."""
+    return next((line.strip() for line in reversed(lines) if line.strip() and BAR not in line), None)
 
 
 def benches_of(files: dict[str, bytes]) -> dict[str, tuple[dict[str, Any], dict[str, bytes]]]:
     """The benches among the files of a run: power mode ("" without) -> bench.json, and the other files by name.
 
-    One that did not come to its end lies in a folder that ends with .partial; report.html is written here anew.
+    One that did not come to its end lies in a folder that ends with .partial. Raises DhoxError for a bench.json that
+    dhox does not write.
     """
     found = {}
     for path in sorted(files):
@@ -272,26 +338,24 @@ def benches_of(files: dict[str, bytes]) -> dict[str, tuple[dict[str, Any], dict[
         if content is None:
             continue
         beside = {PurePosixPath(other): data for other, data in files.items()}
-        others = {
-            other.name: data
-            for other, data in beside.items()
-            if other.parent == folder and other.name not in {BENCH_FILE, "report.html"}
-        }
+        others = {one.name: data for one, data in beside.items() if one.parent == folder and one.name != BENCH_FILE}
         parts = [part.removesuffix(".partial") for part in folder.parts]
         found[parts[1] if len(parts) > 1 else ""] = (content, others)
     return found
 
 
 def read_content(text: bytes) -> dict[str, Any] | None:
-    """bench.json from the board; None where it holds no results."""
+    """bench.json from the board; None where it holds no results yet. Raises DhoxError where dhox did not write it."""
     try:
-        content: Any = json.loads(text)
-    except ValueError:
+        content = read_answer(text)
+    except ValueError as err:
+        raise DhoxError(f"The {BENCH_FILE} of the board is damaged ({err}).") from err
+    if fits(content, {"status": str}) and "latency" not in content:
         return None
-    if not isinstance(content, dict) or content.get("schema") != BENCH_SCHEMA or "latency" not in content:
-        return None
+    if not fits(content, BENCH) or content.get("schema") != BENCH_SCHEMA:
+        raise DhoxError(f"The {BENCH_FILE} of the board does not hold what dhox writes.")
     # Killed there between two batch sizes, it still says that it runs.
-    return content | {"status": "interrupted"} if content.get("status") == "running" else content
+    return dict(content) | {"status": "complete" if content["status"] == "complete" else "interrupted"}
 
 
 def replace_texts(value: Any, texts: dict[str, str]) -> Any:

@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from dhox.dataset import Item, image_bytes
 from dhox.errors import DhoxError
@@ -32,12 +33,9 @@ class Shipment:
     sizes: dict[str, int] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
 
-    def add_tree(self, files: dict[str, Any], known: dict[str, str] | None = None) -> str:
-        """Add files by relative path (a Source each; `known`: hashes that were computed already); the tree's key."""
-        known = known or {}
-        return self.add_hashes(
-            {relative: self.add_file(source, known.get(relative)) for relative, source in files.items()}
-        )
+    def add_tree(self, files: Mapping[str, Source]) -> str:
+        """Add files by relative path; the tree's key."""
+        return self.add_hashes({relative: self.add_file(source) for relative, source in files.items()})
 
     def add_hashes(self, tree: dict[str, str]) -> str:
         """Add a tree of files that were added; its key."""
@@ -45,10 +43,10 @@ class Shipment:
         self.trees[key] = tree
         return key
 
-    def add_file(self, source: Source, digest: str | None = None) -> str:
+    def add_file(self, source: Source) -> str:
         """Add one file and answer with its SHA-256."""
         if isinstance(source, Path):
-            digest, size = digest or sha256(source), source.stat().st_size
+            digest, size = sha256(source), source.stat().st_size
         else:
             content = source if isinstance(source, bytes) else image_bytes(source)
             digest, size = hashlib.sha256(content).hexdigest(), len(content)
@@ -72,31 +70,47 @@ def add_models(shipment: Shipment, paths: list[Path], contract: Path | None) -> 
     files that lie elsewhere than beside the model or the contract.
     """
     places: dict[Path, str] = {}
+    folders: dict[Path, str] = {}
     agreed: str | None = None
     for path in paths:
         export = path if path.is_dir() else path.parent
         if (export / EXPORT_FILE).is_file():
-            inside = add_export(shipment, export)
+            if export not in folders:
+                folders[export] = add_alone(shipment, export_files(export), set(folders.values()))
+            inside = f"{folders[export]}/{export_names(export)}"
             places[path] = inside if path.is_dir() else f"{inside}/{path.name}"
         else:
             assert contract is not None, "open_subjects refused it"
             outside = {path.name: path, **beside(path.parent, sorted(check_onnx(path).external))}
-            places[path] = f"{shipment.add_tree(outside)}/{path.name}"
+            folders[path] = add_alone(shipment, outside, set(folders.values()))
+            places[path] = f"{folders[path]}/{path.name}"
     if contract is not None:
         agreement = {contract.name: contract, **beside(contract.parent, class_files(contract))}
         agreed = f"{shipment.add_tree(agreement)}/{contract.name}"
     return places, agreed
 
 
-def add_export(shipment: Shipment, export: Path) -> str:
-    """One export directory; its path below the board's trees keeps the last two names, from which it is named."""
-    manifest = read_manifest(export)
-    inside = "/".join(export.resolve().parts[1:][-2:])
+def add_alone(shipment: Shipment, files: dict[str, Path], taken: set[str]) -> str:
+    """Add a tree whose folder no other model has, though its files be the same: its place stands for one path here."""
+    folder = shipment.add_tree(files)
+    number = 1
+    while folder in taken:
+        number += 1
+        folder = f"{shipment.add_tree({f'{number}/{relative}': path for relative, path in files.items()})}/{number}"
+    return folder
+
+
+def export_names(export: Path) -> str:
+    """The last two names of an export's path, from which it is named."""
+    return "/".join(export.resolve().parts[1:][-2:])
+
+
+def export_files(export: Path) -> dict[str, Path]:
+    """One export directory below its names, each file checked against the manifest."""
+    manifest, inside = read_manifest(export), export_names(export)
     hashes = {**manifest["files"], **{entry["file"]: entry["sha256"] for entry in manifest["artefacts"]}}
     files = {f"{inside}/{name}": check_file(export, name, digest) for name, digest in hashes.items()}
-    known = {f"{inside}/{name}": digest for name, digest in hashes.items()}
-    key = shipment.add_tree({**files, f"{inside}/{EXPORT_FILE}": export / EXPORT_FILE}, known)
-    return f"{key}/{inside}"
+    return {**files, f"{inside}/{EXPORT_FILE}": export / EXPORT_FILE}
 
 
 def class_files(contract: Path) -> list[str]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.cli_bench import bench
-from dhox.cli_common import Overwrite, Sysroot, check_choice, set_sysroot
+from dhox.cli_common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
 from dhox.cli_compare import compare
 from dhox.cli_export import export
 from dhox.cli_sweep import contract, sweep
@@ -106,13 +106,18 @@ def verify(
 @app.command()
 def doctor(
     host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
-    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there.")] = "python3",
+    remote_python: Annotated[str | None, typer.Option(help="With --host: the Python to use there.", show_default="python3")] = None,
     target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
     restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
     sysroot: Sysroot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
+    check_host_options(host, remote_python)
+    if as_json and restore_power_mode:
+        raise UsageError(
+            "--restore-power-mode sets a mode and lists nothing. Leave out --json, or ask for it afterwards."
+        )
     if target is not None and (restore_power_mode or sysroot is not None):
         raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
     if host is not None and (target is not None or sysroot is not None):
@@ -122,9 +127,9 @@ def doctor(
         from dhox.remote_tables import print_board
 
         if restore_power_mode:
-            restore_board(host, remote_python)
+            restore_board(host, remote_python or "python3")
         else:
-            print_board(examine_board(host, remote_python), as_json)
+            print_board(examine_board(host, remote_python or "python3"), as_json)
         return
     set_sysroot(sysroot)
     if target is not None:

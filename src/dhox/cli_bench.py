@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhox.cli_common import Overwrite, Sysroot, check_choice, find_newest, option_words, say_report, set_sysroot
-from dhox.errors import UsageError
+from dhox.cli_common import (
+    Overwrite,
+    Sysroot,
+    check_choice,
+    check_host_options,
+    find_newest,
+    option_words,
+    say_report,
+    set_sysroot,
+)
+from dhox.errors import DhoxError, UsageError
 from dhox.machine import DEVICES
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ def bench(
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
     power_modes: Annotated[bool, typer.Option("--power-modes", help="On a Jetson: measure in every power mode that needs no reboot, into OUT/ID-NAME; sets modes by sudo -n nvpmodel, and the present one again at the end.")] = False,
     host: Annotated[str | None, typer.Option(help="Measure there, over ssh: what is needed is copied, and the results come back.", show_default="this machine", metavar="[USER@]HOST")] = None,
-    remote_python: Annotated[str, typer.Option(help="With --host: the Python to use there, 3.10 or newer.")] = "python3",
+    remote_python: Annotated[str | None, typer.Option(help="With --host: the Python to use there, 3.10 or newer.", show_default="python3")] = None,
     sysroot: Sysroot = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
@@ -50,6 +59,13 @@ def bench(
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
     from dhox.power_mode_bench import bench_modes
 
+    check_host_options(host, remote_python)
+    if host is not None and sysroot is not None:
+        raise UsageError("--host looks at a board as it is. Leave out --sysroot, or leave out --host.")
+    if host is not None and any(name.partition(":")[0] == "torch" for name in runner or []):
+        raise UsageError(
+            "--runner torch needs torch, which --host does not take along. Leave it out, or run dhox bench on that machine."
+        )
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
     if scenario is not None:
@@ -63,12 +79,13 @@ def bench(
     if host is not None:
         from dhox.bench.remote import bench_remote
 
-        results = bench_remote(
+        results, problem = bench_remote(
             host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
             precisions=tuple(precision or ()), batches=parse_numbers("--batch", batch), overwrite=overwrite,
-            python=remote_python,
+            python=remote_python or "python3",
         )  # fmt: skip
     else:
+        problem = None
         run = partial(
             run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
             precisions=tuple(dict.fromkeys(precision or ())), contract=contract,
@@ -79,15 +96,17 @@ def bench(
         results = bench_modes(run, out) if power_modes else [run(out)]
         for result in results:
             print_bench(result.bench, result.content)
-    finish(results)
+    finish(results, problem)
 
 
-def finish(results: list[BenchResult]) -> None:
-    """Write the reports, and raise what the exit code must say of the results."""
-    from dhox.errors import DhoxError, GateFailedError
+def finish(results: list[BenchResult], problem: DhoxError | None = None) -> None:
+    """Write the reports, and raise what the exit code must say: `problem`, or what the results tell."""
+    from dhox.errors import GateFailedError
 
     for result in results:
         say_report(result.bench)
+    if problem is not None:
+        raise problem
     failed = [result for result in results if not result.passed]
     if failed:
         raise GateFailedError(

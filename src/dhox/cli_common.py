@@ -75,6 +75,12 @@ def say_report(directory: Path) -> None:
         say(f"No report.html: {missing}")
 
 
+def check_host_options(host: str | None, remote_python: str | None) -> None:
+    """Raise UsageError for --remote-python without --host."""
+    if host is None and remote_python is not None:
+        raise UsageError("--remote-python is the Python of a board. Add --host, or leave it out.")
+
+
 def option_words(context: typer.Context, besides: set[str]) -> list[str]:
     """The options that the user wrote, but those of `besides`, as words for the same command elsewhere.
 

@@ -31,16 +31,15 @@ def print_board(content: dict[str, Any], as_json: bool) -> None:
 
 def rows(probe: dict[str, Any]) -> list[tuple[str, str]]:
     """The probe as (what, found)."""
-    model = probe["texts"].get("/proc/device-tree/model", "")
+    model = probe["texts"]["/proc/device-tree/model"]
     library, version = probe["libc"]
     trt, ort = probe["tensorrt"], probe["onnxruntime"]
-    own = f"{ort['found'][0]} ({', '.join(ort['found'][1])})" if ort["works"] else f"none: {ort['found']}"
     return [
         ("machine", f"{probe['host']}, {probe['system']} {probe['machine']}{', ' if model else ''}{model}"),
         ("Python", f"{'.'.join(map(str, probe['python']['version']))} ({probe['python']['path']})"),
         ("C library", f"{library or 'unknown'} {version}"),
-        ("TensorRT", str(trt["found"]) if trt["works"] else f"does not load: {trt['found']}"),
-        ("onnxruntime of its own", own),
-        ("L4T", probe["texts"].get("/etc/nv_tegra_release", "none").splitlines()[0]),
+        ("TensorRT", trt["found"] if trt["works"] else f"does not load: {trt['found']}"),
+        ("onnxruntime of its own", ort["found"] if ort["works"] else f"none: {ort['found']}"),
+        ("L4T", (probe["texts"]["/etc/nv_tegra_release"] or "none").splitlines()[0]),
         ("store of dhox", f"{probe['store']}, {probe['free_bytes'] / 1e9:,.1f} GB free"),
     ]  # fmt: skip

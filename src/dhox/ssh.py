@@ -26,12 +26,16 @@ OPTIONS = {
     "PermitLocalCommand": "no",
     "RemoteCommand": "none",
     "RequestTTY": "no",
-    "ForkAfterAuthentication": "no",
-    "StdinNull": "no",
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
     "ControlPersist": "no",
 }
 LINK_FAILED = 255  # ssh's exit status where it failed itself
 LONGEST_SOCKET = 80  # bytes; sun_path holds 104 or 108, and ssh appends 17 of its own while it opens the socket
+# A name of these could be an option, or code for the shell of a ProxyCommand.
+NO_HOST = re.compile(r"^[-@]|@-|@$|[\s\x00-\x1f\x7f$;|&`'\"\\()<>]")
+# C0 and C1 control characters, which a terminal obeys (tab and new line stay), and halves of surrogate pairs.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # What ssh says, what it means, and what to do.
 FAILURES = [
     (
@@ -76,24 +80,31 @@ FAILURES = [
 def check_host(host: str) -> str:
     """The host as ssh takes it (name, user@name or ssh://user@name:port), or UsageError.
 
-    A name can never be read as an option, and holds no control character or space.
+    A name can never be read as an option or by a shell, and holds no control character or space.
     """
-    name = host.rpartition("@")[2]
-    if not name or host.startswith(("-", "@")) or name.startswith("-") or re.search(r"[\s\x00-\x1f\x7f]", host):
+    if not host or NO_HOST.search(host):
         raise UsageError(f"--host {host!r} is no host name. Write for example --host user@orin, as for ssh.")
     return host
 
 
 def client() -> list[str]:
     """The ssh client's words: $DHOX_SSH, else ssh from the path. Raises DhoxError where there is none."""
-    words = shlex.split(os.environ.get(SSH, "")) or ["ssh"]
+    try:
+        words = shlex.split(os.environ.get(SSH, "")) or ["ssh"]
+    except ValueError as err:
+        raise DhoxError(f'{SSH} cannot be read ({err}). Write for example {SSH}="ssh -F FILE".') from err
     if shutil.which(words[0]) is None:
         raise DhoxError(f"{words[0]} is not installed here. Install OpenSSH's client (apt install openssh-client).")
     return words
 
 
-def why(host: str, said: str) -> DhoxError:
-    """The failure that ssh's own words (its stderr) stand for, as one message."""
+def printable(text: str) -> str:
+    """Text of another machine without what a terminal would obey, or what is no Unicode."""
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def why(host: str, said: str, stood: bool) -> DhoxError:
+    """The failure that ssh's own words (its stderr) stand for, as one message. `stood`: there was a login before it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     for pattern, meaning, to_do in FAILURES:
         found = [line for line in lines if re.search(pattern, line)]
@@ -103,6 +114,8 @@ def why(host: str, said: str) -> DhoxError:
                 advice = advice.replace(name, shlex.quote(value))
             return DhoxError(f"{host}: {meaning.replace('SAID', found[-1])}. {advice}")
     said = f" ({lines[-1]})" if lines else ""
+    if not stood:
+        return DhoxError(f"{host}: no login by ssh came about{said}. Check it with `ssh {shlex.quote(host)}`.")
     return DhoxError(
         f"The connection to {host} was lost{said}. Run the same command again: what was copied is still there, and the "
         "board ends what it was running."
@@ -126,7 +139,7 @@ class Session:
     def stderr(self) -> str:
         """What was written to stderr so far."""
         self.said.seek(0)
-        return self.said.read().decode(errors="replace")
+        return printable(self.said.read().decode(errors="replace"))
 
     def end(self, seconds: float = 10) -> int:
         """Close the streams and wait for the exit status; after `seconds` the local ssh is killed."""
@@ -181,7 +194,7 @@ class Connection:
             # A shell may greet first.
             if not any(line.strip() == mark for line in self.login.stdout):
                 self.login.end()
-                raise why(self.host, self.login.stderr())
+                raise why(self.host, self.login.stderr(), stood=False)
         except BaseException:
             self.close()
             raise

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import errno
+import hashlib
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.bench import board, board_environment
+from dhox.bench.board_answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
 from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
+from dhox.bench.board_link import RESULT
 from dhox.bench.remote import benches_of, failed, replace_texts
 from dhox.bench.shipment import Shipment, add_images, add_models
 from dhox.cli import main
@@ -29,7 +35,10 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.files import BENCH_SCHEMA
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
-PROBE: dict[str, Any] = {
+EMPTY: dict[str, Any] = {
+    key: {dict: {}, list: [], type: ""}[type(shape)] for key, shape in BENCH.items()
+} | {"schema": BENCH_SCHEMA, "status": "complete", "latency": []}  # fmt: skip
+ORIN_PROBE: dict[str, Any] = {
     "system": "Linux", "machine": "aarch64", "libc": ["glibc", "2.35"], "python": {"version": [3, 10, 12]},
     "onnxruntime": {"works": False, "found": "ModuleNotFoundError"},
 }  # fmt: skip
@@ -118,6 +127,111 @@ def test_unused_files_go_and_used_ones_stay(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def place(trees: dict[str, dict[str, bytes]], folder: Path, environment: list[str] | None = None) -> None:
+    """Put the blobs there that `missing` asks for, then the trees."""
+    blobs = {hashlib.sha256(data).hexdigest(): data for files in trees.values() for data in files.values()}
+    (folder / "blobs").mkdir(exist_ok=True)
+    for name in blobs:
+        if board.content_hash(folder / "blobs" / name) != name:
+            (folder / "new").write_bytes(blobs[name])
+            (folder / "new").replace(folder / "blobs" / name)
+    board.place(
+        {key: {path: hashlib.sha256(data).hexdigest() for path, data in files.items()} for key, files in trees.items()},
+        environment,
+    )
+
+
+def no_links(*paths: object) -> None:
+    """os.link on a FAT disk."""
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_damaged_store_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path))
+    if not linked:  # as on a FAT disk
+        monkeypatch.setattr(os, "link", no_links)
+    trees = {"key": {"a": b"first", "b/c": b"second", "b/d": b"third"}}
+    place(trees, tmp_path)
+    tree = tmp_path / "trees/key"
+    (tree / "engine").write_bytes(b"built there")
+    os.truncate(tree / "a", 0)
+    (tree / "b/c").write_bytes(bytes(6))
+    (tree / "b/d").unlink()
+    place(trees, tmp_path)
+    assert {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()} == {
+        **trees["key"], "engine": b"built there",
+    }  # fmt: skip
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_two_first_runs_at_once_both_place_their_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path))
+    files = {f"folder/{number}": str(number).encode() for number in range(300)}
+    place({"other": files}, tmp_path)  # the blobs
+    tree = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    request = json.dumps({"action": "place", "arguments": {"trees": {"key": tree}}}).encode() + b"\n"
+    both = [
+        subprocess.Popen([sys.executable, board.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in "ab"
+    ]
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write(request)
+        process.stdin.flush()
+    answers = [json.loads(process.communicate()[0].removeprefix(board.MARK)) for process in both]
+    assert answers == [{"trees": str(tmp_path / "trees")}] * 2
+    assert {path.name for path in (tmp_path / "trees/key/folder").iterdir()} == {str(number) for number in range(300)}
+
+
+def test_what_was_prepared_is_remembered_for_one_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path))
+    assert board.remembered() == []
+    place({"key": {"a": b"x"}}, tmp_path, ["key"])
+    assert board.remembered() == ["key"]
+    (kept,) = tmp_path.glob("environment-*")
+    assert kept.name == "environment-{}.{}.json".format(*sys.version_info)
+    for damage in ("", "{", "{}", "\0" * 8):
+        kept.write_text(damage)
+        assert board.remembered() == []
+
+
+def test_a_store_that_pythonpath_cannot_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "a:b"))
+    with pytest.raises(board.BoardError, match="has a colon. Set DHOX_REMOTE_CACHE there"):
+        board.probe()
+
+
+@pytest.mark.parametrize("run", ["", ".", "..", "../x", "/etc", "a/../../x"])
+def test_only_a_run_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path))
+    with pytest.raises(board.BoardError, match="leads out of its folder"):
+        board.forget(run)
+
+
+def test_a_killed_watcher_takes_its_bench_along_and_keeps_the_machine_until_then(tmp_path: Path) -> None:
+    tidy = ["bash", "-c", "trap 'sleep 1; exit' INT; echo $$; while true; do sleep 0.05; done"]
+    process = board_process(tmp_path, {}, tidy)
+    group = group_of(process)
+    process.kill()
+    process.wait()
+    assert is_held(tmp_path)
+    end = time.monotonic() + 10
+    while not is_gone(group):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not is_held(tmp_path)
+
+
+def is_held(tmp_path: Path) -> bool:
+    """Whether somebody holds the lock of `board_process`."""
+    with socket.socket(socket.AF_UNIX) as other:
+        try:
+            other.bind(f"\0{tmp_path}")
+        except OSError:
+            return True
+    return False
+
+
 def test_no_tree_leads_out_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
     with pytest.raises(board.BoardError, match="leads out of its folder"):
@@ -144,15 +258,15 @@ def test_where_the_store_is(variables: dict[str, str], place: str, monkeypatch: 
 
 
 def test_the_target_of_a_jetson() -> None:
-    assert target_of("orin", PROBE) == ORIN
-    own = {"works": True, "found": ["1.18.0", ["CUDAExecutionProvider"]]}
-    assert target_of("orin", PROBE | {"onnxruntime": own}).own_onnxruntime == "1.18.0"
+    assert target_of("orin", ORIN_PROBE) == ORIN
+    own = {"works": True, "found": "1.18.0 CUDAExecutionProvider"}
+    assert target_of("orin", ORIN_PROBE | {"onnxruntime": own}).own_onnxruntime == "1.18.0"
 
 
 @pytest.mark.parametrize("odd", [{"system": "Darwin"}, {"machine": "riscv64"}, {"libc": ["", ""]}])
 def test_a_board_without_wheels_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(DhoxError, match="knows wheels for Linux with glibc on aarch64 and x86_64"):
-        target_of("odd", PROBE | odd)
+        target_of("odd", ORIN_PROBE | odd)
 
 
 def test_tags_go_from_the_boards_glibc_down() -> None:
@@ -299,20 +413,25 @@ def test_errors_keep_their_kind() -> None:
     assert type(failed("orin", 2, "x", [])) is UsageError
     assert type(failed("orin", 3, "x", [])) is GateFailedError
     assert str(failed("orin", 1, "No room. Make some.", [])) == "On orin: No room. Make some."
-    assert "status -9: last words. Run" in str(failed("orin", -9, None, ["last words", " "]))
+    bar = "batch 1 ━━━━━━━━ 40/40"
+    assert "status 1: last words. Run" in str(failed("orin", 1, None, ["last words", bar, " "]))
+    assert "was killed (SIGKILL; probably its memory was full). Look at `dmesg` there" in str(
+        failed("orin", -9, None, [bar])
+    )
 
 
 def test_benches_are_found_by_power_mode_finished_or_not() -> None:
     def row(status: str) -> bytes:
-        return json.dumps({"schema": BENCH_SCHEMA, "status": status, "latency": []}).encode()
+        return json.dumps(EMPTY | {"status": status}).encode()
 
-    assert benches_of({"log": b"", "bench/bench.json": b"damaged", "bench/samples.npz": b""}) == {}
+    begun = json.dumps({"schema": BENCH_SCHEMA, "status": "running"}).encode()
+    assert benches_of({"bench.partial/bench.json": begun, "bench.partial/samples.npz": b""}) == {}
     one = benches_of({"bench.partial/bench.json": row("running"), "bench.partial/samples.npz": b"s"})
     assert one[""][0]["status"] == "interrupted"
     assert one[""][1] == {"samples.npz": b"s"}
     modes = benches_of(
         {
-            "bench/0-15W/bench.json": row("complete"), "bench/0-15W/report.html": b"", "bench/0-15W/samples.npz": b"a",
+            "bench/0-15W/bench.json": row("complete"), "bench/0-15W/samples.npz": b"a",
             "bench/1-30W.partial/bench.json": row("running"), "bench/1-30W.partial/samples.npz": b"b",
         }
     )  # fmt: skip
@@ -320,6 +439,69 @@ def test_benches_are_found_by_power_mode_finished_or_not() -> None:
         "0-15W": ("complete", {"samples.npz": b"a"}),
         "1-30W": ("interrupted", {"samples.npz": b"b"}),
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"damaged", b"[]", b"null", b'{"latency": []}', b"[" * 5000, b'{"a":' * 300 + b"1" + b"}" * 300, b"9" * 5000, b"\xff",
+        json.dumps(EMPTY | {"energy": {"w": math.nan}}).encode(), json.dumps(EMPTY).encode()[:-1] + b', "x": 1e999}',
+        json.dumps({key: value for key, value in EMPTY.items() if key != "golden"}).encode(),
+        json.dumps(EMPTY | {"golden": [{}]}).encode(), json.dumps(EMPTY | {"schema": "dhox.bench/1"}).encode(),
+    ],
+)  # fmt: skip
+def test_a_bench_that_dhox_did_not_write_is_one_message(text: bytes) -> None:
+    with pytest.raises(DhoxError, match=r"^The bench\.json of the board (is damaged|does not hold what dhox writes)"):
+        benches_of({"bench/bench.json": text})
+
+
+def test_texts_of_a_bench_command_no_terminal() -> None:
+    text = json.dumps(EMPTY | {"not_run": ["\x1b[2J", "\ud800"]}).encode()
+    assert benches_of({"bench/bench.json": text})[""][0]["not_run"] == ["\ufffd[2J", "\ufffd"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cc", "Cs"])), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_sound_answers_are_read_as_they_are(value: Any) -> None:
+    assert read_answer(json.dumps(value)) == value
+    assert fits({"a": [value, 1]}, {"a": (type(value), int)})
+    assert not fits({"a": [value]}, {"a": (type(value), int)})
+    assert not fits({"a": value}, {"b": type(value)})
+    assert fits([value, value], [type(value)])
+
+
+@given(JSON, st.sampled_from([LOOK, OUT, STATUS, PROBE, FINDINGS, BENCH]))
+def test_no_value_breaks_the_check_of_a_shape(value: Any, shape: Any) -> None:
+    assert isinstance(fits(value, shape), bool)
+    assert isinstance(fits([value], shape), bool)
+
+
+def test_truth_is_no_number() -> None:
+    assert not fits({"status": True}, STATUS)
+    assert not fits({"status": "abc"}, STATUS)
+
+
+@pytest.mark.parametrize(
+    "name", ["bench/bench.json", "bench.partial/samples.npz", "bench/0-MAXN/predictions.csv", "bench/3-30W EMC.partial/bench.json"]
+)  # fmt: skip
+def test_results_are_taken_from_a_board(name: str) -> None:
+    assert RESULT.fullmatch(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../bench/bench.json", "bench/../bench.json", "/bench/bench.json", ".bashrc", "bench/.bashrc", "bench/report.html",
+     "bench/../0-x/bench.json", "bench/0-x/y/bench.json", "bench/0-\x1b[31m/bench.json", "bench/0-" + "x" * 255 + "/bench.json",
+     "bench/bench.json\n", "bench//bench.json", "bench/0-../../bench.json"]
+)  # fmt: skip
+def test_nothing_else_is_taken_from_a_board(name: str) -> None:
+    assert not RESULT.fullmatch(name)
 
 
 def test_paths_are_replaced_wherever_they_stand() -> None:

@@ -250,8 +250,13 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert said.count("\n") == 1
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
-    (left,) = re.findall(r"lies there in (.*)\.$", said.strip())
+    (left,) = re.findall(r"lies there in (.*); `scp -r 'board:.*' \.` brings it here\.$", said.strip())
     assert read_json(Path(left, "bench/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
+    # Results that could not be written here stay there too, and what can be seen before is not measured.
+    Path("a file").touch()
+    refused = call(*words[:-1], "a file/out", *QUICK)
+    assert "Could not write to" in refused.stderr
+    assert "batch 1" not in refused.stdout
     again = call(*words, *QUICK)
     assert again.returncode == 0, again.stderr
     assert "Copying 0 files" in again.stdout
@@ -329,13 +334,13 @@ def test_a_broken_copy_goes_on_where_it_ended(open_board: Board, board: loopback
 
     with pytest.raises(KeyboardInterrupt):
         open_board.send(shipment.sizes, breaking, lambda count: None)
-    missing = open_board.ask("missing", blobs=shipment.sizes)["missing"]
+    missing = open_board.ask("missing", {}, blobs=shipment.sizes)["missing"]
     assert 10 <= len(missing) < 20
     assert not set(missing) & {path.name for path in (board.store / "blobs").iterdir()}
     assert list((board.store / "incoming").iterdir()) == []
     open_board.send({name: shipment.sizes[name] for name in missing}, shipment.open, lambda count: None)
-    assert open_board.ask("missing", blobs=shipment.sizes)["missing"] == []
-    trees = open_board.ask("place", trees=shipment.trees)["trees"]
+    assert open_board.ask("missing", {}, blobs=shipment.sizes)["missing"] == []
+    trees = open_board.ask("place", {}, trees=shipment.trees)["trees"]
     (key,) = shipment.trees
     assert sorted(path.read_bytes()[:7] for path in Path(trees, key).iterdir())[0] == b"part 0p"
 
@@ -363,7 +368,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(tmp_path: Pa
         shipment.add_tree({"a": bytes(500_000), "b": b"b" * 4_000_000})
         with Board("board", python) as there:
             with pytest.raises(DhoxError, match=r"disk of .*store is full \(38 MB are needed, 2 MB are free\)\. Free"):
-                there.ask("missing", blobs=shipment.sizes)
+                there.ask("missing", {}, blobs=shipment.sizes)
             with pytest.raises(DhoxError, match=r"disk of .*store is full \(No space left on device\)\. Free"):
                 there.send(shipment.sizes, shipment.open, lambda count: None)
         assert list((board.store / "incoming").iterdir()) == []
@@ -404,15 +409,15 @@ def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, en
         Board("board", "no such python") as there,
         pytest.raises(DhoxError, match="no Python named no such python.*--remote-python"),
     ):
-        there.ask("probe")
+        there.probe()
     with Board("board", "echo") as there, pytest.raises(DhoxError, match="did not answer.*--remote-python"):
-        there.ask("probe")
+        there.probe()
     monkeypatch.setattr(board_link, "CHECK", board_link.CHECK.replace("(3, 10)", "(9, 9)"))
     with (
         Board("board", python) as there,
         pytest.raises(DhoxError, match=r"is Python 3\.\d+, dhox needs 3.10.*--remote-python"),
     ):
-        there.ask("probe")
+        there.probe()
 
 
 def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: dict[str, str], python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -422,7 +427,7 @@ def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: 
         with Board("board", python) as there:
             socket = there.connection.folder / "s"
             assert socket.is_socket()
-            assert there.ask("probe")["system"] == "Linux"
+            assert there.probe()["system"] == "Linux"
         assert not socket.exists()
 
 
@@ -432,6 +437,6 @@ def test_a_greeting_of_the_login_shell_does_no_harm(
     (board.home / ".bashrc").write_text("echo Welcome; echo to the board >&2\n")
     try:
         with Board("board", python) as there:
-            assert there.ask("probe")["system"] == "Linux"
+            assert there.probe()["system"] == "Linux"
     finally:
         (board.home / ".bashrc").unlink()
