@@ -8,11 +8,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,13 +28,15 @@ from dhox.bench import board, board_environment
 from dhox.bench.board_answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
 from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
 from dhox.bench.board_link import RESULT
-from dhox.bench.remote import benches_of, failed, replace_texts
+from dhox.bench.footprint import measure_footprint
+from dhox.bench.remote import benches_of, describe, failed, replace_texts, said_to_remain
 from dhox.bench.shipment import Shipment, add_images, add_models
 from dhox.cli import main
 from dhox.cli_common import option_words
 from dhox.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.files import BENCH_SCHEMA
+from dhox.remote_tables import rows
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
 EMPTY: dict[str, Any] = {
@@ -323,6 +327,37 @@ def test_packages_that_pip_cannot_fetch_come_with_the_command(monkeypatch: pytes
     assert list((tmp_path / "dhox/boards").iterdir()) == []
 
 
+def test_packages_that_never_become_complete_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "first-1-py3-none-any.whl", "w") as wheel:
+        for name, text in (
+            ("METADATA", "Metadata-Version: 2.1\nName: first\nVersion: 1\nRequires-Dist: second; python_version < '3.11'\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):  # fmt: skip
+            wheel.writestr(f"first-1.dist-info/{name}", text)
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(folder)), ("XDG_CACHE_HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(board_environment, "requirements", lambda target: ["first"])
+    monkeypatch.setattr(board_environment, "ROUNDS", 1)
+    with pytest.raises(DhoxError, match=r"still lack second after 1 times pip\. Put a folder .*named cp310-"):
+        wheel_folder("orin", ORIN)
+    assert list((tmp_path / "dhox/boards").iterdir()) == []
+
+
+def test_no_module_of_the_working_folder_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pip", "json", "dhox"):
+        Path(f"{name}.py").write_text("from pathlib import Path; Path(__file__).with_suffix('.ran').touch()")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DhoxError, match="could not be fetched here: ERROR"):
+        wheel_folder("orin", ORIN)
+    assert measure_footprint(Path("none"), "fp32", "onnxruntime", "cpu", 1) is None
+    assert list(tmp_path.glob("*.ran")) == []
+
+
 def test_the_files_of_dhox_for_a_board_are_its_modules_without_the_demo() -> None:
     names = dhox_files().keys()
     assert {"dhox/cli.py", "dhox/bench/run.py", "dhox/export/engine.py", "dhox/bench/bench.schema.json"} <= names
@@ -354,6 +389,24 @@ def test_an_export_is_shipped_without_engines(own_line: Path) -> None:
     (export / "model.onnx").write_bytes(b"damaged")
     with pytest.raises(DhoxError, match="is not the file that"):
         add_models(Shipment(), [export], None)
+
+
+def test_equal_exports_of_equal_names_have_a_place_each(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    for folder in ("b", "c"):
+        shutil.copytree(export, own_line / folder / "tiny/export")
+    paths = [export, own_line / "b/tiny/export", own_line / "c/tiny/export/model.onnx", export / "model.onnx"]
+    shipment = Shipment()
+    places, _ = add_models(shipment, paths, None)
+    assert len(set(places.values())) == 4
+    assert places[paths[3]] == f"{places[export]}/model.onnx"
+    # Alone, an export lies where it lies among others that are not its equals: its engines are there.
+    assert add_models(Shipment(), [export], None)[0][export] == places[export]
+    for path, there in places.items():
+        key, _, inside = there.partition("/")
+        names = {name for name in shipment.trees[key] if name == inside or name.startswith(f"{inside}/")}
+        assert len(names) == (1 if path.suffix else len(list(export.iterdir())))
+        assert inside.removesuffix("/model.onnx").endswith("tiny/export")
 
 
 def test_a_contract_takes_its_class_list_along_and_nothing_from_elsewhere(own_line: Path, tmp_path: Path) -> None:
@@ -536,6 +589,62 @@ def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixtur
         main(["doctor", "--host", "orin", *more])
     assert end.value.code == 2
     assert "--host looks at a board as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "--host", "orin", "--sysroot", "/"], "Leave out --sysroot"),
+        (["bench", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
+        (["bench", "--remote-python", "python3.11"], "Add --host"),
+        (["doctor", "--remote-python", "python3"], "Add --host"),
+        (["doctor", "--restore-power-mode", "--json"], "Leave out --json"),
+        (["doctor", "--host", "orin", "--restore-power-mode", "--json"], "Leave out --json"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (DhoxError("It is full."), "It is full.", 1),
+        (OSError(28, "No space left on device"), "No space left on device", 1),
+        (KeyboardInterrupt(), "Interrupted", 130),
+    ],
+)
+def test_every_error_says_where_results_remain(error: BaseException, said: str, code: int) -> None:
+    with (
+        pytest.raises(DhoxError, match=f"{said}.*lies there in /a b/r; `scp -r 'u@orin:/a b/r' .` brings") as caught,
+        said_to_remain("u@orin", "/a b/r"),
+    ):
+        raise error
+    assert caught.value.exit_code == code
+    with (
+        pytest.raises(DhoxError, match="`scp -r scp://orin:22//s/r .` brings"),
+        said_to_remain("ssh://orin:22", "/s/r"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("release", ["", "# R36 (release), REVISION: 4.3\nmore"])
+def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
+    probe = ORIN_PROBE | {
+        "host": "orin", "python": {"version": [3, 10, 12], "path": "/usr/bin/python3"}, "store": "/s", "free_bytes": 1,
+        "tensorrt": {"works": True, "found": "10.3.0"}, "environment": [],
+        "onnxruntime": {"works": True, "found": "1.18.0 CUDAExecutionProvider"},
+        "texts": {"/etc/nv_tegra_release": release, "/proc/device-tree/model": ""},
+    }  # fmt: skip
+    assert fits(probe, PROBE)
+    shown = dict(rows(probe))
+    assert shown["L4T"] == (release.splitlines() or ["none"])[0]
+    assert describe(probe) == "orin, aarch64, Python 3.10.12, TensorRT 10.3.0, its own onnxruntime 1.18.0"
 
 
 def test_engines_where_there_is_no_gpu_are_one_message() -> None:
