@@ -41,7 +41,7 @@ NOT_THERE = (
 )  # its lines about files: those are written here
 POWER_MODES = "--power-modes"
 EXPECTED = (0, 3, INTERRUPTED)  # exit statuses of a bench with results: done, a failed gate, interrupted
-KILLED = {
+KILLED: dict[int, str] = {
     signal.SIGKILL: "SIGKILL; probably its memory was full", signal.SIGSEGV: "SIGSEGV, a fault in a library",
     signal.SIGBUS: "SIGBUS, a fault in a library", signal.SIGABRT: "SIGABRT, a fault in a library",
 }  # fmt: skip
@@ -72,6 +72,8 @@ def bench_remote(
     interrupted). The error: what ended the bench there after it wrote results. Raises DhoxError with one message for
     everything that the board, the connection or pip refuse; where results remain on the board, it says how to get them.
     """
+    if any(re.match("--runner=torch(:|$)", word) for word in arguments):
+        raise UsageError("--runner torch needs torch, which --host does not take along. Leave it out, or bench there.")
     subjects = open_subjects(paths, contract, precisions)
     items, where, _ = evaluation_items(data, subjects)
     shipment = Shipment()
@@ -311,9 +313,10 @@ def failed(host: str, status: int, error: str | None, tail: list[str]) -> DhoxEr
     if error is not None:
         kind = {2: UsageError, 3: GateFailedError}.get(status, DhoxError)
         return kind(f"On {host}: {error}")
-    if -status in KILLED:
+    killed = KILLED.get(-status)
+    if killed is not None:
         return DhoxError(
-            f"dhox on {host} was killed ({KILLED[-status]}). Look at `dmesg` there, free memory or leave models out, "
+            f"dhox on {host} was killed ({killed}). Look at `dmesg` there, free memory or leave models out, "
             "and run the same command again."
         )
     said = last_line(tail) or "it said nothing"

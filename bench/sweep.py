@@ -147,8 +147,12 @@ def measure_all(
             f"--precision={precision}",
         ]
         words += [f"--runner={runner}"] if runner else []
-        (result,) = bench_remote(host, paths, words, out, device=device, precisions=(precision,), batches=(batch,))
-        return result
+        results, problem = bench_remote(
+            host, paths, words, out, device=device, precisions=(precision,), batches=(batch,)
+        )
+        if problem is not None:
+            raise problem
+        return results[0]
     if device in {"tensorrt", "jetson"} and (runner or "tensorrt").startswith("tensorrt"):
         build_missing_engines(found, precision, batch)
     return bench(

@@ -62,10 +62,6 @@ def bench(
     check_host_options(host, remote_python)
     if host is not None and sysroot is not None:
         raise UsageError("--host looks at a board as it is. Leave out --sysroot, or leave out --host.")
-    if host is not None and any(name.partition(":")[0] == "torch" for name in runner or []):
-        raise UsageError(
-            "--runner torch needs torch, which --host does not take along. Leave it out, or run dhox bench on that machine."
-        )
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
     if scenario is not None:

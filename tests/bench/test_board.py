@@ -595,7 +595,7 @@ def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixtur
     ("words", "said"),
     [
         (["bench", "--host", "orin", "--sysroot", "/"], "Leave out --sysroot"),
-        (["bench", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
+        (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
         (["bench", "--remote-python", "python3.11"], "Add --host"),
         (["doctor", "--remote-python", "python3"], "Add --host"),
         (["doctor", "--restore-power-mode", "--json"], "Leave out --json"),
