@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from board import RECORDINGS, board_with_modes, write_command, write_file
 
+from dhox.bench import board, power_modes
 from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
 from dhox.cli import main
 from dhox.console import console
@@ -20,6 +22,7 @@ from dhox.errors import DhoxError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
 from dhox.nvpmodel import PowerMode
 from dhox.sysroot import VARIABLE
+from dhox.system_command import ask
 
 SWEEP = """
 import time
@@ -139,6 +142,36 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert mode_of(root) == 3
     assert state() == []
     assert restore_left_over() is None
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "mode"), [(0.4, 0), (board.GRACE_S[signal.SIGKILL], 3)], ids=["too early", "as it is"]
+)
+def test_over_ssh_a_lost_link_leaves_time_to_restore(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: float, mode: int
+) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
+    (root / "slow_3").write_text("0")
+    grace = {int(signal.SIGINT): 0.0, int(signal.SIGTERM): 0.1, int(signal.SIGKILL): killed_after}
+    code = (
+        f"from dhox.bench import board; board.GRACE_S = {grace}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    arguments = {"command": [sys.executable, "-c", SWEEP], "environment": {}, "run": "r"}
+    process.stdin.write(json.dumps({"action": "run", "arguments": arguments}).encode() + b"\n")
+    process.stdin.flush()
+    said = [json.loads(process.stdout.readline().removeprefix(board.MARK))["out"] for _ in range(2)]
+    assert (said, mode_of(root)) == (["MODE_50W", "MAXN"], 0)
+    (root / "slow_3").write_text("0.8")
+    process.communicate(timeout=20)
+    assert (mode_of(root), state_file().exists()) == (mode, mode != 3)
+
+
+def test_a_lost_link_leaves_more_time_than_restoring_may_take() -> None:
+    question = inspect.signature(ask).parameters["seconds"].default
+    assert board.GRACE_S[signal.SIGKILL] > power_modes.SECONDS + 2 * question
 
 
 def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
