@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from board import RECORDINGS, board_with_modes, write_command, write_file
+from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
 
 from dhox.bench import board, power_modes
 from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
@@ -25,7 +26,7 @@ from dhox.sysroot import VARIABLE
 from dhox.system_command import ask
 
 SWEEP = """
-import time
+import sys, time
 from dhox.bench.power_modes import power_mode_sweep
 not_run = []
 try:
@@ -33,7 +34,7 @@ try:
         for mode in modes:
             print(mode.name, flush=True)
             if mode.id == 0:
-                time.sleep(60)
+                time.sleep(float(sys.argv[1]))
 except KeyboardInterrupt as stop:
     print("stopped by", stop, flush=True)
 print(*not_run, sep="\\n", flush=True)
@@ -54,7 +55,7 @@ def mode_of(root: Path) -> int:
 
 def sweep_until_max() -> subprocess.Popen[str]:
     """A sweep that has set mode 0 and works in it."""
-    process = subprocess.Popen([sys.executable, "-c", SWEEP], stdout=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, "60"], stdout=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
     assert [process.stdout.readline().strip() for _ in range(2)] == ["MODE_50W", "MAXN"]
     return process
@@ -123,9 +124,11 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert running is not None
     assert (running.running, running.pid) == (True, process.pid)
     assert [finding.works for finding in state()] == [True]
-    with pytest.raises(DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}"):
+    with pytest.raises(
+        DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}., and restores"
+    ):
         power_mode_sweep([]).__enter__()
-    with pytest.raises(DhoxError, match="still runs"):
+    with pytest.raises(DhoxError, match="Another --power-modes sweep runs here"):
         restore_left_over()
     process.kill()
     process.communicate()
@@ -159,7 +162,7 @@ def test_over_ssh_a_lost_link_leaves_time_to_restore(
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
-    arguments = {"command": [sys.executable, "-c", SWEEP], "environment": {}, "run": "r"}
+    arguments = {"command": [sys.executable, "-c", SWEEP, "60"], "environment": {}, "run": "r"}
     process.stdin.write(json.dumps({"action": "run", "arguments": arguments}).encode() + b"\n")
     process.stdin.flush()
     said = [json.loads(process.stdout.readline().removeprefix(board.MARK))["out"] for _ in range(2)]
@@ -184,6 +187,35 @@ def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     assert left_over() is not None
     (root / "mode").write_text("3\n")  # as after the reboot
     assert restore_left_over() == PowerMode(3, "MODE_50W")
+
+
+def test_of_two_sweeps_at_once_one_runs(root: Path) -> None:
+    held = NVPMODEL.replace("-p)", '-p) until [ -e "$root/go" ]; do sleep 0.02; done;')
+    write_command(root, "nvpmodel", held)
+    command = [sys.executable, "-c", SWEEP, "0"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    end = time.monotonic() + 20
+    while all(one.poll() is None for one in both) and time.monotonic() < end:
+        time.sleep(0.02)
+    refused, alone = sorted(both, key=lambda one: one.poll() is None)
+    with pytest.raises(
+        DhoxError, match="Another --power-modes sweep runs here, and restores"
+    ):  # it is no left-over yet
+        power_mode_sweep([]).__enter__()
+    (root / "go").touch()
+    said = [one.communicate(timeout=20) for one in (refused, alone)]
+    assert (refused.returncode, alone.returncode) == (1, 0), said
+    assert "DhoxError: Another --power-modes sweep runs here" in said[0][1]
+    assert (root / "asked").read_text().split() == ["3", "0", "3"]  # what it may set, mode 0, and back
+    assert mode_of(root) == 3
+    with power_mode_sweep([]):
+        pass
+
+
+def test_a_state_folder_that_is_none_is_said(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(DhoxError, match=r"Could not lock .*power_mode.lock.*Set XDG_STATE_HOME to a folder"):
+        power_mode_sweep([]).__enter__()
 
 
 def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
