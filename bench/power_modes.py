@@ -34,13 +34,15 @@ class LeftOver:
 
 
 @contextlib.contextmanager
-def power_mode_sweep(not_run: list[str]) -> Iterator[Iterator[PowerMode]]:
-    """Yields the power modes of this Jetson, each set before it is handed out.
+def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iterator[PowerMode]]]:
+    """Yields the power modes of this Jetson that it will try, and an iterator that sets each before it hands it out.
 
-    Modes that need a reboot are left out, with one sentence each in `not_run`. The original mode is set again at the
-    end, after an error, and on SIGINT, SIGTERM and SIGHUP, which arrive as KeyboardInterrupt inside the block. A kill
-    leaves a state file that `dhox doctor` finds. Raises DhoxError where there is no Jetson, no nvpmodel or no right to
-    use it, where another sweep runs or an earlier one was killed, and where jetson_clocks holds the clocks.
+    Modes that need a reboot are left out, with one sentence each in `not_run`, and so are those that could not be set,
+    as the iterator comes to them. The mode that is set comes first: nothing is changed before the second. It is set
+    again at the end, after an error, and on SIGINT, SIGTERM and SIGHUP, which arrive as KeyboardInterrupt inside the
+    block. A kill leaves a state file that `dhox doctor` finds. Raises DhoxError where there is no Jetson, no nvpmodel
+    or no right to use it, where another sweep runs or an earlier one was killed, and where jetson_clocks holds the
+    clocks.
     """
     if not is_jetson():
         raise DhoxError(
@@ -63,27 +65,27 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[Iterator[PowerMode]]:
             )
         gating = next((mode.gating for mode in modes if mode.id == original.id), {})
         check_sudo(original)
+        tried = [mode for mode in sorted(modes, key=lambda mode: mode.id != original.id) if mode.gating == gating]
+        not_run += [
+            f"power mode {mode.name} ({mode.id}) not run: it gates other units of the GPU than {original.name}, which "
+            "takes a reboot"
+            for mode in modes
+            if mode not in tried
+        ]
         with stopping_signals() as stop:
             try:
                 write_state(original)
-                yield each_mode(modes, original, gating, not_run, stop)
+                yield tried, each_mode(tried, not_run, stop)
             finally:
                 with ignored_signals():
                     restore(original)
 
 
-def each_mode(
-    modes: list[PowerMode], original: PowerMode, gating: dict[str, str], not_run: list[str], stop: Stop
-) -> Iterator[PowerMode]:
-    """Set and yield the modes one by one, the original one first; none after a signal."""
-    for mode in sorted(modes, key=lambda mode: mode.id != original.id):
+def each_mode(modes: list[PowerMode], not_run: list[str], stop: Stop) -> Iterator[PowerMode]:
+    """Set and yield the modes one by one; none after a signal."""
+    for mode in modes:
         if stop.signal is not None:
             not_run.append(f"power mode {mode.name} ({mode.id}) not run: interrupted")
-        elif mode.gating != gating:
-            not_run.append(
-                f"power mode {mode.name} ({mode.id}) not run: it gates other units of the GPU than {original.name}, "
-                "which takes a reboot"
-            )
         elif (refused := set_mode(mode)) is None:
             yield mode
         else:

@@ -60,6 +60,7 @@ def bench(
     for name in boundaries:
         check_choice("--boundary", name, tuple(BOUNDARIES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
+    ended: Exception | None = None
     if host is not None:
         from dhox.bench.remote import bench_remote
 
@@ -76,18 +77,20 @@ def bench(
             streams=parse_numbers("--streams", streams) if streams else (), scenario=scenario, data=data,
             trust_engine=trust_engine, overwrite=overwrite,
         )  # fmt: skip
-        results = bench_modes(run, out) if power_modes else [run(out)]
+        results, ended = bench_modes(run, out, overwrite) if power_modes else ([run(out)], None)
         for result in results:
             print_bench(result.bench, result.content)
-    finish(results)
+    finish(results, ended)
 
 
-def finish(results: list[BenchResult]) -> None:
-    """Write the reports, and raise what the exit code must say of the results."""
+def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
+    """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early."""
     from dhox.errors import DhoxError, GateFailedError
 
     for result in results:
         say_report(result.bench)
+    if ended is not None:
+        raise ended
     failed = [result for result in results if not result.passed]
     if failed:
         raise GateFailedError(
