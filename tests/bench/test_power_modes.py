@@ -358,6 +358,7 @@ def test_a_signal_keeps_what_was_measured(root: Path, line: Path, tmp_path: Path
     assert [one.bench.name for one in results] == ["3-MODE_50W"]
     assert isinstance(ended, DhoxError)
     assert ended.exit_code == 130
+    assert "again with --overwrite, or with another --out." in str(ended)
     assert mode_of(root) == 3
 
 
