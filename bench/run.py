@@ -148,7 +148,10 @@ def bench(
                 raise
             not_run.append(f"the rest not run: {run_failure(err) or type(err).__name__}")
             status, ended = "interrupted", err
-        content = write_results(folder, found, status)
+        try:
+            content = write_results(folder, found, status)
+        except DhoxError as err:
+            raise DhoxError(f"{err} What could be written is in {folder}.") from err
     if ended is not None:
         say(f"What was measured before the error is in {out}.")
         raise ended
