@@ -21,9 +21,9 @@ HERE = {"device", "contract", "data", "out", "overwrite", "host", "remote_python
 
 def bench(
     context: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="[EXPORT|MODEL]...", show_default="the newest export below here")] = None,
+    models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="EXPORT|MODEL", show_default="the newest export below here")] = None,
     device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="|".join(DEVICES))] = "auto",
-    runner: Annotated[list[str] | None, typer.Option(help="What runs the model; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
+    runner: Annotated[list[str] | None, typer.Option(help="What runs the model: onnxruntime, ort-tensorrt, tensorrt or torch; options graph (CUDA graph) and nhwc, as in onnxruntime:graph+nhwc; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Artefacts of the exports; repeatable.", show_default="all", metavar="fp32|fp16|bf16|int8")] = None,
     out: Annotated[Path | None, typer.Option(help="Bench directory.", show_default="EXPORT/../bench/HOST-TIME")] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
