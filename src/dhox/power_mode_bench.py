@@ -81,8 +81,8 @@ def directory(out: Path, mode: PowerMode) -> Path:
 def interrupted(out: Path) -> DhoxError:
     """The error of a sweep that a signal ended after its first bench."""
     stopped = DhoxError(
-        f"The power modes were interrupted. {out} holds what was measured; run it again with --overwrite, or with another "
-        "--out."
+        f"The power modes were interrupted. {out} holds what was measured; run it again with --overwrite, or with "
+        "another --out."
     )
     stopped.exit_code = 130
     return stopped
