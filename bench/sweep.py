@@ -68,7 +68,7 @@ def sweep(
     holds. `host`: a board to measure on by SSH. `boundary`: one of dhox.bench.boundaries. `energy_s`: seconds of the
     window in which each student's energy is measured, 0 for none. `runs`: folders with finished runs, whose accuracies
     are joined. A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was
-    done. Raises DhoxError for unknown students, and where none of them can be measured; UsageError
+    done, and chooses nothing. Raises DhoxError for unknown students, and where none of them can be measured; UsageError
     where the cache holds a student in several sizes, or several numbers of classes, and none is chosen.
     """
     precision = "fp16" if fp16 else "fp32"
@@ -105,7 +105,8 @@ def sweep(
             rows = [row | {"within": within_budget(row, budget_ms)} for row in rows]
         add_footprints(rows, found, result.content, precision, batch, skip=host is not None or interrupted)
         by_accuracy, by_size = fronts(rows)
-        choice = None if budget_ms is None or not rows else choose(rows, budget_ms)
+        # A student that was not measured could be the better one.
+        choice = None if budget_ms is None or interrupted else choose(rows, budget_ms)
         content = {
             "schema": SWEEP_SCHEMA,
             "status": result.content["status"],

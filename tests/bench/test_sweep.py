@@ -21,8 +21,9 @@ from dhox.bench import candidates
 from dhox.bench.candidates import candidate_folder, prepare
 from dhox.bench.choose import choose, fronts, pareto_front, parse_budget
 from dhox.bench.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.run import BenchResult
 from dhox.bench.subjects import open_subjects
-from dhox.bench.sweep import sweep
+from dhox.bench.sweep import measure_all, sweep
 from dhox.cli import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
@@ -438,6 +439,22 @@ def test_ctrl_c_keeps_what_is_measured(cache: Path, capsys: pytest.CaptureFixtur
     assert len(content["rows"]) + len(content["failed"]) == 2
     assert Path("cut/sweep.html").exists()
     assert "cut holds what it measured" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between two students: the other one could be the better."""
+
+    def stopped(*arguments: Any) -> BenchResult:
+        result = measure_all(*arguments)
+        result.content["status"] = "interrupted"
+        result.content["latency"] = result.content["latency"][:1]
+        return result
+
+    monkeypatch.setattr("dhox.bench.sweep.measure_all", stopped)
+    result = sweep([], Path("cut"), candidates=cache, device="cpu", duration_s=0.05, energy_s=0, budget_ms=1e4)
+    assert len(result.content["rows"]) == 1
+    assert result.content["failed"][0]["reason"] == "the sweep was interrupted before it was measured"
+    assert result.content["choice"] is None
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:
