@@ -391,7 +391,7 @@ def interval_lines(content: dict[str, Any]) -> list[str]:
     lines = []
     missing = sum(row["p99_interval"] is None for row in rows)
     if missing:
-        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few calls bound it.")
+        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few independent calls bound it.")
     if content["accuracy"]["rows"]:
         lines.append("Accuracy: Wilson's 95 % interval; two models on the same images: McNemar's exact test.")
     return lines
