@@ -29,7 +29,8 @@ from typing import Any
 MARK = b"dhox-board "
 LOCK = "\0dhox-bench"  # an abstract socket: one for the whole machine, freed by the kernel whatever ends its holder
 PATIENCE_S = 60.0  # without a byte from the other end
-GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 20.0}  # after the link ended
+# After the link ended. Setting a power mode back may take 80 s: nvpmodel 60, and 10 for each look at what is set.
+GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 120.0}
 KEEP_S = 30 * 86400.0  # what no bench used for this long is deleted
 DAY_S = 86400.0
 RESERVE = 32 << 20  # bytes that results and engines may need beside the files

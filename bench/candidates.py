@@ -18,6 +18,7 @@ from dhox.exported import read_manifest
 from dhox.files import EXPORT_FILE
 
 UNTRAINED = "untrained"
+CLASSES = 10  # of a candidate, where no number is asked for
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Candidate:
 
     student: str
     image_size: int
+    classes: int
     export: Path
 
 
@@ -48,19 +50,43 @@ def cached(folder: Path, student: str | None, precision: str) -> Candidate | Non
         and made_by == dhox.__version__
         and precision in {entry["precision"] for entry in manifest["artefacts"]}
     )
-    return Candidate(own["name"], own["image_size"], folder) if fits else None
+    return Candidate(own["name"], own["image_size"], len(manifest["classes"]), folder) if fits else None
 
 
-def all_cached(root: Path, precision: str) -> list[Candidate]:
-    """Every candidate below a folder. Raises UsageError where there is none."""
+def all_cached(root: Path, precision: str, image_size: int | None, classes: int | None) -> list[Candidate]:
+    """The candidates below a folder, each student once; of one image size and number of classes where these are given.
+
+    Raises UsageError where there is none, where they have several numbers of classes, and where a student has several
+    sizes.
+    """
     folders = sorted(path.parent for path in root.glob(f"*/{EXPORT_FILE}"))
-    found = [one for folder in folders if (one := cached(folder, None, precision)) is not None]
+    every = [one for folder in folders if (one := cached(folder, None, precision)) is not None]
+    # A student's own size may have been asked for by number too: the same network in two folders.
+    found = {
+        (one.student, one.image_size, one.classes): one
+        for one in every
+        if image_size in (None, one.image_size) and classes in (None, one.classes)
+    }
     if not found:
+        asked = f" of {image_size} px" * (image_size is not None) + f" for {classes} classes" * (classes is not None)
         raise UsageError(
-            f"{root} holds no {precision} candidate of this dhox ({dhox.__version__}). Name students: "
+            f"{root} holds no {precision} candidate{asked} of this dhox ({dhox.__version__}). Name students: "
             "--students resnet18,mobilenetv4_conv_small."
         )
-    return found
+    counts = sorted({number for _, _, number in found})
+    if len(counts) > 1:
+        raise UsageError(
+            f"{root} holds candidates for {' and '.join(map(str, counts))} classes, which do not compare. Choose: "
+            f"--classes {counts[0]}."
+        )
+    for student, _, _ in found:
+        sizes = sorted(size for name, size, _ in found if name == student)
+        if len(sizes) > 1:
+            raise UsageError(
+                f"{root} holds {student} for {' and '.join(map(str, sizes))} px. Choose one size (--image-size "
+                f"{sizes[0]}), or name the students (--students {student},...) for the own size of each."
+            )
+    return list(found.values())
 
 
 def prepare(

@@ -205,11 +205,22 @@ def measure_energy(
         flags.append("power drifts")
     if sampler.missed:
         flags.append("readings missed")
+    if stuck(sampler):
+        flags.append("the sensor did not move")
     if row["net_w"] is not None and row["net_w"] <= 0:
         flags.append("not above idle")
     rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
     row |= {"calls": calls, "rails_w": rails_w, "resolution": certain_to, "flags": flags}
     return row, trace(sampler, total) | {"window": np.array([start, end]) - times[0]}
+
+
+def stuck(sampler: Sampler) -> bool:
+    """Whether every reading of the total was the same: a dead sensor, or a recording."""
+    seen = {
+        tuple((reading.watts or reading.joules or {}).get(rail) for rail in sampler.meter.total)
+        for reading in sampler.readings
+    }
+    return len(seen) == 1
 
 
 def resolution(seconds: np.ndarray, joules: np.ndarray, start: float, end: float, counter: bool) -> float:

@@ -63,16 +63,17 @@ def export_ledger(subject: Subject) -> dict[str, Any]:
 def accuracy_content(
     subjects: list[Subject], verdicts: Verdicts, items: list[Item], where: Path | None, note: str | None
 ) -> dict[str, Any]:
-    """`accuracy` of bench.json; every model is compared with the first one."""
-    classes = {subject.name: subject for subject in subjects}
+    """`accuracy` of bench.json; every model is compared with the first that answered, if it knows the same classes."""
+    by_name = {subject.name: subject for subject in subjects}
     rows: list[dict[str, Any]] = []
-    first: np.ndarray | None = None
+    first: dict[str, np.ndarray] = {}  # class -> its probabilities [N]
     for (name, runner), probs in verdicts.answers.items():
-        subject = classes[name]
-        same_classes = subject.classes == subjects[0].classes
-        row = accuracy_row(probs, items, subject.classes, first if same_classes else None)
+        subject = by_name[name]
+        paired = set(first) == set(subject.classes)
+        reference = np.stack([first[one] for one in subject.classes], axis=1) if paired else None
+        row = accuracy_row(probs, items, subject.classes, reference)
         rows.append({"subject": name, "runner": runner, "precision": subject.precision, **row})
-        first = probs if first is None else first
+        first = first or dict(zip(subject.classes, probs.T, strict=True))
     return {
         "split": "test",
         "data": data_address(where) if where else None,

@@ -7,7 +7,7 @@ the round, not the call, as the unit of chance, and widens where rounds resemble
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, exp, hypot, log, log1p, sqrt
+from math import ceil, exp, hypot, inf, log, log1p, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -20,7 +20,9 @@ SEED = 0  # of the bootstrap: equal samples give equal numbers
 RESAMPLES = 1000
 GRID = 1000  # candidate medians between the lowest and the highest round median
 LARGEST_CORRELATION = 0.9  # of neighbouring rounds, as far as 40 rounds can tell
+FEWEST_EFFECTIVE = 3.0  # rounds: what a strong correlation leaves
 FEWEST_ROUNDS = 6  # below, no interval: two-sided 95 % needs 6 signs
+LEVELS_IN_TAIL = 0.1  # of the way from p50 to p99, how far rounds may differ for p99 to have an interval
 UNSTABLE_CV = 0.025  # trtexec's own gate
 NO_DIFFERENCE = "no difference shown"
 # What opening the same file again moves its median by, 95 % of the time (benchmarks/aa_false_alarms.py).
@@ -29,9 +31,11 @@ DRIFT_P, DRIFT_CHANGE = 0.01, 0.01
 METHOD = (
     "Percentiles are nearest-rank over all calls of all rounds; nothing is dropped as an outlier.",
     "p50_interval: 95 %, whole rounds resampled (block bootstrap, 1,000 resamples, fixed seed), widened by Student's t "
-    "and by the correlation of neighbouring round medians (effective number of rounds).",
+    "and by the correlation of neighbouring round medians, one standard error above its estimate (effective number of "
+    "rounds).",
     "p99_interval: 95 %, order statistics with exact binomial ranks at the effective number of calls (design effect of "
-    "rounds); null where that is under 368, since no sample then bounds p99 from above.",
+    "rounds); null where that is under 368, since no sample then bounds p99 from above, and where the levels of rounds "
+    "differ by more than a tenth of the way from p50 to p99 (standard deviation), since few rounds then make the tail.",
     "Flags: unstable = the coefficient of variation of round medians exceeds 2.5 %; drift = Spearman's correlation of "
     "round medians with time has p < 0.01 and the last quarter differs from the first by 1 % or more.",
     "Comparisons: ratio of the medians of the same round, Hodges and Lehmann's estimate with Wilcoxon's signed-rank "
@@ -85,25 +89,27 @@ def round_medians(rounds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def effective_rounds(values: np.ndarray) -> float:
-    """How many independent rounds the mean of `values` [rounds] is worth, between 2 and their number.
+    """How many independent rounds the mean of `values` [rounds] is worth, between 3 and their number.
 
-    A first-order autoregression: R (1 - rho) / (1 + rho), with Kendall's correction of the small-sample bias of rho;
-    a negative rho counts as none.
+    A first-order autoregression: R (1 - rho) / (1 + rho), with Kendall's correction of the small-sample bias of rho. A
+    negative rho counts as none; a positive one is raised by its standard error, since 40 rounds tell it badly, and too
+    small a rho costs more coverage than too large a one costs width.
     """
     n = len(values)
     centred = values - values.mean()
     power = float((centred**2).sum())
     rho = float((centred[1:] * centred[:-1]).sum()) / power if power > 0 else 0.0
-    rho = min(max(rho + (1 + 4 * rho) / n, 0.0), LARGEST_CORRELATION) if power > 0 else 0.0
-    return max(n * (1 - rho) / (1 + rho), 2.0)
+    corrected = rho + (1 + 4 * rho) / n if power > 0 else 0.0
+    careful = min(corrected + sqrt((1 - rho**2) / n), LARGEST_CORRELATION) if corrected > 0 else 0.0
+    return min(max(n * (1 - careful) / (1 + careful), FEWEST_EFFECTIVE), float(n))
 
 
 def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """The 95 % interval of the median of all calls, in the samples' unit, and the effective number of rounds.
 
     Whole rounds are resampled. The interval's distances from the median are widened by sqrt(R / R_effective), by
-    sqrt(R / (R - 1)) and by Student's t over the normal quantile: simulated coverage is 94 to 97 % for independent
-    calls, random round levels and AR(1) noise, about 94 % with clock steps, 100 % under a steady drift
+    sqrt(R / (R - 1)) and by Student's t over the normal quantile: simulated coverage is 96 to 99 % for independent
+    calls, random round levels, clock steps and AR(1) noise of rho up to 0.8, 100 % under a steady drift
     (benchmarks/aa_false_alarms.py). From a single round the interval is that of its order statistics, which trusts
     its calls to be independent.
     """
@@ -156,24 +162,38 @@ def p99_interval(rounds: Sequence[np.ndarray]) -> tuple[tuple[float, float] | No
     Slow calls come in clusters. The design effect is how much more the number of calls above p99 varies between
     rounds than a binomial would (Kish 1965; for quantiles Woodruff 1952), times the widening for rounds that resemble
     their neighbours; the order statistics are those of n / effect calls, at the same relative ranks.
+
+    None under 6 rounds, under 368 effective calls, and where round levels differ by more than LEVELS_IN_TAIL: the
+    slowest few rounds then make the tail, and the design effect is estimated too small just where they were not slow.
+    Slow calls that come in a tenth of the rounds or fewer escape both (docs/statistics.md).
     """
     calls = np.sort(np.concatenate(list(rounds)))
     n, sizes = len(calls), np.array([len(one) for one in rounds], float)
+    p50, p99 = (percentile(calls, percent) for percent in (50, 99))
+    above = np.array([(one > p99).sum() for one in rounds], float)
+    share = above.sum() / n
     effect = 1.0
-    if len(rounds) >= FEWEST_ROUNDS:
-        above = np.array([(one > percentile(calls, 99)).sum() for one in rounds], float)
-        share = above.sum() / n
-        if 0 < share < 1:
-            residuals = above - share * sizes
-            between = float((residuals**2).sum()) / (len(rounds) - 1) * len(rounds) / n
-            correlated = len(rounds) / min(effective_rounds(residuals), effective_rounds(round_medians(rounds)))
-            effect = max(1.0, between / (share * (1 - share))) * correlated
+    if len(rounds) >= FEWEST_ROUNDS and share > 0:
+        residuals = above - share * sizes
+        between = float((residuals**2).sum()) / (len(rounds) - 1) * len(rounds) / n
+        correlated = len(rounds) / min(effective_rounds(residuals), effective_rounds(round_medians(rounds)))
+        effect = max(1.0, between / (share * (1 - share))) * correlated
     effective = max(int(n / effect), 1)
     ranks = order_statistic_ranks(effective, 0.99)
-    if ranks is None:
+    levels_matter = level_spread(rounds) > LEVELS_IN_TAIL * (p99 - p50)
+    if ranks is None or len(rounds) < FEWEST_ROUNDS or levels_matter:
         return None, effective
     low, high = (effective - rank for rank in ranks)  # how many calls lie at or above
     return (float(calls[n - ceil(low * n / effective)]), float(calls[n - max(int(high * n / effective), 1)])), effective
+
+
+def level_spread(rounds: Sequence[np.ndarray]) -> float:
+    """The standard deviation of the levels of rounds in the samples' unit, without the noise of their medians: from
+    the covariance of the medians of a round's even and odd calls. Infinite where a round has one call."""
+    if min(len(one) for one in rounds) < 2 or len(rounds) < 2:
+        return inf
+    even, odd = (np.array([np.median(one[start::2]) for one in rounds]) for start in (0, 1))
+    return sqrt(max(float(np.cov(even, odd)[0, 1]), 0.0))
 
 
 def drift_of(medians: np.ndarray, started_s: np.ndarray) -> dict[str, Any]:

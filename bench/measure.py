@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from dhox.bench.stop_signals import Stop
 from dhox.console import progress_bar
+from dhox.errors import run_failure
 
 FEWEST_ROUNDS = 40
 SETTLE_CALLS = 3  # untimed, after another cell used the caches
@@ -23,7 +25,7 @@ METHOD = (
     "One clock for every runner and boundary: perf_counter_ns around one synchronised call, garbage collection off. "
     f"Warm-up until the medians of slices of {SLICE_SECONDS * 1000:.0f} ms differ by less than {100 * STEADY:.0f} % "
     f"twice in a row. Then at least {FEWEST_ROUNDS} rounds; in each, every model, runner and boundary has its turn in "
-    f"random order, after {SETTLE_CALLS} untimed calls. Every timed call is kept (samples.npz)."
+    f"random order, after up to {SETTLE_CALLS} untimed calls. Every timed call is kept (samples.npz)."
 )
 
 Key = tuple[str, str, int, str]  # subject, runner, batch, boundary
@@ -55,27 +57,47 @@ def measure(
     into: dict[Key, Samples],
     description: str = "latency",
     stop: Stop | None = None,
-) -> None:
+) -> dict[Key, str]:
     """Time the cells, interleaved, for about `duration_s` seconds each; the samples go `into` a dictionary.
+
+    A cell that its runtime fails to run drops out, and what was timed of it is kept: answers with the runtime's words.
 
     At least one call per round and cell. What was measured before an exception (Ctrl-C) stays in `into`; `stop` is
     asked after every round.
     """
     calls: dict[Key, int] = {}
+    failed: dict[Key, str] = {}
     for cell in cells:
-        median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
-        calls[cell.key] = max(1, round(duration_s / rounds / median_s))
-        into[cell.key] = Samples(warm)
+        with dropping_out(cell.key, failed):
+            median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
+            calls[cell.key] = max(1, round(duration_s / rounds / median_s))
+            into[cell.key] = Samples(warm)
     with progress_bar(description, rounds) as advance:
         for _ in range(rounds):
             for place in rng.permutation(len(cells)):
-                cell, samples = cells[place], into[cells[place].key]
+                cell = cells[place]
+                if cell.key in failed:
+                    continue
                 started = time.perf_counter()
-                samples.rounds.append(time_calls(cell.call, calls[cell.key]))
-                samples.started_s.append(started)
+                with dropping_out(cell.key, failed):
+                    into[cell.key].rounds.append(time_calls(cell.call, calls[cell.key]))
+                    into[cell.key].started_s.append(started)
             advance(1)
             if stop is not None:
                 stop.check()
+    return failed
+
+
+@contextmanager
+def dropping_out(key: Key, failed: dict[Key, str]) -> Iterator[None]:
+    """Note a runtime's failure to run a model, with its words; bugs pass through."""
+    try:
+        yield
+    except Exception as err:
+        words = run_failure(err)
+        if words is None:
+            raise
+        failed[key] = words
 
 
 def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[str, Any]]:

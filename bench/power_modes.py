@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dhox.environment import now
 from dhox.errors import DhoxError
 from dhox.files import read_json, write_json
 from dhox.jetson import is_jetson
-from dhox.jetson_state import clocks_held, gpu_clock, parse_show, read_text
+from dhox.jetson_state import clocks_held, gpu_clock, parse_show
 from dhox.nvpmodel import PowerMode, current_mode, power_modes
 from dhox.system_command import Answer, ask, find_command
 
@@ -24,7 +25,7 @@ RESTORE = "dhox doctor --restore-power-mode"
 
 @dataclass(frozen=True)
 class LeftOver:
-    """A sweep that did not restore the mode. `running`: it still runs, as process `pid`."""
+    """A sweep that has not restored the mode yet. `running`: it still runs, as process `pid`."""
 
     original: PowerMode
     pid: int
@@ -33,55 +34,58 @@ class LeftOver:
 
 
 @contextlib.contextmanager
-def power_mode_sweep(not_run: list[str]) -> Iterator[Iterator[PowerMode]]:
-    """Yields the power modes of this Jetson, each set before it is handed out.
+def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iterator[PowerMode]]]:
+    """Yields the power modes of this Jetson that it will try, and an iterator that sets each before it hands it out.
 
-    Modes that need a reboot are left out, with one sentence each in `not_run`. The original mode is set again at the
-    end, after an error, and on SIGINT, SIGTERM and SIGHUP, which arrive as KeyboardInterrupt inside the block. A kill
-    leaves a state file that `dhox doctor` finds. Raises DhoxError where there is no Jetson, no nvpmodel or no right to
-    use it, where an earlier sweep was killed, and where jetson_clocks holds the clocks.
+    Modes that need a reboot are left out, with one sentence each in `not_run`, and so are those that could not be set,
+    as the iterator comes to them. The mode that is set comes first: nothing is changed before the second. It is set
+    again at the end, after an error, and on SIGINT, SIGTERM and SIGHUP, which arrive as KeyboardInterrupt inside the
+    block. A kill leaves a state file that `dhox doctor` finds. Raises DhoxError where there is no Jetson, no nvpmodel
+    or no right to use it, where another sweep runs or an earlier one was killed, and where jetson_clocks holds the
+    clocks.
     """
     if not is_jetson():
         raise DhoxError(
             "--power-modes: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Leave the option out "
             "here, or run it on the board."
         )
-    refuse_left_over()
-    modes = power_modes()
-    original, why = current_mode()
-    if original is None:
-        raise DhoxError(
-            f"--power-modes: the power mode that is set cannot be read ({why}), so it could not be restored. Leave "
-            "--power-modes out, or set a mode with `sudo nvpmodel -m ID` first."
-        )
-    if clocks_held(gpu_clock(), parse_show("")) == "on":
-        raise DhoxError(
-            "--power-modes: jetson_clocks holds the clocks, so that power modes would show nothing. Switch it off "
-            "(sudo jetson_clocks --restore, or reboot), or leave --power-modes out."
-        )
-    gating = next((mode.gating for mode in modes if mode.id == original.id), {})
-    check_sudo(original)
-    with stopping_signals() as stop:
-        try:
-            write_state(original)
-            yield each_mode(modes, original, gating, not_run, stop)
-        finally:
-            with ignored_signals():
-                restore(original)
+    with only_one():
+        refuse_left_over()
+        modes = power_modes()
+        original, why = current_mode()
+        if original is None:
+            raise DhoxError(
+                f"--power-modes: the power mode that is set cannot be read ({why}), so it could not be restored. Leave "
+                "--power-modes out, or set a mode with `sudo nvpmodel -m ID` first."
+            )
+        if clocks_held(gpu_clock(), parse_show("")) == "on":
+            raise DhoxError(
+                "--power-modes: jetson_clocks holds the clocks, so that power modes would show nothing. Switch it off "
+                "(sudo jetson_clocks --restore, or reboot), or leave --power-modes out."
+            )
+        gating = next((mode.gating for mode in modes if mode.id == original.id), {})
+        check_sudo(original)
+        tried = [mode for mode in sorted(modes, key=lambda mode: mode.id != original.id) if mode.gating == gating]
+        not_run += [
+            f"power mode {mode.name} ({mode.id}) not run: it gates other units of the GPU than {original.name}, which "
+            "takes a reboot"
+            for mode in modes
+            if mode not in tried
+        ]
+        with stopping_signals() as stop:
+            try:
+                write_state(original)
+                yield tried, each_mode(tried, not_run, stop)
+            finally:
+                with ignored_signals():
+                    restore(original)
 
 
-def each_mode(
-    modes: list[PowerMode], original: PowerMode, gating: dict[str, str], not_run: list[str], stop: Stop
-) -> Iterator[PowerMode]:
-    """Set and yield the modes one by one, the original one first; none after a signal."""
-    for mode in sorted(modes, key=lambda mode: mode.id != original.id):
+def each_mode(modes: list[PowerMode], not_run: list[str], stop: Stop) -> Iterator[PowerMode]:
+    """Set and yield the modes one by one; none after a signal."""
+    for mode in modes:
         if stop.signal is not None:
             not_run.append(f"power mode {mode.name} ({mode.id}) not run: interrupted")
-        elif mode.gating != gating:
-            not_run.append(
-                f"power mode {mode.name} ({mode.id}) not run: it gates other units of the GPU than {original.name}, "
-                "which takes a reboot"
-            )
         elif (refused := set_mode(mode)) is None:
             yield mode
         else:
@@ -158,32 +162,60 @@ def state_file() -> Path:
     return Path(state) / "dhox/power_mode.json"
 
 
+def lock_file() -> Path:
+    """Beside the state file; locked while a sweep runs."""
+    return state_file().with_suffix(".lock")
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Let no other process of this user set or restore modes; the kernel lets go, whatever ends this one.
+
+    Held from before the mode to restore is read until it is set again. Raises DhoxError where another process holds it,
+    and where there is no place for it.
+    """
+    path = lock_file()
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            other = left_over()
+            raise DhoxError(
+                f"Another --power-modes sweep runs here{f' (process {other.pid})' if other else ''}, and restores the "
+                "mode at its end. Wait for it, or end it."
+            ) from err
+        except OSError as err:
+            raise DhoxError(
+                f"Could not lock {path}: {err.strerror}. Set XDG_STATE_HOME to a folder of your own on a local disk."
+            ) from err
+        yield
+
+
+def runs() -> bool:
+    """Whether a process holds `only_one`."""
+    try:
+        with lock_file().open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def write_state(original: PowerMode) -> None:
     """Record the mode to restore, before the first change. Raises DhoxError where that is impossible."""
-    path = state_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DhoxError(
-            f"Could not create {path.parent}: {err.strerror}. Set XDG_STATE_HOME to a folder of your own."
-        ) from err
     write_json(
-        path,
+        state_file(),
         {
             "schema": STATE_SCHEMA,
             "pid": os.getpid(),
-            "process": process_birth(os.getpid()),
             "original": {"id": original.id, "name": original.name},
             "started_at": now(),
         },
     )
-
-
-def process_birth(pid: int) -> str | None:
-    """What tells a process from a later one of the same number: boot and start time; None where it does not run."""
-    status = read_text(Path(f"/proc/{pid}/stat"))
-    boot = read_text(Path("/proc/sys/kernel/random/boot_id"))
-    return f"{boot} {status.rpartition(')')[2].split()[19]}" if status else None
 
 
 def left_over() -> LeftOver | None:
@@ -193,36 +225,32 @@ def left_over() -> LeftOver | None:
     state = read_json(state_file(), STATE_SCHEMA)
     try:
         original = PowerMode(int(state["original"]["id"]), str(state["original"]["name"]))
-        pid, process, started = int(state["pid"]), state["process"], str(state["started_at"])
+        pid, started = int(state["pid"]), str(state["started_at"])
     except (KeyError, TypeError, ValueError) as err:
         raise DhoxError(
             f"{state_file()} is damaged ({err}). Set the mode that you want with `sudo nvpmodel -m ID`, then delete "
             "the file."
         ) from err
-    return LeftOver(original, pid, started, process is not None and process_birth(pid) == process)
+    return LeftOver(original, pid, started, runs())
 
 
 def refuse_left_over() -> None:
-    """Raise DhoxError where another sweep runs, or one was killed: its original mode must not be lost."""
+    """Raise DhoxError where an earlier sweep was killed: its original mode must not be lost. Within `only_one`."""
     other = left_over()
-    if other is None:
-        return
-    if other.running:
-        raise DhoxError(f"Another --power-modes sweep runs here (process {other.pid}). Wait for it, or end it.")
-    raise DhoxError(
-        f"An earlier --power-modes sweep (started {other.started_at}) was killed before it restored the power mode "
-        f"{other.original.name} ({other.original.id}). Run `{RESTORE}` first."
-    )
+    if other is not None:
+        raise DhoxError(
+            f"An earlier --power-modes sweep (started {other.started_at}) was killed before it restored the power mode "
+            f"{other.original.name} ({other.original.id}). Run `{RESTORE}` first."
+        )
 
 
 def restore_left_over() -> PowerMode | None:
     """`dhox doctor --restore-power-mode`: the mode that was set again, None where nothing was left to restore."""
-    other = left_over()
-    if other is None:
+    if not state_file().exists():
         return None
-    if other.running:
-        raise DhoxError(f"The --power-modes sweep still runs (process {other.pid}), and restores the mode at its end. "
-                        "Wait for it, or end it.")  # fmt: skip
-    with ignored_signals():
+    with only_one(), ignored_signals():
+        other = left_over()
+        if other is None:
+            return None
         restore(other.original)
-    return other.original
+        return other.original

@@ -19,7 +19,7 @@ from dhox.bench.measure import METHOD, Key, Samples
 from dhox.bench.meter import Meter
 from dhox.bench.runners import Runner
 from dhox.bench.subjects import Subject, subject_row
-from dhox.bench.timing import latency_rows, sample_arrays, samples_key
+from dhox.bench.timing import latency_rows, sample_arrays
 from dhox.dataset import Item, class_numbers
 from dhox.environment import now, versions
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
@@ -44,12 +44,11 @@ class Found:
     samples: dict[Key, Samples] = field(default_factory=dict)
     idle: dict[str, Any] | None = None
     energy: list[dict[str, Any]] = field(default_factory=list)
-    traces: dict[tuple[str, str, int], dict[str, np.ndarray]] = field(default_factory=dict)
+    traces: dict[str, np.ndarray] = field(default_factory=dict)  # of power, as samples.npz names them
     streams: list[dict[str, Any]] = field(default_factory=list)
     conditions: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     cross_checks: list[dict[str, Any]] = field(default_factory=list)
-    interrupted: bool = False
 
     def add_runners(self, models: list[tuple[Subject, Runner, float]], batch: int) -> None:
         """What the runners of a batch size really are, once they are bound."""
@@ -58,10 +57,15 @@ class Found:
             for subject, runner, open_s in models
         ]
 
-    def emulated(self) -> dict[str, str]:
-        """Subjects whose time on this device says nothing about the one they are made for, and why."""
+    def add_failures(self, failed: dict[Key, str]) -> None:
+        """Cells that dropped out while they were timed."""
+        for (subject, runner, batch, boundary), words in failed.items():
+            self.not_run.append(f"{subject} by {runner} at batch {batch}, {boundary}, ended early: {words}")
+
+    def emulated(self) -> dict[tuple[str, str], str]:
+        """(subject, runner) whose time on this device says nothing about the one they are made for, and why."""
         return {
-            row["subject"]: row["precision_note"]
+            (row["subject"], row["runner"]): row["precision_note"]
             for row in self.runners
             if row["device"] == "cpu" and row["precision_proven"] is None and row["precision_note"]
         }
@@ -78,16 +82,11 @@ class Found:
 def write_results(folder: Path, found: Found, status: str) -> dict[str, Any]:
     """Write the three files; answers with the content of bench.json. `status`: running, interrupted or complete."""
     content = bench_content(found, status)
-    traces = {
-        f"energy_{samples_key(key)}_{name}": array
-        for key, trace in found.traces.items()
-        for name, array in trace.items()
-    }
-    write_npz(folder / "samples.npz", **sample_arrays(found.samples), **traces)
+    write_json(folder / BENCH_FILE, content)  # first: on a full disk it matters most
+    write_npz(folder / "samples.npz", **sample_arrays(found.samples), **found.traces)
     if found.verdicts.answers:
         classes = {subject.name: subject.classes for subject in found.subjects}
         write_bytes(folder / "predictions.csv", predictions_csv(found.verdicts.answers, classes, found.items))
-    write_json(folder / BENCH_FILE, content)
     return content
 
 
@@ -105,7 +104,7 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
         "subjects": [subject_row(subject) for subject in found.subjects],
         "runners": found.runners,
         "latency": latency_rows(found.samples, found.emulated(), throttled),
-        "comparisons": comparisons(paired_rounds(found)),
+        "comparisons": comparisons(told_rounds(found)),
         "streams": found.streams,
         "conditions": found.conditions,
         "memory": found.memory,
@@ -121,11 +120,10 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
     }
 
 
-def paired_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
-    """The rounds of every cell that says something; an interruption can leave the last one to some cells only."""
-    rounds = {key: taken.rounds for key, taken in found.samples.items() if key[0] not in found.emulated()}
-    complete = {batch: min(len(of) for key, of in rounds.items() if key[2] == batch) for _, _, batch, _ in rounds}
-    return {key: of[: complete[key[2]]] for key, of in rounds.items() if complete[key[2]] >= 2}
+def told_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
+    """The rounds of every cell whose time says something."""
+    emulated = found.emulated()
+    return {key: taken.rounds for key, taken in found.samples.items() if key[:2] not in emulated}
 
 
 def method(found: Found) -> list[str]:

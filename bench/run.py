@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +26,13 @@ from dhox.bench.runners import check_runner, choose_device, default_runners, ope
 from dhox.bench.stop_signals import Stop, stopping_signals
 from dhox.bench.streams import stream_rows
 from dhox.bench.subjects import Subject, open_subjects
-from dhox.bench.timing import Pair, cells_of_batch, opened, timed_images
+from dhox.bench.timing import Pair, cells_of_batch, opened, samples_key, timed_images, words_of
 from dhox.console import say
 from dhox.dataset import Item
-from dhox.errors import DhoxError
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, output_directory
-from dhox.jetson_state import shared_memory
+from dhox.errors import DhoxError, run_failure
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, output_directory, partial_directory
+from dhox.images import UnreadableImageError
+from dhox.jetson_state import process_peak_bytes, shared_memory
 from dhox.machine import device_card
 from dhox.onnx_session import NO_CPU_KERNELS
 
@@ -84,12 +85,15 @@ def bench(
     subjects, not_run = runnable(every, used)
     check_batches(subjects, batches)
     card = device_card() | {"gpu": gpu_card()}
-    out = out or default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = out or free_name(default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}")
     check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     items, where, accuracy_note = evaluation_items(data, subjects)
     images, encoded = timed_images(subjects, items)
     pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
     meter, energy_note = find_meter(used) if energy_s else (None, "it was not asked for")
+    if meter is not None and card["sysroot"]:
+        meter.close()
+        meter, energy_note = None, f"sensors below {card['sysroot']} are a recording, not this machine's"
 
     found = Found(
         device_asked=device, card=card, subjects=subjects, items=items, where=where, accuracy_note=accuracy_note,
@@ -101,45 +105,74 @@ def bench(
         },
     )  # fmt: skip
     rng = np.random.default_rng(SEED)
+    status = "complete"
+    ended: Exception | None = None
     with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder, ExitStack() as stack:
         if meter is not None:
             stack.enter_context(closing(meter))
         try:
-            with stopping_signals() as stop, shared_memory() as watch:
+            with stopping_signals() as stop, shared_memory() if card["jetson"] else nullcontext() as watch:
                 if meter is not None:
                     idle(meter, found)
                 able = judge_all(pairs, used, trust_engine, items, where, found, stop)
                 with Conditions(used) as conditions:
                     try:
                         for batch in batches:
-                            with opened(able, used, trust_engine) as models:
+                            with opened(able, used, trust_engine, not_run) as models:
                                 cells = cells_of_batch(models, batch, encoded, not_run)
                                 found.add_runners(models, batch)
                                 timed = [cell for cell in cells if cell.key[3] in boundaries]
-                                measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, f"batch {batch}", stop)
+                                words = f"batch {batch}"
+                                failed = measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, words, stop)
+                                found.add_failures(failed)
                                 if found.idle is not None and meter is not None:
                                     energy(meter, cells, energy_s, found)
                                 trtexec_checks(models, batch, encoded, found)
-                            real = [pair for pair in able if pair[0].name not in found.emulated()]
+                            emulated = found.emulated()
+                            real = [pair for pair in able if (pair[0].name, pair[1]) not in emulated]
                             stream_rows(
                                 real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
                             )
                             stop.check()
                             write_results(folder, found, "running")
                     finally:
-                        found.conditions, found.memory = conditions.summary(), watch.summary()
+                        found.conditions = conditions.summary()
+                        found.memory = watch.summary() if watch else own_memory()
                 if scenario is not None:
                     loadgen_checks(real, used, scenario, trust_engine, encoded, found)
         except KeyboardInterrupt:
             say("Interrupted: what was measured so far is kept.")
-            found.interrupted = True
-        content = write_results(folder, found, "interrupted" if found.interrupted else "complete")
+            status = "interrupted"
+        except Exception as err:
+            if not (found.samples or found.verdicts.answers):
+                raise
+            not_run.append(f"the rest not run: {run_failure(err) or type(err).__name__}")
+            status, ended = "interrupted", err
+        try:
+            content = write_results(folder, found, status)
+        except DhoxError as err:
+            raise DhoxError(f"{err} What could be written is in {folder}.") from err
+    if ended is not None:
+        say(f"What was measured before the error is in {out}.")
+        raise ended
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
+
+
+def own_memory() -> dict[str, Any]:
+    """`memory` of bench.json where GPU and CPU share none."""
+    method = "The process's peak resident set (VmHWM); what a discrete GPU holds is not in it."
+    return {"peak_bytes": None, "process_peak_bytes": process_peak_bytes(), "method": method}
 
 
 def default_out(subject: Subject) -> Path:
     """Where bench directories go: beside the export, or here for a model of another tool."""
     return subject.export.absolute().parent / "bench" if subject.export else Path.cwd() / "bench-results"
+
+
+def free_name(out: Path) -> Path:
+    """OUT, or OUT-2, OUT-3 ...: the first that no other bench has or writes."""
+    names = [out, *(out.with_name(f"{out.name}-{number}") for number in range(2, 100))]
+    return next(name for name in names if not name.exists() and not partial_directory(name).exists())
 
 
 def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[str]]:
@@ -157,22 +190,23 @@ def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[
 def judge_all(
     pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], where: Path | None, found: Found, stop: Stop
 ) -> list[Pair]:
-    """Judge every pair that can be opened, and answer with these; the others are named in `not_run`.
+    """Judge every pair that can be opened and run, and answer with these; the others are named in `not_run`.
 
-    Raises the first DhoxError where none can be opened.
+    Raises the first error where none can be run, and UnreadableImageError for an image that nobody can read.
     """
     able: list[Pair] = []
     errors: list[DhoxError] = []
     for subject, name in pairs:
         try:
-            runner = open_runner(subject, name, device, trust_engine)
-        except DhoxError as err:
+            with closing(open_runner(subject, name, device, trust_engine)) as runner:
+                judge(subject, runner, items, where, found.verdicts)
+        except UnreadableImageError:
+            raise
+        except Exception as err:
             stop.check()
-            errors.append(err)
-            found.not_run.append(f"{subject.name} by {name} not run: {err}")
+            found.not_run.append(f"{subject.name} by {name} not run: {words_of(err)}")
+            errors.append(err if isinstance(err, DhoxError) else DhoxError(f"{found.not_run[-1]}. Try another runner."))
             continue
-        with closing(runner):
-            judge(subject, runner, items, where, found.verdicts)
         stop.check()
         able.append((subject, name))
     if not able:
@@ -193,15 +227,17 @@ def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> Non
     """A window of its own for every model that this device really computes, at ENERGY_BOUNDARY."""
     for cell in cells:
         subject, runner, batch, boundary = cell.key
-        if boundary != ENERGY_BOUNDARY or subject in found.emulated():
+        if boundary != ENERGY_BOUNDARY or (subject, runner) in found.emulated():
             continue
         say(f"Energy of {subject} by {runner}, batch {batch}: {seconds:g} s")
         try:
             row, trace = measure_energy(
                 meter, cell.call, batch, found.idle, seconds, accuracy=found.accuracy_of(subject, runner)
             )
-        except DhoxError as err:
-            found.not_run.append(f"energy of {subject} by {runner} at batch {batch} not measured: {err}")
+        except Exception as err:
+            found.not_run.append(f"energy of {subject} by {runner} at batch {batch} not measured: {words_of(err)}")
             continue
-        found.energy.append({"subject": subject, "runner": runner, "batch": batch, "boundary": boundary, **row})
-        found.traces[subject, runner, batch] = trace
+        key = f"energy_{samples_key((subject, runner, batch))}"
+        names = {"subject": subject, "runner": runner, "batch": batch, "boundary": boundary, "trace": key}
+        found.energy.append({**names, **row})
+        found.traces |= {f"{key}_{name}": array for name, array in trace.items()}

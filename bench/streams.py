@@ -136,6 +136,7 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     return {
         "images_per_s": float(rates.mean()),
         "interval": [float(low), float(high)],
+        "n": int(inside.sum()),
         "p50_ms": percentile(latency_ms, 50),
         "p99_ms": percentile(latency_ms, 99) if len(latency_ms) >= FEWEST_CALLS else None,
     }

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dhox.bench.candidates import Candidate, all_cached, prepare
+from dhox.bench.candidates import CLASSES, Candidate, all_cached, prepare
 from dhox.bench.choose import choose, fronts, within_budget
 from dhox.bench.footprint import METHOD as MEMORY_METHOD
 from dhox.bench.footprint import measure_footprint
@@ -48,7 +48,7 @@ def sweep(
     *,
     candidates: Path,
     image_size: int | None = None,
-    classes: int = 10,
+    classes: int | None = None,
     fp16: bool = False,
     device: str = "auto",
     host: str | None = None,
@@ -63,11 +63,13 @@ def sweep(
 ) -> SweepResult:
     """Export, measure interleaved, compare, and write the sweep directory (sweep.json, and bench/ with the samples).
 
-    `students`: names as `dhox distill --student` takes them; empty: all in `candidates`, the cache of exports. `host`:
-    a board to measure on by SSH. `boundary`: one of dhox.bench.boundaries. `energy_s`: seconds of the window in which
-    each student's energy is measured, 0 for none. `runs`: folders with finished runs, whose
-    accuracies are joined. A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was
-    done. Raises DhoxError for unknown students, and where none of them can be measured.
+    `students`: names as `dhox distill --student` takes them; empty: all in `candidates`, the cache of exports, that are
+    of `image_size` and `classes`. These two: None for each student's own size and 10 classes, or for whatever the cache
+    holds. `host`: a board to measure on by SSH. `boundary`: one of dhox.bench.boundaries. `energy_s`: seconds of the
+    window in which each student's energy is measured, 0 for none. `runs`: folders with finished runs, whose accuracies
+    are joined. A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was
+    done, and chooses nothing. Raises DhoxError for unknown students, and where none of them can be measured; UsageError
+    where the cache holds a student in several sizes, or several numbers of classes, and none is chosen.
     """
     precision = "fp16" if fp16 else "fp32"
     used = None if host is not None else choose_device(device, [])  # before anything is exported
@@ -79,9 +81,9 @@ def sweep(
         check_output(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite)
     known = finished_runs(runs or [])
     if students:
-        found, failed = prepare(students, candidates, image_size, classes, precision, say)
+        found, failed = prepare(students, candidates, image_size, classes or CLASSES, precision, say)
     else:
-        found, failed = all_cached(candidates, precision), []
+        found, failed = all_cached(candidates, precision, image_size, classes), []
     out = out or Path("sweeps", f"{host or device_card()['host']}-{datetime.now():%Y%m%d-%H%M%S}")
 
     with output_directory(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite) as folder:
@@ -103,7 +105,8 @@ def sweep(
             rows = [row | {"within": within_budget(row, budget_ms)} for row in rows]
         add_footprints(rows, found, result.content, precision, batch, skip=host is not None or interrupted)
         by_accuracy, by_size = fronts(rows)
-        choice = None if budget_ms is None or not rows else choose(rows, budget_ms)
+        # A student that was not measured could be the better one.
+        choice = None if budget_ms is None or interrupted else choose(rows, budget_ms)
         content = {
             "schema": SWEEP_SCHEMA,
             "status": result.content["status"],
@@ -112,7 +115,7 @@ def sweep(
             "host": host,
             "device": result.content["device"],
             "settings": {
-                "students": students, "image_size": image_size, "classes": classes, "precision": precision,
+                "students": students, "image_size": image_size, "classes": found[0].classes, "precision": precision,
                 "batch": batch, "boundary": boundary, "runner": runner, "duration_s": duration_s, "energy_s": energy_s,
                 "budget_ms": budget_ms, "runs": [str(root.absolute()) for root in runs or []],
                 "candidates": str(candidates.absolute()),
@@ -221,7 +224,7 @@ def add_footprints(
 ) -> None:
     """`memory_bytes` of every row, by the runner that timed it; Ctrl-C leaves the rest out."""
     used = {row["runner"]: row["device"] for row in content["runners"]}
-    exports = {candidate.student: candidate.export for candidate in found}
+    exports = {candidate.student: candidate.export for candidate in found}  # each student is there once
     try:
         with progress_bar("memory", 0 if skip else len(rows)) as advance:
             for row in [] if skip else rows:

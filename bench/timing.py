@@ -16,7 +16,7 @@ from dhox.bench.latency import latency_row
 from dhox.bench.measure import Cell, Key, Samples
 from dhox.bench.runners import Runner, open_runner
 from dhox.bench.subjects import Subject
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError, run_failure
 from dhox.exported import check_file
 from dhox.files import read_npz
 from dhox.images import decode, model_input
@@ -42,15 +42,29 @@ def timed_images(subjects: list[Subject], items: list[Item]) -> tuple[str, list[
 
 
 @contextmanager
-def opened(pairs: list[Pair], device: str, trust_engine: bool) -> Iterator[list[tuple[Subject, Runner, float]]]:
-    """Every pair opened, with the seconds that took; closed at the end. Raises DhoxError as `open_runner` does."""
+def opened(
+    pairs: list[Pair], device: str, trust_engine: bool, not_run: list[str]
+) -> Iterator[list[tuple[Subject, Runner, float]]]:
+    """Every pair opened, with the seconds that took; closed at the end. Those that fail are named in `not_run`."""
     with ExitStack() as stack:
         found = []
         for subject, name in pairs:
             start = time.perf_counter()
-            runner = stack.enter_context(closing(open_runner(subject, name, device, trust_engine)))
+            try:
+                runner = stack.enter_context(closing(open_runner(subject, name, device, trust_engine)))
+            except Exception as err:
+                not_run.append(f"{subject.name} by {name} not run: {words_of(err)}")
+                continue
             found.append((subject, runner, time.perf_counter() - start))
         yield found
+
+
+def words_of(err: Exception) -> str:
+    """A runtime's words for its failure to open or run a model; a bug is raised again."""
+    words = run_failure(err)
+    if words is None:
+        raise err
+    return words
 
 
 def cells_of_batch(
@@ -66,8 +80,8 @@ def cells_of_batch(
         try:
             check_batch(subject, batch)
             calls = boundary_calls(subject, runner, pixels, in_turn(encoded, batch))
-        except DhoxError as err:
-            not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {err}")
+        except Exception as err:
+            not_run.append(f"{subject.name} by {runner.name} at batch {batch} not run: {words_of(err)}")
             continue
         cells += [Cell((subject.name, runner.name, batch, name), call) for name, call in calls.items()]
     return cells
@@ -80,14 +94,18 @@ def in_turn(encoded: list[bytes], batch: int) -> list[bytes]:
 
 def batch_pixels(subject: Subject, encoded: list[bytes], batch: int) -> np.ndarray:
     """A batch of encoded images as preprocessed pixels, uint8 [batch, crop, crop, 3]."""
-    images = [decode(io.BytesIO(content)) for content in in_turn(encoded, batch)]
-    return np.stack([model_input(image, subject.preprocessing) for image in images])
+    images = [decode(io.BytesIO(content)) for content in encoded[:batch]]
+    once = np.stack([model_input(image, subject.preprocessing) for image in images])
+    return once[np.arange(batch) % len(once)]
 
 
-def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttled: bool) -> list[dict[str, Any]]:
+def latency_rows(
+    samples: dict[Key, Samples], emulated: dict[tuple[str, str], str], throttled: bool
+) -> list[dict[str, Any]]:
     """`latency` of bench.json; cells that an interruption left with less than two rounds are left out.
 
-    `emulated`: subject -> why its time says nothing; `throttled`: whether the device was, while anything was timed.
+    `emulated`: (subject, runner) -> why its time says nothing; `throttled`: whether the device was, while anything was
+    timed.
     """
     rows = []
     for (subject, runner, batch, boundary), taken in samples.items():
@@ -101,7 +119,7 @@ def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttle
         rows.append(
             {
                 "subject": subject, "runner": runner, "batch": batch, "boundary": boundary,
-                "emulated": emulated.get(subject), "samples": samples_key((subject, runner, batch, boundary)),
+                "emulated": emulated.get((subject, runner)), "samples": samples_key((subject, runner, batch, boundary)),
                 **statistics, "warm_up": taken.warm_up,
             }
         )  # fmt: skip
@@ -109,8 +127,8 @@ def latency_rows(samples: dict[Key, Samples], emulated: dict[str, str], throttle
 
 
 def samples_key(key: tuple[str | int, ...]) -> str:
-    """The name of a cell's raw samples in samples.npz."""
-    return "_".join(str(part) for part in key).replace("/", "-")
+    """The name of a cell's raw samples in samples.npz; no two cells share one, and none has the slash of a folder."""
+    return "_".join(str(part) for part in key).replace("%", "%25").replace("/", "%2F")
 
 
 def sample_arrays(samples: dict[Key, Samples]) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ class TorchRunner:
             "graph": False,
             "graph_note": None,
             "precision_asked": precision,
-            "precision_proven": precision,
+            "precision_proven": None if precision in HALVES and device == "cpu" else precision,
             "precision_note": HALF_ON_CPU if precision in HALVES and device == "cpu" else None,
             "nodes_off_device": None,
             "notes": [],

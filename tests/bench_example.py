@@ -85,7 +85,7 @@ def frame(
             "host": {"cpu": "laptop", "cuda": "server", "jetson": "orin"}[kind],
             "platform": "Linux-6.8-example", "machine": "aarch64" if kind == "jetson" else "x86_64",
             "cpu": {"cpu": "AMD EPYC", "cuda": "Intel Xeon", "jetson": "ARMv8 Processor rev 1 (v8l)"}[kind],
-            "cpu_cores": 12, "memory_bytes": 64_000_000_000,
+            "cpu_cores": 12, "memory_bytes": 64_000_000_000, "sysroot": None,
             "gpu": GPU if kind == "cuda" else None, "jetson": JETSON if kind == "jetson" else None,
         },
         "settings": {
@@ -147,7 +147,7 @@ def runner_row(kind: str, name: str, runner: str, batch: int, precision: str) ->
         "provider": None if kind == "jetson" else "CUDAExecutionProvider" if kind == "cuda" else "CPUExecutionProvider",
         "graph_asked": kind != "cpu", "graph": graph,
         "graph_note": "3 nodes run on the CPU" if off else None,
-        "precision_asked": precision, "precision_proven": precision if kind == "jetson" else None,
+        "precision_asked": precision, "precision_proven": precision if kind != "cpu" or precision == "fp32" else None,
         "precision_note": None, "nodes_off_device": off, "notes": [],
     }  # fmt: skip
 
@@ -303,7 +303,7 @@ def add_energy(
             per_image = 1000 * watts / rates[name, batch]
             rows.append(
                 {
-                    "subject": name, "runner": runner, "batch": batch, "boundary": "device", "seconds": 30.0,
+                    "subject": name, "runner": runner, "batch": batch, "boundary": "device", "trace": key, "seconds": 30.0,
                     "images": int(30 * rates[name, batch]), "mean_w": watts, "idle_w": idle_w, "net_w": watts - idle_w, "calls": int(30 * rates[name, batch] / batch),
                     "resolution": 0.001, "flags": ["window too short for the sensor"] if kind == "cuda" and number == 2 else [], "mj_per_image": per_image,
                     "net_mj_per_image": per_image * (1 - idle_w / watts), "images_per_joule": 1000 / per_image,

@@ -16,6 +16,7 @@ case "$1" in
     printf 'NVPM WARN: fan mode is not set!\\nNV Power Mode: %s\\n%s\\n' "$name" "$mode" ;;
 -p) cat "$root/modes" ;;
 -m) echo "$2" >> "$root/asked"
+    [ -e "$root/slow_$2" ] && sleep "$(cat "$root/slow_$2")"
     if [ -e "$root/reboots_$2" ]; then
         printf 'NVPM WARN: Reboot required for changing to this power mode: %s\\n' "$2"
         echo "NVPM WARN: DO YOU WANT TO REBOOT NOW? enter YES/yes to confirm:"

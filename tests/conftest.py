@@ -61,7 +61,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
         epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2,
     )  # fmt: skip
     export(run, run / "export", fp16=True)
-    bench([run / "export"], run / "bench/here", duration_s=0.1, energy_s=0)
+    bench([run / "export"], run / "bench/here", duration_s=0.1, energy_s=0, streams=(2,))
     return root
 
 

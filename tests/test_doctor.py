@@ -147,7 +147,7 @@ def test_doctor_restores_a_power_mode(
     monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
     monkeypatch.setenv(VARIABLE, "/")  # --sysroot goes before it
     board_with_modes(root, mode=0)
-    state = {"schema": "dhox.power_mode/1", "pid": 1, "process": "another boot", "original": {"id": 3, "name": "MODE_50W"}, "started_at": "then"}  # fmt: skip
+    state = {"schema": "dhox.power_mode/1", "pid": 1, "original": {"id": 3, "name": "MODE_50W"}, "started_at": "then"}  # fmt: skip
     write_file(root, "/state/dhox/power_mode.json", json.dumps(state))
     for said in ("The power mode is MODE_50W (3) again.", "No sweep left a power mode to restore."):
         with pytest.raises(SystemExit) as end:

@@ -210,3 +210,32 @@ def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.M
     path.write_text("[" * 100_000)
     with pytest.raises(DhoxError, match="not valid JSON"):
         read_json(path, RUN_SCHEMA)
+
+
+def test_two_commands_never_write_to_one_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with output_directory(out, "run.json", "dhox.run/1", overwrite=False) as folder:
+        (folder / "mine").write_text("1")
+        with (
+            pytest.raises(DhoxError, match="Another dhox writes .*Wait until it has finished, or choose another --out"),
+            output_directory(out, "run.json", "dhox.run/1", overwrite=True),
+        ):
+            pass
+        assert (folder / "mine").exists()
+        write_json(folder / "run.json", {"schema": "dhox.run/1", "status": "complete"})
+    assert (out / "mine").exists()
+    with output_directory(out, "run.json", "dhox.run/1", overwrite=True) as folder:  # nobody holds it any more
+        assert not (folder / "mine").exists()
+
+
+@pytest.mark.parametrize("results", [{}, {"latency": []}])
+def test_an_error_after_results_keeps_them(tmp_path: Path, results: dict[str, list[int]]) -> None:
+    def fail() -> None:
+        with output_directory(tmp_path / "out", "bench.json", "dhox.bench/2", overwrite=False) as folder:
+            write_json(folder / "bench.json", {"schema": "dhox.bench/2", "status": "running", **results})
+            raise DhoxError("full")
+
+    with pytest.raises(DhoxError, match="full"):
+        fail()
+    assert (tmp_path / "out.partial").exists() == bool(results)
+    assert not (tmp_path / "out").exists()

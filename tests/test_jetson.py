@@ -172,8 +172,8 @@ def test_why_the_power_mode_is_unknown(root: Path) -> None:
 def test_a_command_that_hangs_is_given_up(root: Path) -> None:
     write_command(root, "nvpmodel", "#!/bin/sh\nexec sleep 30\n")
     start = time.monotonic()
-    answer = ask("nvpmodel", "-q", seconds=0.2)
-    assert (answer.code, answer.text) == (None, "nvpmodel -q did not answer within 0.2 s")
+    answer = ask("nvpmodel", "-q", seconds=0.05)
+    assert (answer.code, answer.text) == (None, "nvpmodel -q did not answer within 0.05 s")
     assert time.monotonic() - start < 5
 
 
@@ -248,7 +248,9 @@ def test_the_peak_of_shared_memory_is_what_was_taken_meanwhile(root: Path) -> No
     write_file(root, "/proc/meminfo", meminfo.format(3000))
     with shared_memory() as watch:
         write_file(root, "/proc/meminfo", meminfo.format(1000))
-        time.sleep(0.2)
+        end = time.monotonic() + 5
+        while watch.lowest != 1000 * 1024 and time.monotonic() < end:
+            time.sleep(0.01)
         write_file(root, "/proc/meminfo", meminfo.format(2500))
     found = watch.summary()
     assert found["peak_bytes"] == 2000 * 1024
@@ -258,9 +260,12 @@ def test_the_peak_of_shared_memory_is_what_was_taken_meanwhile(root: Path) -> No
 def test_the_process_peak_holds_what_it_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with shared_memory() as watch:
-        assert np.ones(150_000_000, np.uint8)[-1] == 1
+        held = np.ones(50_000_000, np.uint8)
+        status = Path("/proc/self/status").read_text()
+        del held
+    resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
     found = watch.summary()
-    assert found["process_peak_bytes"] > 150_000_000
+    assert found["process_peak_bytes"] > 0.99 * resident > 50_000_000  # the kernel counts pages in batches
     assert found["peak_bytes"] >= 0
 
 

@@ -135,7 +135,7 @@ def batch_chart(content: dict[str, Any]) -> Any | None:
 
 def power_chart(content: dict[str, Any], samples: dict[str, np.ndarray]) -> Any | None:
     """Watts over the window of the energy rows of the smallest batch, and the idle level; None without a trace."""
-    traced = [row for row in content["energy"]["rows"] if trace_key(row) + "_watts" in samples]
+    traced = [row for row in content["energy"]["rows"] if f"{row['trace']}_watts" in samples]
     rows = [row for row in traced if row["batch"] == min(one["batch"] for one in traced)][:MOST_LINES]
     if not rows:
         return None
@@ -143,7 +143,7 @@ def power_chart(content: dict[str, Any], samples: dict[str, np.ndarray]) -> Any 
 
     def draw(axes: Any) -> None:
         for row in rows:
-            seconds, watts = samples[f"{trace_key(row)}_seconds"], samples[f"{trace_key(row)}_watts"]
+            seconds, watts = samples[f"{row['trace']}_seconds"], samples[f"{row['trace']}_watts"]
             step = max(1, len(watts) // POINTS)
             parts = np.arange(0, len(watts), step)
             means = np.add.reduceat(watts, parts) / np.diff(np.append(parts, len(watts)))
@@ -156,11 +156,6 @@ def power_chart(content: dict[str, Any], samples: dict[str, np.ndarray]) -> Any 
         legend(axes[0])
 
     return svg(draw, panels=1, taller=legend_height(["idle", *[label(content, row) for row in rows]]))
-
-
-def trace_key(row: dict[str, Any]) -> str:
-    """The name of an energy row's power trace in samples.npz, without its ending."""
-    return f"energy_{row['subject']}_{row['runner']}_{row['batch']}".replace("/", "-")
 
 
 def calibration_chart(content: dict[str, Any], rows: list[dict[str, Any]]) -> Any | None:

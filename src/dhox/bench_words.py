@@ -11,7 +11,7 @@ MARKS = {  # letter in the tables -> what it means
     "E": "emulated: this device lacks the precision, so its time says nothing",
     "F": "part of the graph fell back to the CPU",
     "G": "CUDA graph asked for, not captured",
-    "P": "computed in another precision than asked",
+    "P": "not proven to be computed in the precision that was asked",
     "T": "clocks were throttled",
     "D": "drift: slower or faster towards the end",
     "U": "unstable: round medians differ much (CV: their coefficient of variation)",
@@ -103,9 +103,8 @@ def facts_of(content: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def other_precision(facts: dict[str, Any]) -> bool:
-    """Whether a runner is known to compute in another precision than asked."""
-    proven = facts.get("precision_proven")
-    return proven is not None and proven != facts.get("precision_asked")
+    """Whether nothing proves that a runner computes in the precision that was asked."""
+    return bool(facts) and facts["precision_proven"] != facts["precision_asked"]
 
 
 def marks(content: dict[str, Any], row: dict[str, Any]) -> str:
@@ -115,12 +114,13 @@ def marks(content: dict[str, Any], row: dict[str, Any]) -> str:
     found = {"E"} if row["emulated"] else flags
     found |= {"F"} if facts.get("nodes_off_device") else set()
     found |= {"G"} if facts.get("graph_asked") and not facts.get("graph") else set()
-    found |= {"P"} if other_precision(facts) else set()
+    found |= {"P"} if other_precision(facts) and not row["emulated"] else set()
     return "".join(mark for mark in MARKS if mark in found)
 
 
 def not_as_asked(content: dict[str, Any]) -> list[str]:
     """What differs from what was asked or hoped for, a sentence per finding; empty where all is well."""
+    emulated = {(row["subject"], row["runner"]) for row in content["latency"] if row["emulated"]}
     lines: dict[str, list[str]] = {}
     for facts in content["runners"]:
         who = f"{pair_name(content, facts['subject'], facts['runner'])}, batch {facts['batch']}"
@@ -131,8 +131,10 @@ def not_as_asked(content: dict[str, Any]) -> list[str]:
         if facts.get("graph_asked") and not facts.get("graph"):
             why = f" ({facts['graph_note']})" if facts.get("graph_note") else ""
             lines.setdefault(f"CUDA graph not captured{why}", []).append(who)
-        if other_precision(facts):
-            found = f"{facts['precision_asked']} was asked, {facts['precision_proven']} is computed"
+        if other_precision(facts) and (facts["subject"], facts["runner"]) not in emulated:
+            computed = facts["precision_proven"] or "something unproven"
+            why = f" ({facts['precision_note']})" if facts.get("precision_note") else ""
+            found = f"{facts['precision_asked']} was asked, {computed} is computed{why}"
             lines.setdefault(found, []).append(who)
         asked, provider = facts.get("provider_asked"), facts.get("provider")
         if asked and provider and not provider.startswith(asked):
@@ -144,7 +146,9 @@ def not_as_asked(content: dict[str, Any]) -> list[str]:
             reason = f"Emulated, no time given: {row['emulated']}"
             lines.setdefault(reason, []).append(pair_name(content, row["subject"], row["runner"]))
     sentences = [f"{line} - {named(who)}." for line, who in lines.items()]
-    return sentences + flag_sentences(content)
+    root = content["device"]["sysroot"]
+    recorded = f"Board, clocks and sensors were read below {root}: a recording, not this machine."
+    return [recorded] * (root is not None) + sentences + flag_sentences(content)
 
 
 def flag_sentences(content: dict[str, Any]) -> list[str]:
@@ -387,7 +391,7 @@ def interval_lines(content: dict[str, Any]) -> list[str]:
     lines = []
     missing = sum(row["p99_interval"] is None for row in rows)
     if missing:
-        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few calls bound it.")
+        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few independent calls bound it.")
     if content["accuracy"]["rows"]:
         lines.append("Accuracy: Wilson's 95 % interval; two models on the same images: McNemar's exact test.")
     return lines

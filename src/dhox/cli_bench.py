@@ -30,15 +30,15 @@ HERE = {"device", "contract", "data", "out", "overwrite", "host", "remote_python
 
 def bench(
     context: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="[EXPORT|MODEL]...", show_default="the newest export below here")] = None,
+    models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="EXPORT|MODEL", show_default="the newest export below here")] = None,
     device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="|".join(DEVICES))] = "auto",
-    runner: Annotated[list[str] | None, typer.Option(help="What runs the model; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
+    runner: Annotated[list[str] | None, typer.Option(help="What runs the model: onnxruntime, ort-tensorrt, tensorrt or torch; options graph (CUDA graph) and nhwc, as in onnxruntime:graph+nhwc; repeatable.", show_default="by device", metavar="NAME[:OPTION]")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Artefacts of the exports; repeatable.", show_default="all", metavar="fp32|fp16|bf16|int8")] = None,
     out: Annotated[Path | None, typer.Option(help="Bench directory.", show_default="EXPORT/../bench/HOST-TIME")] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
     boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
-    duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05)] = 4.0,
-    energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each model, runner and batch is measured, where a sensor can be read; 0: not measured.", min=0.0)] = 30.0,
+    duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05, max=3600)] = 4.0,
+    energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each model, runner and batch is measured, where a sensor can be read; 0: not measured.", min=0.0, max=3600)] = 30.0,
     streams: Annotated[str | None, typer.Option(help="Throughput of so many runners at once.", show_default="not measured", metavar="N,N,...")] = None,
     scenario: Annotated[str | None, typer.Option(help="Cross-check with MLPerf's LoadGen (no MLPerf result).", show_default="none", metavar="singlestream|multistream|server|offline")] = None,
     contract: Annotated[Path | None, typer.Option(help="Contract of a model of another tool (draft it with dhox contract).", show_default="none")] = None,
@@ -72,16 +72,16 @@ def bench(
     for name in boundaries:
         check_choice("--boundary", name, tuple(BOUNDARIES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
+    ended: Exception | None = None
     if host is not None:
         from dhox.bench.remote import bench_remote
 
-        results, problem = bench_remote(
+        results, ended = bench_remote(
             host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
             precisions=tuple(precision or ()), batches=parse_numbers("--batch", batch), overwrite=overwrite,
             python=remote_python or "python3",
         )  # fmt: skip
     else:
-        problem = None
         run = partial(
             run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
             precisions=tuple(dict.fromkeys(precision or ())), contract=contract,
@@ -89,20 +89,20 @@ def bench(
             streams=parse_numbers("--streams", streams) if streams else (), scenario=scenario, data=data,
             trust_engine=trust_engine, overwrite=overwrite,
         )  # fmt: skip
-        results = bench_modes(run, out) if power_modes else [run(out)]
+        results, ended = bench_modes(run, out, overwrite) if power_modes else ([run(out)], None)
         for result in results:
             print_bench(result.bench, result.content)
-    finish(results, problem)
+    finish(results, ended)
 
 
-def finish(results: list[BenchResult], problem: DhoxError | None = None) -> None:
-    """Write the reports, and raise what the exit code must say: `problem`, or what the results tell."""
+def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
+    """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early."""
     from dhox.errors import GateFailedError
 
     for result in results:
         say_report(result.bench)
-    if problem is not None:
-        raise problem
+    if ended is not None:
+        raise ended
     failed = [result for result in results if not result.passed]
     if failed:
         raise GateFailedError(

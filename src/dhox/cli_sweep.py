@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,8 @@ def sweep(
     device: Annotated[str, typer.Option(help="Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson")] = "auto",
     host: Annotated[str | None, typer.Option(help="Measure on this board by SSH.", metavar="USER@BOARD", show_default="this machine")] = None,
     runner: Annotated[str | None, typer.Option(help="What runs the models.", show_default="by device", metavar="NAME[:OPTION]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.", show_default="each student's own", min=1)] = None,
-    classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels; without --students: only candidates of this size.", show_default="each student's own", min=1)] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes; without --students: only candidates with so many.", show_default="10", min=2)] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Measure fp16 files in place of fp32.")] = False,
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 1,
     boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock, see bench.", metavar="device|e2e|pipeline")] = "e2e",
@@ -35,7 +36,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Measure untrained students, and say which to distill for a latency budget. Needs torch only to export them."""
     from dhox.bench.boundaries import BOUNDARIES
-    from dhox.bench.candidates import prepare
+    from dhox.bench.candidates import CLASSES, prepare
     from dhox.bench.choose import parse_budget
     from dhox.bench.sweep import sweep as run_sweep
     from dhox.sweep_tables import print_sweep
@@ -46,11 +47,14 @@ def sweep(
     if not names and (export_only or not candidates.is_dir()):
         raise UsageError("Name the students to sweep: --students resnet18,mobilenetv4_conv_small.")
     if export_only:
-        found, failed = prepare(names, candidates, image_size, classes, "fp16" if fp16 else "fp32", say)
+        found, failed = prepare(names, candidates, image_size, classes or CLASSES, "fp16" if fp16 else "fp32", say)
         for row in failed:
             say(f"Not exported: {row['student']}: {row['reason']}")
         say(f"{candidates} holds {', '.join(candidate.export.name for candidate in found)}.")
-        say_next(f"dhox sweep --candidates {candidates}{' --fp16' if fp16 else ''} --budget 5ms")
+        words = ["dhox", "sweep", "--candidates", str(candidates)]
+        words += ["--image-size", str(image_size)] if image_size else []
+        words += ["--classes", str(classes)] if classes else []
+        say_next(shlex.join([*words, *(["--fp16"] if fp16 else []), "--budget", "5ms"]))
         return
     result = run_sweep(
         names, out, candidates=candidates, image_size=image_size, classes=classes, fp16=fp16, device=device, host=host,
@@ -72,10 +76,9 @@ def sweep(
             "smaller students, or a larger budget."
         )
     if choice:
-        say_next(
-            f"dhox distill DATA --student {choice['distill'][0]}"
-            + (f" --image-size {image_size}" if image_size else "")
-        )
+        best = choice["distill"][0]
+        (side,) = [row["image_size"] for row in result.content["rows"] if row["student"] == best]
+        say_next(f"dhox distill DATA --student {shlex.quote(best)} --image-size {side}")
 
 
 def say_page(directory: Path) -> None:

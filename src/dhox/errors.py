@@ -24,6 +24,14 @@ class GateFailedError(DhoxError):
     exit_code = 3
 
 
+def run_failure(err: Exception) -> str | None:
+    """What a runtime says of a model that it could not run (memory, an operator); None for what looks like a bug."""
+    known = isinstance(err, (DhoxError, RuntimeError, MemoryError, OSError))
+    if not known and not type(err).__module__.startswith("onnxruntime"):
+        return None
+    return (str(err).strip() or type(err).__name__).splitlines()[0][:300]
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or raise a DhoxError that says how to install it."""
     try:

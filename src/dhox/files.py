@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -201,37 +202,73 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
     """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
 
     An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory,
-    unless it holds a checkpoint; after a kill or a bug it remains, marked `status: running`, and the next run of the
-    same command replaces it, or continues in it where `resume` is set.
+    unless it holds a checkpoint or results; after a kill or a bug it remains, marked `status: running`, and the next
+    run of the same command replaces it, or continues in it where `resume` is set. Raises DhoxError where another
+    process works there.
     """
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
     partial = partial_directory(final)
     check_output(partial, file_name, schema, overwrite=True)
-    if not resume:
-        shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DhoxError(f"Could not create {partial}: {err.strerror}. Choose another --out.") from err
-    if not holds(partial, file_name, schema):
-        write_json(partial / file_name, {"schema": schema, "status": "running"})
-    try:
-        yield partial
-    except (DhoxError, OSError) as err:
-        full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
-        if isinstance(err, OSError) and not full:
+    with own_directory(partial):
+        if not resume:
+            empty(partial)
+        if not holds(partial, file_name, schema):
+            write_json(partial / file_name, {"schema": schema, "status": "running"})
+        try:
+            yield partial
+        except (DhoxError, OSError) as err:
+            full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
+            if isinstance(err, OSError) and not full:
+                raise
+            if not (partial / CHECKPOINT).exists() and not has_results(partial / file_name, schema):
+                shutil.rmtree(partial)
+            if full:
+                raise DhoxError(
+                    f"The disk of temporary files is full ({err}). Free space, or set TMPDIR to a folder elsewhere."
+                ) from err
             raise
-        if not (partial / CHECKPOINT).exists():
-            shutil.rmtree(partial)
-        if full:
-            raise DhoxError(
-                f"The disk of temporary files is full ({err}). Free space, or set TMPDIR to a folder elsewhere."
-            ) from err
-        raise
-    replaced = final.with_name(f".{final.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        final.rename(replaced)
-    partial.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+        replaced = final.with_name(f".{final.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def own_directory(folder: Path) -> Iterator[None]:
+    """Create a directory and hold it, so that no other process of dhox works in it; a killed one holds nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as err:
+        raise DhoxError(f"Could not create {folder}: {err.strerror}. Choose another --out.") from err
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(descriptor), folder.stat())  # not one that was just finished and renamed
+        except OSError:
+            mine = False
+        if not mine:
+            raise DhoxError(f"Another dhox writes {folder} now. Wait until it has finished, or choose another --out.")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a directory, but not itself."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def has_results(path: Path, schema: str) -> bool:
+    """Whether the JSON file of an unfinished directory says more than that it is unfinished."""
+    try:
+        return bool(read_json(path, schema).keys() - {"schema", "status"})
+    except DhoxError:
+        return False

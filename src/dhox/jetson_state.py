@@ -145,6 +145,13 @@ SHARED_MEMORY_METHOD = (
 )
 
 
+def process_peak_bytes() -> int | None:
+    """The largest resident set of this process so far; None where the kernel does not tell."""
+    status = read_text(Path("/proc/self/status")) or ""  # this process, whatever the system root is
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else None
+
+
 class SharedMemory:
     """What a measurement took of the memory that GPU and CPU share; see `shared_memory`."""
 
@@ -161,12 +168,10 @@ class SharedMemory:
 
     def summary(self) -> dict[str, Any]:
         """{"peak_bytes": of the machine, "process_peak_bytes": resident set, "method"}; None where not readable."""
-        status = read_text(Path("/proc/self/status")) or ""  # this process, whatever the system root is
-        peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
         self.sample()
         return {
             "peak_bytes": None if self.start is None or self.lowest is None else self.start - self.lowest,
-            "process_peak_bytes": int(peak[1]) * 1024 if peak else None,
+            "process_peak_bytes": process_peak_bytes(),
             "method": SHARED_MEMORY_METHOD.format(milliseconds=1000 * SAMPLE_S),
         }
 

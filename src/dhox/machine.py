@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from dhox.jetson import jetson_card
 from dhox.jetson_state import memory
-from dhox.sysroot import system_path
+from dhox.sysroot import sysroot, system_path
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")  # what --device may be
 
@@ -23,6 +24,7 @@ def device_card() -> dict[str, Any]:
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": memory().get("MemTotal"),
         "jetson": jetson_card(),
+        "sysroot": None if sysroot() == Path("/") else str(sysroot()),
     }
 
 

@@ -11,33 +11,81 @@ from rich.table import Table
 
 from dhox.bench.power_modes import power_mode_sweep
 from dhox.bench.run import BenchResult
+from dhox.bench.stop_signals import stopping_signals
 from dhox.console import console, say
-from dhox.errors import UsageError
+from dhox.errors import DhoxError, UsageError
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output
 from dhox.nvpmodel import PowerMode
 
 WIDTH = 98  # columns
 
 
-def bench_modes(run: Callable[[Path], BenchResult], out: Path | None) -> list[BenchResult]:
+def bench_modes(
+    run: Callable[[Path], BenchResult], out: Path | None, overwrite: bool = False
+) -> tuple[list[BenchResult], Exception | None]:
     """Measure in each power mode that needs no reboot, into OUT/ID-NAME; the original mode is set again at the end.
 
-    `run`: the bench, called with its directory. What is left out is said, with the reason. Raises UsageError without
-    `out`, and whatever power_mode_sweep raises.
+    `run`: the bench, called with its directory. `overwrite`: whether it may replace one. What was left out or failed is
+    said, with the reason, and does not keep the other modes from being measured. Answers with the benches, and with the
+    error to raise once they are reported: a mode failed, the sweep was interrupted, or the mode could not be set back.
+    Raises UsageError without `out`, DhoxError where a directory is in the way (before anything is measured), and
+    whatever stopped a sweep that measured nothing.
     """
     if out is None:
         raise UsageError("--power-modes writes one bench directory per mode. Say where: --power-modes --out DIR.")
     measured: list[tuple[PowerMode, BenchResult]] = []
+    failed: list[DhoxError] = []
     not_run: list[str] = []
-    with power_mode_sweep(not_run) as modes:
-        for mode in modes:
-            say(f"Power mode {mode.name} (id {mode.id})")
-            measured.append((mode, run(out / f"{mode.id}-{mode.name}")))
-            if measured[-1][1].content["status"] == "interrupted":
-                break
+    ended: Exception | None = None
+    try:
+        with stopping_signals() as stop, power_mode_sweep(not_run) as (planned, modes):
+            for mode in planned:
+                check_output(directory(out, mode), BENCH_FILE, BENCH_SCHEMA, overwrite)
+            for mode in modes:
+                say(f"Power mode {mode.name} (id {mode.id})")
+                try:
+                    measured.append((mode, run(directory(out, mode))))
+                except UsageError:
+                    raise
+                except DhoxError as err:
+                    stop.check()
+                    failed.append(err)
+                    not_run.append(f"power mode {mode.name} ({mode.id}) failed: {str(err).rstrip('.')}")
+                    continue
+                if measured[-1][1].content["status"] == "interrupted":
+                    break
+            stop.check()
+            if failed and not measured:
+                raise failed[0]
+    except (Exception, KeyboardInterrupt) as err:
+        if not measured:
+            raise
+        ended = interrupted(out) if isinstance(err, KeyboardInterrupt) else err
     for line in not_run:
         say(f"{line[0].upper()}{line[1:]}.")
     print_modes([(mode, result.content) for mode, result in measured])
-    return [result for _, result in measured]
+    if failed and ended is None:
+        reason = str(failed[0]).rstrip(".")
+        ended = DhoxError(
+            f"{len(failed)} of the power modes failed ({reason}). {out} holds the others; mend that, then run it again "
+            "with --overwrite, or with another --out."
+        )
+    return [result for _, result in measured], ended
+
+
+def directory(out: Path, mode: PowerMode) -> Path:
+    """Where a mode's bench goes."""
+    return out / f"{mode.id}-{mode.name}"
+
+
+def interrupted(out: Path) -> DhoxError:
+    """The error of a sweep that a signal ended after its first bench."""
+    stopped = DhoxError(
+        f"The power modes were interrupted. {out} holds what was measured; run it again with --overwrite, or with "
+        "another --out."
+    )
+    stopped.exit_code = 130
+    return stopped
 
 
 def print_modes(measured: list[tuple[PowerMode, dict[str, Any]]]) -> None:

@@ -253,6 +253,6 @@ def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(content) == set(not_measured("x"))
     to_json(content)
     bench = example(tmp_path / "bench", "cpu")
-    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "boundary": "device"}
+    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "boundary": "device", "trace": "energy_fp32"}
     for energy in (content | {"rows": [key | row]}, not_measured("no sensor")):
         jsonschema.validate(bench | {"energy": energy}, SCHEMA)

@@ -33,10 +33,11 @@ def noise(rng: np.random.Generator, kind: str, calls: int = 60) -> list[np.ndarr
     level = np.zeros(ROUNDS)
     if kind == "round levels":
         level = rng.normal(0, 0.01, ROUNDS)
-    if kind == "ar1":
+    if kind.startswith("ar1 "):
+        rho = float(kind.split()[1])
         level[0] = rng.normal(0, 0.01)
         for i in range(1, ROUNDS):
-            level[i] = 0.5 * level[i - 1] + rng.normal(0, 0.01 * 0.75**0.5)
+            level[i] = rho * level[i - 1] + rng.normal(0, 0.01 * (1 - rho**2) ** 0.5)
     if kind == "drift":
         level = np.linspace(-0.02, 0.02, ROUNDS)
     if kind == "dvfs":
@@ -80,7 +81,10 @@ def test_a_slower_clock_scales_every_time_and_nothing_else(seed: int, factor: in
     assert ratio["verdict"] == "slower"
 
 
-@pytest.mark.parametrize(("kind", "least"), [("iid", 0.9), ("round levels", 0.9), ("ar1", 0.87), ("drift", 0.95)])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("iid", 0.9), ("round levels", 0.9), ("ar1 0.5", 0.9), ("ar1 0.8", 0.9), ("drift", 0.95)],
+)
 def test_the_interval_of_the_median_holds_the_truth(kind: str, least: float) -> None:
     rng = np.random.default_rng(1)
     held = 0
@@ -125,16 +129,39 @@ def test_p99_has_an_interval_where_enough_independent_calls_are() -> None:
     assert row["effective"]["calls_at_p99"] > 1000
     assert latency_row(noise(rng, "iid", calls=9), 1, TIMES)["p99_interval"] is None  # 360 calls
     assert latency_row(noise(rng, "drift", calls=100), 1, TIMES)["p99_interval"] is None  # slow calls in few rounds
+    assert p99_interval(noise(rng, "iid", calls=200)[:5])[0] is None  # 1,000 calls, but 5 rounds tell no dependence
+    assert p99_interval([np.array([10**6])] * 400)[0] is None  # one call per round: nor do these
 
 
 def test_the_interval_of_p99_holds_the_truth_of_clustered_calls() -> None:
+    """Slow calls in bursts of some rounds, levels being equal."""
     rng = np.random.default_rng(4)
-    many = np.concatenate([np.concatenate(noise(rng, "round levels")) for _ in range(200)])
-    truth = percentile(many, 99)
-    found = [p99_interval(noise(rng, "round levels", calls=100))[0] for _ in range(100)]
-    finite = [interval for interval in found if interval is not None]
-    assert len(finite) >= 30  # elsewhere the slow calls sit in so few rounds that null is the honest answer
-    assert np.mean([low <= truth <= high for low, high in finite]) >= 0.85
+
+    def bursts() -> list[np.ndarray]:
+        slow = (rng.random((ROUNDS, 1)) < 0.3) & (rng.random((ROUNDS, 100)) < 0.1)
+        return list((1e6 * np.exp(0.5 * slow + rng.normal(0, 0.01, (ROUNDS, 100)))).astype(np.int64))
+
+    truth = percentile(np.concatenate([np.concatenate(bursts()) for _ in range(200)]), 99)
+    finite = [interval for _ in range(150) if (interval := p99_interval(bursts())[0]) is not None]
+    assert len(finite) >= 120
+    assert np.mean([low <= truth <= high for low, high in finite]) >= 0.95
+
+
+@pytest.mark.parametrize("kind", ["round levels", "ar1 0.5", "ar1 0.8", "dvfs"])
+def test_p99_has_no_interval_where_few_rounds_make_the_tail(kind: str) -> None:
+    """Where it had one, that was where the clustering was underestimated, and up to 70 % of those missed."""
+    rng = np.random.default_rng(11)
+    assert sum(p99_interval(noise(rng, kind, calls=100))[0] is not None for _ in range(100)) <= 1
+
+
+@pytest.mark.parametrize(("step", "given"), [(0.8, True), (1.2, False)])
+def test_how_far_rounds_may_differ_for_an_interval_of_p99(step: float, given: bool) -> None:
+    """Half of the rounds higher by a share of the limit: two standard deviations make the step."""
+    calls = np.repeat(np.arange(1_000_000, 1_100_000, 1000), 4)  # p50 to p99: 49,000
+    mixed = [np.random.default_rng(i).permutation(calls) for i in range(ROUNDS)]
+    spread = 49_000 * 0.1 * 2 * step
+    raised = [one + int(spread * (i * 7 % 40 < 20)) for i, one in enumerate(mixed)]
+    assert (p99_interval(raised)[0] is not None) == given
 
 
 def test_drift_is_flagged_where_it_is_both_significant_and_large() -> None:
@@ -172,7 +199,10 @@ def test_effective_rounds_of_known_series() -> None:
     assert effective_rounds(np.ones(40)) == 40
     assert effective_rounds(np.tile([1.0, 2.0], 20)) == 40  # opposite neighbours are worth no more than their number
     assert effective_rounds(np.linspace(0, 1, 40)) < 5
-    assert np.mean([effective_rounds(rng.normal(size=40)) for _ in range(200)]) > 33
+    assert np.mean([effective_rounds(rng.normal(size=40)) for _ in range(200)]) > 28
+    assert effective_rounds(np.array([1.0, 2.0])) == 2
+    strong = np.sin(np.arange(40) / 8)
+    assert effective_rounds(strong) == 3
 
 
 def test_signed_rank_cut_is_that_of_the_tables() -> None:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from board import RECORDINGS, board_with_modes, write_command, write_file
+from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
 
+from dhox.bench import board, power_modes
 from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
+from dhox.bench.run import BenchResult
 from dhox.cli import main
 from dhox.console import console
 from dhox.doctor import state
 from dhox.errors import DhoxError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
 from dhox.nvpmodel import PowerMode
+from dhox.power_mode_bench import bench_modes
 from dhox.sysroot import VARIABLE
+from dhox.system_command import ask
 
 SWEEP = """
-import time
+import sys, time
 from dhox.bench.power_modes import power_mode_sweep
 not_run = []
 try:
-    with power_mode_sweep(not_run) as modes:
+    with power_mode_sweep(not_run) as (_, modes):
         for mode in modes:
             print(mode.name, flush=True)
             if mode.id == 0:
-                time.sleep(60)
+                time.sleep(float(sys.argv[1]))
 except KeyboardInterrupt as stop:
     print("stopped by", stop, flush=True)
 print(*not_run, sep="\\n", flush=True)
@@ -51,7 +58,7 @@ def mode_of(root: Path) -> int:
 
 def sweep_until_max() -> subprocess.Popen[str]:
     """A sweep that has set mode 0 and works in it."""
-    process = subprocess.Popen([sys.executable, "-c", SWEEP], stdout=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, "60"], stdout=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
     assert [process.stdout.readline().strip() for _ in range(2)] == ["MODE_50W", "MAXN"]
     return process
@@ -59,7 +66,8 @@ def sweep_until_max() -> subprocess.Popen[str]:
 
 def test_every_mode_without_a_reboot_is_set_and_the_first_one_is_set_again(root: Path) -> None:
     not_run: list[str] = []
-    with power_mode_sweep(not_run) as modes:
+    with power_mode_sweep(not_run) as (planned, modes):
+        assert [mode.id for mode in planned] == [3, 0]
         seen = [(mode.name, mode_of(root), state_file().exists()) for mode in modes]
     assert seen == [("MODE_50W", 3, True), ("MAXN", 0, True)]
     assert mode_of(root) == 3
@@ -75,23 +83,23 @@ def test_every_mode_without_a_reboot_is_set_and_the_first_one_is_set_again(root:
 def test_a_mode_that_would_reboot_is_left_out_and_nobody_says_yes(root: Path) -> None:
     (root / "reboots_0").touch()
     not_run: list[str] = []
-    with power_mode_sweep(not_run) as modes:
+    with power_mode_sweep(not_run) as (_, modes):
         assert [mode.name for mode in modes] == ["MODE_50W"]
-    assert not_run[0] == "power mode MAXN (0) not run: nvpmodel would reboot for it"
+    assert not_run[-1] == "power mode MAXN (0) not run: nvpmodel would reboot for it"
     assert not (root / "rebooted").exists()
 
 
 def test_a_mode_that_does_not_stick_is_left_out(root: Path) -> None:
     (root / "ignores_0").touch()
     not_run: list[str] = []
-    with power_mode_sweep(not_run) as modes:
+    with power_mode_sweep(not_run) as (_, modes):
         assert [mode.name for mode in modes] == ["MODE_50W"]
-    assert "MAXN (0) not run: nvpmodel did not set it (MODE_50W is set after it)" in not_run[0]
+    assert "MAXN (0) not run: nvpmodel did not set it (MODE_50W is set after it)" in not_run[-1]
 
 
 def test_an_error_restores_the_mode(root: Path) -> None:
     def work() -> None:
-        with power_mode_sweep([]) as modes:
+        with power_mode_sweep([]) as (_, modes):
             for mode in modes:
                 if mode.id == 0:
                     assert mode_of(root) == 0
@@ -120,9 +128,11 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert running is not None
     assert (running.running, running.pid) == (True, process.pid)
     assert [finding.works for finding in state()] == [True]
-    with pytest.raises(DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}"):
+    with pytest.raises(
+        DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}., and restores"
+    ):
         power_mode_sweep([]).__enter__()
-    with pytest.raises(DhoxError, match="still runs"):
+    with pytest.raises(DhoxError, match="Another --power-modes sweep runs here"):
         restore_left_over()
     process.kill()
     process.communicate()
@@ -141,6 +151,38 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert restore_left_over() is None
 
 
+@pytest.mark.parametrize(
+    ("killed_after", "takes", "mode"),
+    [(0.2, 30, 0), (board.GRACE_S[signal.SIGKILL], 0.5, 3)],
+    ids=["too early", "as it is"],
+)
+def test_over_ssh_a_lost_link_leaves_time_to_restore(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: float, takes: float, mode: int
+) -> None:
+    monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
+    (root / "slow_3").write_text("0")
+    grace = {int(signal.SIGINT): 0.0, int(signal.SIGTERM): 0.1, int(signal.SIGKILL): killed_after}
+    code = (
+        f"from dhox.bench import board; board.GRACE_S = {grace}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    arguments = {"command": [sys.executable, "-c", SWEEP, "60"], "environment": {}, "run": "r"}
+    process.stdin.write(json.dumps({"action": "run", "arguments": arguments}).encode() + b"\n")
+    process.stdin.flush()
+    said = [json.loads(process.stdout.readline().removeprefix(board.MARK))["out"] for _ in range(2)]
+    assert (said, mode_of(root)) == (["MODE_50W", "MAXN"], 0)
+    (root / "slow_3").write_text(f"{takes}")
+    process.communicate(timeout=20)
+    assert (mode_of(root), state_file().exists()) == (mode, mode != 3)
+
+
+def test_a_lost_link_leaves_more_time_than_restoring_may_take() -> None:
+    question = inspect.signature(ask).parameters["seconds"].default
+    assert board.GRACE_S[signal.SIGKILL] > power_modes.SECONDS + 2 * question
+
+
 def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     process = sweep_until_max()
     process.kill()
@@ -151,6 +193,35 @@ def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     assert left_over() is not None
     (root / "mode").write_text("3\n")  # as after the reboot
     assert restore_left_over() == PowerMode(3, "MODE_50W")
+
+
+def test_of_two_sweeps_at_once_one_runs(root: Path) -> None:
+    held = NVPMODEL.replace("-p)", '-p) until [ -e "$root/go" ]; do sleep 0.02; done;')
+    write_command(root, "nvpmodel", held)
+    command = [sys.executable, "-c", SWEEP, "0"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    end = time.monotonic() + 20
+    while all(one.poll() is None for one in both) and time.monotonic() < end:
+        time.sleep(0.02)
+    refused, alone = sorted(both, key=lambda one: one.poll() is None)
+    with pytest.raises(
+        DhoxError, match="Another --power-modes sweep runs here, and restores"
+    ):  # it is no left-over yet
+        power_mode_sweep([]).__enter__()
+    (root / "go").touch()
+    said = [one.communicate(timeout=20) for one in (refused, alone)]
+    assert (refused.returncode, alone.returncode) == (1, 0), said
+    assert "DhoxError: Another --power-modes sweep runs here" in said[0][1]
+    assert (root / "asked").read_text().split() == ["3", "0", "3"]  # what it may set, mode 0, and back
+    assert mode_of(root) == 3
+    with power_mode_sweep([]):
+        pass
+
+
+def test_a_state_folder_that_is_none_is_said(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(DhoxError, match=r"Could not lock .*power_mode.lock.*Set XDG_STATE_HOME to a folder"):
+        power_mode_sweep([]).__enter__()
 
 
 def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
@@ -191,36 +262,115 @@ def test_what_a_sweep_needs(root: Path) -> None:
         power_mode_sweep([]).__enter__()
 
 
+QUICK = ["--device", "cpu", "--batch", "1", "--boundary", "e2e", "--duration", "0.05", "--energy", "0", "--precision", "fp32"]  # fmt: skip
+
+
+def exit_code(*words: str) -> int | str | None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *words])
+    return end.value.code
+
+
 def test_bench_writes_one_directory_per_mode(
     root: Path, line: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export = str(line / "runs/tiny/export")
-    quick = [
-        "--device",
-        "cpu",
-        "--batch",
-        "1",
-        "--boundary",
-        "e2e",
-        "--duration",
-        "0.05",
-        "--energy",
-        "0",
-        "--precision",
-        "fp32",
-    ]
-    with pytest.raises(SystemExit) as end:
-        main(["bench", export, *quick, "--power-modes"])
-    assert end.value.code == 2
+    words = [str(line / "runs/tiny/export"), *QUICK, "--power-modes"]
+    assert exit_code(*words) == 2
     assert "--power-modes --out DIR" in capsys.readouterr().err
     monkeypatch.setattr(console, "width", 100)
-    with pytest.raises(SystemExit) as end:
-        main(["bench", export, *quick, "--power-modes", "--out", "modes"])
+    assert exit_code(*words, "--out", "modes") == 0
     said = capsys.readouterr().out
-    assert end.value.code == 0, said
     benches = {path.name: read_json(path / BENCH_FILE, BENCH_SCHEMA) for path in Path("modes").iterdir()}
     modes = {name: content["device"]["jetson"]["power_mode"] for name, content in benches.items()}
     assert modes == {"3-MODE_50W": {"id": 3, "name": "MODE_50W"}, "0-MAXN": {"id": 0, "name": "MAXN"}}
     assert mode_of(root) == 3
     assert "Power mode MODE_15W (1) not run" in said
     assert max(map(len, said[said.index("Power modes, measured") :].splitlines()[:9])) <= 100
+
+
+def test_a_folder_in_the_way_is_found_before_anything_is_measured(
+    root: Path, line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "modes/0-MAXN/mine").mkdir(parents=True)
+    assert exit_code(str(line / "runs/tiny/export"), *QUICK, "--power-modes", "--out", str(tmp_path / "modes")) == 1
+    assert "0-MAXN exists and was not written by this command" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "modes").iterdir()] == ["0-MAXN"]
+    assert (root / "asked").read_text().split() == ["3"]  # no other mode was set
+    assert not state_file().exists()
+
+
+def test_a_mode_that_fails_leaves_the_report_of_the_others(
+    root: Path, line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes = tmp_path / "modes"
+    write_command(root, "nvpmodel", NVPMODEL.replace("-m)", f"-m) [ $2 = 0 ] && mkdir -p '{modes}/0-MAXN/mine';"))
+    assert exit_code(str(line / "runs/tiny/export"), *QUICK, "--power-modes", "--out", str(modes)) == 1
+    said = capsys.readouterr()
+    assert "Error: 1 of the power modes failed (" in said.err
+    assert "Power mode MAXN (0) failed: " in said.out
+    assert "Power modes, measured one after the other" in said.out
+    assert read_json(modes / "3-MODE_50W" / BENCH_FILE, BENCH_SCHEMA)["status"] == "complete"
+    assert (modes / "3-MODE_50W/report.html").exists()
+    assert mode_of(root) == 3
+
+
+def result(line: Path, place: Path) -> BenchResult:
+    content = read_json(line / "runs/tiny/bench/here" / BENCH_FILE, BENCH_SCHEMA)
+    return BenchResult(place, content, passed=True)
+
+
+def test_the_other_modes_are_measured_after_one_that_fails(root: Path, line: Path, tmp_path: Path) -> None:
+    def run(place: Path) -> BenchResult:
+        if place.name == "3-MODE_50W":
+            raise DhoxError("The sensor is gone. Plug it in.")
+        return result(line, place)
+
+    results, ended = bench_modes(run, tmp_path / "modes")
+    assert [one.bench.name for one in results] == ["0-MAXN"]
+    assert re.match(
+        r"1 of the power modes failed .The sensor is gone.*--overwrite, or with another --out.$", str(ended)
+    )
+    assert mode_of(root) == 3
+
+
+def test_where_every_mode_fails_the_first_reason_is_the_error(root: Path, tmp_path: Path) -> None:
+    def run(place: Path) -> BenchResult:
+        raise DhoxError(f"No {place.name}.")
+
+    with pytest.raises(DhoxError, match="^No 3-MODE_50W.$"):
+        bench_modes(run, tmp_path / "modes")
+    assert (root / "asked").read_text().split() == ["3", "0", "3"]  # the second was tried
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_keeps_what_was_measured(root: Path, line: Path, tmp_path: Path, swallowed: bool) -> None:
+    def run(place: Path) -> BenchResult:
+        if place.name == "0-MAXN":
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                if swallowed:
+                    raise DhoxError("A library could not be imported.") from None
+                raise
+        return result(line, place)
+
+    results, ended = bench_modes(run, tmp_path / "modes")
+    assert [one.bench.name for one in results] == ["3-MODE_50W"]
+    assert isinstance(ended, DhoxError)
+    assert ended.exit_code == 130
+    assert "again with --overwrite, or with another --out." in str(ended)
+    assert mode_of(root) == 3
+
+
+def test_a_mode_that_cannot_be_set_back_is_the_error_and_the_benches_stay(
+    root: Path, line: Path, tmp_path: Path
+) -> None:
+    def run(place: Path) -> BenchResult:
+        if place.name == "0-MAXN":
+            (root / "ignores_3").touch()
+        return result(line, place)
+
+    results, ended = bench_modes(run, tmp_path / "modes")
+    assert len(results) == 2
+    assert "could not be set back to MODE_50W" in str(ended)
+    assert left_over() is not None

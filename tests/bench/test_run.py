@@ -16,6 +16,8 @@ from dhox.bench.ort_runner import OnnxRuntimeRunner
 from dhox.bench.run import BenchResult, bench
 from dhox.bench.runners import open_runner
 from dhox.bench.subjects import open_subjects
+from dhox.bench.timing import samples_key
+from dhox.bench_words import not_as_asked
 from dhox.errors import DhoxError
 from dhox.files import read_json, read_npz, write_npz
 from dhox.stats import percentile
@@ -114,11 +116,11 @@ def test_several_models_are_measured_side_by_side(own_line: Path) -> None:
 def test_an_interrupted_bench_keeps_what_it_has(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def stop_at_the_second_batch(cells: Any, *arguments: Any) -> None:
+    def stop_at_the_second_batch(cells: Any, *arguments: Any) -> dict[Any, str]:
         opened.append(cells)
         if len(opened) == 2:
             raise KeyboardInterrupt
-        measure(cells, *arguments)
+        return measure(cells, *arguments)
 
     monkeypatch.setattr("dhox.bench.run.measure", stop_at_the_second_batch)
     content = quick(own_line / "runs/tiny/export", batches=(1, 2)).content
@@ -211,3 +213,79 @@ def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) ->
     found = quick(own_line / "runs/tiny/export", data=own_line / "data").content
     assert found["ledger"]["rows"] == []
     assert found["ledger"]["note"].endswith("lacks 1 of its images, such as val/bag/000.png")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int) -> None:
+    """Batches of two fail once `after` calls were made."""
+    calls = []
+    real = OnnxRuntimeRunner.infer
+
+    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+        calls.extend([1] * (len(batch) == 2))
+        if len(calls) > after:
+            raise error
+        return real(self, batch)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+
+
+def test_a_model_that_its_runtime_fails_to_run_drops_out(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, RuntimeError("CUDA out of memory\nmore"), after=0)
+    content = quick(own_line / "runs/tiny/export", precisions=("fp32",), batches=(1, 2)).content
+    assert content["status"] == "complete"
+    assert [row["batch"] for row in content["latency"]] == [1]
+    assert content["not_run"] == ["fp32 by onnxruntime at batch 2, e2e, ended early: CUDA out of memory"]
+
+
+def test_what_was_timed_before_a_bug_is_kept(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ZeroDivisionError("a bug"), after=0)
+    with pytest.raises(ZeroDivisionError):
+        quick(own_line / "runs/tiny/export", precisions=("fp32",), batches=(1, 2))
+    content = read_json(Path("b/bench.json"), "dhox.bench/2")
+    assert content["status"] == "interrupted"
+    assert [row["batch"] for row in content["latency"]] == [1]
+    assert content["not_run"] == ["the rest not run: ZeroDivisionError"]
+
+
+def test_a_model_that_goes_missing_leaves_the_others(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = own_line / "runs/tiny/export"
+
+    def remove(cells: Any, *arguments: Any) -> dict[Any, str]:
+        (export / "model.onnx").unlink(missing_ok=True)
+        return measure(cells, *arguments)
+
+    monkeypatch.setattr("dhox.bench.run.measure", remove)
+    content = quick(export, batches=(1, 2)).content
+    assert {(row["subject"], row["batch"]) for row in content["latency"]} == {("fp32", 1), ("fp16", 1), ("fp16", 2)}
+    assert any(line.startswith("fp32 by onnxruntime not run: ") for line in content["not_run"])
+
+
+def test_a_recording_is_never_taken_for_this_machine(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DHOX_SYSROOT", str(own_line))
+    content = quick(own_line / "runs/tiny/export", precisions=("fp32",)).content
+    assert content["device"]["sysroot"] == str(own_line)
+    assert (
+        not_as_asked(content)[0]
+        == f"Board, clocks and sensors were read below {own_line}: a recording, not this machine."
+    )
+
+
+def test_torch_in_half_precision_on_a_cpu_is_emulated_whatever_else_runs(own_line: Path) -> None:
+    for runners in (("torch",), ("onnxruntime", "torch")):
+        content = quick(
+            own_line / "runs/tiny/export", f"b{len(runners)}", precisions=("fp16",), runners=runners
+        ).content
+        reasons = {row["runner"]: row["emulated"] for row in content["latency"]}
+        assert "half precision says nothing" in reasons["torch"]
+        assert reasons.get("onnxruntime") != reasons["torch"]
+        assert content["comparisons"] == []
+
+
+def test_the_names_of_samples_are_unique() -> None:
+    keys = [
+        ("demo/fp32", "onnxruntime", 1, "e2e"),
+        ("demo-fp32", "onnxruntime", 1, "e2e"),
+        ("demo%2Ffp32", "o", 1, "e2e"),
+    ]
+    assert len({samples_key(key) for key in keys}) == 3
+    assert not any("/" in samples_key(key) for key in keys)

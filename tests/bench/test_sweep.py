@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from dhox.bench import candidates
 from dhox.bench.candidates import candidate_folder, prepare
 from dhox.bench.choose import choose, fronts, pareto_front, parse_budget
 from dhox.bench.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.run import BenchResult
 from dhox.bench.subjects import open_subjects
-from dhox.bench.sweep import sweep
+from dhox.bench.sweep import measure_all, sweep
 from dhox.cli import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
@@ -313,6 +315,60 @@ def test_a_board_measures_what_was_exported_elsewhere(cache: Path) -> None:
     assert "Export the students on a workstation with dhox sweep --export-only" in " ".join(done.stderr.split())
 
 
+def copied(cache: Path, root: Path, image_size: int, classes: int) -> Path:
+    """The candidates of `cache`, beside test_resnet with another size or number of classes, by its manifest."""
+    shutil.copytree(cache, root, dirs_exist_ok=True)
+    folder = candidate_folder(root, "test_resnet", image_size, classes)
+    shutil.copytree(cache / "test_resnet-32px-4c", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["student"]["image_size"] = image_size
+    manifest["classes"] = [{"id": i, "name": f"c{i}", "prompt": f"c{i}"} for i in range(classes)]
+    write_json(folder / "manifest.json", manifest)
+    return root
+
+
+def test_a_cache_of_several_sizes_is_narrowed_or_refused(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    def names(image_size: int | None, classes: int | None) -> list[str]:
+        return [one.export.name for one in candidates.all_cached(root, "fp32", image_size, classes)]
+
+    both = ["test_resnet-32px-4c", "test_vit-32px-4c"]
+    root = copied(cache, Path("sizes"), 64, 4)
+    with pytest.raises(
+        UsageError, match=r"sizes holds test_resnet for 32 and 64 px\. Choose one size \(--image-size 32"
+    ):
+        names(None, None)
+    assert names(32, None) == both
+    assert names(64, 4) == ["test_resnet-64px-4c"]
+    with pytest.raises(UsageError, match=r"holds no fp32 candidate of 96 px for 4 classes .* Name students"):
+        names(96, 4)
+    root = copied(cache, Path("counts"), 32, 7)
+    with pytest.raises(UsageError, match=r"for 4 and 7 classes, which do not compare\. Choose: --classes 4"):
+        names(32, None)
+    assert names(None, 4) == both
+    shutil.copytree(cache / "test_vit-32px-4c", root / "test_vit-ownpx-4c")  # the same network twice
+    assert [one.student for one in candidates.all_cached(root, "fp32", None, 4)] == ["test_resnet", "test_vit"]
+
+    words = ["sweep", "--candidates", "sizes", "--image-size", "32", "--device", "cpu", "--duration", "0.05"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--budget", "10s", "--out", "swept"])
+    said = " ".join(capsys.readouterr().out.split())
+    content = read_json(Path("swept/sweep.json"), "dhox.sweep/1")
+    assert sorted(one["student"] for one in content["rows"]) == ["test_resnet", "test_vit"]
+    assert {one["image_size"] for one in content["rows"]} == {32}
+    assert content["settings"]["classes"] == 4
+    best = content["choice"]["distill"][0]
+    assert f"Next: dhox distill DATA --student {best} --image-size 32" in said
+
+
+def test_the_command_after_an_export_finds_it(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("my cache").symlink_to(cache)
+    words = ["sweep", "--students", "test_vit", "--image-size", "32", "--classes", "4", "--candidates", "my cache"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--export-only"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Next: dhox sweep --candidates 'my cache' --image-size 32 --classes 4 --budget 5ms" in said
+
+
 def test_a_candidate_is_exported_once_and_again_for_another_version(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +439,22 @@ def test_ctrl_c_keeps_what_is_measured(cache: Path, capsys: pytest.CaptureFixtur
     assert len(content["rows"]) + len(content["failed"]) == 2
     assert Path("cut/sweep.html").exists()
     assert "cut holds what it measured" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between two students: the other one could be the better."""
+
+    def stopped(*arguments: Any) -> BenchResult:
+        result = measure_all(*arguments)
+        result.content["status"] = "interrupted"
+        result.content["latency"] = result.content["latency"][:1]
+        return result
+
+    monkeypatch.setattr("dhox.bench.sweep.measure_all", stopped)
+    result = sweep([], Path("cut"), candidates=cache, device="cpu", duration_s=0.05, energy_s=0, budget_ms=1e4)
+    assert len(result.content["rows"]) == 1
+    assert result.content["failed"][0]["reason"] == "the sweep was interrupted before it was measured"
+    assert result.content["choice"] is None
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:

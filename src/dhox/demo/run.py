@@ -51,7 +51,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     common = [str(data), *recipe, "--shots", str(shots)]
     run_command("distill", *common, "--teacher", f"local-dir:{data / 'teacher'}", "--out", str(out), *again)
     run_command("export", str(out), "--fold-heads", "--fp16")
-    run_command("bench", str(out / "export"), "--device", "auto", "--duration", "1", "--energy", "0")
+    run_command("bench", str(out / "export"), "--device", "auto", "--duration", "0.5", "--energy", "0")
     say("For comparison, the same student and the same number of steps with the labels only:")
     run_command("distill", *common, "--method", "ce", "--out", str(labels_only), *again)
 
