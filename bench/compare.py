@@ -23,7 +23,8 @@ from dhox.stats import mcnemar_p, paired_difference_interval
 
 RULE = (
     "a latency fails where the ratio of medians exceeds the limit and its 95 % interval excludes 1; where noise alone "
-    "could explain the ratio it is undecided; an accuracy fails where the drop in points exceeds the limit"
+    "could explain the ratio it is undecided; an accuracy fails where the drop in points exceeds the limit; with a "
+    "limit, what the old bench measured and the new one did not fails too, and a failed golden check of the new one"
 )
 LONGER = "measure both again with a longer --duration on an idle machine with locked clocks, or both at once"
 CLOCKS_DIFFER = 0.03  # relative difference of median clocks that is worth a warning
@@ -107,8 +108,9 @@ def compare(
     """Compare two benches, each given as its directory or its bench.json.
 
     `max_slowdown`: the highest ratio of medians new / old, 1 or more; `max_accuracy_drop`: in points; None: no gate.
-    Raises UsageError for limits that make no sense, DhoxError for benches that are not complete, that have nothing in
-    common, or that lack what a limit is about.
+    With a limit, a row of the old bench that the new one lacks is a failure, and so is a failed golden check of the new
+    one. Raises UsageError for limits that make no sense, DhoxError for benches that are not complete, that have nothing
+    in common, or that lack what a limit is about.
     """
     if max_slowdown is not None and not 1 <= max_slowdown < float("inf"):
         raise UsageError(f"--max-slowdown {max_slowdown:g} is a ratio of times of 1 or more. Write for example 1.05.")
@@ -120,6 +122,7 @@ def compare(
         latency, source, alone = latency_changes(contents, folders, max_slowdown)
         accuracy, uncompared = accuracy_changes(contents, folders, max_accuracy_drop)
         warnings = differences(contents)
+        missing = missing_rows(contents, max_slowdown is not None, max_accuracy_drop is not None)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise DhoxError(
             f"{old} or {new} is not a whole bench.json ({err!r}). Measure again with this version of dhox bench."
@@ -145,6 +148,7 @@ def compare(
         for row in accuracy
         if row.verdict == "too low"
     ]
+    failures += missing
     undecided = [
         f"{name(row)}: {row.ratio:.3f} exceeds {max_slowdown:g}, but noise could explain it ({row.interval[0]:.3f}-"
         f"{row.interval[1]:.3f}): {LONGER} (dhox bench OLD NEW)"
@@ -193,6 +197,30 @@ def latency_changes(
         changes.append(LatencyChange(*key, medians[0], medians[1], ratio, interval, verdict(ratio, interval, limit)))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
     return changes, source, alone
+
+
+def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) -> list[str]:
+    """What a gate cannot hold: rows of the old bench that the new one lacks, of latencies and accuracies where these
+    have a limit (a latency emulated in the old bench has no gate), and golden checks that fail in the new one."""
+    found = []
+    if latency:
+        old, new = (
+            {latency_key(row): None for row in content["latency"] if not row["emulated"]} for content in contents
+        )
+        found += [
+            f"{key[0]} by {key[1]}, batch {key[2]}, {key[3]}, has no time in the new bench"
+            for key in old
+            if key not in new
+        ]
+    if accuracy:
+        old, new = (
+            {(row["subject"], row["runner"]): None for row in content["accuracy"]["rows"]} for content in contents
+        )
+        found += [f"{key[0]} by {key[1]} has no accuracy in the new bench" for key in old if key not in new]
+    if latency or accuracy:
+        wrong = dict.fromkeys((row["subject"], row["runner"]) for row in contents[1]["golden"] if not row["passed"])
+        found += [f"{subject} by {runner} failed its golden check in the new bench" for subject, runner in wrong]
+    return found
 
 
 def latency_key(row: dict[str, Any]) -> tuple[str, str, int, str]:

@@ -223,6 +223,29 @@ def test_rows_without_partner_are_listed_and_gates_need_rows(tmp_path: Path) -> 
         compare(old, new, max_accuracy_drop=0.5)
 
 
+def test_a_gated_row_that_is_missing_or_wrong_fails(tmp_path: Path) -> None:
+    old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
+    content = json.loads((old / "bench.json").read_text())
+    latency, (answer,), (golden,) = content["latency"], content["accuracy"]["rows"], content["golden"]
+    second = {"subject": "int8"}
+    change(old, accuracy={"data": "d", "rows": [answer, answer | second]}, latency=[*latency, latency[0] | second])
+    gone = "int8 by onnxruntime, batch 1, e2e, has no time in the new bench"
+    assert compare(old, new).failures == []  # no limit, no gate
+    assert compare(old, new, 1.05).failures == [gone]
+    assert compare(old, new, None, 0.5).failures == ["int8 by onnxruntime has no accuracy in the new bench"]
+    assert len(compare(old, new, 1.05, 0.5).failures) == 2
+    assert compare(new, old, 1.05, 0.5).failures == []  # what is only in the new bench has nothing to hold
+    emulated = latency[0] | second | {"emulated": "in fp32"}
+    change(new, latency=[*latency, emulated])
+    assert compare(old, new, 1.05).failures == [gone]
+    change(old, latency=[*latency, emulated])
+    assert compare(old, new, 1.05).failures == []
+    change(new, golden=[golden | {"passed": False}])
+    assert compare(old, new, 1.05).failures == ["fp32 by onnxruntime failed its golden check in the new bench"]
+    assert compare(old, new).failures == []
+    assert compare(new, new, None, 0.5).failures == ["fp32 by onnxruntime failed its golden check in the new bench"]
+
+
 def test_files_that_are_no_complete_bench_are_refused(tmp_path: Path) -> None:
     old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
     with pytest.raises(DhoxError, match="Could not read"):
@@ -263,6 +286,11 @@ def test_the_command_s_exit_codes_json_and_width(tmp_path: Path) -> None:
     tables = [line for line in failed.stdout.splitlines() if line[:1] in "┃│└┏"]
     assert max(map(len, tables)) < 100
     assert run(str(new)).returncode == 0  # no limit, no gate
+    crashed = write_bench(tmp_path / "crashed")
+    change(crashed, latency=json.loads((crashed / "bench.json").read_text())["latency"][:1])
+    missing = run(str(crashed), *limits)
+    assert missing.returncode == 3
+    assert "batch 8, e2e, has no time in the new bench" in " ".join(missing.stderr.split())
     printed = json.loads(run(str(new), *limits, "--json").stdout)
     assert [row["verdict"] for row in printed["latency"]] == ["too slow", "too slow"]
     assert printed["accuracy"][0]["lost"] == 20
