@@ -157,19 +157,27 @@ def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path
     assert accuracy_of(runs, "resnet18", 28, "fp32") is None
     assert accuracy_of(runs, "test_resnet", 32, "fp32") is None
 
-    moved = read_json(run / "bench/here/bench.json", "dhox.bench/2")
-    for subject in moved["subjects"]:
-        subject["export"]["path"] = str(run.resolve() / "export")
-    write_json(run / "bench/here/bench.json", moved)
+    bench = read_json(run / "bench/here/bench.json", "dhox.bench/2")
     file = accuracy_of(runs, "test_resnet", 28, "fp16")
     assert file is not None
-    (measured,) = [one for one in moved["accuracy"]["rows"] if one["precision"] == "fp16"]
+    (measured,) = [one for one in bench["accuracy"]["rows"] if one["precision"] == "fp16"]
     assert (file["split"], file["n"], file["accuracy"]) == ("test", 48, measured["accuracy"])
     assert file["what"] == "the fp16 file, here"
 
-    (run / "bench/here/bench.json").unlink()
+    failed = [row | {"passed": row["subject"] != "fp16"} for row in bench["golden"]]
+    for unfit in ({"status": "interrupted"}, {"golden": failed}):
+        write_json(run / "bench/here/bench.json", bench | unfit)
+        other = accuracy_of(runs, "test_resnet", 28, "fp16")
+        assert other is not None
+        assert other["what"] == "torch, stage dho"
+    write_json(run / "bench/here/bench.json", bench)
+    manifest = (run / "export/manifest.json").read_bytes()
+    (run / "export/manifest.json").write_bytes(manifest + b" ")  # exported again since
     torch = accuracy_of(runs, "test_resnet", 28, "fp16")
     assert torch is not None
+    (run / "export/manifest.json").write_bytes(manifest)
+    (run / "bench/here/bench.json").unlink()
+    assert accuracy_of(runs, "test_resnet", 28, "fp16") == torch
     (dho,) = [one for one in runs[0][1]["test"] if one["stage"] == "dho"]
     assert (torch["split"], torch["accuracy"], torch["what"]) == ("test", dho["accuracy"], "torch, stage dho")
 
