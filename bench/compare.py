@@ -163,6 +163,8 @@ def compare(
 def read_bench(path: Path) -> dict[str, Any]:
     """The content of a complete bench.json."""
     file = path / BENCH_FILE if path.is_dir() else path
+    if file.exists() and file.suffix != ".json":
+        raise DhoxError(f"{path} is no bench. Give a bench directory, or its {BENCH_FILE}.")
     content = read_json(file, BENCH_SCHEMA)
     if content.get("status") != "complete":
         raise DhoxError(f"{file} is {content.get('status')}, not complete. Run that bench to its end first.")
@@ -175,7 +177,7 @@ def latency_changes(
     """Matched rows, where their intervals come from, and what has no partner or is emulated."""
     rows = [{latency_key(row): row for row in content["latency"]} for content in contents]
     files = [folder / "samples.npz" for folder in folders]
-    samples = [read_npz(file) if file.exists() else {} for file in files]
+    samples = [read_samples(file) for file in files]
     from_samples = all(samples)
     changes, alone = [], []
     for key in dict.fromkeys([*rows[0], *rows[1]]):
@@ -197,6 +199,17 @@ def latency_changes(
         changes.append(LatencyChange(*key, medians[0], medians[1], ratio, interval, verdict(ratio, interval, limit)))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
     return changes, source, alone
+
+
+def read_samples(file: Path) -> dict[str, np.ndarray]:
+    """The raw samples of a bench; empty where the file is missing."""
+    try:
+        return read_npz(file) if file.exists() else {}
+    except DhoxError as err:
+        raise DhoxError(
+            f"{file} is damaged. Copy it again from where the bench was measured, or delete it (the intervals in "
+            f"{BENCH_FILE} then serve)."
+        ) from err
 
 
 def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) -> list[str]:
@@ -353,9 +366,9 @@ def differences(contents: list[dict[str, Any]]) -> list[str]:
         throttled = look_up(content, "conditions.throttled")
         if throttled:
             warnings.append(f"the {which} bench was throttled: {', '.join(throttled)}")
-        flags = Counter(flag for row in content["latency"] for flag in row["flags"])
-        for flag, count in flags.items():
-            warnings.append(f"the {which} bench flags {count} of {len(content['latency'])} latencies: {flag}")
+        real = [row for row in content["latency"] if not row["emulated"]]
+        for flag, count in Counter(flag for row in real for flag in row["flags"]).items():
+            warnings.append(f"the {which} bench flags {count} of {len(real)} latencies: {flag}")
         for row in content["golden"]:
             if not row["passed"]:
                 warnings.append(f"{row['subject']} by {row['runner']} failed its golden check in the {which} bench")

@@ -178,8 +178,10 @@ def test_without_samples_the_stored_intervals_serve(tmp_path: Path) -> None:
     with pytest.raises(DhoxError, match="no samples fp32_onnxruntime_1_e2e.*restore it, or delete it"):
         compare(old, new)
     (new / "samples.npz").write_bytes(b"no")
-    with pytest.raises(DhoxError, match="missing or damaged"):
+    with pytest.raises(DhoxError, match=r"new/samples.npz is damaged. Copy it again .* or delete it"):
         compare(old, new)
+    with pytest.raises(DhoxError, match=r"old/samples.npz is no bench. Give a bench directory, or its bench.json"):
+        compare(new, old / "samples.npz")
 
 
 def test_what_else_differs_is_said(tmp_path: Path) -> None:
@@ -203,6 +205,13 @@ def test_what_else_differs_is_said(tmp_path: Path) -> None:
         "fp32 by onnxruntime failed its golden check in the new bench",
         "provider of fp32 by onnxruntime: CPUExecutionProvider then CUDAExecutionProvider",
     ]
+
+
+def test_flags_are_counted_over_the_rows_that_count(tmp_path: Path) -> None:
+    old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
+    rows = [row | {"flags": ["unstable"]} for row in json.loads((new / "bench.json").read_text())["latency"]]
+    change(new, latency=[*rows, *[row | {"subject": "int8", "emulated": "in fp32"} for row in rows]])
+    assert compare(old, new).warnings == ["the new bench flags 2 of 2 latencies: unstable"]
 
 
 def test_rows_without_partner_are_listed_and_gates_need_rows(tmp_path: Path) -> None:
