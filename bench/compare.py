@@ -23,7 +23,8 @@ from dhox.stats import mcnemar_p, paired_difference_interval
 
 RULE = (
     "a latency fails where the ratio of medians exceeds the limit and its 95 % interval excludes 1; where noise alone "
-    "could explain the ratio it is undecided; an accuracy fails where the drop in points exceeds the limit"
+    "could explain the ratio it is undecided; an accuracy fails where the drop in points exceeds the limit; with a "
+    "limit, what the old bench measured and the new one did not fails too, and a failed golden check of the new one"
 )
 LONGER = "measure both again with a longer --duration on an idle machine with locked clocks, or both at once"
 CLOCKS_DIFFER = 0.03  # relative difference of median clocks that is worth a warning
@@ -107,8 +108,9 @@ def compare(
     """Compare two benches, each given as its directory or its bench.json.
 
     `max_slowdown`: the highest ratio of medians new / old, 1 or more; `max_accuracy_drop`: in points; None: no gate.
-    Raises UsageError for limits that make no sense, DhoxError for benches that are not complete, that have nothing in
-    common, or that lack what a limit is about.
+    With a limit, a row of the old bench that the new one lacks is a failure, and so is a failed golden check of the new
+    one. Raises UsageError for limits that make no sense, DhoxError for benches that are not complete, that have nothing
+    in common, or that lack what a limit is about.
     """
     if max_slowdown is not None and not 1 <= max_slowdown < float("inf"):
         raise UsageError(f"--max-slowdown {max_slowdown:g} is a ratio of times of 1 or more. Write for example 1.05.")
@@ -120,6 +122,7 @@ def compare(
         latency, source, alone = latency_changes(contents, folders, max_slowdown)
         accuracy, uncompared = accuracy_changes(contents, folders, max_accuracy_drop)
         warnings = differences(contents)
+        missing = missing_rows(contents, max_slowdown is not None, max_accuracy_drop is not None)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise DhoxError(
             f"{old} or {new} is not a whole bench.json ({err!r}). Measure again with this version of dhox bench."
@@ -145,6 +148,7 @@ def compare(
         for row in accuracy
         if row.verdict == "too low"
     ]
+    failures += missing
     undecided = [
         f"{name(row)}: {row.ratio:.3f} exceeds {max_slowdown:g}, but noise could explain it ({row.interval[0]:.3f}-"
         f"{row.interval[1]:.3f}): {LONGER} (dhox bench OLD NEW)"
@@ -159,6 +163,8 @@ def compare(
 def read_bench(path: Path) -> dict[str, Any]:
     """The content of a complete bench.json."""
     file = path / BENCH_FILE if path.is_dir() else path
+    if file.exists() and file.suffix != ".json":
+        raise DhoxError(f"{path} is no bench. Give a bench directory, or its {BENCH_FILE}.")
     content = read_json(file, BENCH_SCHEMA)
     if content.get("status") != "complete":
         raise DhoxError(f"{file} is {content.get('status')}, not complete. Run that bench to its end first.")
@@ -171,7 +177,7 @@ def latency_changes(
     """Matched rows, where their intervals come from, and what has no partner or is emulated."""
     rows = [{latency_key(row): row for row in content["latency"]} for content in contents]
     files = [folder / "samples.npz" for folder in folders]
-    samples = [read_npz(file) if file.exists() else {} for file in files]
+    samples = [read_samples(file) for file in files]
     from_samples = all(samples)
     changes, alone = [], []
     for key in dict.fromkeys([*rows[0], *rows[1]]):
@@ -193,6 +199,41 @@ def latency_changes(
         changes.append(LatencyChange(*key, medians[0], medians[1], ratio, interval, verdict(ratio, interval, limit)))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
     return changes, source, alone
+
+
+def read_samples(file: Path) -> dict[str, np.ndarray]:
+    """The raw samples of a bench; empty where the file is missing."""
+    try:
+        return read_npz(file) if file.exists() else {}
+    except DhoxError as err:
+        raise DhoxError(
+            f"{file} is damaged. Copy it again from where the bench was measured, or delete it (the intervals in "
+            f"{BENCH_FILE} then serve)."
+        ) from err
+
+
+def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) -> list[str]:
+    """What a gate cannot hold: rows of the old bench that the new one lacks, of latencies and accuracies where these
+    have a limit (a latency emulated in the old bench has no gate), and golden checks that fail in the new one."""
+    found = []
+    if latency:
+        old, new = (
+            {latency_key(row): None for row in content["latency"] if not row["emulated"]} for content in contents
+        )
+        found += [
+            f"{key[0]} by {key[1]}, batch {key[2]}, {key[3]}, has no time in the new bench"
+            for key in old
+            if key not in new
+        ]
+    if accuracy:
+        old, new = (
+            {(row["subject"], row["runner"]): None for row in content["accuracy"]["rows"]} for content in contents
+        )
+        found += [f"{key[0]} by {key[1]} has no accuracy in the new bench" for key in old if key not in new]
+    if latency or accuracy:
+        wrong = dict.fromkeys((row["subject"], row["runner"]) for row in contents[1]["golden"] if not row["passed"])
+        found += [f"{subject} by {runner} failed its golden check in the new bench" for subject, runner in wrong]
+    return found
 
 
 def latency_key(row: dict[str, Any]) -> tuple[str, str, int, str]:
@@ -325,9 +366,9 @@ def differences(contents: list[dict[str, Any]]) -> list[str]:
         throttled = look_up(content, "conditions.throttled")
         if throttled:
             warnings.append(f"the {which} bench was throttled: {', '.join(throttled)}")
-        flags = Counter(flag for row in content["latency"] for flag in row["flags"])
-        for flag, count in flags.items():
-            warnings.append(f"the {which} bench flags {count} of {len(content['latency'])} latencies: {flag}")
+        real = [row for row in content["latency"] if not row["emulated"]]
+        for flag, count in Counter(flag for row in real for flag in row["flags"]).items():
+            warnings.append(f"the {which} bench flags {count} of {len(real)} latencies: {flag}")
         for row in content["golden"]:
             if not row["passed"]:
                 warnings.append(f"{row['subject']} by {row['runner']} failed its golden check in the {which} bench")

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.files import (
+    BENCH_FILE,
+    BENCH_SCHEMA,
+    EXPORT_FILE,
+    EXPORT_SCHEMA,
+    RUN_FILE,
+    RUN_SCHEMA,
+    read_json,
+    sha256,
+)
 from dhox.ledger import LEDGER_SCHEMA
 
 
@@ -58,20 +67,25 @@ def accuracy_of(
 
 
 def from_bench(run: Path, precision: str) -> dict[str, Any] | None:
-    """The newest bench of the run's own file."""
+    """The newest complete bench of the run's export as it is now, by a runner that gives its golden outputs."""
+    try:
+        export = sha256(run / "export" / EXPORT_FILE)  # which holds the hash of every file
+    except OSError:
+        return None
     found = []
     for path in (run / "bench").glob(f"*/{BENCH_FILE}"):
         try:
             content = read_json(path, BENCH_SCHEMA)
         except DhoxError:
             continue
-        own = {
-            one["name"]
-            for one in content["subjects"]
-            if one["export"] and Path(one["export"]["path"]).parent == run.resolve()
-        }
-        rows = [row for row in content["accuracy"]["rows"] if row["subject"] in own and row["precision"] == precision]
-        if rows:
+        own = {one["name"] for one in content["subjects"] if (one["export"] or {}).get("manifest_sha256") == export}
+        golden = {(row["subject"], row["runner"]) for row in content["golden"] if row["passed"]}
+        rows = [
+            row
+            for row in content["accuracy"]["rows"]
+            if row["subject"] in own and row["precision"] == precision and (row["subject"], row["runner"]) in golden
+        ]
+        if rows and content["status"] == "complete":
             accuracy = content["accuracy"]
             found.append((str(content["finished_at"]), accuracy["data"], accuracy["split"], rows[0], path))
     if not found:

@@ -55,9 +55,9 @@ def cross_check_loadgen(
     `scenario`: one of SCENARIOS; `pixels`: preprocessed images uint8 [N, crop, crop, 3]; `pairs`: LoadGen and our own
     loop take turns that often, in random order, `duration_s` seconds each; `latency_limit_ms`: of the server scenario.
 
-    `theirs`, `ours`: medians over the pairs, in `unit`; `difference_us`, `difference_percent`: theirs - ours in time
-    per query (offline: per image), means over the pairs with 95 % intervals by Student's t; `valid`: how many of
-    LoadGen's runs it calls valid, with its `reasons` for the others.
+    `theirs`, `ours`: geometric means over the pairs, of medians per query in ms (offline: of images per second);
+    `difference_percent`: theirs over ours - 1, with its 95 % interval over the pairs by Student's t; `valid`: how many
+    of LoadGen's runs it calls valid, with its `reasons` for the others.
 
     Raises UsageError for another scenario, DhoxError where LoadGen is not installed, or its process fails.
     """

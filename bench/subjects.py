@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def foreign_subject(path: Path, contract: Path | None) -> Subject:
     if contract is None:
         raise DhoxError(
             f"{path} is neither an export directory nor a model file of one. Give an export directory, or describe the "
-            f"model in a contract file: dhox contract {path}, then --contract FILE."
+            f"model in a contract file: {shlex.join(['dhox', 'contract', str(path)])}, then --contract FILE."
         )
     from dhox.bench.contract_subject import contract_subject  # which builds on this file
 

@@ -97,7 +97,7 @@ def sweep(
                 failed.append({"student": candidate.student, "reason": reason_of(candidate, result.content)})
                 continue
             accuracy = accuracy_of(known, candidate.student, candidate.image_size, precision)
-            rows.append(row | {"accuracy": accuracy, "within": None, "memory_bytes": None})
+            rows.append(row | {"accuracy": accuracy, "within": None, "memory_bytes": None, "memory_note": None})
         interrupted = result.content["status"] == "interrupted"
         if not rows and not interrupted:
             raise DhoxError(f"No student could be measured. {failed[0]['student']}: {failed[0]['reason']}")
@@ -222,16 +222,19 @@ def reason_of(candidate: Candidate, content: dict[str, Any]) -> str:
 def add_footprints(
     rows: list[dict[str, Any]], found: list[Candidate], content: dict[str, Any], precision: str, batch: int, skip: bool
 ) -> None:
-    """`memory_bytes` of every row, by the runner that timed it; Ctrl-C leaves the rest out."""
+    """`memory_bytes` of every row by the runner that timed it, or in `memory_note` why not; Ctrl-C leaves the rest."""
     used = {row["runner"]: row["device"] for row in content["runners"]}
     exports = {candidate.student: candidate.export for candidate in found}  # each student is there once
     try:
         with progress_bar("memory", 0 if skip else len(rows)) as advance:
             for row in [] if skip else rows:
                 device = used[row["runner"]]
-                row["memory_bytes"] = measure_footprint(
-                    exports[row["student"]], precision, row["runner"], device, batch
-                )
+                try:
+                    row["memory_bytes"] = measure_footprint(
+                        exports[row["student"]], precision, row["runner"], device, batch
+                    )
+                except DhoxError as err:
+                    row["memory_note"] = str(err)
                 advance(1)
     except KeyboardInterrupt:
         say("Interrupted: the latencies are kept, the rest of the memory column is missing.")

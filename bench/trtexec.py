@@ -89,7 +89,6 @@ def cross_check_trtexec(
             {
                 "with": "trtexec", "version": version, "boundary": boundary, "batch": batch, "unit": "ms",
                 "field": COMPARED[boundary], "graph": graph, "theirs": theirs, "ours": ours_ms[boundary],
-                "difference_us": {"mean": 1e3 * (theirs - ours_ms[boundary]), "interval": None},
                 "difference_percent": {"mean": 100 * (theirs / ours_ms[boundary] - 1), "interval": None},
                 "p99_ms": percentile(compared, 99), "n": len(compared),
                 "unstable": bool(compared.std() / compared.mean() > UNSTABLE_CV),

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.bench_tables import print_bench
-from dhox.bench_words import count_text, marks, milliseconds, milliseconds_interval, not_as_asked, speed
+from dhox.bench_words import (
+    count_text,
+    cross_check_sentence,
+    marks,
+    milliseconds,
+    milliseconds_interval,
+    not_as_asked,
+    speed,
+)
 from dhox.console import console
 from dhox.tables import percent
 
@@ -72,7 +80,7 @@ def test_marks_are_explained_and_findings_are_sentences(tmp_path: Path) -> None:
     assert (
         "LoadGen singlestream, fp32, batch 1, e2e: 0.514 ms, ours 0.511 ms, difference +0.60 % (+0.40 to +0.80)" in text
     )
-    assert "trtexec, fp32, batch 1, device: 0.5 ms, ours 0.51 ms, difference -2.00 % (trtexec's own times are" in text
+    assert "trtexec, fp32, batch 1, device: 0.500 ms, ours 0.510 ms, difference -2.00 %; medians; trtexec's own" in text
     for facts in content["runners"]:
         facts |= {"precision_proven": "fp32", "provider": "CPUExecutionProvider", "nodes_off_device": 0, "graph": True}
     found = not_as_asked(content)
@@ -135,6 +143,18 @@ def test_what_was_not_measured_is_said(tmp_path: Path, missing: str) -> None:
     assert ("Accuracy not run: no test split" in text) == (missing != "latency")
     assert ("top-1, %" in text) == (missing == "latency")
     assert ("dhox compare" in text) == (missing == "accuracy")
+
+
+def test_rates_of_a_cross_check_are_whole_and_their_sign_fits(tmp_path: Path) -> None:
+    content = example(tmp_path, "cpu")
+    offline = content["cross_checks"][0] | {
+        "with": "LoadGen offline", "unit": "images/s", "theirs": 12964.2, "ours": 13723.4,
+        "difference_percent": {"mean": -5.53, "interval": [-7.1, -4.0]}, "note": None,
+    }  # fmt: skip
+    assert cross_check_sentence(content, offline) == (
+        "LoadGen offline, fp32, batch 1, e2e: 12,964 images/s, ours 13,723 images/s, difference -5.53 % (-7.10 to "
+        "-4.00); geometric means over 21 interleaved pairs"
+    )
 
 
 @given(st.floats(1e-4, 1e6))

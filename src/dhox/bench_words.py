@@ -305,18 +305,19 @@ def golden_sentence(golden: dict[str, Any]) -> str:
 def cross_check_sentence(content: dict[str, Any], row: dict[str, Any]) -> str:
     """Another tool's numbers beside ours."""
     who = f"{row['with']}, {row_name(content, row)}"
-    pairs = f" over {row['pairs']} interleaved pairs" if row.get("pairs") else ""
+    pairs = f"; geometric means over {row['pairs']} interleaved pairs" if row.get("pairs") else "; medians"
+    number = milliseconds if row["unit"] == "ms" else count_text
     notes = [row["note"]] if row.get("note") else []
     notes += [f"LoadGen calls its run invalid: {', '.join(row['reasons'])}"] if row.get("reasons") else []
     notes += ["trtexec's own times are unstable"] if row.get("unstable") else []
     return (
-        f"{who}: {row['theirs']:.4g} {row['unit']}, ours {row['ours']:.4g} {row['unit']}, difference "
-        f"{difference_text(row['difference_percent'])}{pairs}" + (f" ({'; '.join(notes)})" if notes else "")
+        f"{who}: {number(row['theirs'])} {row['unit']}, ours {number(row['ours'])} {row['unit']}, difference "
+        f"{difference_text(row['difference_percent'])}{pairs}" + (f"; {'; '.join(notes)}" if notes else "")
     )
 
 
 def difference_text(difference: dict[str, Any]) -> str:
-    """A mean difference in %, with its interval where it has one."""
+    """A difference in %, with its interval where it has one."""
     text = f"{difference['mean']:+.2f} %"
     return text if difference["interval"] is None else "{} ({:+.2f} to {:+.2f})".format(text, *difference["interval"])
 

@@ -17,7 +17,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare two benches, as on two days or before and after a change; with limits, fail. Needs no torch.
 
-    A ratio over the limit that noise could explain is undecided and does not fail.
+    A ratio over the limit that noise could explain is undecided and does not fail. With a limit, a row of OLD that NEW
+    lacks fails, and so does a failed golden check of NEW.
     """
     from dhox.bench.compare import compare as compare_benches
     from dhox.compare_tables import print_compare
@@ -27,5 +28,7 @@ def compare(
     print_compare(found, as_json)
     if found.failures:
         raise GateFailedError(
-            "; ".join(found.failures) + ". Keep the old model, or raise the limit if this is the price you accept."
+            "; ".join(found.failures)
+            + ". Keep the old model, raise the limit if this is the price you accept, or measure "
+            "what is missing (bench.json of the new bench says why under not_run)."
         )

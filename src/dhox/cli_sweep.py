@@ -112,4 +112,4 @@ def contract(
         say(f"Write {out.parent / name}: {names}, one per line, in index order, as the folders of DATA are called.")
     if drafted.guesses:
         say(f"The file does not tell, so these are guesses; check them: {', '.join(drafted.guesses)}.")
-    say_next(f"dhox bench --contract {out} {model} --data DATA")
+    say_next(shlex.join(["dhox", "bench", "--contract", str(out), str(model), "--data", "DATA"]))

@@ -49,6 +49,9 @@ def print_sweep(sweep: Path, content: dict[str, Any]) -> None:
     console.print(table)
     for row in content["failed"]:
         say(f"Not measured: {row['student']}: {row['reason']}")
+    for row in content["rows"]:
+        if row["memory_note"]:
+            say(f"Memory of {row['student']} not measured: {row['memory_note'].rstrip('.')}.")
     flagged = [f"{row['student']} ({', '.join(row['flags'])})" for row in rows if row["flags"]]
     if flagged:
         say(f"Flags: {'; '.join(flagged)}.")

@@ -178,8 +178,10 @@ def test_without_samples_the_stored_intervals_serve(tmp_path: Path) -> None:
     with pytest.raises(DhoxError, match="no samples fp32_onnxruntime_1_e2e.*restore it, or delete it"):
         compare(old, new)
     (new / "samples.npz").write_bytes(b"no")
-    with pytest.raises(DhoxError, match="missing or damaged"):
+    with pytest.raises(DhoxError, match=r"new/samples.npz is damaged. Copy it again .* or delete it"):
         compare(old, new)
+    with pytest.raises(DhoxError, match=r"old/samples.npz is no bench. Give a bench directory, or its bench.json"):
+        compare(new, old / "samples.npz")
 
 
 def test_what_else_differs_is_said(tmp_path: Path) -> None:
@@ -205,6 +207,13 @@ def test_what_else_differs_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_flags_are_counted_over_the_rows_that_count(tmp_path: Path) -> None:
+    old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
+    rows = [row | {"flags": ["unstable"]} for row in json.loads((new / "bench.json").read_text())["latency"]]
+    change(new, latency=[*rows, *[row | {"subject": "int8", "emulated": "in fp32"} for row in rows]])
+    assert compare(old, new).warnings == ["the new bench flags 2 of 2 latencies: unstable"]
+
+
 def test_rows_without_partner_are_listed_and_gates_need_rows(tmp_path: Path) -> None:
     old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
     rows = json.loads((new / "bench.json").read_text())["latency"]
@@ -221,6 +230,29 @@ def test_rows_without_partner_are_listed_and_gates_need_rows(tmp_path: Path) -> 
     change(new, latency=rows)
     with pytest.raises(DhoxError, match="--max-accuracy-drop: .*Give dhox bench --data"):
         compare(old, new, max_accuracy_drop=0.5)
+
+
+def test_a_gated_row_that_is_missing_or_wrong_fails(tmp_path: Path) -> None:
+    old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
+    content = json.loads((old / "bench.json").read_text())
+    latency, (answer,), (golden,) = content["latency"], content["accuracy"]["rows"], content["golden"]
+    second = {"subject": "int8"}
+    change(old, accuracy={"data": "d", "rows": [answer, answer | second]}, latency=[*latency, latency[0] | second])
+    gone = "int8 by onnxruntime, batch 1, e2e, has no time in the new bench"
+    assert compare(old, new).failures == []  # no limit, no gate
+    assert compare(old, new, 1.05).failures == [gone]
+    assert compare(old, new, None, 0.5).failures == ["int8 by onnxruntime has no accuracy in the new bench"]
+    assert len(compare(old, new, 1.05, 0.5).failures) == 2
+    assert compare(new, old, 1.05, 0.5).failures == []  # what is only in the new bench has nothing to hold
+    emulated = latency[0] | second | {"emulated": "in fp32"}
+    change(new, latency=[*latency, emulated])
+    assert compare(old, new, 1.05).failures == [gone]
+    change(old, latency=[*latency, emulated])
+    assert compare(old, new, 1.05).failures == []
+    change(new, golden=[golden | {"passed": False}])
+    assert compare(old, new, 1.05).failures == ["fp32 by onnxruntime failed its golden check in the new bench"]
+    assert compare(old, new).failures == []
+    assert compare(new, new, None, 0.5).failures == ["fp32 by onnxruntime failed its golden check in the new bench"]
 
 
 def test_files_that_are_no_complete_bench_are_refused(tmp_path: Path) -> None:
@@ -263,6 +295,11 @@ def test_the_command_s_exit_codes_json_and_width(tmp_path: Path) -> None:
     tables = [line for line in failed.stdout.splitlines() if line[:1] in "┃│└┏"]
     assert max(map(len, tables)) < 100
     assert run(str(new)).returncode == 0  # no limit, no gate
+    crashed = write_bench(tmp_path / "crashed")
+    change(crashed, latency=json.loads((crashed / "bench.json").read_text())["latency"][:1])
+    missing = run(str(crashed), *limits)
+    assert missing.returncode == 3
+    assert "batch 8, e2e, has no time in the new bench" in " ".join(missing.stderr.split())
     printed = json.loads(run(str(new), *limits, "--json").stdout)
     assert [row["verdict"] for row in printed["latency"]] == ["too slow", "too slow"]
     assert printed["accuracy"][0]["lost"] == 20

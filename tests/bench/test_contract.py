@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,19 @@ def test_a_draft_marks_what_the_file_does_not_tell(tmp_path: Path, capsys: pytes
         write_draft(path, path.with_suffix(".toml"), None, overwrite=False)
     assert path.with_suffix(".toml").read_text() == text
     assert drafted(path).classes == list(CLASSES)
+
+
+def test_the_command_after_a_draft_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = saved(classifier(), tmp_path).rename(tmp_path / "my model[1].onnx")
+    with pytest.raises(SystemExit, match="0"):
+        main(["contract", str(path)])
+    command = capsys.readouterr().out.split("Next: ")[1]
+    assert shlex.split(command) == [
+        "dhox", "bench", "--contract", str(path.with_suffix(".toml")), str(path), "--data", "DATA"
+    ]  # fmt: skip
+    with pytest.raises(DhoxError) as refused:
+        open_subjects([path])
+    assert f"dhox contract '{path}', then" in str(refused.value)
 
 
 def test_a_draft_takes_the_metadata_of_known_exporters(line: Path, tmp_path: Path) -> None:

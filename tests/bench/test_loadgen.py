@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dhox.bench.loadgen import SCENARIOS, cross_check_loadgen
+from dhox.bench.loadgen_child import paired_numbers
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.errors import DhoxError
 from dhox.files import read_npz
 
 pytest.importorskip("mlperf_loadgen")
+positive = st.floats(1e-3, 1e6)
 
 
 @pytest.fixture
@@ -35,11 +39,27 @@ def test_loadgen_and_our_loop_measure_the_same_model(model: tuple[Subject, np.nd
     assert found["queries"] >= pairs * {"singlestream": 64, "multistream": 100, "server": 64, "offline": 1}[scenario]
     assert found["batch"] == {"multistream": 8, "offline": 32}.get(scenario, 1)
     assert found["unit"] == ("images/s" if scenario == "offline" else "ms")
-    low, high = found["difference_us"]["interval"]
-    assert low <= found["difference_us"]["mean"] <= high
+    low, high = found["difference_percent"]["interval"]
+    assert low <= found["difference_percent"]["mean"] <= high
+    assert found["difference_percent"]["mean"] == pytest.approx(100 * (found["theirs"] / found["ours"] - 1))
     if scenario != "server":  # whose latency holds the wait in the queue
         assert 0.2 < found["theirs"] / found["ours"] < 5  # another machine's noise apart, the same call
     json.dumps(found, allow_nan=False)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=2, max_size=12))
+def test_the_three_numbers_of_a_cross_check_fit_each_other(pairs: list[tuple[float, float]]) -> None:
+    """A median beside the mean of differences would not: one disturbed pair, and they contradict each other."""
+    found = paired_numbers(*map(list, zip(*pairs, strict=True)))
+    difference = found["difference_percent"]
+    assert difference["mean"] == pytest.approx(100 * (found["theirs"] / found["ours"] - 1), abs=1e-6)
+    assert difference["interval"][0] <= difference["mean"] + 1e-9
+    assert difference["mean"] <= difference["interval"][1] + 1e-9
+    assert min(their for their, _ in pairs) <= found["theirs"] * (1 + 1e-9)
+
+
+def test_an_interval_needs_two_pairs() -> None:
+    assert paired_numbers([2.0], [1.0])["difference_percent"] == {"mean": pytest.approx(100), "interval": None}
 
 
 def test_what_loadgen_calls_invalid_is_reported(model: tuple[Subject, np.ndarray]) -> None:

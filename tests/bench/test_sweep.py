@@ -20,10 +20,11 @@ from test_architecture import BOARD
 from dhox.bench import candidates
 from dhox.bench.candidates import candidate_folder, prepare
 from dhox.bench.choose import choose, fronts, pareto_front, parse_budget
+from dhox.bench.footprint import measure_footprint
 from dhox.bench.known_accuracy import accuracy_of, finished_runs
 from dhox.bench.run import BenchResult
 from dhox.bench.subjects import open_subjects
-from dhox.bench.sweep import measure_all, sweep
+from dhox.bench.sweep import add_footprints, measure_all, sweep
 from dhox.cli import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
@@ -157,19 +158,27 @@ def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path
     assert accuracy_of(runs, "resnet18", 28, "fp32") is None
     assert accuracy_of(runs, "test_resnet", 32, "fp32") is None
 
-    moved = read_json(run / "bench/here/bench.json", "dhox.bench/2")
-    for subject in moved["subjects"]:
-        subject["export"]["path"] = str(run.resolve() / "export")
-    write_json(run / "bench/here/bench.json", moved)
+    bench = read_json(run / "bench/here/bench.json", "dhox.bench/2")
     file = accuracy_of(runs, "test_resnet", 28, "fp16")
     assert file is not None
-    (measured,) = [one for one in moved["accuracy"]["rows"] if one["precision"] == "fp16"]
+    (measured,) = [one for one in bench["accuracy"]["rows"] if one["precision"] == "fp16"]
     assert (file["split"], file["n"], file["accuracy"]) == ("test", 48, measured["accuracy"])
     assert file["what"] == "the fp16 file, here"
 
-    (run / "bench/here/bench.json").unlink()
+    failed = [row | {"passed": row["subject"] != "fp16"} for row in bench["golden"]]
+    for unfit in ({"status": "interrupted"}, {"golden": failed}):
+        write_json(run / "bench/here/bench.json", bench | unfit)
+        other = accuracy_of(runs, "test_resnet", 28, "fp16")
+        assert other is not None
+        assert other["what"] == "torch, stage dho"
+    write_json(run / "bench/here/bench.json", bench)
+    manifest = (run / "export/manifest.json").read_bytes()
+    (run / "export/manifest.json").write_bytes(manifest + b" ")  # exported again since
     torch = accuracy_of(runs, "test_resnet", 28, "fp16")
     assert torch is not None
+    (run / "export/manifest.json").write_bytes(manifest)
+    (run / "bench/here/bench.json").unlink()
+    assert accuracy_of(runs, "test_resnet", 28, "fp16") == torch
     (dho,) = [one for one in runs[0][1]["test"] if one["stage"] == "dho"]
     assert (torch["split"], torch["accuracy"], torch["what"]) == ("test", dho["accuracy"], "torch, stage dho")
 
@@ -455,6 +464,25 @@ def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.M
     assert len(result.content["rows"]) == 1
     assert result.content["failed"][0]["reason"] == "the sweep was interrupted before it was measured"
     assert result.content["choice"] is None
+
+
+def test_the_memory_of_a_model_leaves_its_runtime_out(cache: Path) -> None:
+    """torch alone has more than 100 MB of libraries; this network has 2 MB of weights."""
+    export = cache / "test_resnet-32px-4c"
+    assert 0 < measure_footprint(export, "fp32", "onnxruntime", "cpu", 1) < 100e6
+    loaded = "import sys; from dhox.bench.footprint import load_runtime; load_runtime(sys.argv[1]); "
+    command = [sys.executable, "-c", f"{loaded} sys.exit('torch' not in sys.modules)", "torch"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_why_memory_was_not_measured_is_said(cache: Path) -> None:
+    with pytest.raises(DhoxError, match=r"^UsageError: --runner tensorrt needs a GPU, and the device is cpu"):
+        measure_footprint(cache / "test_vit-32px-4c", "fp32", "tensorrt", "cpu", 1)
+    rows: list[dict[str, Any]] = [{"student": "test_vit", "runner": "onnxruntime", "memory_note": None}]
+    content = {"runners": [{"runner": "onnxruntime", "device": "cpu"}]}
+    missing = candidates.Candidate("test_vit", SIDE, 4, Path("gone"))
+    add_footprints(rows, [missing], content, "fp32", 1, skip=False)
+    assert "gone" in rows[0]["memory_note"]
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:

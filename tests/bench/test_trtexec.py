@@ -71,7 +71,6 @@ def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str
     times = parse_times(TIMES.read_text())
     for row, field, ours in zip(rows, ("computeMs", "latencyMs"), (0.82, 0.9), strict=True):
         assert row["theirs"] == percentile(times[field], 50)
-        assert row["difference_us"]["mean"] == pytest.approx(1000 * (row["theirs"] - ours))
         assert row["difference_percent"]["mean"] == pytest.approx(100 * (row["theirs"] / ours - 1))
         assert row["unstable"] == (np.std(times[field]) / np.mean(times[field]) > 0.025)
         assert "--shapes=image:8x224x224x3" in row["arguments"]
