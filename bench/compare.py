@@ -217,19 +217,15 @@ def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) 
     have a limit (a latency emulated in the old bench has no gate), and golden checks that fail in the new one."""
     found = []
     if latency:
-        old, new = (
-            {latency_key(row): None for row in content["latency"] if not row["emulated"]} for content in contents
-        )
+        timed = [[latency_key(row) for row in content["latency"] if not row["emulated"]] for content in contents]
         found += [
-            f"{key[0]} by {key[1]}, batch {key[2]}, {key[3]}, has no time in the new bench"
-            for key in old
-            if key not in new
+            f"{subject} by {runner}, batch {batch}, {boundary}, has no time in the new bench"
+            for subject, runner, batch, boundary in timed[0]
+            if (subject, runner, batch, boundary) not in timed[1]
         ]
     if accuracy:
-        old, new = (
-            {(row["subject"], row["runner"]): None for row in content["accuracy"]["rows"]} for content in contents
-        )
-        found += [f"{key[0]} by {key[1]} has no accuracy in the new bench" for key in old if key not in new]
+        judged = [[(row["subject"], row["runner"]) for row in content["accuracy"]["rows"]] for content in contents]
+        found += [f"{key[0]} by {key[1]} has no accuracy in the new bench" for key in judged[0] if key not in judged[1]]
     if latency or accuracy:
         wrong = dict.fromkeys((row["subject"], row["runner"]) for row in contents[1]["golden"] if not row["passed"])
         found += [f"{subject} by {runner} failed its golden check in the new bench" for subject, runner in wrong]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, exp, hypot, inf, log, log1p, sqrt
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from dhox.bench.measure import Key
-from dhox.stats import Z_95_TWO_SIDED, percentile, student_t_95
+from dhox.stats import Z_95_TWO_SIDED, percentile, student_t
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
 RESAMPLES = 1000
@@ -134,7 +133,7 @@ def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float, float]:
     reached[:, -1] = True
     resampled = np.sort(candidates[reached.argmax(1)])
     effective = effective_rounds(medians)
-    wider = student_t_95(max(int(effective) - 1, 1)) / Z_95_TWO_SIDED * sqrt(n / effective) * sqrt(n / (n - 1))
+    wider = student_t(0.05, max(int(effective) - 1, 1)) / Z_95_TWO_SIDED * sqrt(n / effective) * sqrt(n / (n - 1))
     down = max(centre - percentile(resampled, 2.5), 0.0)
     up = max(percentile(resampled, 97.5) - centre, 0.0)
     # No call was faster than the fastest; there is no such bound above.
@@ -222,12 +221,6 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
     ends = np.cumsum(counts)
     mean: np.ndarray = (ends - (counts + 1) / 2)[inverse]
     return mean
-
-
-def student_t(p: float, degrees: int) -> float:
-    """The two-sided quantile of Student's t, by Cornish and Fisher's expansion (under 3 % error from 4 degrees on)."""
-    z = NormalDist().inv_cdf(1 - p / 2)
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
 def paired_ratio(

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from dhox.bench.latency import UNSTABLE_CV
 from dhox.errors import DhoxError
 from dhox.stats import percentile
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # JetPack's and the containers'
 FIELDS = ("computeMs", "latencyMs", "h2dMs", "d2hMs")
-UNSTABLE_CV = 0.025
 MODES = {  # boundary -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
     "device": {10: ["--useSpinWait", "--noDataTransfers"], 11: []},
     "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers"]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, comb, sqrt
+from math import ceil, comb, cos, pi, sin, sqrt, tan
 
 import numpy as np
 
@@ -99,14 +99,21 @@ def score(predictions: np.ndarray, labels: np.ndarray, metric: str) -> float:
     return float((2 * right[seen] / (true + predicted)[seen]).mean())
 
 
-def student_t_95(degrees: int) -> float:
-    """The two-sided 95 % quantile of Student's t: tabulated below 10 degrees of freedom, then Cornish and Fisher's
-    expansion (error under 0.1 %)."""
-    if degrees < 10:
-        return (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)[degrees - 1]
-    z = Z_95_TWO_SIDED
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2
+def student_t(p: float, degrees: int) -> float:
+    """The two-sided quantile of Student's t: what |t| exceeds with probability `p` in (0, 1), by halving an angle.
+
+    The distribution of tan(angle) is a finite sum for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 4).
+    """
+    low, high = 0.0, pi / 2
+    while high - low > 1e-12:
+        angle = (low + high) / 2
+        term, total = cos(angle) if degrees % 2 else 1.0, 0.0
+        for k in range(2 + degrees % 2, degrees + 1, 2):  # even degrees: 1 + c^2 / 2 + ..., odd: c + 2 c^3 / 3 + ...
+            total += term
+            term *= cos(angle) ** 2 * (k - 1) / k
+        within = sin(angle) * total if degrees % 2 == 0 else (angle + sin(angle) * total) * 2 / pi
+        low, high = (angle, high) if within < 1 - p else (low, angle)
+    return sqrt(degrees) * tan(high)
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float | list[float] | None]:
@@ -114,7 +121,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | list[float] | No
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return {"mean": mean, "interval": None}
-    half = student_t_95(n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
+    half = student_t(0.05, n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
     return {"mean": mean, "interval": [mean - half, mean + half]}
 
 

@@ -12,7 +12,7 @@ from dhox.distill.compare import compare
 from dhox.distill.plan import plan
 from dhox.errors import DhoxError
 from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
-from dhox.stats import mean_interval, student_t_95
+from dhox.stats import mean_interval, student_t
 
 DHOX = Path(sys.executable).with_name("dhox")
 OPTIONS = QUICK | {
@@ -71,13 +71,13 @@ def test_the_command_compares_and_prints_one_table(line: Path) -> None:
 
 
 def test_intervals_of_a_mean_are_students() -> None:
-    assert student_t_95(1) == pytest.approx(12.706, abs=1e-3)
-    assert student_t_95(9) == pytest.approx(2.262, abs=1e-3)
-    assert student_t_95(10) == pytest.approx(2.2281, abs=3e-3)
-    assert student_t_95(30) == pytest.approx(2.0423, abs=1e-3)
+    published = {1: (12.706, 63.657), 2: (4.303, 9.925), 3: (3.182, 5.841), 4: (2.776, 4.604), 9: (2.262, 3.250)}
+    published |= {10: (2.228, 3.169), 38: (2.024, 2.712), 120: (1.980, 2.617)}
+    for degrees, quantiles in published.items():
+        assert [student_t(p, degrees) for p in (0.05, 0.01)] == pytest.approx(quantiles, abs=5.1e-4)
     found = mean_interval([1.0, 2.0, 3.0])
     assert found["mean"] == 2
-    assert found["interval"] == pytest.approx([2 - 4.3027 / np.sqrt(3), 2 + 4.3027 / np.sqrt(3)])
+    assert found["interval"] == pytest.approx([2 - 4.3026527 / np.sqrt(3), 2 + 4.3026527 / np.sqrt(3)])
     assert mean_interval([1.0])["interval"] is None
 
 
