@@ -121,9 +121,9 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
 
 
 def told_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
-    """The rounds of every cell whose time says something."""
+    """The rounds of every cell whose time says something; an interruption can leave a cell without any."""
     emulated = found.emulated()
-    return {key: taken.rounds for key, taken in found.samples.items() if key[:2] not in emulated}
+    return {key: taken.rounds for key, taken in found.samples.items() if taken.rounds and key[:2] not in emulated}
 
 
 def method(found: Found) -> list[str]:
