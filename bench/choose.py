@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from dhox.errors import UsageError
@@ -120,7 +121,7 @@ def comparable(rows: list[dict[str, Any]]) -> tuple[set[str], str]:
     if not groups:
         return set(), ""
     split, data, n = max(groups, key=lambda key: (len(groups[key]), key[2]))
-    return groups[split, data, n], f"{n:,} images of {split} ({data})"
+    return groups[split, data, n], f"{n:,} images of {split} ({PurePath(data).name})"
 
 
 def fronts(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -75,10 +75,10 @@ def sweep(
             f"{choice['words'][0]} Try smaller images (--image-size), {'int8 (dhox export --int8)' if fp16 else '--fp16'}, "
             "smaller students, or a larger budget."
         )
-    if choice:
-        best = choice["distill"][0]
-        (side,) = [row["image_size"] for row in result.content["rows"] if row["student"] == best]
-        say_next(f"dhox distill DATA --student {shlex.quote(best)} --image-size {side}")
+    sides = {row["student"]: row["image_size"] for row in result.content["rows"] if row["accuracy"] is None}
+    untrained = [student for student in (choice["distill"] if choice else []) if student in sides]
+    if untrained:
+        say_next(f"dhox distill DATA --student {shlex.quote(untrained[0])} --image-size {sides[untrained[0]]}")
 
 
 def say_page(directory: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
     assert rows["test_resnet"]["accuracy"]["split"] == "test"
     assert rows["test_vit"]["accuracy"] is None
     assert content["choice"]["distill"] == ["test_resnet"]
-    assert "Next: dhox distill DATA --student test_resnet --image-size 32" in said
+    assert "Next:" not in said  # it is trained already
     samples = json.loads(Path("swept/bench/bench.json").read_text())
     assert {one["boundary"] for one in samples["latency"]} == {"e2e"}
     page = Path("swept/sweep.html").read_text()
