@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dhox.bench.subjects import Subject
-from dhox.errors import DhoxError, require
-from dhox.onnx_session import PROVIDERS, first_line, nodes_run, open_session
+from dhox.errors import DhoxError, first_line, require
+from dhox.onnx_session import PROVIDERS, nodes_run, open_session
 
 EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
 DEQUANTISED = "the CUDA provider dequantises and computes in floats: TensorRT is what computes in int8"

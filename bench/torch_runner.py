@@ -11,12 +11,11 @@ from torch import nn
 
 from dhox.bench.subjects import Subject
 from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, first_line
 from dhox.export.fold import Fold
 from dhox.export.graph import Deployable, folded_head, head_arrays
 from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, sha256
 from dhox.images import Preprocessing
-from dhox.onnx_session import first_line
 
 HALF_ON_CPU = "a CPU's half precision says nothing about a GPU"
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}

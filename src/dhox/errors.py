@@ -29,6 +29,11 @@ def run_failure(err: Exception) -> str | None:
     known = isinstance(err, (DhoxError, RuntimeError, MemoryError, OSError))
     if not known and not type(err).__module__.startswith("onnxruntime"):
         return None
+    return first_line(err)
+
+
+def first_line(err: Exception) -> str:
+    """What a runtime says of its failure, without the pages that follow."""
     return (str(err).strip() or type(err).__name__).splitlines()[0][:300]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dhox.errors import DhoxError, require
+from dhox.errors import DhoxError, first_line, require
 from dhox.onnx_file import check_onnx
 
 NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
@@ -77,11 +77,6 @@ def open_session(
             f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}. {advice}"
         )
     return session
-
-
-def first_line(err: Exception) -> str:
-    """What a runtime says of its failure, without the pages that follow."""
-    return (str(err).strip() or type(err).__name__).splitlines()[0][:300]
 
 
 def nodes_run(session: Any) -> list[tuple[str, str, str]]:
