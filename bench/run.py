@@ -72,9 +72,9 @@ def bench(
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
     bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `energy_s`: per model,
     runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `scenario`: of LoadGen, as a
-    cross-check. `data`: where the test split is,
-    by default where the first export says. A stopping signal ends the measurement and keeps what is there (status
-    interrupted). Raises DhoxError for a damaged export, a device that is not there, and bad images.
+    cross-check. `data`: where the test split is, by default where the first export says. A model that fails is named in
+    `not_run`; a stopping signal or an error ends the measurement and keeps what is there (status interrupted). Raises
+    DhoxError for a damaged export, a device that is not there, bad images, and where no model can be run.
     """
     every = open_subjects(paths, contract, precisions)
     used = choose_device(device, every)

@@ -136,7 +136,7 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
         )
     if asked == "jetson" and (reason := why_no_cuda()):
         missing = [words for words in map(why_no_engine, subjects) if words is not None]
-        if missing:
+        if len(missing) == len(subjects):  # else those without an engine are named as not run
             raise DhoxError(
                 f"--device jetson: no TensorRT engine ({missing[0].rstrip('.')}), and {reason}. Build an engine here: "
                 "dhox export EXPORT --tensorrt; or install JetPack's build of onnxruntime-gpu into this environment."
