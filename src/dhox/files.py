@@ -267,8 +267,8 @@ def empty(folder: Path) -> None:
 
 
 def has_results(path: Path, schema: str) -> bool:
-    """Whether the JSON file of an unfinished directory says more than that it is unfinished."""
+    """Whether the JSON file of an unfinished directory has a `finished_at`: it was written with results."""
     try:
-        return bool(read_json(path, schema).keys() - {"schema", "status"})
+        return "finished_at" in read_json(path, schema)
     except DhoxError:
         return False
