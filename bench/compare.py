@@ -187,7 +187,7 @@ def latency_changes(
             continue
         pair = [one[key] for one in rows]
         if any(row["emulated"] for row in pair):
-            alone.append(f"{words}: not compared, its precision is emulated here")
+            alone.append(f"times of {key[0]} by {key[1]}: its precision is emulated here")
             continue
         medians = [float(row["latency_ms"]["p50"]) for row in pair]
         intervals = [
@@ -198,7 +198,7 @@ def latency_changes(
         interval = (ends[0], ends[1])
         changes.append(LatencyChange(*key, medians[0], medians[1], ratio, interval, verdict(ratio, interval, limit)))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
-    return changes, source, alone
+    return changes, source, list(dict.fromkeys(alone))
 
 
 def read_samples(file: Path) -> dict[str, np.ndarray]:
