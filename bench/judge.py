@@ -18,14 +18,25 @@ from dhox.files import read_json, read_npz
 from dhox.golden import check_golden
 from dhox.ledger import LEDGER_SCHEMA
 
-Pair = tuple[str, str]  # subject, runner
+
+@dataclass(frozen=True)
+class Ledger:
+    """ledger.json of an export, its images found again in DATA, and why there are none."""
+
+    content: dict[str, Any]
+    items: list[Item]
+    note: str | None
 
 
 @dataclass
 class Verdicts:
-    """Answers [N, C] to the test images by (subject, runner), and the rows of the ledger and of the golden check."""
+    """Answers [N, C] to the test images by (subject, runner), and the rows of the ledger and of the golden check.
 
-    answers: dict[Pair, np.ndarray] = field(default_factory=dict)
+    `exports`: the ledgers of the exports that were judged, each read once.
+    """
+
+    exports: dict[Path, Ledger] = field(default_factory=dict)
+    answers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     golden: list[dict[str, Any]] = field(default_factory=list)
 
@@ -37,11 +48,14 @@ def judge(subject: Subject, opened: Runner, items: list[Item], where: Path | Non
         into.answers[subject.name, opened.name] = predict(subject, opened.infer, items, words)
     if subject.export is None or subject.manifest is None:
         return
-    ledger = export_ledger(subject)
-    judges, _ = ledger_items(where or Path(subject.manifest["data"]), subject.classes, ledger)
-    if judges:
-        answers = predict(subject, opened.infer, judges, f"{subject.name}, {opened.name}, ledger images")
-        row = device_row(answers, subject.precision, ledger, len(subject.classes))
+    if subject.export not in into.exports:
+        content = export_ledger(subject)
+        found = ledger_items(where or Path(subject.manifest["data"]), subject.classes, content)
+        into.exports[subject.export] = Ledger(content, *found)
+    ledger = into.exports[subject.export]
+    if ledger.items:
+        answers = predict(subject, opened.infer, ledger.items, f"{subject.name}, {opened.name}, ledger images")
+        row = device_row(answers, subject.precision, ledger.content, len(subject.classes))
         into.ledger.append({"subject": subject.name, "runner": opened.name, **row})
     result = check_golden(
         read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"])),
@@ -83,11 +97,11 @@ def accuracy_content(
     }
 
 
-def ledger_content(subjects: list[Subject], verdicts: Verdicts, where: Path | None) -> dict[str, Any]:
+def ledger_content(subjects: list[Subject], verdicts: Verdicts) -> dict[str, Any]:
     """`ledger` of bench.json: rows on this device, and why there are none."""
-    for subject in subjects:
-        if subject.manifest is not None:
-            ledger = export_ledger(subject)
-            _, note = ledger_items(where or Path(subject.manifest["data"]), subject.classes, ledger)
-            return {"images": ledger["images"], "note": note, "rows": verdicts.ledger}
-    return {"images": None, "note": "not run: models of other tools have no ledger", "rows": []}
+    first = next(iter(verdicts.exports.values()), None)
+    if first is not None:
+        return {"images": first.content["images"], "note": first.note, "rows": verdicts.ledger}
+    foreign = all(subject.export is None for subject in subjects)
+    why = "models of other tools have no ledger" if foreign else "the bench ended before"
+    return {"images": None, "note": f"not run: {why}", "rows": []}

@@ -112,7 +112,7 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
         if found.meter is None or found.idle is None
         else energy.energy_content(found.meter, found.idle, found.energy),
         "accuracy": accuracy_content(found.subjects, found.verdicts, found.items, found.where, found.accuracy_note),
-        "ledger": ledger_content(found.subjects, found.verdicts, found.where),
+        "ledger": ledger_content(found.subjects, found.verdicts),
         "golden": found.verdicts.golden,
         "cross_checks": found.cross_checks,
         "not_run": found.not_run,

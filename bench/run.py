@@ -131,10 +131,11 @@ def bench(
                             emulated = found.emulated()
                             real = [pair for pair in able if (pair[0].name, pair[1]) not in emulated]
                             stream_rows(
-                                real, used, trust_engine, (batch,), streams, duration_s, encoded, not_run, found.streams
+                                real, used, trust_engine, batch, streams, duration_s, encoded, not_run, found.streams
                             )
                             stop.check()
-                            write_results(folder, found, "running")
+                            if batch != batches[-1]:  # after the last one they are written as they are
+                                write_results(folder, found, "running")
                     finally:
                         found.conditions = conditions.summary()
                         found.memory = watch.summary() if watch else own_memory()

@@ -27,32 +27,31 @@ def stream_rows(
     pairs: list[tuple[Subject, str]],
     device: str,
     trust_engine: bool,
-    batches: tuple[int, ...],
+    batch: int,
     counts: tuple[int, ...],
     duration_s: float,
     encoded: list[bytes],
     not_run: list[str],
     into: list[dict[str, Any]],
 ) -> None:
-    """`streams` of bench.json: every (subject, runner) and batch with every number of streams, one after the other.
+    """`streams` of bench.json: every (subject, runner) with every number of streams, one after the other.
 
     `encoded`: the images that batches are made of. Rows go `into` a list, so that Ctrl-C loses one at most; what cannot
     be run is named in `not_run`.
     """
     for subject, runner in pairs:
-        for batch in batches:
-            taken = subject.graph_input(batch_pixels(subject, encoded, batch))
-            for count in counts:
+        taken = subject.graph_input(batch_pixels(subject, encoded, batch))
+        for count in counts:
 
-                def open_one(subject: Subject = subject, runner: str = runner) -> Runner:
-                    return open_runner(subject, runner, device, trust_engine)
+            def open_one(subject: Subject = subject, runner: str = runner) -> Runner:
+                return open_runner(subject, runner, device, trust_engine)
 
-                try:
-                    row = concurrent_streams(open_one, taken, count, duration_s)
-                except DhoxError as err:
-                    not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {err}")
-                    continue
-                into.append({"subject": subject.name, "runner": runner, **row})
+            try:
+                row = concurrent_streams(open_one, taken, count, duration_s)
+            except DhoxError as err:
+                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {err}")
+                continue
+            into.append({"subject": subject.name, "runner": runner, **row})
 
 
 def concurrent_streams(

@@ -121,7 +121,7 @@ def test_rows_of_a_bench_name_what_could_not_be_run(line: Path) -> None:
     not_run: list[str] = []
     rows: list[dict[str, object]] = []
     pairs = [(subject, "onnxruntime"), (subject, "tensorrt")]
-    stream_rows(pairs, "cpu", False, (1,), (1,), 0.2, [image], not_run, rows)
+    stream_rows(pairs, "cpu", False, 1, (1,), 0.2, [image], not_run, rows)
     assert [(row["subject"], row["runner"], row["streams"]) for row in rows] == [("fp32", "onnxruntime", 1)]
     assert len(not_run) == 1
     assert not_run[0].startswith("fp32 by tensorrt at batch 1 in 1 streams not run: ")
