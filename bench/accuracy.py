@@ -12,9 +12,9 @@ import numpy as np
 
 from dhox.bench.subjects import Subject
 from dhox.console import progress_bar
-from dhox.dataset import Item, class_numbers, data_exists, read_dataset, read_image, shorten
+from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, read_image, shorten
+from dhox.data.images import model_input
 from dhox.errors import DhoxError
-from dhox.images import model_input
 from dhox.ledger import stage_row
 from dhox.stats import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
 

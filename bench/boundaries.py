@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dhox.bench.runners import Runner
+from dhox.bench.runners.runner import Runner
 from dhox.bench.subjects import Subject
-from dhox.images import decode, model_input
+from dhox.data.images import decode, model_input
 
 BOUNDARIES = {
     "device": "input on the device to output on the device, synchronised; nothing is copied",

@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 from dhox.bench.subjects import Subject
-from dhox.contract import check_model, read_contract
 from dhox.errors import DhoxError
 from dhox.files import sha256
-from dhox.onnx_file import check_onnx
+from dhox.models.contract import check_model, read_contract
+from dhox.models.onnx_file import check_onnx
 
 
 def contract_subject(model: Path, contract: Path) -> Subject:

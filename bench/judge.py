@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from dhox.bench.accuracy import accuracy_row, predict
-from dhox.bench.runners import Runner
+from dhox.bench.runners.runner import Runner
 from dhox.bench.subjects import Subject
-from dhox.dataset import Item, data_address
+from dhox.data.dataset import Item, data_address
 from dhox.device_ledger import device_row, ledger_items
-from dhox.exported import artefact, check_file
 from dhox.files import read_json, read_npz
-from dhox.golden import check_golden
 from dhox.ledger import LEDGER_SCHEMA
+from dhox.models.exported import artefact, check_file
+from dhox.models.golden import check_golden
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench import energy
 from dhox.bench.accuracy import predictions_csv
 from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.judge import Verdicts, accuracy_content, ledger_content
 from dhox.bench.latency import METHOD as STATISTICS
 from dhox.bench.latency import comparisons
 from dhox.bench.measure import METHOD, Key, Samples
-from dhox.bench.meter import Meter
-from dhox.bench.runners import Runner
+from dhox.bench.runners.runner import Runner
+from dhox.bench.sensors import energy
+from dhox.bench.sensors.meter import Meter
 from dhox.bench.subjects import Subject, subject_row
 from dhox.bench.timing import latency_rows, sample_arrays
-from dhox.dataset import Item, class_numbers
+from dhox.data.dataset import Item, class_numbers
 from dhox.environment import now, versions
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
 

@@ -12,29 +12,29 @@ import numpy as np
 
 from dhox.bench.accuracy import evaluation_items
 from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.conditions import Conditions
 from dhox.bench.contract_subject import check_batches
-from dhox.bench.cross_checks import loadgen_checks, trtexec_checks
-from dhox.bench.energy import find_meter, measure_energy, measure_idle
 from dhox.bench.judge import judge
-from dhox.bench.loadgen import require_loadgen
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
-from dhox.bench.meter import Meter
-from dhox.bench.nvml import gpu_card
+from dhox.bench.other_clocks.cross_checks import loadgen_checks, trtexec_checks
+from dhox.bench.other_clocks.loadgen import require_loadgen
 from dhox.bench.results import Found, write_results
-from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner
+from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner
+from dhox.bench.runners.streams import stream_rows
+from dhox.bench.sensors.conditions import Conditions
+from dhox.bench.sensors.energy import find_meter, measure_energy, measure_idle
+from dhox.bench.sensors.meter import Meter
+from dhox.bench.sensors.nvml import gpu_card
 from dhox.bench.stop_signals import Stop, stopping_signals
-from dhox.bench.streams import stream_rows
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.bench.timing import Pair, cells_of_batch, opened, samples_key, timed_images, words_of
+from dhox.boards.jetson_state import process_peak_bytes, shared_memory
 from dhox.console import say
-from dhox.dataset import Item
+from dhox.data.dataset import Item
+from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, output_directory, partial_directory
-from dhox.images import UnreadableImageError
-from dhox.jetson_state import process_peak_bytes, shared_memory
 from dhox.machine import device_card
-from dhox.onnx_session import NO_CPU_KERNELS
+from dhox.models.onnx_session import NO_CPU_KERNELS
 
 SEED = 0  # of the order in which the cells of a round are measured
 ENERGY_BOUNDARY = "e2e"  # what an application pays for: copies included, decoding not

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dhox.data.images import Preprocessing, normalise
 from dhox.errors import DhoxError, UsageError
-from dhox.exported import artefact, check_file, graph_input, read_manifest
 from dhox.files import EXPORT_FILE, sha256
-from dhox.images import Preprocessing, normalise
+from dhox.models.exported import artefact, check_file, graph_input, read_manifest
 from dhox.stats import softmax
 
 
@@ -21,8 +21,8 @@ class Subject:
     """One model file.
 
     `name`: unique in one bench; `file`: the ONNX file, its hash checked; `precision`: what the file states;
-    `input_kind`: one of dhox.exported.INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the directory
-    it belongs to, None for a model of another tool. Such a model may also have the `input_kind` float-nhwc or
+    `input_kind`: one of dhox.models.exported.INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the
+    directory it belongs to, None for a model of another tool. Such a model may also have the `input_kind` float-nhwc or
     uint8-nchw, take blue first (`bgr`), or have its batch size fixed in the file.
     """
 

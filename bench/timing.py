@@ -14,13 +14,13 @@ from dhox.bench.boundaries import boundary_calls
 from dhox.bench.contract_subject import check_batch
 from dhox.bench.latency import latency_row
 from dhox.bench.measure import Cell, Key, Samples
-from dhox.bench.runners import Runner, open_runner
+from dhox.bench.runners.runner import Runner, open_runner
 from dhox.bench.subjects import Subject
+from dhox.data.images import decode, model_input
+from dhox.data.items import Item, image_bytes, spread
 from dhox.errors import UsageError, run_failure
-from dhox.exported import check_file
 from dhox.files import read_npz
-from dhox.images import decode, model_input
-from dhox.items import Item, image_bytes, spread
+from dhox.models.exported import check_file
 
 Pair = tuple[Subject, str]  # a model, and the runner asked for
 MOST_IMAGES = 64  # encoded images that are kept in memory and timed in turn

@@ -36,11 +36,11 @@ from dhox.bench.latency import (
     paired_ratio,
 )
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
-from dhox.bench.runners import open_runner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.subjects import open_subjects
-from dhox.exported import check_file
 from dhox.files import read_npz
 from dhox.machine import device_card
+from dhox.models.exported import check_file
 from dhox.stats import percentile, wilson_interval
 
 DRIFT = 0.04

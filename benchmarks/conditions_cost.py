@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 
-from dhox.bench.conditions import Conditions
-from dhox.bench.energy import Sampler, find_meter
+from dhox.bench.sensors.conditions import Conditions
+from dhox.bench.sensors.energy import Sampler, find_meter
 
 ROUND_S = 1.0
 

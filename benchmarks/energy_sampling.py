@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dhox.bench.energy import GAPS, between, integral
+from dhox.bench.sensors.energy import GAPS, between, integral
 
 WINDOWS = 400
 LOW_W, HIGH_W = 8.0, 14.0

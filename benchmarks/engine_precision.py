@@ -14,16 +14,16 @@ import timm
 from rich.table import Table
 
 from dhox.console import console
-from dhox.distill.student import with_heads
-from dhox.export.backbone import exportable
-from dhox.export.compile_engine import Options, compile_onnx
-from dhox.export.fold import inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import convert
-from dhox.export.onnx_export import export_onnx
-from dhox.export.precision_proof import engine_precision, layers_of_log, tally
-from dhox.images import Preprocessing
-from dhox.tensorrt_api import import_tensorrt, message_logger
+from dhox.data.images import Preprocessing
+from dhox.distill.students.student import with_heads
+from dhox.export.engines.compile_engine import Options, compile_onnx
+from dhox.export.engines.precision_proof import engine_precision, layers_of_log, tally
+from dhox.export.folding.fold import inference_linear
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.half import convert
+from dhox.models.tensorrt_api import import_tensorrt, message_logger
 
 SIZE = 224
 

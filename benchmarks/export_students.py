@@ -19,19 +19,19 @@ import onnx
 import tensorrt_rtx as trt
 import torch
 
-from dhox.distill.create import create_student
-from dhox.distill.student import Student
+from dhox.data.images import normalise
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import Student
 from dhox.environment import versions
-from dhox.export.backbone import exportable
-from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import convert
-from dhox.export.onnx_export import export_onnx
-from dhox.export.placement import shape_arithmetic
-from dhox.exported import run_session
-from dhox.images import normalise
+from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.graphs.placement import shape_arithmetic
+from dhox.export.half_precision.half import convert
 from dhox.machine import cpu_model
-from dhox.onnx_session import open_session
+from dhox.models.exported import run_session
+from dhox.models.onnx_session import open_session
 
 STUDENTS = (
     "resnet18", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv4_conv_small",

@@ -36,16 +36,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import pytest
 from tensorrt_rtx_build import build
 
-from dhox.distill.student import create_backbone, preprocessing_of, with_heads
-from dhox.export.backbone import exportable
-from dhox.export.calibrated import PRODUCT_OPS, to_half
-from dhox.export.damage import largest_difference
-from dhox.export.emulated import HALF_TYPES, emulated, typed_graph
-from dhox.export.fold import Fold
-from dhox.export.graph import Deployable, StackedHead, folded_head, head_arrays
-from dhox.export.half import fp32_nodes
-from dhox.export.onnx_export import export_onnx
-from dhox.onnx_session import open_session
+from dhox.distill.students.student import create_backbone, preprocessing_of, with_heads
+from dhox.export.folding.fold import Fold
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, StackedHead, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.calibrated import PRODUCT_OPS, to_half
+from dhox.export.half_precision.damage import largest_difference
+from dhox.export.half_precision.emulated import HALF_TYPES, emulated, typed_graph
+from dhox.export.half_precision.half import fp32_nodes
+from dhox.models.onnx_session import open_session
 
 STUDENTS = [
     "mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224", "efficientvit_b0", "resnet18", "repvit_m1",

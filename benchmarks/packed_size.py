@@ -17,11 +17,11 @@ import timm
 import torch
 from PIL import Image
 
-from dhox.dataset import read_image
-from dhox.distill.packed import to_packed_boxes
-from dhox.distill.resample import model_views
-from dhox.distill.views import render, view_boxes, view_keys
-from dhox.items import Item
+from dhox.data.dataset import read_image
+from dhox.data.items import Item
+from dhox.distill.images.packed import to_packed_boxes
+from dhox.distill.images.resample import model_views
+from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.stats import paired_difference_lower_bound, wilson_interval
 
 VIEWS = 2

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 from dhox.console import progress_bar
-from dhox.exported import graph_input, run_session
-from dhox.images import INTERPOLATIONS, Preprocessing, model_input
-from dhox.items import Item, image_bytes, read_image
-from dhox.model import load
-from dhox.onnx_session import open_session
+from dhox.data.images import INTERPOLATIONS, Preprocessing, model_input
+from dhox.data.items import Item, image_bytes, read_image
+from dhox.models.exported import graph_input, run_session
+from dhox.models.model import load
+from dhox.models.onnx_session import open_session
 from dhox.stats import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
 
 BATCH = 32
@@ -195,8 +195,8 @@ def timm_graph(name: str, weights: Path | None, size: int | None) -> tuple[Any, 
     import torch
     from packed_size import network
 
-    from dhox.export.graph import Deployable
-    from dhox.export.onnx_export import export_onnx
+    from dhox.export.graphs.graph import Deployable
+    from dhox.export.graphs.onnx_export import export_onnx
 
     model = network(name, weights)
     config = timm.data.resolve_data_config({}, model=model)
@@ -210,7 +210,7 @@ def timm_graph(name: str, weights: Path | None, size: int | None) -> tuple[Any, 
 def labelled_items(options: argparse.Namespace, classes: list[str] | None) -> tuple[list[Item], np.ndarray]:
     """The images and their class numbers."""
     if classes is not None:
-        from dhox.dataset import class_numbers, read_dataset, spread
+        from dhox.data.dataset import class_numbers, read_dataset, spread
 
         items = read_dataset(options.data, options.split, labels=classes)[options.split]
         items = spread(items, options.images or len(items))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dhox.demo.data import write_image_folder
 from dhox.demo.run import RECIPE
-from dhox.distill.fill import entries
 from dhox.distill.run import distill
+from dhox.distill.teachers.fill import entries
 from dhox.stats import mean_interval
 
 

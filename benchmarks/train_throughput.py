@@ -4,7 +4,7 @@
     python benchmarks/train_throughput.py --student resnet18 --teacher ViT-L-14-336 --image-size 224
 
 (a) reference: the teacher online in fp32 (TF32 on CUDA), every image decoded in every epoch, two separate forwards;
-(b) dhox: embeddings from the cache, views of packed images on the device, one forward, `dhox.distill.train` itself;
+(b) dhox: embeddings from the cache, views of packed images on the device, one forward: `dhox.distill.training.train`;
 (c) bound: the same loop on one resident batch, so nothing is fed.
 
 Images are JPEGs of smooth noise, models have random weights: speed does not depend on either. (b) and (c) alternate,
@@ -32,20 +32,20 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from dhox.dataset import Item, read_image
-from dhox.distill.cache import TeacherViews, cache_recipe, embedding_batches, fill_cache, prepare_cache
-from dhox.distill.create import create_student
-from dhox.distill.feed import Batch, Boxes, prepared
-from dhox.distill.inputs import packed_inputs, resident_images
-from dhox.distill.order import Order
-from dhox.distill.packed import fill_packed, packed_side, prepare_packed
+from dhox.data.dataset import Item, read_image
+from dhox.data.images import Preprocessing
+from dhox.distill.images.inputs import packed_inputs, resident_images
+from dhox.distill.images.packed import fill_packed, packed_side, prepare_packed
+from dhox.distill.images.shards import open_rows, row_key
 from dhox.distill.processes import create_fabric
-from dhox.distill.shards import open_rows, row_key
-from dhox.distill.signal import cached_signal, cosine_logits
-from dhox.distill.student import Student
-from dhox.distill.teacher import Teacher
-from dhox.distill.train import train
-from dhox.images import Preprocessing
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import Student
+from dhox.distill.teachers.cache import TeacherViews, cache_recipe, embedding_batches, fill_cache, prepare_cache
+from dhox.distill.teachers.signal import cached_signal, cosine_logits
+from dhox.distill.teachers.teacher import Teacher
+from dhox.distill.training.feed import Batch, Boxes, prepared
+from dhox.distill.training.order import Order
+from dhox.distill.training.train import train
 
 CLASSES, VIEWS, PAIRS = 100, 8, 5
 

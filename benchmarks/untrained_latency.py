@@ -18,12 +18,12 @@ import numpy as np
 from dhox.bench.boundaries import boundary_calls
 from dhox.bench.latency import paired_ratio
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
-from dhox.bench.runners import open_runner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.subjects import open_subjects
 from dhox.environment import versions
 from dhox.export.candidate import export_candidate
-from dhox.exported import read_manifest
 from dhox.machine import cpu_model
+from dhox.models.exported import read_manifest
 
 
 def compare(export: Path, precision: str, batch: int, duration_s: float, device: str) -> str:

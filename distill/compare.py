@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.console import say
-from dhox.dataset import data_address, read_dataset
+from dhox.data.dataset import data_address, read_dataset
 from dhox.distill.processes import create_fabric
 from dhox.distill.run import DistillResult, distill
 from dhox.environment import now, versions

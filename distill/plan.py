@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from dhox.dataset import Splits, class_names, listed_labels, own_classes, read_dataset, read_image, spread
-from dhox.distill.cache import FORWARD_BATCH
-from dhox.distill.create import create_student
-from dhox.distill.packed import packed_side
+from dhox.data.dataset import Splits, class_names, listed_labels, own_classes, read_dataset, read_image, spread
+from dhox.distill.images.packed import packed_side
 from dhox.distill.processes import create_fabric
-from dhox.distill.teacher import Teacher, load_teacher
+from dhox.distill.students.create import create_student
+from dhox.distill.teachers.cache import FORWARD_BATCH
+from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.errors import DhoxError
 from dhox.files import free_bytes
 

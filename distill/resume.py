@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.console import say
-from dhox.distill.train import DivergedError
+from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
 from dhox.files import RUN_FILE, RUN_SCHEMA, partial_directory, read_json, settle, sha256, write_json
 

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from dhox.console import console
-from dhox.dataset import (
+from dhox.data.dataset import (
     class_names,
     class_numbers,
     data_address,
@@ -21,30 +21,37 @@ from dhox.dataset import (
     read_dataset,
     spread,
 )
-from dhox.distill.adapter import ADAPTER_FILE, save_adapter
-from dhox.distill.create import create_student
-from dhox.distill.curves import Curves
-from dhox.distill.evaluate import (
+from dhox.distill.images.inputs import decoded_inputs, packed_inputs, resident_images
+from dhox.distill.images.packed import packed_side
+from dhox.distill.images.scan import contents, scan, scan_memory, sizes_of
+from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
+from dhox.distill.results.evaluate import (
     logit_arrays,
     pixel_loader,
     predict_logits,
     validation_metrics,
 )
-from dhox.distill.feed import Boxes, DecodedPixels, prepared
-from dhox.distill.guidance import Guidance, adapter_sentence, guidance_of_files, guidance_of_model, keys_of, packed_rows
-from dhox.distill.inputs import decoded_inputs, packed_inputs, resident_images
-from dhox.distill.memory import out_of_memory
-from dhox.distill.order import Order
-from dhox.distill.outcome import select, test_rows
-from dhox.distill.packed import packed_side
-from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
+from dhox.distill.results.outcome import select, test_rows
+from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.resume import HOW_ONLY, earlier_state, identity_of, on_divergence, plain
-from dhox.distill.scan import contents, scan, scan_memory, sizes_of
-from dhox.distill.selection import FEWEST_IMAGES
-from dhox.distill.sets import Sets, choose_sets
-from dhox.distill.student import save_student
-from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
-from dhox.distill.train import steps_per_epoch, train
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import save_student
+from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
+from dhox.distill.teachers.guidance import (
+    Guidance,
+    adapter_sentence,
+    guidance_of_files,
+    guidance_of_model,
+    keys_of,
+    packed_rows,
+)
+from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
+from dhox.distill.training.curves import Curves
+from dhox.distill.training.feed import Boxes, DecodedPixels, prepared
+from dhox.distill.training.memory import out_of_memory
+from dhox.distill.training.order import Order
+from dhox.distill.training.train import steps_per_epoch, train
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
 from dhox.files import (
@@ -128,15 +135,16 @@ def distill(
 
     `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
     `epoch_over`: unlabelled or labelled, the images that an epoch passes over once. `warm_up`: share of the steps.
-    `schedule`: cosine or linear. `top_k`: see dhox.distill.loss. `views` per image in the teacher cache; with
+    `schedule`: cosine or linear. `top_k`: see dhox.distill.training.loss. `views` per image in the teacher cache; with
     `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
-    epoch. `label_sampler`, `tune_on`: see dhox.distill.sets.choose_sets. `group_by`: see dhox.dataset.read_dataset.
-    `cache`: root of teacher caches and packed images, by default OUT/../cache. `metric`: accuracy, balanced or
-    macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and `beta` are given. `adapter`: none,
-    tip or tip-f, a few-shot teacher on the labelled images. `kd_head`, `init_heads`, `init_from`: see
-    dhox.distill.create.create_student. `precision`: a Lightning Fabric precision, by default bf16-mixed on CUDA and
-    32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an interrupted training of the
-    same settings. Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
+    epoch. `label_sampler`, `tune_on`: see dhox.distill.images.sets.choose_sets. `group_by`: see
+    dhox.data.dataset.read_dataset. `cache`: root of teacher caches and packed images, by default OUT/../cache.
+    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and
+    `beta` are given. `adapter`: none, tip or tip-f, a few-shot teacher on the labelled images. `kd_head`, `init_heads`,
+    `init_from`: see dhox.distill.students.create.create_student. `precision`: a Lightning Fabric precision, by default
+    bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an
+    interrupted training of the same settings. Raises DhoxError for every mistake in DATA or the options, before
+    anything is written but caches.
     """
     settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
     settings["data"] = data_address(data)

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from dhox.console import quietly
-from dhox.distill.create import create_student
-from dhox.distill.student import Student, save_student
-from dhox.distill.synthetic import write_synthetic_images
+from dhox.data.images import Preprocessing, decode, model_input, normalise
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import Student, save_student
+from dhox.distill.students.synthetic import write_synthetic_images
 from dhox.environment import now, versions
 from dhox.export.run import export
 from dhox.files import RUN_FILE, RUN_SCHEMA, write_json, write_npz
-from dhox.images import Preprocessing, decode, model_input, normalise
 
 UNTRAINED = "untrained"  # the method of these runs
 CALIBRATION_IMAGES = 16

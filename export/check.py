@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from dhox.console import progress_bar
-from dhox.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
-from dhox.distill.selection import selecting_half
+from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
+from dhox.data.images import Preprocessing, model_input
+from dhox.distill.results.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
-from dhox.export.emulated import emulated
-from dhox.export.fold import gate_images
-from dhox.exported import in_batches, run_session
-from dhox.golden import TOLERANCE
-from dhox.images import Preprocessing, model_input
+from dhox.export.folding.fold import gate_images
+from dhox.export.half_precision.emulated import emulated
 from dhox.ledger import accuracy_drops, losses
-from dhox.onnx_session import open_session
+from dhox.models.exported import in_batches, run_session
+from dhox.models.golden import TOLERANCE
+from dhox.models.onnx_session import open_session
 from dhox.stats import softmax
 
 MOST_CHECK_IMAGES = 2000

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dhox.export.calibrated import calibration_inputs, to_half
+from dhox.data.images import Preprocessing
 from dhox.export.check import BATCH, CheckImages, load_pixels
-from dhox.export.half import BF16_OPSET, QUANTISED_OPSET
-from dhox.export.int8 import to_int8
-from dhox.export.onnx_contract import OPSET
-from dhox.exported import in_batches
-from dhox.images import Preprocessing
+from dhox.export.graphs.onnx_contract import OPSET
+from dhox.export.half_precision.calibrated import calibration_inputs, to_half
+from dhox.export.half_precision.half import BF16_OPSET, QUANTISED_OPSET
+from dhox.export.quantization.int8 import to_int8
+from dhox.models.exported import in_batches
 
 HALVES = {"fp16": OPSET, "bf16": BF16_OPSET}  # and the opset of their files
 INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say

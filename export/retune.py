@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from dhox.dataset import data_address
+from dhox.data.dataset import data_address
+from dhox.data.images import Preprocessing
 from dhox.device_ledger import ledger_items
-from dhox.distill.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
 from dhox.environment import now, versions
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.check import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
-from dhox.export.emit import example_text
-from dhox.export.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
-from dhox.export.head_weights import head_weights, is_cosine
-from dhox.export.int8 import lost_points
-from dhox.export.refold import refold, with_features
-from dhox.export.reject import reject_threshold
-from dhox.exported import SIDE_FILES, check_file, graph_input, read_manifest
+from dhox.export.engines.emit import example_text
+from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
+from dhox.export.folding.head_weights import head_weights, is_cosine
+from dhox.export.folding.refold import refold, with_features
+from dhox.export.folding.reject import reject_threshold
+from dhox.export.quantization.int8 import lost_points
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -34,9 +34,9 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.images import Preprocessing
 from dhox.ledger import LEDGER_SCHEMA, ledger_content
-from dhox.onnx_session import open_session
+from dhox.models.exported import SIDE_FILES, check_file, graph_input, read_manifest
+from dhox.models.onnx_session import open_session
 
 WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}
 NUMBERS = ("alpha", "beta", "c_ce", "c_kd", "z_norm")

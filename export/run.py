@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dhox.dataset import data_address, read_image
-from dhox.distill.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.data.dataset import data_address, read_image
+from dhox.data.images import Preprocessing
+from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.export.backbone import exportable
 from dhox.export.check import (
     check_accuracy_drop,
     check_against_torch,
@@ -22,17 +22,17 @@ from dhox.export.check import (
     onnx_probs,
     teacher_probs,
 )
-from dhox.export.cost import with_costs
-from dhox.export.emit import example_text
-from dhox.export.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
-from dhox.export.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
-from dhox.export.head_weights import is_cosine
-from dhox.export.onnx_contract import IR_VERSION
-from dhox.export.onnx_export import export_onnx
-from dhox.export.placement import check_placement
+from dhox.export.engines.emit import example_text
+from dhox.export.folding.cost import with_costs
+from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
+from dhox.export.folding.head_weights import is_cosine
+from dhox.export.folding.reject import reject_threshold
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
+from dhox.export.graphs.onnx_contract import IR_VERSION
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.graphs.placement import check_placement
 from dhox.export.precisions import Model, converted
-from dhox.export.reject import reject_threshold
-from dhox.exported import SIDE_FILES, graph_input
 from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -49,9 +49,9 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.golden import TOLERANCE, golden_arrays
-from dhox.images import Preprocessing
 from dhox.ledger import ledger_content
+from dhox.models.exported import SIDE_FILES, graph_input
+from dhox.models.golden import TOLERANCE, golden_arrays
 
 MODEL_FILES = {
     "fp32": "model.onnx", "fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "int8": "model.int8.onnx",

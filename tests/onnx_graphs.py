@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from tensorrt_rtx_build import build
 
-from dhox.export.calibrated import to_half
-from dhox.export.graph import Deployable
-from dhox.export.placement import shape_arithmetic
-from dhox.exported import run_session
-from dhox.onnx_session import open_session
+from dhox.export.graphs.graph import Deployable
+from dhox.export.graphs.placement import shape_arithmetic
+from dhox.export.half_precision.calibrated import to_half
+from dhox.models.exported import run_session
+from dhox.models.onnx_session import open_session
 
 
 def pixels(size: int, n: int = 5) -> np.ndarray:

@@ -12,35 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"dhox": "src/dhox", "dhox.demo": "src/dhox/demo"} | {f"dhox.{s}": s for s in ("distill", "export", "bench")}
-TOP = {
-    "dhox.cli",
-    "dhox.cli_bench",
-    "dhox.cli_common",
-    "dhox.cli_compare",
-    "dhox.cli_export",
-    "dhox.cli_sweep",
-    "dhox.sweep_tables",
-    "dhox.sweep_page",
-    "dhox.cli_training",
-    "dhox.__main__",
-    "dhox.report",
-    "dhox.charts",
-    "dhox.audit_page",
-    "dhox.bench_charts",
-    "dhox.bench_page",
-    "dhox.bench_tables",
-    "dhox.bench_words",
-    "dhox.remote_tables",
-    "dhox.tables",
-    "dhox.compare_tables",
-    "dhox.doctor",
-    "dhox.power_mode_bench",
-    "dhox.engine_tables",
-    "dhox.export_tables",
-    "dhox.demo",
-}
-LAYERS = ("shared", "distill", "export", "bench", "top")
+STAGES = ("distill", "export", "bench")
+ROOTS = {"dhox": "src/dhox"} | {f"dhox.{stage}": stage for stage in STAGES}
+TOP = {"dhox.cli", "dhox.reports", "dhox.doctor", "dhox.power_mode_bench", "dhox.demo", "dhox.__main__"}
+LAYERS = ("shared", *STAGES, "top")
 HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
 
 # What a board needs, in one process where every training library is missing.
@@ -51,7 +26,7 @@ class Missing:
         if name.split(".")[0] in {HEAVY!r}:
             raise ImportError("not on this board: " + name)
 sys.meta_path.insert(0, Missing())
-from dhox.cli import main
+from dhox.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -62,9 +37,10 @@ BOARD_WITH_ONNX = BOARD.replace("'onnx', ", "")
 
 def modules() -> dict[str, Path]:
     found = {}
-    for package, folder in FOLDERS.items():
-        for path in (ROOT / folder).glob("*.py"):
-            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    for root, folder in ROOTS.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            name = ".".join((root, *path.relative_to(ROOT / folder).with_suffix("").parts))
+            found[name.removesuffix(".__init__")] = path
     return found
 
 
@@ -107,15 +83,15 @@ def loaded_after(code: str) -> set[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     loaded = loaded_after(
-        "from dhox.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0"
+        "from dhox.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0"
     )
     assert not loaded & {*HEAVY, "numpy", "PIL", "onnxruntime"}
 
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.model, dhox.doctor, dhox.dataset, dhox.tables, dhox.verify, dhox.export.emit\n"
-        "import dhox.export.engine, dhox.engines, dhox.engine_tables; import dhox; dhox.load"
+        "import dhox.bench.run, dhox.models.model, dhox.doctor, dhox.data.dataset, dhox.reports.tables, dhox.models.verify, dhox.export.engines.emit\n"
+        "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.engine_tables; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)
 
@@ -144,20 +120,29 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
 
 def test_packages_of_the_project_file_are_the_folders() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    packages = re.search(r"^packages = \[(.*)\]$", text, re.MULTILINE)
+    packages = re.search(r"^packages = \[(.*?)^\]$", text, re.MULTILINE | re.DOTALL)
     assert packages is not None
-    assert set(re.findall(r'"([^"]+)"', packages[1])) == set(FOLDERS)
-    assert {path.parent for path in modules().values()} == {ROOT / folder for folder in FOLDERS.values()}
+    folders = {name for name, path in modules().items() if path.name == "__init__.py"}
+    assert set(re.findall(r'"([^"]+)"', packages[1])) == folders
+    assert {path.parent for path in modules().values()} == {modules()[name].parent for name in folders}
 
 
-def test_readme_maps_every_module_once() -> None:
+def test_readme_maps_every_module_in_its_folder() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text[text.index("## The map of files") :]
-    for module, path in modules().items():
-        if path.name != "__init__.py":
-            assert len(re.findall(rf"^\s*{re.escape(path.name)}\s", tree, re.MULTILINE)) >= 1, module
-    for name in re.findall(r"^\s*(\w+\.py)\s", tree, re.MULTILINE):
-        assert list(ROOT.glob(f"*/**/{name}")) or list(ROOT.glob(f"*/{name}")), name
+    tree = text[text.index("## The map of files") :].split("```")[1]
+    told: list[str] = []
+    folders: list[str] = []
+    for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
+        folders = folders[: len(indent) // 2]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name.endswith(".py"):
+            told.append("".join([*folders, name]))
+    there = {path.relative_to(ROOT).as_posix() for path in modules().values() if path.name != "__init__.py"}
+    others = {
+        path.relative_to(ROOT).as_posix() for name in ("scripts", "benchmarks") for path in (ROOT / name).glob("*.py")
+    }
+    assert sorted(told) == sorted(there | others)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +151,7 @@ def test_readme_maps_every_module_once() -> None:
 def test_links_and_commands_of_documents_exist(document: str) -> None:
     from typer.main import get_command
 
-    from dhox.cli import app
+    from dhox.cli.main import app
 
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", text):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dhox.audit_page import write_audit_page
-from dhox.distill.audit import audit
+from dhox.distill.auditing.audit import audit
 from dhox.files import read_json, write_json
+from dhox.reports.audit_page import write_audit_page
 
 TEACHER = f"local-dir:{Path(__file__).parents[1] / 'src/dhox/demo/teacher'}"
 

@@ -10,10 +10,10 @@ from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench_charts import pareto_points
-from dhox.bench_page import calibration_bins, write_bench_page
 from dhox.files import read_json, write_json
-from dhox.report import bench_of_export, write_report
+from dhox.reports.bench_charts import pareto_points
+from dhox.reports.bench_page import calibration_bins, write_bench_page
+from dhox.reports.run_page import bench_of_export, write_report
 
 
 def page_of(folder: Path) -> str:

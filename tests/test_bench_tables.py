@@ -9,8 +9,9 @@ from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench_tables import print_bench
-from dhox.bench_words import (
+from dhox.console import console
+from dhox.reports.bench_tables import print_bench
+from dhox.reports.bench_words import (
     count_text,
     cross_check_sentence,
     marks,
@@ -19,8 +20,7 @@ from dhox.bench_words import (
     not_as_asked,
     speed,
 )
-from dhox.console import console
-from dhox.tables import percent
+from dhox.reports.tables import percent
 
 
 def printed(content: dict[str, Any], width: int) -> str:

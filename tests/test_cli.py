@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dhox.cli import main
+from dhox.cli.main import main
 from dhox.console import console
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("dhox")

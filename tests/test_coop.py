@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dhox.coop import IMAGES_OF, is_coop
-from dhox.dataset import class_names, own_classes, read_dataset
+from dhox.data.coop import IMAGES_OF, is_coop
+from dhox.data.dataset import class_names, own_classes, read_dataset
 from dhox.errors import DhoxError
 
 # split file -> (paths as the real files write them, class names in the order of their numbers)

@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from dhox import cuda
 from dhox.errors import DhoxError
+from dhox.models import cuda
 
 
 @pytest.fixture

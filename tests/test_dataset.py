@@ -6,7 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from dhox.dataset import class_names, read_dataset
+from dhox.data.dataset import class_names, read_dataset
 from dhox.errors import DhoxError
 
 

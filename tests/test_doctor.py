@@ -11,7 +11,6 @@ import pytest
 from board import board_with_modes, recorded_board, write_file
 from rich.console import Console
 
-from dhox import tables
 from dhox.backends import (
     Finding,
     Place,
@@ -24,13 +23,14 @@ from dhox.backends import (
     tensorrt_advice,
     this_place,
 )
-from dhox.cli import main
+from dhox.boards.jetpack import JETPACKS, jetpack_of
+from dhox.boards.targets import BOARDS, describe_target, parse_target, targets_of
+from dhox.cli.main import main
 from dhox.console import console
 from dhox.doctor import abilities, board, disk
 from dhox.errors import UsageError
-from dhox.jetpack import JETPACKS, jetpack_of
+from dhox.reports import tables
 from dhox.sysroot import VARIABLE
-from dhox.targets import BOARDS, describe_target, parse_target, targets_of
 
 NOWHERE = Place("none", None)
 PC = Place("nvidia", None)

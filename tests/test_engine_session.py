@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
-from dhox import cuda
-from dhox.engine_session import EngineSession
 from dhox.errors import DhoxError
+from dhox.models import cuda
+from dhox.models.engine_session import EngineSession
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_a_real_engine_answers_as_onnx_runtime_does(
     own_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dhox
-    from dhox.export.engine import build_engines
-    from dhox.tensorrt_api import import_tensorrt
+    from dhox.export.engines.engine import build_engines
+    from dhox.models.tensorrt_api import import_tensorrt
 
     try:
         import_tensorrt()

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import dhox
-from dhox import engines
-from dhox.cuda import Gpu, NoGpuError, gpu
 from dhox.errors import DhoxError
-from dhox.tensorrt_api import TensorRT
+from dhox.models import engines
+from dhox.models.cuda import Gpu, NoGpuError, gpu
+from dhox.models.tensorrt_api import TensorRT
 
 ORIN = Gpu("Orin", "8.7")
 L4, RTX_4090, H100 = Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA GeForce RTX 4090", "8.9"), Gpu("NVIDIA H100", "9.0")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from dhox.images import Preprocessing, UnreadableImageError, decode, model_input, normalise
+from dhox.data.images import Preprocessing, UnreadableImageError, decode, model_input, normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

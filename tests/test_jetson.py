@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from board import RECORDINGS, board_with_modes, recorded_board, write_command, write_file
 
-from dhox.jetpack import JETPACKS, jetpack_of, parse_core_package, parse_release
-from dhox.jetson import is_jetson, jetson_card, module_name, why_no_tensorrt
-from dhox.jetson_state import clocks_held, gpu_clock, parse_show, shared_memory, temperatures
-from dhox.nvpmodel import PowerMode, current_mode, parse_modes, parse_query, power_modes
+from dhox.boards.jetpack import JETPACKS, jetpack_of, parse_core_package, parse_release
+from dhox.boards.jetson import is_jetson, jetson_card, module_name, why_no_tensorrt
+from dhox.boards.jetson_state import clocks_held, gpu_clock, parse_show, shared_memory, temperatures
+from dhox.boards.nvpmodel import PowerMode, current_mode, parse_modes, parse_query, power_modes
 from dhox.sysroot import VARIABLE, sysroot, system_path
 from dhox.system_command import ask
 

@@ -100,7 +100,7 @@ def test_trainings_killed_at_many_moments_resume_to_the_same_bits(line: Path) ->
 @pytest.mark.slow
 def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None:
     from dhox.demo.data import write_image_folder
-    from dhox.distill.fill import entries
+    from dhox.distill.teachers.fill import entries
 
     write_image_folder(Path("data"))
     arguments = [
@@ -132,7 +132,7 @@ def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None
 
 @pytest.mark.slow
 def test_random_bytes_as_images_are_named_and_never_crash(line: Path) -> None:
-    from dhox.images import UnreadableImageError, decode
+    from dhox.data.images import UnreadableImageError, decode
 
     random_bytes = random.Random(1)
     good = next((line / "data/train/bag").iterdir()).read_bytes()

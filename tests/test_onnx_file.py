@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from dhox import onnx_file
 from dhox.errors import DhoxError
-from dhox.onnx_file import check_onnx, read_onnx
-from dhox.onnx_session import open_session
+from dhox.models import onnx_file
+from dhox.models.onnx_file import check_onnx, read_onnx
+from dhox.models.onnx_session import open_session
 
 VALUES = np.arange(4, dtype=np.float32)
 

@@ -34,9 +34,9 @@ def test_the_embedded_default_keeps_its_promises() -> None:
 def test_the_embedded_teacher_is_useful_and_imperfect(tmp_path: Path) -> None:
     import torch
 
-    from dhox.dataset import class_names, read_dataset, read_image
+    from dhox.data.dataset import class_names, read_dataset, read_image
     from dhox.demo.data import write_image_folder
-    from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
+    from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 
     assert write_image_folder(tmp_path / "demo")
     assert not write_image_folder(tmp_path / "demo")
@@ -75,7 +75,7 @@ def test_a_board_installs_the_wheel_and_runs_without_torch(line: Path, tmp_path:
         f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info",
     }
     assert {
-        "dhox/report.html.j2",
+        "dhox/run.html.j2",
         "dhox/audit.html.j2",
         "dhox/bench.html.j2",
         "dhox/bench/bench.schema.json",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import dhox
-from dhox.cli import main
+from dhox.cli.main import main
 from dhox.errors import DhoxError
 from dhox.files import read_npz, write_json
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from dhox.cli import app, main
-from dhox.distill.templates import check_template
+from dhox.cli.main import app, main
+from dhox.distill.teachers.templates import check_template
 from dhox.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]

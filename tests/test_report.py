@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dhox.files import read_json, write_json
-from dhox.report import write_report
+from dhox.reports.run_page import write_report
 
 
 def test_a_run_with_export_and_bench_makes_a_whole_page(own_line: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
 def test_missing_report_libraries_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from dhox.report import report_libraries_missing
+    from dhox.reports.run_page import report_libraries_missing
 
     assert report_libraries_missing() is None
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dhox.dataset import (
+from dhox.data.dataset import (
     Item,
     class_names,
     data_address,
@@ -31,8 +31,8 @@ from dhox.dataset import (
     read_dataset,
     read_image,
 )
+from dhox.data.items import label_of_number
 from dhox.errors import DhoxError
-from dhox.items import label_of_number
 
 
 def png(value: int) -> bytes:

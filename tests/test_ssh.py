@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.boards.ssh import OPTIONS, Connection, check_host, client, printable, why
 from dhox.errors import DhoxError, UsageError
-from dhox.ssh import OPTIONS, Connection, check_host, client, printable, why
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dhox.errors import DhoxError
-from dhox.tensorrt_api import check_version, how_to_install, import_tensorrt, message_logger, numbers
+from dhox.models.tensorrt_api import check_version, how_to_install, import_tensorrt, message_logger, numbers
 
 trt = pytest.importorskip("tensorrt_rtx")
 

@@ -14,12 +14,12 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from dhox.cli import main
+from dhox.cli.main import main
+from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
 from dhox.files import read_npz, sha256, write_json, write_npz
-from dhox.golden import check_golden
-from dhox.images import Preprocessing
-from dhox.verify import Check, verify
+from dhox.models.golden import check_golden
+from dhox.models.verify import Check, verify
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """`python -m dhox`."""
 
-from dhox.cli import main
+from dhox.cli.main import main
 
 main()

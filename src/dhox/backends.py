@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from dhox import cuda
+from dhox.boards.jetpack import JetPack, jetpack_of
+from dhox.boards.jetson import is_jetson, l4t, tensorrt_found
 from dhox.errors import DhoxError
-from dhox.jetpack import JetPack, jetpack_of
-from dhox.jetson import is_jetson, l4t, tensorrt_found
+from dhox.models import cuda
+from dhox.models.tensorrt_api import FLAVOURS, check_version, how_to_install
 from dhox.sysroot import system_path
-from dhox.tensorrt_api import FLAVOURS, check_version, how_to_install
 
 # One Identity node, float [1] -> float [1]; IR 7, opset 13.
 IDENTITY = bytes.fromhex(

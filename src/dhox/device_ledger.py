@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.dataset import Item, data_exists, read_dataset
+from dhox.data.dataset import Item, data_exists, read_dataset
 from dhox.ledger import LEDGER_SCHEMA, stage_row
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dhox.backends import Finding, Place, find_backends, this_place
-from dhox.bench.energy import find_meter
-from dhox.bench.power_modes import RESTORE, left_over
+from dhox.bench.boards.power_modes import RESTORE, left_over
+from dhox.bench.sensors.energy import find_meter
+from dhox.boards.jetson import jetson_card
 from dhox.errors import DhoxError
 from dhox.files import free_bytes
-from dhox.jetson import jetson_card
 from dhox.machine import cpu_model
 
 LITTLE_SPACE = 2e9  # bytes; an export with engines and a bench take less, a training on photographs more

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from dhox.jetson import jetson_card
-from dhox.jetson_state import memory
+from dhox.boards.jetson import jetson_card
+from dhox.boards.jetson_state import memory
 from dhox.sysroot import sysroot, system_path
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "jetson")  # what --device may be

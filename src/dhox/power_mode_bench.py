@@ -9,13 +9,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from dhox.bench.power_modes import power_mode_sweep
+from dhox.bench.boards.power_modes import power_mode_sweep
 from dhox.bench.run import BenchResult
 from dhox.bench.stop_signals import stopping_signals
+from dhox.boards.nvpmodel import PowerMode
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output
-from dhox.nvpmodel import PowerMode
 
 WIDTH = 98  # columns
 

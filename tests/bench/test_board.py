@@ -24,19 +24,27 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench import board, board_environment
-from dhox.bench.board_answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
-from dhox.bench.board_environment import Target, dhox_files, needed_by, requirements, target_of, unmet, wheel_folder
-from dhox.bench.board_link import RESULT
-from dhox.bench.footprint import measure_footprint
-from dhox.bench.remote import benches_of, describe, failed, replace_texts, said_to_remain
-from dhox.bench.shipment import Shipment, add_images, add_models
-from dhox.cli import main
-from dhox.cli_common import option_words
-from dhox.dataset import Item, read_dataset
+from dhox.bench.boards import board, board_environment
+from dhox.bench.boards.board_answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
+from dhox.bench.boards.board_environment import (
+    Target,
+    dhox_files,
+    needed_by,
+    requirements,
+    target_of,
+    unmet,
+    wheel_folder,
+)
+from dhox.bench.boards.board_link import RESULT
+from dhox.bench.boards.remote import benches_of, describe, failed, replace_texts, said_to_remain
+from dhox.bench.boards.shipment import Shipment, add_images, add_models
+from dhox.bench.choosing.footprint import measure_footprint
+from dhox.cli.common import option_words
+from dhox.cli.main import main
+from dhox.data.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.files import BENCH_SCHEMA
-from dhox.remote_tables import rows
+from dhox.reports.remote_tables import rows
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
 EMPTY: dict[str, Any] = {
@@ -56,7 +64,7 @@ def test_the_board_program_needs_the_standard_library_alone() -> None:
 
 
 def board_process(tmp_path: Path, grace: dict[int, float], command: list[str]) -> subprocess.Popen[bytes]:
-    code = f"from dhox.bench import board; board.GRACE_S = {grace!r}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
+    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace!r}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"DHOX_REMOTE_CACHE": str(tmp_path)},
@@ -361,7 +369,12 @@ def test_no_module_of_the_working_folder_runs(monkeypatch: pytest.MonkeyPatch, t
 
 def test_the_files_of_dhox_for_a_board_are_its_modules_without_the_demo() -> None:
     names = dhox_files().keys()
-    assert {"dhox/cli.py", "dhox/bench/run.py", "dhox/export/engine.py", "dhox/bench/bench.schema.json"} <= names
+    assert {
+        "dhox/cli/main.py",
+        "dhox/bench/run.py",
+        "dhox/export/engines/engine.py",
+        "dhox/bench/bench.schema.json",
+    } <= names
     assert not [name for name in names if "demo" in name or "__pycache__" in name]
 
 
@@ -651,7 +664,10 @@ def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
 def test_engines_where_there_is_no_gpu_are_one_message() -> None:
     arguments = json.dumps({"exports": [], "precisions": [], "batches": [1]})
     done = subprocess.run(
-        [sys.executable, "-m", "dhox.bench.board_engines", arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dhox.bench.boards.board_engines", arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")

@@ -23,13 +23,13 @@ from PIL import Image
 from dhox.bench.contract_subject import check_batches, contract_subject
 from dhox.bench.run import bench
 from dhox.bench.subjects import open_subjects
-from dhox.cli import main
-from dhox.contract import Contract, check_model, read_contract
-from dhox.contract_draft import literal, toml, write_draft
+from dhox.cli.main import main
+from dhox.data.images import model_input
 from dhox.errors import DhoxError
-from dhox.images import model_input
-from dhox.onnx_graph import read_graph
-from dhox.onnx_session import open_session
+from dhox.models.contract import Contract, check_model, read_contract
+from dhox.models.contract_draft import literal, toml, write_draft
+from dhox.models.onnx_graph import read_graph
+from dhox.models.onnx_session import open_session
 from dhox.recipe import tomllib
 
 SIDE = 32

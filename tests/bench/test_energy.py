@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sensor_trees import plant, put
 
 import dhox.bench
-from dhox.bench.energy import (
+from dhox.bench.sensors.energy import (
     GAPS,
     Sampler,
     between,
@@ -28,7 +28,7 @@ from dhox.bench.energy import (
     resolution,
     running_joules,
 )
-from dhox.bench.meter import Reading
+from dhox.bench.sensors.meter import Reading
 from dhox.errors import DhoxError
 from dhox.files import to_json
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
-from dhox import cuda
-from dhox.bench.engine_runner import EXPERIMENTAL, EngineRunner
-from dhox.bench.runners import open_runner
+from dhox.bench.runners.engine_runner import EXPERIMENTAL, EngineRunner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.subjects import open_subjects
-from dhox.engine_session import EngineSession
 from dhox.errors import DhoxError
+from dhox.models import cuda
+from dhox.models.engine_session import EngineSession
 
 SIDECAR = {
     "precision": "fp16", "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"}, "dla_fallback": [],
@@ -144,9 +144,9 @@ def test_a_real_engine_answers_with_and_without_a_graph(
 ) -> None:
     from dataclasses import replace
 
-    from dhox.export.engine import build_engines
+    from dhox.export.engines.engine import build_engines
     from dhox.files import read_npz
-    from dhox.tensorrt_api import import_tensorrt
+    from dhox.models.tensorrt_api import import_tensorrt
 
     try:
         import_tensorrt()

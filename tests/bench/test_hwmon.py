@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sensor_trees import SENSORS, SOURCES, plant, put
 
-from dhox.bench.hwmon import HwmonMeter, find_rails, open_hwmon
-from dhox.jetson import is_jetson
+from dhox.bench.sensors.hwmon import HwmonMeter, find_rails, open_hwmon
+from dhox.boards.jetson import is_jetson
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench.loadgen import SCENARIOS, cross_check_loadgen
-from dhox.bench.loadgen_child import paired_numbers
+from dhox.bench.other_clocks.loadgen import SCENARIOS, cross_check_loadgen
+from dhox.bench.other_clocks.loadgen_child import paired_numbers
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.errors import DhoxError
 from dhox.files import read_npz
@@ -83,7 +83,7 @@ def test_an_error_inside_a_callback_does_not_abort_the_process(tmp_path: Path) -
     code = f"""
 import numpy as np
 from pathlib import Path
-from dhox.bench.loadgen_child import loadgen_run
+from dhox.bench.other_clocks.loadgen_child import loadgen_run
 calls = []
 def answer(numbers):
     calls.append(numbers)

@@ -9,8 +9,8 @@ from typing import Any
 import pynvml
 import pytest
 
-import dhox.bench.nvml as nvml
-from dhox.bench.nvml import cuda_bus_id, gpu_card, open_gpu, open_nvml
+import dhox.bench.sensors.nvml as nvml
+from dhox.bench.sensors.nvml import cuda_bus_id, gpu_card, open_gpu, open_nvml
 
 NOT_SUPPORTED = 3
 

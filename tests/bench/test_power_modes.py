@@ -15,22 +15,22 @@ from pathlib import Path
 import pytest
 from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
 
-from dhox.bench import board, power_modes
-from dhox.bench.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
+from dhox.bench.boards import board, power_modes
+from dhox.bench.boards.power_modes import left_over, power_mode_sweep, restore_left_over, state_file
 from dhox.bench.run import BenchResult
-from dhox.cli import main
+from dhox.boards.nvpmodel import PowerMode
+from dhox.cli.main import main
 from dhox.console import console
 from dhox.doctor import state
 from dhox.errors import DhoxError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
-from dhox.nvpmodel import PowerMode
 from dhox.power_mode_bench import bench_modes
 from dhox.sysroot import VARIABLE
 from dhox.system_command import ask
 
 SWEEP = """
 import sys, time
-from dhox.bench.power_modes import power_mode_sweep
+from dhox.bench.boards.power_modes import power_mode_sweep
 not_run = []
 try:
     with power_mode_sweep(not_run) as (_, modes):
@@ -162,9 +162,7 @@ def test_over_ssh_a_lost_link_leaves_time_to_restore(
     monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
     (root / "slow_3").write_text("0")
     grace = {int(signal.SIGINT): 0.0, int(signal.SIGTERM): 0.1, int(signal.SIGKILL): killed_after}
-    code = (
-        f"from dhox.bench import board; board.GRACE_S = {grace}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
-    )
+    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None

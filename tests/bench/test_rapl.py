@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_trees import plant, put
 
-from dhox.bench.rapl import RaplMeter, advance, find_domains, open_rapl
+from dhox.bench.sensors.rapl import RaplMeter, advance, find_domains, open_rapl
 
 
 @pytest.fixture

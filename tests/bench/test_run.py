@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from dhox.bench.measure import FEWEST_ROUNDS, measure
-from dhox.bench.ort_runner import OnnxRuntimeRunner
 from dhox.bench.run import BenchResult, bench
-from dhox.bench.runners import open_runner
+from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.subjects import open_subjects
 from dhox.bench.timing import samples_key
-from dhox.bench_words import not_as_asked
 from dhox.errors import DhoxError
 from dhox.files import read_json, read_npz, write_npz
+from dhox.reports.bench_words import not_as_asked
 from dhox.stats import percentile
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from dhox.bench import runners
-from dhox.bench.ort_runner import (
+from dhox.bench.runners import runner as runners
+from dhox.bench.runners.ort_runner import (
     DEQUANTISED,
     EMULATED,
     WEAKLY_TYPED,
@@ -26,13 +26,13 @@ from dhox.bench.ort_runner import (
     precision_facts,
     provider_options,
 )
-from dhox.bench.runners import check_runner, choose_device, default_runners, open_runner, parse_runner
+from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
+from dhox.bench.runners.torch_runner import open_torch_runner
 from dhox.bench.subjects import Subject, open_subjects
-from dhox.bench.torch_runner import open_torch_runner
-from dhox.cuda import Gpu
 from dhox.errors import DhoxError, UsageError
 from dhox.files import read_npz
-from dhox.onnx_session import nodes_run, open_session
+from dhox.models.cuda import Gpu
+from dhox.models.onnx_session import nodes_run, open_session
 
 FACTS = {
     "device", "provider_asked", "provider", "graph_asked", "graph", "graph_note", "precision_asked",
@@ -117,7 +117,7 @@ def test_a_refused_graph_is_said_and_the_runner_goes_on_without(
             session.run_with_iobinding = run
         return session
 
-    monkeypatch.setattr("dhox.bench.ort_runner.open_session", refusing)
+    monkeypatch.setattr("dhox.bench.runners.ort_runner.open_session", refusing)
     with closing(OnnxRuntimeRunner(subjects["fp32"], "onnxruntime:graph", "cpu", frozenset({"graph"}))) as opened:
         opened.bind(golden["input"][:4])
         opened.run()
@@ -268,8 +268,8 @@ def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def engine_of(subject: Subject, export: Path, **device: str) -> Subject:
     """A copy of a subject whose export holds the sidecar of an engine, built on this kind of board or on `device`."""
-    from dhox.engines import ENGINE_SCHEMA, platform_name
-    from dhox.tensorrt_api import import_tensorrt
+    from dhox.models.engines import ENGINE_SCHEMA, platform_name
+    from dhox.models.tensorrt_api import import_tensorrt
 
     trt = import_tensorrt()
     sidecar = {

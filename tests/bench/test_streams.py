@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench.runners import Runner, open_runner
-from dhox.bench.streams import concurrent_streams, stream_rows, throughput
+from dhox.bench.runners.runner import Runner, open_runner
+from dhox.bench.runners.streams import concurrent_streams, stream_rows, throughput
 from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
 
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_every_stream(line: Path, monkeypatch: pytest.MonkeyPatch) -
 
     log: list[tuple[str, str]] = []
     before = threading.active_count()
-    monkeypatch.setattr("dhox.bench.streams.time.sleep", interrupt)
+    monkeypatch.setattr("dhox.bench.runners.streams.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         concurrent_streams(opener(line, log, [None, None]), np.zeros((1, 28, 28, 3), np.uint8), 2, 60.0)
     assert threading.active_count() == before

@@ -17,21 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_architecture import BOARD
 
-from dhox.bench import candidates
-from dhox.bench.candidates import candidate_folder, prepare
-from dhox.bench.choose import choose, fronts, pareto_front, parse_budget
-from dhox.bench.footprint import measure_footprint
-from dhox.bench.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.choosing import candidates
+from dhox.bench.choosing.candidates import candidate_folder, prepare
+from dhox.bench.choosing.choose import choose, fronts, pareto_front, parse_budget
+from dhox.bench.choosing.footprint import measure_footprint
+from dhox.bench.choosing.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.choosing.sweep import add_footprints, measure_all, sweep
 from dhox.bench.run import BenchResult
 from dhox.bench.subjects import open_subjects
-from dhox.bench.sweep import add_footprints, measure_all, sweep
-from dhox.cli import main
+from dhox.cli.main import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
-from dhox.exported import read_manifest
 from dhox.files import read_json, write_json
-from dhox.model import load
-from dhox.sweep_tables import print_sweep
+from dhox.models.exported import read_manifest
+from dhox.models.model import load
+from dhox.reports.sweep_tables import print_sweep
 
 SIDE = 32
 
@@ -460,7 +460,7 @@ def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.M
         result.content["latency"] = result.content["latency"][:1]
         return result
 
-    monkeypatch.setattr("dhox.bench.sweep.measure_all", stopped)
+    monkeypatch.setattr("dhox.bench.choosing.sweep.measure_all", stopped)
     result = sweep([], Path("cut"), candidates=cache, device="cpu", duration_s=0.05, energy_s=0, budget_ms=1e4)
     assert len(result.content["rows"]) == 1
     assert result.content["failed"][0]["reason"] == "the sweep was interrupted before it was measured"
@@ -471,7 +471,7 @@ def test_the_memory_of_a_model_leaves_its_runtime_out(cache: Path) -> None:
     """torch alone has more than 100 MB of libraries; this network has 2 MB of weights."""
     export = cache / "test_resnet-32px-4c"
     assert 0 < measure_footprint(export, "fp32", "onnxruntime", "cpu", 1) < 100e6
-    loaded = "import sys; from dhox.bench.footprint import load_runtime; load_runtime(sys.argv[1]); "
+    loaded = "import sys; from dhox.bench.choosing.footprint import load_runtime; load_runtime(sys.argv[1]); "
     command = [sys.executable, "-c", f"{loaded} sys.exit('torch' not in sys.modules)", "torch"]
     assert subprocess.run(command, check=False).returncode == 0
 
@@ -487,7 +487,7 @@ def test_why_memory_was_not_measured_is_said(cache: Path) -> None:
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:
-    from dhox.cli_sweep import CANDIDATES
+    from dhox.cli.sweep import CANDIDATES
     from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, newest
 
     CANDIDATES.symlink_to(cache)

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dhox.bench.trtexec import cross_check_trtexec, find_trtexec, parse_times, trtexec_arguments, trtexec_version
+from dhox.bench.other_clocks.trtexec import (
+    cross_check_trtexec,
+    find_trtexec,
+    parse_times,
+    trtexec_arguments,
+    trtexec_version,
+)
 from dhox.errors import DhoxError
 from dhox.stats import percentile
 
@@ -109,7 +115,7 @@ def test_a_fixed_batch_needs_no_shapes() -> None:
 
 def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("dhox.bench.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
+    monkeypatch.setattr("dhox.bench.other_clocks.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
     assert find_trtexec() is None
     program = stand_in(tmp_path, "v100300")
     assert find_trtexec() == program

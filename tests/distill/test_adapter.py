@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from dhox.distill.adapter import TipAdapter, fit_tip_adapter, load_adapter, save_adapter
+from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter, load_adapter, save_adapter
 from dhox.errors import DhoxError
 
 C, D = 4, 16

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dhox.distill.advice import Way, advise
+from dhox.distill.auditing.advice import Way, advise
 
 
 def way(kind: str, model: str, right: int, n: int = 400, parameters: int = 86_000_000) -> Way:

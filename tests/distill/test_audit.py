@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dhox.audit_page import write_audit_page
-from dhox.distill.audit import audit
-from dhox.distill.suspects import altered
-from dhox.distill.teacher import DEFAULT_TEMPLATES
+from dhox.distill.auditing.audit import audit
+from dhox.distill.auditing.suspects import altered
+from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES
 from dhox.errors import DhoxError, UsageError
 from dhox.files import read_json, read_npz
-from dhox.tables import print_audit
+from dhox.reports.audit_page import write_audit_page
+from dhox.reports.tables import print_audit
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 
@@ -180,7 +180,7 @@ def test_wrong_data_writes_nothing_and_foreign_folders_stay(line: Path) -> None:
 def test_the_table_fits_eighty_columns(line: Path, small_clip: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    from dhox import tables
+    from dhox.reports import tables
 
     content = run_audit(line / "data", small_clips=[small_clip])
     with pytest.MonkeyPatch.context() as patch:

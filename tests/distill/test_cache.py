@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from quick_distill import DEMO_TEACHER, quick, without
 
-from dhox.dataset import Item, read_dataset
-from dhox.distill.cache import WHOLE, TeacherViews, cache_folder, cache_recipe, embedding_batches, weights_hash
-from dhox.distill.fill import entries, fill
-from dhox.distill.scan import scan
-from dhox.distill.teacher import load_teacher
-from dhox.distill.views import render, view_boxes, view_keys
+from dhox.data.dataset import Item, read_dataset
+from dhox.distill.images.scan import scan
+from dhox.distill.images.views import render, view_boxes, view_keys
+from dhox.distill.teachers.cache import WHOLE, TeacherViews, cache_folder, cache_recipe, embedding_batches, weights_hash
+from dhox.distill.teachers.fill import entries, fill
+from dhox.distill.teachers.teacher import load_teacher
 from dhox.errors import DhoxError
 from dhox.files import sha256
 
@@ -73,7 +73,7 @@ def test_new_images_cost_only_themselves_and_changed_ones_are_computed_again(
 ) -> None:
     data = without(line / "data")
     assert {name.split("-")[-1]: n for name, n in fill_here(data).items()} == {"28": 96, "2views": 96, "whole": 128}
-    import dhox.distill.cache as cache_module
+    import dhox.distill.teachers.cache as cache_module
 
     embedded: list[int] = []
     real = cache_module.embedding_batches
@@ -164,7 +164,7 @@ def test_a_file_that_could_not_be_read_is_looked_at_again(line: Path) -> None:
 
 
 def test_a_scan_is_remembered_until_a_file_changes(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dhox.distill.scan as scan_module
+    import dhox.distill.images.scan as scan_module
 
     data, memory = without(line / "data"), Path("c/scan.json")
     looked: list[str] = []
@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_message_and_what_was_written_stays(line: Path) -> No
     """A limit on file sizes stands for the full disk: the write fails in the middle."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-        "from dhox.cli import main; main(sys.argv[1:])"
+        "from dhox.cli.main import main; main(sys.argv[1:])"
     )
     arguments = [
         "cache",
@@ -216,10 +216,10 @@ def test_a_full_disk_is_one_message_and_what_was_written_stays(line: Path) -> No
 def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(
     line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dhox.distill.packed.free_bytes", lambda place: 100_000)
+    monkeypatch.setattr("dhox.distill.images.packed.free_bytes", lambda place: 100_000)
     with pytest.raises(DhoxError, match=r"Packing 96 images of 28 x 28 pixels needs 0.0 GB.*--packed-size.*--cache"):
         fill_here(line / "data")
-    monkeypatch.setattr("dhox.distill.cache.free_bytes", lambda place: 100)
+    monkeypatch.setattr("dhox.distill.teachers.cache.free_bytes", lambda place: 100)
     with pytest.raises(DhoxError, match="embeddings of 96 images need .*Lower --views"):
         fill_here(line / "data", views=3)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dhox.distill.create import create_student
-from dhox.distill.student import StudentSpec, load_student, save_student
-from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import StudentSpec, load_student, save_student
+from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
 from dhox.errors import DhoxError, UsageError
 from dhox.files import RUN_SCHEMA, write_json
 

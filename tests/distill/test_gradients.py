@@ -9,9 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from quick_distill import quick
 
-from dhox.distill.gradients import gradient_conflict, stages
-from dhox.distill.memory import out_of_memory
-from dhox.distill.student import Student, create_backbone, with_heads
+from dhox.distill.students.student import Student, create_backbone, with_heads
+from dhox.distill.training.gradients import gradient_conflict, stages
+from dhox.distill.training.memory import out_of_memory
 from dhox.errors import DhoxError
 from dhox.files import sha256
 

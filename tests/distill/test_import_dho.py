@@ -16,14 +16,14 @@ import torchvision
 from conftest import CLASSES
 from torch import nn
 
-from dhox.distill.dho_checkpoint import read_checkpoint
-from dhox.distill.import_dho import import_dho, known_classes
-from dhox.distill.student import StudentSpec, load_student
-from dhox.distill.synthetic import COUNT
+from dhox.distill.students.dho_checkpoint import read_checkpoint
+from dhox.distill.students.import_dho import import_dho, known_classes
+from dhox.distill.students.student import StudentSpec, load_student
+from dhox.distill.students.synthetic import COUNT
 from dhox.errors import DhoxError
 from dhox.export.run import export
 from dhox.files import read_json, read_npz
-from dhox.model import load
+from dhox.models.model import load
 
 TINY = {
     "embed_dim": 24,
@@ -261,7 +261,7 @@ def test_imagenet_has_a_thousand_different_names() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    from dhox.cli import main
+    from dhox.cli.main import main
 
     torch.save(clip_student(TINY, 4)[1], "vit.pt")
     with pytest.raises(SystemExit) as end:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.kd_head import KD_HEADS, create_kd_head, norm, plain_parameters, unit
+from dhox.distill.students.kd_head import KD_HEADS, create_kd_head, norm, plain_parameters, unit
 
 
 def expected(kind: str, weight: np.ndarray, bias: np.ndarray, z: np.ndarray) -> np.ndarray:

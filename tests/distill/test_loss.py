@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dhox.distill.loss import distillation_loss, training_loss
+from dhox.distill.training.loss import distillation_loss, training_loss
 
 
 def logits(n: int, seed: int) -> torch.Tensor:

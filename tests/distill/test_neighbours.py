@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from dhox.distill import neighbours
-from dhox.distill.neighbours import nearest, ranks_within
+from dhox.distill.auditing import neighbours
+from dhox.distill.auditing.neighbours import nearest, ranks_within
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.order import Order
 from dhox.distill.run import passes_over
-from dhox.distill.train import learning_rate_at, steps_per_epoch
+from dhox.distill.training.order import Order
+from dhox.distill.training.train import learning_rate_at, steps_per_epoch
 
 
 def order(**changes: object) -> Order:

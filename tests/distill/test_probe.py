@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dhox.distill.probe import STRENGTHS, choose_strength, cross_validated, fit_probe, folds_of
+from dhox.distill.auditing.probe import STRENGTHS, choose_strength, cross_validated, fit_probe, folds_of
 
 
 def clouds(n: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from dhox.distill.processes import per_process, told_of_lost_processes
-from dhox.distill.student import create_backbone, with_heads
+from dhox.distill.students.student import create_backbone, with_heads
 from dhox.errors import DhoxError
 from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json, read_npz
 
@@ -84,7 +84,7 @@ def test_several_processes_fill_one_cache(line: Path) -> None:
         torchrun(3, *arguments), capture_output=True, text=True, env=ONE_THREAD, check=False, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    from dhox.distill.fill import entries
+    from dhox.distill.teachers.fill import entries
 
     found = {entry.folder.name.split("-")[-1]: entry for entry in entries(Path("c"), checksums=True)}
     assert {name: entry.images for name, entry in found.items()} == {"2views": 96, "whole": 128, "28": 96}

@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from dhox.distill.packed import packed_side, to_packed_boxes
-from dhox.distill.resample import KERNELS, axis_weights, model_views, resample
-from dhox.distill.views import render, view_boxes, view_keys
+from dhox.distill.images.packed import packed_side, to_packed_boxes
+from dhox.distill.images.resample import KERNELS, axis_weights, model_views, resample
+from dhox.distill.images.views import render, view_boxes, view_keys
 
 
 def some_boxes(n: int, side: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from quick_distill import quick, without
 
-import dhox.distill.train as train_module
+import dhox.distill.training.train as train_module
 from dhox.errors import DhoxError
 from dhox.files import sha256
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dhox.distill.retune import retune
+from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError
 from dhox.files import read_json, read_npz, sha256, write_json
 from dhox.heads import dho_probs

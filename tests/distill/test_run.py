@@ -12,7 +12,7 @@ from quick_distill import quick, without
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from dhox.distill.retune import retune
+from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError
 from dhox.files import read_npz, sha256
 
@@ -174,7 +174,7 @@ def test_a_diverged_training_names_the_step_and_its_images(line: Path) -> None:
 def test_a_training_that_diverges_later_keeps_its_last_good_checkpoint(
     line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dhox.distill.train as module
+    import dhox.distill.training.train as module
 
     real = module.learning_rate_at
     monkeypatch.setattr(module, "learning_rate_at", lambda step, *rest: 1e30 if step >= 7 else real(step, *rest))

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.dataset import Item
-from dhox.distill.samplers import (
+from dhox.data.dataset import Item
+from dhox.distill.images.samplers import (
     SAMPLERS,
     balanced_counts,
     draw_few_shot_reference,
     draw_percent_reference,
     round_in_turn,
 )
-from dhox.distill.sets import TUNE_ON, choose_sets
+from dhox.distill.images.sets import TUNE_ON, choose_sets
 from dhox.errors import DhoxError, UsageError
 
 IMAGES = 1_281_167
@@ -196,6 +196,6 @@ def test_tuning_on_nothing_keeps_every_label_for_training() -> None:
 
 
 def test_the_command_offers_exactly_these() -> None:
-    text = (Path(__file__).parents[2] / "src/dhox/cli_training.py").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "src/dhox/cli/training.py").read_text(encoding="utf-8")
     assert f'metavar="{"|".join(SAMPLERS)}"' in text
     assert f'metavar="{"|".join(TUNE_ON)}"' in text

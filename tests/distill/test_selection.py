@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dhox.distill.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
+from dhox.distill.results.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
 from dhox.heads import dho_probs
 
 

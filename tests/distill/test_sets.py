@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.dataset import Item, Splits
-from dhox.distill.sets import Sets, choose_sets
+from dhox.data.dataset import Item, Splits
+from dhox.distill.images.sets import Sets, choose_sets
 from dhox.errors import DhoxError
 
 

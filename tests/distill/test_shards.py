@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.shards import (
+from dhox.distill.images.shards import (
     Shard,
     examine,
     list_files,

@@ -11,12 +11,12 @@ import torch
 from quick_distill import DEMO_TEACHER, quick
 from safetensors.numpy import save_file
 
-from dhox.dataset import read_image
-from dhox.distill.adapter import ADAPTER_FILE, load_adapter
-from dhox.distill.signal import read_rows
-from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
+from dhox.data.dataset import read_image
+from dhox.data.items import Item
+from dhox.distill.teachers.adapter import ADAPTER_FILE, load_adapter
+from dhox.distill.teachers.signal import read_rows
+from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.errors import DhoxError
-from dhox.items import Item
 
 CLASSES = ["bag", "dress", "sandal", "trousers"]
 

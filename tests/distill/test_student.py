@@ -7,7 +7,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from dhox.distill.student import StudentSpec, create_backbone, load_student, preprocessing_of, save_student, with_heads
+from dhox.distill.students.student import (
+    StudentSpec,
+    create_backbone,
+    load_student,
+    preprocessing_of,
+    save_student,
+    with_heads,
+)
 from dhox.errors import DhoxError
 
 

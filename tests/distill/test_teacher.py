@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dhox.dataset import Item
-from dhox.distill.teacher import DEFAULT_TEMPLATES, load_teacher
+from dhox.data.dataset import Item
+from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.errors import DhoxError
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"

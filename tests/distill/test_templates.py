@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dhox.distill.templates import template_list
+from dhox.distill.teachers.templates import template_list
 from dhox.errors import DhoxError, UsageError
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from dhox.distill.views import RATIO, SCALE, philox, render, view_boxes, view_keys
+from dhox.distill.images.views import RATIO, SCALE, philox, render, view_boxes, view_keys
 
 
 def box(seed: int, name: str, view: int, width: int, height: int) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ import timm
 import torch
 from onnx_graphs import assert_runs_everywhere
 
-from dhox.distill.clip_tower import build_tower
-from dhox.distill.student import create_backbone, with_heads
-from dhox.export.backbone import MeanPool, PlainAttention, PlainGELU, attend, exportable
-from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.onnx_export import export_onnx
-from dhox.images import Preprocessing
+from dhox.data.images import Preprocessing
+from dhox.distill.students.clip_tower import build_tower
+from dhox.distill.students.student import create_backbone, with_heads
+from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.graphs.backbone import MeanPool, PlainAttention, PlainGELU, attend, exportable
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
 
 TOWERS: dict[str, tuple[dict[str, Any], int]] = {
     "CLIP ViT": ({"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}, 32),

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dhox import engines
-from dhox.cuda import Gpu
 from dhox.errors import DhoxError
-from dhox.export import cached_engine
-from dhox.export.cached_engine import OPTIONS, open_cached_engine
-from dhox.export.compile_engine import compile_onnx
-from dhox.tensorrt_api import import_tensorrt, message_logger
+from dhox.export.engines import cached_engine
+from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine
+from dhox.export.engines.compile_engine import compile_onnx
+from dhox.models import engines
+from dhox.models.cuda import Gpu
+from dhox.models.tensorrt_api import import_tensorrt, message_logger
 
 trt = pytest.importorskip("tensorrt_rtx")
 

@@ -14,13 +14,13 @@ from tensorrt_rtx_build import build
 
 from dhox.bench.run import bench
 from dhox.distill.run import distill
-from dhox.export.fold import Fold, fold_probs
+from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
 from dhox.export.run import export
 from dhox.files import read_json, read_npz
 from dhox.heads import dho_probs
-from dhox.model import load
-from dhox.report import write_report
+from dhox.models.model import load
+from dhox.reports.run_page import write_report
 
 TOWER = f"open_clip:{TEACHER}"
 OPTIONS: dict[str, Any] = {

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from tensorrt_rtx_build import build
 from torch import nn
 
-from dhox.distill.kd_head import KD_HEADS
-from dhox.distill.student import Student
-from dhox.export.cost import with_costs
-from dhox.export.fold import Fold, coefficients, inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import convert
-from dhox.export.onnx_export import export_onnx
-from dhox.exported import run_session
-from dhox.images import Preprocessing
-from dhox.onnx_session import open_session
+from dhox.data.images import Preprocessing
+from dhox.distill.students.kd_head import KD_HEADS
+from dhox.distill.students.student import Student
+from dhox.export.folding.cost import with_costs
+from dhox.export.folding.fold import Fold, coefficients, inference_linear
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.half import convert
+from dhox.models.exported import run_session
+from dhox.models.onnx_session import open_session
 from dhox.stats import softmax
 
 ALPHA = st.floats(0, 1)

@@ -19,10 +19,10 @@ from PIL import Image
 
 import dhox
 from dhox.errors import DhoxError
-from dhox.export.emit import emit, example_text
-from dhox.exported import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
+from dhox.export.engines.emit import emit, example_text
 from dhox.files import EXPORT_SCHEMA, sha256, write_json
-from dhox.onnx_file import check_onnx
+from dhox.models.exported import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
+from dhox.models.onnx_file import check_onnx
 
 CLASSES = ["bag", "a dress; or a gown", "sandal", "two\nlines", "größer"]
 CROP = 16

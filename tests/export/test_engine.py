@@ -13,19 +13,19 @@ from typing import Any
 import onnx
 import pytest
 
-from dhox import engines
-from dhox.cuda import Gpu
-from dhox.engine_tables import print_engines
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export import compile_engine, engine
-from dhox.export.compile_engine import build_error
-from dhox.export.engine import build_engines, find_gpu, parse_batches
-from dhox.export.half import convert
-from dhox.export.precision_proof import layers_of_log
-from dhox.exported import read_manifest
+from dhox.export.engines import compile_engine, engine
+from dhox.export.engines.compile_engine import build_error
+from dhox.export.engines.engine import build_engines, find_gpu, parse_batches
+from dhox.export.engines.precision_proof import layers_of_log
+from dhox.export.half_precision.half import convert
 from dhox.files import read_json, sha256
-from dhox.onnx_session import open_session
-from dhox.tensorrt_api import TensorRT, import_tensorrt
+from dhox.models import engines
+from dhox.models.cuda import Gpu
+from dhox.models.exported import read_manifest
+from dhox.models.onnx_session import open_session
+from dhox.models.tensorrt_api import TensorRT, import_tensorrt
+from dhox.reports.engine_tables import print_engines
 
 pytest.importorskip("tensorrt_rtx")
 

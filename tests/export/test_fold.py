@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.selection import ALPHAS, BETAS, selecting_half
+from dhox.distill.results.selection import ALPHAS, BETAS, selecting_half
 from dhox.errors import DhoxError
-from dhox.export.fold import (
+from dhox.export.folding.fold import (
     R_GRID,
     Fold,
     choose_fold,
@@ -26,9 +26,9 @@ from dhox.export.fold import (
     tuned_linear,
     why_not_plain,
 )
-from dhox.export.graph import folded_head
-from dhox.exported import FOLD_KEYS
+from dhox.export.graphs.graph import folded_head
 from dhox.heads import dho_probs, linear_probs
+from dhox.models.exported import FOLD_KEYS
 from dhox.stats import negative_log_likelihood, softmax
 
 ALPHA = st.floats(0, 1)
@@ -247,7 +247,7 @@ def test_without_norms_a_cosine_head_stays_exact_unless_linear_is_asked_for() ->
 def test_evidence_never_comes_from_the_selecting_half() -> None:
     """Wrong labels in the gating half must show in the evidence, and must not move r."""
     val = validation(2000, ce_right=0.9, kd_right=0.9)
-    from dhox.distill.selection import selecting_half
+    from dhox.distill.results.selection import selecting_half
 
     gate = ~selecting_half(val["names"].tolist())
     before, _ = choose_fold(val, tuned_linear(val, 0.5, 1.0), "linear", 1.0)

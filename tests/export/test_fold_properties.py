@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.kd_head import KD_HEADS
-from dhox.export.fold import Fold, coefficients, fold_probs, harmonic_mean
-from dhox.export.graph import folded_head
-from dhox.export.head_weights import head_weights, is_cosine
+from dhox.distill.students.kd_head import KD_HEADS
+from dhox.export.folding.fold import Fold, coefficients, fold_probs, harmonic_mean
+from dhox.export.folding.head_weights import head_weights, is_cosine
+from dhox.export.graphs.graph import folded_head
 from dhox.export.retune import probs_of_features
 from dhox.stats import softmax
 

@@ -10,13 +10,13 @@ import torch
 from onnx_graphs import assert_runs_everywhere, pixels, torch_answer
 from tensorrt_rtx_build import build
 
-from dhox.distill.student import create_backbone, preprocessing_of, with_heads
-from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import convert, fp32_nodes
-from dhox.export.onnx_export import export_onnx
-from dhox.exported import INPUT_KINDS, graph_input, run_session
-from dhox.onnx_session import open_session
+from dhox.distill.students.student import create_backbone, preprocessing_of, with_heads
+from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.half import convert, fp32_nodes
+from dhox.models.exported import INPUT_KINDS, graph_input, run_session
+from dhox.models.onnx_session import open_session
 
 STUDENTS = {"test_resnet": 28, "mobilenetv2_050": 32}  # as they were trained; test_students has them as exported
 

@@ -20,18 +20,18 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tensorrt_rtx_build import build
 from torch import nn
 
-from dhox.distill.student import create_backbone, preprocessing_of, with_heads
+from dhox.data.images import Preprocessing
+from dhox.distill.students.student import create_backbone, preprocessing_of, with_heads
 from dhox.errors import DhoxError
-from dhox.export.calibrated import joined, to_half
-from dhox.export.damage import largest_difference, node_damage
-from dhox.export.emulated import emulated, typed_graph
-from dhox.export.fold import inference_linear
-from dhox.export.graph import Deployable, LinearHead, folded_head, head_arrays
-from dhox.export.half import SMALLEST_SCALE, convert, fp32_nodes
-from dhox.export.onnx_export import export_onnx
-from dhox.export.ranges import measure_ranges
-from dhox.images import Preprocessing
-from dhox.onnx_session import open_session
+from dhox.export.folding.fold import inference_linear
+from dhox.export.graphs.graph import Deployable, LinearHead, folded_head, head_arrays
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.calibrated import joined, to_half
+from dhox.export.half_precision.damage import largest_difference, node_damage
+from dhox.export.half_precision.emulated import emulated, typed_graph
+from dhox.export.half_precision.half import SMALLEST_SCALE, convert, fp32_nodes
+from dhox.export.half_precision.ranges import measure_ranges
+from dhox.models.onnx_session import open_session
 
 SIZE = 28
 
@@ -338,5 +338,5 @@ def test_operators_mean_the_same_in_the_opsets_that_half_types_need() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import dhox.export.calibrated"
+    code = "import sys; sys.modules['torch'] = None; import dhox.export.half_precision.calibrated"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,14 +17,14 @@ from PIL import Image
 from tensorrt_rtx_build import build
 from timm.layers import set_fused_attn
 
-from dhox.distill.student import create_backbone, preprocessing_of
+from dhox.distill.students.student import create_backbone, preprocessing_of
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.backbone import exportable
-from dhox.export.graph import Deployable, LinearHead
-from dhox.export.int8 import Int8, lost_points, to_int8
-from dhox.export.onnx_export import export_onnx
-from dhox.export.qdq import METHODS, calibrate, layers, quantise, shortcuts
-from dhox.export.sensitivity import answers, fewest
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, LinearHead
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.quantization.int8 import Int8, lost_points, to_int8
+from dhox.export.quantization.qdq import METHODS, calibrate, layers, quantise, shortcuts
+from dhox.export.quantization.sensitivity import answers, fewest
 
 DEMO = Path(__file__).parents[2] / "src/dhox/demo/fashion_mnist.npz"
 STUDENTS = {"test_resnet": 28, "mobilenetv2_100": 32, "test_efficientnet": 32, "test_vit": 32}

@@ -11,12 +11,12 @@ import pytest
 import torch
 from onnx_graphs import pixels
 
+from dhox.data.images import Preprocessing
 from dhox.errors import GateFailedError
-from dhox.export.graph import Deployable, LinearHead
-from dhox.export.onnx_export import export_onnx
-from dhox.export.placement import check_placement, cuda_placement, profiled_nodes, shape_arithmetic
-from dhox.images import Preprocessing
-from dhox.onnx_session import PROVIDERS, available_providers
+from dhox.export.graphs.graph import Deployable, LinearHead
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.graphs.placement import check_placement, cuda_placement, profiled_nodes, shape_arithmetic
+from dhox.models.onnx_session import PROVIDERS, available_providers
 
 NO_CUDA = "not run: ONNX Runtime here has no CUDAExecutionProvider"
 

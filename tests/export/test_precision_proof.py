@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from recorded_inspector import TENSORRT_8_FP16, TENSORRT_10_INT8, TENSORRT_10_NAMES_ONLY, synthetic_dynamic
 
 from dhox.errors import GateFailedError
-from dhox.export.compile_engine import Compiled, Options, compile_onnx
-from dhox.export.precision_proof import (
+from dhox.export.engines.compile_engine import Compiled, Options, compile_onnx
+from dhox.export.engines.precision_proof import (
     check_promise,
     engine_precision,
     layer_precision,
@@ -23,7 +23,7 @@ from dhox.export.precision_proof import (
     onnx_nodes,
     tensor_precision,
 )
-from dhox.tensorrt_api import import_tensorrt, message_logger
+from dhox.models.tensorrt_api import import_tensorrt, message_logger
 
 pytest.importorskip("tensorrt_rtx")
 

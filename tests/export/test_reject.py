@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.selection import selecting_half
+from dhox.distill.results.selection import selecting_half
 from dhox.errors import DhoxError, UsageError
-from dhox.export.fold import Fold, fold_probs
-from dhox.export.reject import quantile_from_above, reject_threshold
+from dhox.export.folding.fold import Fold, fold_probs
+from dhox.export.folding.reject import quantile_from_above, reject_threshold
 
 
 def validation(n: int, seed: int = 0) -> dict[str, np.ndarray]:

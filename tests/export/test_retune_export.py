@@ -12,17 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dhox.cli import main
+from dhox.cli.main import main
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export import retune as module
-from dhox.export.fold import Fold
-from dhox.export.head_weights import head_weights
-from dhox.export.refold import refold
+from dhox.export.folding.fold import Fold
+from dhox.export.folding.head_weights import head_weights
+from dhox.export.folding.refold import refold
 from dhox.export.retune import retune_export
 from dhox.export.run import export
 from dhox.files import read_npz, sha256, write_json
 from dhox.heads import dho_probs
-from dhox.model import load
+from dhox.models.model import load
 
 
 def content(folder: Path, name: str = "manifest.json") -> dict[str, Any]:
@@ -283,7 +283,7 @@ def test_bfloat16_and_refusals() -> None:
 
 def test_a_missing_onnx_is_named(line: Path) -> None:
     code = (
-        "import sys; sys.modules['onnx'] = None\nfrom dhox.cli import main\n"
+        "import sys; sys.modules['onnx'] = None\nfrom dhox.cli.main import main\n"
         f"main(['retune', {str(line / 'runs/tiny/export')!r}, '--alpha', '0.5', '--beta', '1', '--out', 'e'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from dhox.export.check import check_against_torch, onnx_probs
 from dhox.export.retune import retune_export
 from dhox.export.run import export
 from dhox.files import read_npz, sha256
-from dhox.verify import verify
+from dhox.models.verify import verify
 
 
 def content(folder: Path, name: str) -> dict:
@@ -269,6 +269,6 @@ def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> No
     served = next((every / "triton").glob("*/1/model.onnx"))
     assert (
         served.read_bytes() == (every / "model.fp16.onnx").read_bytes()
-    )  # not int8, the default: see dhox.export.emit
+    )  # not int8, the default: see dhox.export.engines.emit
     assert len(list((every / "engines").glob("*-fp16-*/engine.json"))) == 1
     assert sha256(every / "manifest.json") == before

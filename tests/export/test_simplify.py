@@ -8,13 +8,13 @@ import pytest
 import torch
 from onnx_graphs import pixels
 
-from dhox.export import onnx_export
-from dhox.export.graph import Deployable, LinearHead
-from dhox.export.onnx_export import export_onnx
-from dhox.export.placement import shape_arithmetic
-from dhox.exported import run_session
-from dhox.images import Preprocessing
-from dhox.onnx_session import open_session
+from dhox.data.images import Preprocessing
+from dhox.export.graphs import onnx_export
+from dhox.export.graphs.graph import Deployable, LinearHead
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.graphs.placement import shape_arithmetic
+from dhox.models.exported import run_session
+from dhox.models.onnx_session import open_session
 
 
 class Tokens(torch.nn.Module):

@@ -15,15 +15,15 @@ import torch
 from onnx_graphs import assert_runs_everywhere, pixels
 from tensorrt_rtx_build import build_plan, fused_attentions
 
-from dhox.distill.clip_tower import build_tower
-from dhox.distill.student import Student, create_backbone, with_heads
-from dhox.export.backbone import exportable
-from dhox.export.fold import Fold, inference_linear
-from dhox.export.graph import Deployable, folded_head, head_arrays
-from dhox.export.half import convert
-from dhox.export.onnx_contract import check_contract
-from dhox.export.onnx_export import export_onnx
-from dhox.images import Preprocessing, normalise
+from dhox.data.images import Preprocessing, normalise
+from dhox.distill.students.clip_tower import build_tower
+from dhox.distill.students.student import Student, create_backbone, with_heads
+from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.onnx_contract import check_contract
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.half_precision.half import convert
 
 SIZE = 64  # maps of 2 x 2 places at the end, so that pooling has something to do
 FAST = (

@@ -12,10 +12,10 @@ from torch import nn
 
 from dhox.bench.latency import latency_row
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
-from dhox.bench.torch_runner import deployable
-from dhox.distill.pixels import to_model
-from dhox.distill.teacher import Teacher, load_teacher
-from dhox.export.fold import Fold
+from dhox.bench.runners.torch_runner import deployable
+from dhox.distill.images.pixels import to_model
+from dhox.distill.teachers.teacher import Teacher, load_teacher
+from dhox.export.folding.fold import Fold
 from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 
 SECONDS = 1.0

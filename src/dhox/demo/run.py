@@ -25,8 +25,8 @@ from dhox.files import (
     newest,
     read_json,
 )
-from dhox.report import bench_of_export, line_rows, write_report
-from dhox.tables import percent
+from dhox.reports.run_page import bench_of_export, line_rows, write_report
+from dhox.reports.tables import percent
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
 RECIPE = {

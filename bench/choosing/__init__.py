@@ -1,0 +1,1 @@
+"""Choosing a student by its latency."""

@@ -1,0 +1,1 @@
+"""Cross-checks of the latency by clocks that are not ours."""

@@ -1,0 +1,155 @@
+"""Runners: what executes a model for the clock, which one a name means, and which device `--device` means."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from dhox.bench.runners.engine_runner import open_engine_runner
+from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
+from dhox.bench.subjects import Subject
+from dhox.boards.jetson import is_jetson
+from dhox.errors import DhoxError, UsageError
+from dhox.machine import DEVICES
+from dhox.models.cuda import gpu
+from dhox.models.engines import find_engine
+from dhox.models.onnx_session import PROVIDERS, available_providers, default_device
+from dhox.models.tensorrt_api import import_tensorrt
+
+# What a runner may be asked for after its name: --runner onnxruntime:graph+nhwc
+OPTIONS = {"onnxruntime": {"graph", "nhwc"}, "ort-tensorrt": set(), "tensorrt": {"graph"}, "torch": {"graph"}}
+ON_GPU_ONLY = {"ort-tensorrt", "tensorrt"}
+
+
+class Runner(Protocol):
+    """One opened model on one device. One thread opens, binds, runs and closes it.
+
+    `name`: as asked, NAME[:OPTION[+OPTION]]. `facts`: plain values, complete after the first `bind`:
+    "device" (cpu, cuda or tensorrt), "provider_asked", "provider" (what is really used), "graph_asked", "graph"
+    (whether a CUDA graph is replayed), "graph_note" (the runtime's own words where it was asked for and is not),
+    "precision_asked", "precision_proven" (None where nothing proves it), "precision_note", "nodes_off_device" (None
+    where that was not counted), "notes" (sentences).
+    """
+
+    name: str
+    facts: dict[str, Any]
+
+    def bind(self, batch: np.ndarray) -> None:
+        """Put a batch [B, ...], as the graph takes it, where `run` finds it, and run it once.
+
+        Whatever depends on the shape is allocated, tuned or captured now, outside any timing.
+        """
+
+    def run(self) -> None:
+        """One inference of what is bound, waited for. Inputs and outputs stay on the device (boundary `device`)."""
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """The graph's raw output [B, C] in host memory, of a batch [B, ...] of any size in host memory.
+
+        Waits for the device once, at the end. Where the shape differs from what is bound, it binds first.
+        """
+
+    def close(self) -> None:
+        """Give back sessions and memory."""
+
+
+def parse_runner(text: str) -> tuple[str, frozenset[str]]:
+    """The name and the options of NAME[:OPTION[+OPTION]]. Raises UsageError for what no runner is or takes."""
+    name, _, rest = text.partition(":")
+    options = frozenset(rest.split("+")) if rest else frozenset()
+    if name not in OPTIONS or (not rest and ":" in text):
+        raise UsageError(f"--runner {text} is unknown. Use one of: {', '.join(OPTIONS)}, or onnxruntime:graph.")
+    if unknown := sorted(options - OPTIONS[name]):
+        takes = f"takes {', '.join(sorted(OPTIONS[name]))}" if OPTIONS[name] else "takes no options"
+        raise UsageError(f"--runner {text}: {name} has no option {unknown[0]!r} ({takes}). Leave it out.")
+    return name, options
+
+
+def check_runner(text: str, device: str) -> None:
+    """Raise UsageError for a runner that is unknown, or that contradicts the device (see `choose_device`)."""
+    name, options = parse_runner(text)
+    if device == "cpu" and (name in ON_GPU_ONLY or options):
+        raise UsageError(f"--runner {text} needs a GPU, and the device is cpu. Use --device cuda, or another runner.")
+
+
+def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Runner:
+    """Open a subject with a runner on a device of `choose_device`; `close` it.
+
+    Raises UsageError as `check_runner` does, and DhoxError where the runtime, the GPU, an engine or the run is missing.
+    """
+    check_runner(runner, device)
+    name, options = parse_runner(runner)
+    if name == "tensorrt":
+        return open_engine_runner(subject, runner, options, trust_engine)
+    if name == "torch":
+        from dhox.bench.runners.torch_runner import open_torch_runner  # torch is not on a board
+
+        return open_torch_runner(subject, runner, device, options)
+    where = "cpu" if device == "cpu" else "cuda"
+    return OnnxRuntimeRunner(subject, runner, "ort-tensorrt" if name == "ort-tensorrt" else where, options)
+
+
+def default_runners(device: str, subject: Subject) -> list[str]:
+    """The runners of a subject where none is asked for; `device` is one of `choose_device`.
+
+    `jetson` means TensorRT where the export holds an engine of the subject for this board, else ONNX Runtime on CUDA.
+    """
+    if device == "tensorrt" or (device == "jetson" and why_no_engine(subject) is None):
+        return ["tensorrt"]
+    return ["onnxruntime"]
+
+
+def why_no_engine(subject: Subject) -> str | None:
+    """Why the export of a subject has no engine for this machine, or None where it has one."""
+    if subject.export is None or subject.manifest is None:
+        return f"{subject.file} has no export"
+    try:
+        find_engine(subject.export, subject.manifest, subject.precision, import_tensorrt(), gpu())
+    except DhoxError as err:
+        return str(err)
+    return None
+
+
+def choose_device(asked: str, subjects: list[Subject]) -> str:
+    """The device, cpu, cuda, tensorrt or jetson, that `--device` means on this machine.
+
+    Raises UsageError for an unknown one, and DhoxError where it is not there. `jetson` never falls back to the CPU: it
+    is TensorRT with an engine of the export, else ONNX Runtime on CUDA, else an error with the reasons against both.
+    """
+    if asked not in DEVICES:
+        raise UsageError(f"--device {asked} is unknown. Use one of: {', '.join(DEVICES)}.")
+    if asked == "auto":
+        return default_device()
+    if asked == "jetson" and not is_jetson():
+        raise DhoxError(
+            "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Measure a board "
+            "from here with --host USER@BOARD, run dhox bench on the board itself, or use --device cpu or cuda here."
+        )
+    if asked == "tensorrt":
+        gpu()
+        import_tensorrt()
+    if asked == "cuda" and (reason := why_no_cuda()):
+        raise DhoxError(
+            f"--device cuda: {reason}. With an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime: "
+            "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing."
+        )
+    if asked == "jetson" and (reason := why_no_cuda()):
+        missing = [words for words in map(why_no_engine, subjects) if words is not None]
+        if len(missing) == len(subjects):  # else those without an engine are named as not run
+            raise DhoxError(
+                f"--device jetson: no TensorRT engine ({missing[0].rstrip('.')}), and {reason}. Build an engine here: "
+                "dhox export EXPORT --tensorrt; or install JetPack's build of onnxruntime-gpu into this environment."
+            )
+    return asked
+
+
+def why_no_cuda() -> str | None:
+    """Why ONNX Runtime cannot run on CUDA here, or None where it has the provider."""
+    try:
+        providers = available_providers()
+    except DhoxError as err:
+        return str(err).rstrip(".")
+    if PROVIDERS["cuda"] in providers:
+        return None
+    return f"ONNX Runtime here has no CUDA provider (it has: {', '.join(providers)})"

@@ -1,0 +1,1 @@
+"""Energy, clocks, temperatures and throttling."""

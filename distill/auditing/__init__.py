@@ -1,0 +1,1 @@
+"""Before training: what the teacher knows of DATA."""

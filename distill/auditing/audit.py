@@ -1,0 +1,283 @@
+"""`dhox audit`: what a teacher knows of DATA before any training, and whether distilling can pay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from dhox.console import progress_bar
+from dhox.data.dataset import (
+    Item,
+    class_names,
+    class_numbers,
+    data_address,
+    listed_labels,
+    own_classes,
+    read_dataset,
+    spread,
+)
+from dhox.distill.auditing.advice import Way, advise, way_row
+from dhox.distill.auditing.neighbours import nearest
+from dhox.distill.auditing.probe import choose_strength, cross_validated, fit_probe, folds_of
+from dhox.distill.auditing.suspects import near_copies, unlike
+from dhox.distill.images.pixels import WholeImages
+from dhox.distill.images.scan import contents, scan
+from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.processes import create_fabric
+from dhox.distill.teachers.teacher import Teacher, load_teacher
+from dhox.environment import now, versions
+from dhox.errors import UsageError
+from dhox.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory, write_json
+from dhox.stats import accuracy_row, confusion_matrix
+
+MOST_PROBE_IMAGES = 50_000
+SHOWN = 16  # pairs of classes named
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What `dhox audit` reports: the content of audit.json."""
+
+    audit: Path
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The images that every accuracy of an audit comes from. `cross_validated`: they are the labelled images L."""
+
+    items: list[Item]
+    labels: torch.Tensor
+    cross_validated: bool
+    words: str
+
+
+def audit(
+    data: Path,
+    out: Path,
+    *,
+    teacher: str,
+    templates: list[str],
+    small_clips: list[str] | None = None,
+    class_file: Path | None = None,
+    shots: int | None = None,
+    split_seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    skip_bad_images: bool = False,
+    overwrite: bool = False,
+) -> AuditResult:
+    """Measure the teacher on DATA and write the audit directory `out`.
+
+    `shots`, `split_seed`: which images of train are labelled, as `distill` draws them. `small_clips`: other OpenCLIP
+    models to compare with. Every accuracy is of the val split, or, without one, of the labelled images: zero-shot on
+    all of them, the probe cross-validated. Test is looked at for copies alone, its labels never. Raises DhoxError for
+    every mistake in DATA or the options, before anything is written.
+    """
+    if len({teacher, *(small_clips or [])}) <= len(small_clips or []):
+        raise UsageError("--small-clip names the teacher or the same model twice. Name each model once.")
+    check_output(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite)
+    fabric, _ = create_fabric(device, None)
+    splits = read_dataset(data, labels=listed_labels(class_file))
+    classes = class_names(splits, class_file, own_classes(data))
+    labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
+    guide = load_teacher(teacher, fabric.device)
+    splits, seen = scan(splits, skip_bad_images)
+    content = contents(seen)
+    every_class = {item.label for item in splits["train"]} >= set(labels)
+    sets = choose_sets(splits, labels, content, shots=shots, use_labels=every_class, split_seed=split_seed)
+    labelled = sets.labelled + (sets.validation if sets.selection == "held-out" else [])
+    judges = choose_judges(sets, labelled, labels)
+    validation = sets.validation if sets.selection == "val" else []
+
+    of_set = {"labelled": labelled, "unlabelled": sets.unlabelled, "validation": validation, "test": sets.test}
+    each = torch.stack([guide.encode_classes(prompts, [template]) for template in templates])
+    text = functional.normalize(each.mean(0), dim=-1)
+    embeddings = {name: encode(guide, items, text.shape[1], workers, name) for name, items in of_set.items()}
+    numbers = torch.from_numpy(class_numbers(labelled, labels))
+    z_judges = embeddings["labelled" if judges.cross_validated else "validation"]
+    ways = ways_of(guide, text, z_judges, embeddings["labelled"], numbers, labelled, judges)
+    for name in small_clips or []:
+        small = load_teacher(name, fabric.device)
+        their_text = small.encode_classes(prompts, templates)
+        ours, theirs = (
+            encode(small, items, their_text.shape[1], workers, f"with {name}") for items in (labelled, validation)
+        )
+        theirs = ours if judges.cross_validated else theirs
+        ways += ways_of(small, their_text, theirs, ours, numbers, labelled, judges)
+    verdict, advice = advise(ways, len(sets.unlabelled), len(classes))
+    result = {
+        "schema": AUDIT_SCHEMA,
+        "status": "complete",
+        "finished_at": now(),
+        "data": data_address(data),
+        "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
+        "teacher": {
+            "name": teacher, "scale": guide.scale, "logit_bias": guide.logit_bias, "templates": templates,
+            "parameters": image_parameters(guide),
+        },
+        "sets": {name: len(items) for name, items in of_set.items()} | {"shots": shots, "split_seed": split_seed},
+        "judges": {"n": len(judges.items), "cross_validated": judges.cross_validated, "words": judges.words},
+        "ways": [way_row(way, ways[0]) for way in ways],
+        "verdict": verdict,
+        "advice": advice,
+        "templates": template_rows(each, templates, z_judges, judges),
+        "per_class": class_rows(ways, judges, labels),
+        "confusions": confusion_rows(ways, judges, text, labels),
+        "closest_texts": text_rows(text, labels, fabric.device),
+        "near_copies": near_copies(guide, of_set, embeddings, splits, content, labels),
+        "unlike": unlike(text, of_set, embeddings, guide.device),
+        "skipped": sorted(name for name, what in seen.items() if what.reason is not None),
+        "notes": notes_of(sets, every_class),
+        "environment": versions(),
+    }  # fmt: skip
+    with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite) as folder:
+        write_json(folder / AUDIT_FILE, result)
+    return AuditResult(out, result)
+
+
+def notes_of(sets: Sets, every_class: bool) -> list[str]:
+    """What the choice of the sets left out; nothing is held out here."""
+    notes = [note for note in sets.notes if not note.startswith("DATA has no val")]
+    return notes if every_class else [*notes, "some class has no labelled image in train: all of it is unlabelled here"]
+
+
+def choose_judges(sets: Sets, labelled: list[Item], labels: list[str]) -> Judges:
+    """The val split, else the labelled images."""
+    if sets.selection == "val":
+        numbers = torch.from_numpy(class_numbers(sets.validation, labels))
+        return Judges(sets.validation, numbers, False, f"{len(numbers)} images of the val split")
+    numbers = torch.from_numpy(class_numbers(labelled, labels))
+    words = f"{len(numbers)} labelled images of train; probes cross-validated" if labelled else "no labelled image"
+    return Judges(labelled, numbers, True, words)
+
+
+def encode(teacher: Teacher, items: list[Item], width: int, workers: int, name: str) -> torch.Tensor:
+    """The teacher's normalised embeddings of whole images, float16 [N, width] on the CPU."""
+    z = torch.zeros(len(items), width, dtype=torch.float16)
+    if not items:
+        return z
+    loader = DataLoader(WholeImages(items, teacher.transform), batch_size=128, num_workers=workers)
+    done = 0
+    with progress_bar(f"Embedding {name}", len(items)) as advance:
+        for images in loader:
+            z[done : done + len(images)] = teacher.encode_images(images).half().cpu()
+            done += len(images)
+            advance(len(images))
+    return z
+
+
+def image_parameters(teacher: Teacher) -> int:
+    """Parameters of the image tower."""
+    return sum(parameter.numel() for parameter in teacher.model.visual.parameters())
+
+
+def ways_of(
+    teacher: Teacher,
+    text: torch.Tensor,
+    z_judges: torch.Tensor,
+    z_labelled: torch.Tensor,
+    numbers: torch.Tensor,
+    labelled: list[Item],
+    judges: Judges,
+) -> list[Way]:
+    """Zero-shot and a linear probe of one model on the judges; no probe where the labels do not suffice for one.
+
+    `text` [C, D]; `numbers` [N]: the labels of `labelled`.
+    """
+    if not len(judges.labels):
+        return []
+    device, classes = teacher.device, len(text)
+    truth, size = judges.labels.numpy(), image_parameters(teacher)
+    zero_shot = (z_judges.float() @ text.T).argmax(-1).numpy()
+    ways = [Way("zero-shot", teacher.name, size, zero_shot == truth, zero_shot)]
+    chosen = spread([*range(len(labelled))], MOST_PROBE_IMAGES)
+    folds = (
+        folds_of(numbers[chosen].numpy(), [labelled[i].group or labelled[i].name for i in chosen]) if chosen else None
+    )
+    if folds is None or (judges.cross_validated and len(chosen) < len(labelled)):
+        return ways
+    z, y = z_labelled[chosen].to(device).float(), numbers[chosen].to(device)
+    if judges.cross_validated:
+        answers = cross_validated(z, y, classes, folds).cpu().numpy()
+    else:
+        probe = fit_probe(z, y, classes, choose_strength(z, y, classes, folds))
+        answers = probe.predict(z_judges.to(device).float()).cpu().numpy()
+    return [*ways, Way("linear probe", teacher.name, size, answers == truth, answers)]
+
+
+def template_rows(
+    each: torch.Tensor, templates: list[str], z_judges: torch.Tensor, judges: Judges
+) -> list[dict[str, Any]]:
+    """Zero-shot accuracy of each template alone, best first; `each` [T, C, D]."""
+    if not len(judges.labels):
+        return []
+    rows = [
+        {"template": template, **accuracy_row(((z_judges.float() @ text.T).argmax(-1) == judges.labels).numpy())}
+        for template, text in zip(templates, each, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row["correct"])
+
+
+def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[dict[str, Any]]:
+    """Zero-shot and probe accuracy per class, in class order; `taken_for`: the most frequent wrong zero-shot answer."""
+    if not ways:
+        return []
+    truth = judges.labels.numpy()
+    probe = next((way for way in ways if way.way == "linear probe" and way.model == ways[0].model), None)
+    rows = []
+    for number, label in enumerate(labels):
+        own = truth == number
+        wrong = Counter(answer for answer in ways[0].answers[own].tolist() if answer != number)
+        taken_for, times = max(wrong.items(), key=lambda entry: (entry[1], -entry[0])) if wrong else (None, 0)
+        rows.append({
+            "class": label,
+            **accuracy_row(ways[0].right[own]),
+            "probe": accuracy_row(probe.right[own]) if probe else None,
+            "taken_for": None if taken_for is None else labels[taken_for],
+            "times": times,
+        })  # fmt: skip
+    return rows
+
+
+def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: list[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that zero-shot answers mix up most, both directions together, with example images."""
+    if not ways:
+        return []
+    truth, answers = judges.labels.numpy(), ways[0].answers
+    matrix = confusion_matrix(truth, answers, len(labels))
+    both = np.triu(matrix + matrix.T, 1)
+    order = np.argsort(-both, axis=None, kind="stable")[:SHOWN]
+    rows = []
+    for a, b in zip(*np.unravel_index(order, both.shape), strict=True):
+        if both[a, b] == 0:
+            break
+        mixed = ((truth == a) & (answers == b)) | ((truth == b) & (answers == a))
+        rows.append({
+            "classes": [labels[a], labels[b]],
+            "first_taken_for_second": int(matrix[a, b]),
+            "second_taken_for_first": int(matrix[b, a]),
+            "n": int((truth == a).sum() + (truth == b).sum()),
+            "text_cosine": float(text[a] @ text[b]),
+            "examples": [judges.items[i].name for i in np.flatnonzero(mixed)[:4]],
+        })  # fmt: skip
+    return rows
+
+
+def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> list[dict[str, Any]]:
+    """The pairs of classes whose prompts the teacher finds most alike: each class and its nearest, pairs once."""
+    numbers = torch.arange(len(text))
+    found = nearest(text, text, device, exclude=(numbers, numbers))
+    pairs = {
+        tuple(sorted((i, int(j)))): float(cosine)
+        for i, (cosine, j) in enumerate(zip(found.similarity, found.row, strict=True))
+    }
+    best = sorted(pairs.items(), key=lambda entry: -entry[1])[:SHOWN]
+    return [{"classes": [labels[a], labels[b]], "text_cosine": cosine} for (a, b), cosine in best]

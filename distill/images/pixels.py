@@ -1,0 +1,37 @@
+"""Image files and pixels as torch takes them, the same for teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dhox.data.dataset import Item, read_image
+
+
+class WholeImages(Dataset[torch.Tensor]):
+    """Whole images through a transform: RGB image to tensor."""
+
+    def __init__(self, items: list[Item], transform: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.items, self.transform = items, transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(read_image(self.items[index]))
+
+
+@lru_cache(maxsize=16)
+def channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """One number per channel, [3], on a device; kept, since every copy from the host would wait for the device."""
+    return torch.tensor(values, device=device)
+
+
+def to_model(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 [B, H, W, 3] to normalised float [B, 3, H, W] on the same device."""
+    centre, spread = (channels(tuple(values), pixels.device) for values in (mean, std))
+    return ((pixels.float() / 255 - centre) / spread).permute(0, 3, 1, 2).contiguous()

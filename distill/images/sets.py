@@ -1,0 +1,182 @@
+"""Which images are labelled (L), unlabelled (U), validation and test: the rules of the sets, without torch."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dhox.data.dataset import Item, Splits, shorten
+from dhox.distill.images.samplers import draw_few_shot_reference, draw_labelled, draw_percent_reference
+from dhox.errors import DhoxError, UsageError
+
+TUNE_ON = ("val", "held-out", "none")
+
+HOLD_OUT_SHARE = 0.2  # of the labelled images of a class, where DATA has no val
+HOLD_OUT_FROM = 5  # labelled images per class; with fewer, none is held out
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training sets of one run. `labelled` and `unlabelled` share no content with each other or with val and test.
+
+    `selection`: where validation comes from, `val` (DATA's split), `held-out` (of the labelled images) or `none`.
+    """
+
+    labelled: list[Item]
+    unlabelled: list[Item]
+    validation: list[Item]
+    test: list[Item]
+    selection: str
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_sets(
+    splits: Splits,
+    labels: list[str],
+    content: dict[str, str],
+    *,
+    shots: int | None = None,
+    label_fraction: float | None = None,
+    use_labels: bool = True,
+    split_seed: int = 0,
+    label_sampler: str = "dhox",
+    tune_on: str = "val",
+) -> Sets:
+    """Choose L and U from DATA's splits.
+
+    `labels`: the class list. `content`: image name -> content hash. `shots`: labelled images per class;
+    `label_fraction`: share of each class in (0, 1]; neither: every labelled image of train. `use_labels` False (method
+    kd): L is empty and all of train is unlabelled. `label_sampler`: one of dhox.distill.images.samplers.SAMPLERS; the
+    reference samplers draw from all of train, as the authors do, and what they drew that stands in val or test too is
+    dropped afterwards. `tune_on`: what chooses alpha and beta: `val` (DATA's val, held-out labels where DATA has none),
+    `held-out` (20 % of L, and DATA's val is left out) or `none` (nothing: no label is held out, and val is left out).
+    Raises DhoxError for more shots than images, for classes without a labelled image, and where no training image is
+    left; UsageError for a reference sampler without its --shots or --label-fraction.
+    """
+    if use_labels:
+        check_sampler(label_sampler, shots, label_fraction)
+    notes: list[str] = []
+    known = {content[item.name] for split in ("val", "test") for item in splits[split]}
+    train = without_copies(splits["train"], known, content)
+    if len(train) < len(splits["train"]):
+        notes.append(
+            f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
+            "and were dropped"
+        )
+
+    generator = np.random.default_rng(split_seed)
+    labelled: list[Item] = []
+    if use_labels and label_sampler == "dhox":
+        labelled = draw_labelled(train, labels, shots, label_fraction, generator)
+    elif use_labels:
+        if shots is not None:
+            drawn_items = draw_few_shot_reference(splits["train"], labels, shots)
+        else:
+            drawn_items = draw_percent_reference(splits["train"], labels, label_fraction or 1.0)
+        labelled = [item for item in drawn_items if content[item.name] not in known]
+        repeated = len(labelled) - len({item.name for item in labelled})
+        notes.append(
+            f"{label_sampler}: {len(drawn_items)} images drawn as the authors draw them, {repeated} of them repeats; "
+            f"{len(drawn_items) - len(labelled)} that are copies of val or test were dropped"
+        )
+
+    in_test = {content[item.name] for item in splits["test"]}
+    validation = [item for item in splits["val"] if content[item.name] not in in_test] if tune_on == "val" else []
+    if tune_on == "val" and len(validation) < len(splits["val"]):
+        notes.append(f"{len(splits['val']) - len(validation)} images of val are copies of test images and were dropped")
+    if splits["val"] and tune_on != "val":
+        notes.append(f"--tune-on {tune_on}: the {len(splits['val'])} images of val are left out")
+    selection = "val" if validation else "none"
+    if tune_on == "none":
+        notes.append("--tune-on none: there is no validation, and alpha and beta stay fixed")
+    elif labelled and not validation:
+        labelled, validation = hold_out(labelled, labels, generator)
+        selection = "held-out" if validation else "none"
+        why = "--tune-on held-out" if tune_on == "held-out" else "DATA has no val"
+        notes.append(
+            f"{why}: {len(validation)} of the labelled images are held out for validation"
+            if validation
+            else f"{why} and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
+            "and alpha and beta stay fixed"
+        )
+
+    # The reference samplers may draw copies: an image that validates must not train.
+    judging = {content[item.name] for item in validation}
+    labelled = [item for item in labelled if content[item.name] not in judging]
+    drawn = {item.name for item in labelled} | {item.name for item in validation}
+    rest = [item for item in train if item.name not in drawn] + splits["unlabelled"]
+    groups = {item.group for item in validation} - {None}
+    apart = [item for item in rest if item.group not in groups]
+    if len(apart) < len(rest):
+        notes.append(f"{len(rest) - len(apart)} unlabelled images share a group with validation and were dropped")
+    known = {content[item.name] for item in labelled + validation + splits["val"] + splits["test"]}
+    unlabelled = without_copies(apart, known, content)
+    if len(unlabelled) < len(apart):
+        notes.append(
+            f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
+            "unlabelled images and were dropped"
+        )
+    if not labelled and not unlabelled:
+        raise DhoxError(
+            "Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/."
+        )
+    return Sets(
+        labelled,
+        [replace(item, label=None, group=None) for item in unlabelled],
+        validation,
+        splits["test"],
+        selection,
+        notes,
+    )
+
+
+def check_sampler(label_sampler: str, shots: int | None, label_fraction: float | None) -> None:
+    """Raise UsageError where a reference sampler lacks the option that says how much it draws."""
+    if label_sampler == "few-shot-reference" and shots is None:
+        raise UsageError("--label-sampler few-shot-reference draws --shots images of each class. Add --shots.")
+    if label_sampler == "percent-reference" and label_fraction is None:
+        raise UsageError("--label-sampler percent-reference draws a share of all images. Add --label-fraction.")
+
+
+def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
+    """Split L into (training part, held-out part), stratified; whole groups where images have them.
+
+    Nothing is held out where a class has fewer than HOLD_OUT_FROM labelled images.
+    """
+    counts = Counter(item.label for item in labelled)
+    if min(counts.values()) < HOLD_OUT_FROM:
+        return labelled, []
+    members: dict[str, list[Item]] = defaultdict(list)
+    for item in labelled:
+        members[item.group or item.name].append(item)
+    held: set[str] = set()
+    n_held: Counter[str | None] = Counter()
+    for label in labels:
+        items = [item for item in labelled if item.label == label]
+        wanted = max(1, round(HOLD_OUT_SHARE * len(items)))
+        for i in generator.permutation(len(items)):
+            if n_held[label] >= wanted:
+                break
+            new = [item for item in members[items[i].group or items[i].name] if item.name not in held]
+            held |= {item.name for item in new}
+            n_held.update(item.label for item in new)
+    remaining = [item for item in labelled if item.name not in held]
+    lost = sorted(set(labels) - {str(item.label) for item in remaining})
+    if lost:
+        raise DhoxError(
+            f"Holding out whole groups leaves no labelled image of: {shorten(lost)}. Give DATA a val split of its own."
+        )
+    return remaining, [item for item in labelled if item.name in held]
+
+
+def without_copies(items: list[Item], known: set[str], content: dict[str, str]) -> list[Item]:
+    """The items whose content is neither known nor that of an earlier item."""
+    seen = set(known)
+    kept = []
+    for item in items:
+        if content[item.name] not in seen:
+            kept.append(item)
+        seen.add(content[item.name])
+    return kept

@@ -1,0 +1,265 @@
+"""Rows of equal shape, found by key, in a directory of checksummed files: the teacher cache and the packed images.
+
+A directory holds `shards.json` (what the rows are) and files `KEYHASH.safetensors` of many rows each. A file is
+written whole or not at all, so a kill costs at most the file in work; new keys are appended as new files; several
+processes fill one directory by writing different files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from dhox.data.dataset import shorten
+from dhox.errors import DhoxError
+from dhox.files import read_json, write_bytes, write_json
+
+SHARDS_FILE, SHARDS_SCHEMA = "shards.json", "dhox.shards/1"
+KEY_BYTES = 16
+LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
+CHECKSUMS_UP_TO = 16 << 30  # bytes that are read whole when rows are opened; beyond, `dhox cache --verify` does it
+MOST_ROWS, MOST_BYTES = 1024, 64 << 20  # of one file
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its keys (bytes each) in row order, and where its rows begin."""
+
+    path: Path
+    keys: list[bytes]
+    offset: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen rows of a shard directory, memory-mapped: row i is `maps[file[i]][place[i]]`."""
+
+    maps: list[np.ndarray]
+    file: np.ndarray
+    place: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.maps[0].shape[1:])
+
+    def take(self, numbers: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Copy the rows `numbers` [B] into `out` [B, *row_shape]."""
+        for i, (file, place) in enumerate(zip(self.file[numbers].tolist(), self.place[numbers].tolist(), strict=True)):
+            out[i] = self.maps[file][place]
+        return out
+
+    def take_part(self, numbers: np.ndarray, parts: np.ndarray) -> np.ndarray:
+        """Part `parts[i]` of row `numbers[i]`: [B, *row_shape[1:]]."""
+        out = np.empty((len(numbers), *self.row_shape[1:]), self.maps[0].dtype)
+        places = zip(self.file[numbers].tolist(), self.place[numbers].tolist(), parts.tolist(), strict=True)
+        for i, (file, place, part) in enumerate(places):
+            out[i] = self.maps[file][place, part]
+        return out
+
+
+def row_key(name: str, content: str) -> bytes:
+    """The key of an image: a hash of its name and its content hash."""
+    return hashlib.blake2b(f"{name}\0{content}".encode(), digest_size=KEY_BYTES).digest()
+
+
+def prepare(
+    folder: Path, recipe: dict[str, Any], row_shape: Sequence[int], dtype: str, about: dict[str, Any] | None = None
+) -> None:
+    """Create the directory, or check that it holds rows of this recipe. Raises DhoxError where it holds others.
+
+    `about`: kept for readers, never compared.
+    """
+    wanted = json.loads(json.dumps({"recipe": recipe, "row_shape": list(row_shape), "dtype": dtype}))
+    path = folder / SHARDS_FILE
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise DhoxError(f"Could not create {folder}: {err.strerror}. Choose another --cache.") from err
+        write_json(path, {"schema": SHARDS_SCHEMA, "about": about or {}, **wanted, "files": {}})
+        return
+    found = read_json(path, SHARDS_SCHEMA)
+    flat_found, flat_wanted = (
+        {**c["recipe"], "row_shape": c["row_shape"], "dtype": c["dtype"]} for c in (found, wanted)
+    )
+    other = [
+        f"{name} is {flat_found.get(name)!r} there and {flat_wanted.get(name)!r} here"
+        for name in sorted(flat_found.keys() | flat_wanted.keys())
+        if flat_found.get(name) != flat_wanted.get(name)
+    ]
+    if other:
+        raise DhoxError(
+            f"{folder} was written by another teacher or recipe ({'; '.join(other)}). Choose another --cache, or train "
+            "with the settings that wrote it."
+        )
+
+
+def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
+    """Every file of the directory, with its keys.
+
+    Sizes are always checked, contents only with `checksums`. Raises DhoxError for damaged files and for files that
+    shards.json lists and that are gone.
+    """
+    shards, damaged = examine(folder, checksums=checksums)
+    if damaged:
+        raise DhoxError(
+            f"{folder} is damaged: " + shorten([f"{name} ({reason})" for name, reason in sorted(damaged.items())], 4)
+            + f". `dhox cache --repair {folder}` drops these files; their rows are then computed again."
+        )  # fmt: skip
+    return shards
+
+
+def examine(folder: Path, *, checksums: bool) -> tuple[list[Shard], dict[str, str]]:
+    """(whole files, damaged or missing file -> reason)."""
+    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+    row_bytes = int(np.prod(header["row_shape"])) * np.dtype(header["dtype"]).itemsize
+    found = sorted(folder.glob("*.safetensors"))
+    damaged = {name: "missing" for name in header["files"] if not (folder / name).exists()}
+    whole = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, result in zip(found, pool.map(lambda p: read_shard(p, row_bytes, checksums), found), strict=True):
+            if isinstance(result, str):
+                damaged[path.name] = result
+            else:
+                whole.append(result)
+    return whole, damaged
+
+
+def read_shard(path: Path, row_bytes: int, checksums: bool) -> Shard | str:
+    """One file, or what is wrong with it."""
+    with path.open("rb") as file:
+        try:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            metadata = json.loads(header["__metadata__"]["dhox"])
+            keys = bytes.fromhex(metadata["keys"])
+        except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
+            return "no header"
+        shard = Shard(
+            path, [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)], 8 + length, metadata["sha256"]
+        )
+        if path.stat().st_size != shard.offset + len(shard.keys) * row_bytes:
+            return "truncated"
+        if checksums:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 22):
+                digest.update(block)
+            if digest.hexdigest() != shard.sha256:
+                return "its checksum differs"
+    return shard
+
+
+def where(shards: list[Shard]) -> dict[bytes, tuple[int, int]]:
+    """Key -> (file number, row in it)."""
+    return {key: (number, row) for number, shard in enumerate(shards) for row, key in enumerate(shard.keys)}
+
+
+def open_rows(folder: Path, keys: list[bytes]) -> Rows:
+    """The rows of `keys`, in their order, memory-mapped. Every key must be there; damaged files are refused.
+
+    Checksums are compared where the directory holds at most CHECKSUMS_UP_TO bytes, sizes always.
+    """
+    total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    shards = read_shards(folder, checksums=total <= CHECKSUMS_UP_TO)
+    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+    dtype, shape = np.dtype(header["dtype"]), tuple(header["row_shape"])
+    places = where(shards)
+    lost = sum(key not in places for key in keys)
+    if lost:
+        raise DhoxError(
+            f"{folder} lacks {lost} of {len(keys)} rows that were just written: another command changes it at the same "
+            "time. Run the command again."
+        )
+    table = np.array([places[key] for key in keys], np.int64).reshape(-1, 2)
+    maps = [np.memmap(s.path, dtype, "r", offset=s.offset, shape=(len(s.keys), *shape)) for s in shards]
+    return Rows(list(maps), table[:, 0], table[:, 1])
+
+
+def rows_per_file(row_shape: Sequence[int], dtype: str) -> int:
+    """How many rows a full file holds."""
+    return max(1, min(MOST_ROWS, MOST_BYTES // (int(np.prod(row_shape)) * np.dtype(dtype).itemsize)))
+
+
+def missing_share(keys: list[bytes], shards: list[Shard], per_file: int, rank: int, world: int) -> list[int]:
+    """The numbers of the keys that this process is to compute: whole files, dealt out over the processes."""
+    there = where(shards)
+    missing = list({key: number for number, key in enumerate(keys) if key not in there}.values())
+    return [
+        number
+        for file in range(rank, -(-len(missing) // per_file), world)
+        for number in missing[file * per_file : (file + 1) * per_file]
+    ]
+
+
+def write_rows(
+    folder: Path, keys: list[bytes], batches: Iterable[np.ndarray], per_file: int, advance: Callable[[int], None]
+) -> None:
+    """Write rows that come in batches [b, *row_shape], in the order of `keys`, as files of `per_file` rows.
+
+    Files are written by a thread of their own while the next rows are computed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        done, held, n_held = 0, [], 0
+        writing: Future[None] | None = None
+        for batch in batches:
+            held.append(batch)
+            n_held += len(batch)
+            advance(len(batch))
+            while n_held >= per_file or (n_held and done + n_held == len(keys)):
+                rows = np.concatenate(held)
+                file_rows, rest = rows[:per_file], rows[per_file:]
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(write_shard, folder, keys[done : done + len(file_rows)], file_rows)
+                done += len(file_rows)
+                held, n_held = [rest], len(rest)
+        if writing is not None:
+            writing.result()
+    assert done == len(keys), f"{len(keys) - done} rows were never computed"
+
+
+def write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
+    """Write one file; equal keys and rows give the same name and bytes."""
+    rows = np.ascontiguousarray(rows)
+    joined = b"".join(keys)
+    # One entry: safetensors writes several in any order.
+    metadata = {"dhox": json.dumps({"keys": joined.hex(), "sha256": hashlib.sha256(rows.data).hexdigest()})}
+    name = hashlib.blake2b(joined, digest_size=12).hexdigest()
+    write_bytes(folder / f"{name}.safetensors", save({"rows": rows}, metadata))
+
+
+def list_files(folder: Path) -> None:
+    """Record in shards.json which files are there, so that a later loss is noticed."""
+    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+    shards, _ = examine(folder, checksums=False)
+    header["files"] = {shard.path.name: len(shard.keys) for shard in shards}
+    for temporary in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                temporary.unlink()
+    write_json(folder / SHARDS_FILE, header)
+
+
+def repair(folder: Path) -> dict[str, str]:
+    """Drop damaged files and forget missing ones; returns what they were."""
+    _, damaged = examine(folder, checksums=True)
+    for name in damaged:
+        (folder / name).unlink(missing_ok=True)
+    list_files(folder)
+    return damaged

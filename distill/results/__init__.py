@@ -1,0 +1,1 @@
+"""From logits to alpha, beta and accuracy."""

@@ -1,0 +1,82 @@
+"""What a trained student answers: logits of whole images, and learning-curve metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dhox.data.dataset import Item, class_numbers
+from dhox.data.images import Preprocessing, model_input
+from dhox.distill.images.pixels import WholeImages, to_model
+from dhox.distill.processes import gather_rows, share_buffers
+from dhox.distill.students.kd_head import norm, plain_parameters
+from dhox.distill.students.student import Student
+from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
+
+BATCH = 256
+
+
+def student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+    """A whole image as the exported model will see it, uint8 [size, size, 3]."""
+    return torch.from_numpy(model_input(image, preprocessing).copy())
+
+
+def pixel_loader(
+    items: list[Item], preprocessing: Preprocessing, workers: int, rank: int = 0, world: int = 1
+) -> DataLoader[torch.Tensor]:
+    """This process's part items[rank::world] of whole images, in batches uint8 [b, size, size, 3]."""
+    transform = partial(student_pixels, preprocessing=preprocessing)
+    return DataLoader(WholeImages(items[rank::world], transform), batch_size=BATCH, num_workers=workers)
+
+
+def predict_logits(
+    fabric: Fabric, student: Student, pixels: Iterable[torch.Tensor], n: int, preprocessing: Preprocessing
+) -> dict[str, np.ndarray]:
+    """`ce_logits` and `kd_logits` of n whole images, float32 [n, C], in eval mode, on every process.
+
+    A cosine KD head V z/|z| + c also gives `z_norms` float32 [n], |z|, and `kd_bias` float32 [C], c: what its plain
+    linear fold needs (dhox.export.folding.fold). `pixels`: batches of this process's part of the images (see
+    pixel_loader); every image counts exactly once.
+    """
+    share_buffers(fabric, student)
+    student.eval()
+    classes = student.classes
+    parts = [np.zeros((0, 2 * classes + 1), np.float32)]
+    with torch.inference_mode(), fabric.autocast():
+        for batch in pixels:
+            z = student.backbone(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
+            columns = [part.float() for part in (*student.logits(z), norm(z.float()))]
+            parts.append(torch.cat(columns, dim=1).cpu().numpy())
+    rows = gather_rows(fabric, np.concatenate(parts), n)
+    answers = {"ce_logits": rows[:, :classes].copy(), "kd_logits": rows[:, classes:-1].copy()}
+    if student.kd_head is not None and student.kd_kind != "linear":
+        bias = plain_parameters(student.kd_kind, student.kd_head)[1]
+        answers |= {"z_norms": rows[:, -1].copy(), "kd_bias": bias.detach().float().cpu().numpy()}
+    return answers
+
+
+def logit_arrays(logits: dict[str, np.ndarray], items: list[Item], labels: list[str]) -> dict[str, np.ndarray]:
+    """The arrays of `predict_logits`, labels [N] and names [N] of whole images: val.npz and test.npz."""
+    return {
+        **logits,
+        "labels": class_numbers(items, labels),
+        "names": np.array([item.name for item in items], dtype=np.str_),
+    }
+
+
+def validation_metrics(
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
+) -> dict[str, float]:
+    """Accuracies for the learning curves and the share of images that both heads answer alike, in [0, 1]."""
+    if not two_heads:
+        return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
+    mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
+    predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
+    metrics = {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
+    return metrics | {"head_agreement": float((ce_logits.argmax(-1) == kd_logits.argmax(-1)).mean())}

@@ -1,0 +1,151 @@
+"""`dhox import-dho`: a checkpoint of the DHO authors' code (github.com/erjui/DHO) to a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from timm.data import ImageNetInfo
+
+from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
+from dhox.distill.results.evaluate import logit_arrays, pixel_loader, predict_logits
+from dhox.distill.results.selection import FEWEST_IMAGES
+from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
+from dhox.distill.students.student import save_student
+from dhox.distill.students.synthetic import write_synthetic_images
+from dhox.environment import now, versions
+from dhox.errors import DhoxError
+from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256, write_json, write_npz
+from dhox.heads import FIXED_ALPHA, FIXED_BETA
+
+CLIP_ALPHA_BETA = (0.5, 0.5)  # hard-coded in train_imgnet_semi.py
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `dhox import-dho` reports: the content of run.json and of selection.json."""
+
+    run: Path
+    summary: dict[str, Any]
+    selection: dict[str, Any]
+
+
+def import_dho(
+    file: Path,
+    out: Path,
+    *,
+    arch: str,
+    classes: str,
+    alpha: float | None = None,
+    beta: float | None = None,
+    data: Path | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> ImportResult:
+    """Write the run directory `out` from a checkpoint `file`.
+
+    `arch`: resnet18, resnet50 or mobilenetv2, else an OpenCLIP architecture in OpenAI's form (ViT-B-16, ViT-L-14,
+    RN50); the image size is that of the position embeddings. `classes`: a class file, `imagenet` (English names) or
+    `imagenet-wnid` (n01440764 ..., as ImageNet's folders are called). `data`: DATA whose val split is answered, so
+    that export can compare and tune on it. Raises DhoxError for a file that is no such checkpoint or does not fit.
+    """
+    check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
+    named = known_classes(classes)
+    labels = [label for label, _ in named]
+    validation = [] if data is None else validation_items(data, labels)
+    state, stored = read_checkpoint(file)
+    student, spec, preprocessing = rebuild(state, arch, len(named), file)
+    is_clip = spec.tower is not None
+    default = CLIP_ALPHA_BETA if is_clip else (FIXED_ALPHA, FIXED_BETA)
+    alpha, beta = default[0] if alpha is None else alpha, default[1] if beta is None else beta
+    notes = notes_on(stored, alpha, beta)
+
+    with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
+        save_student(student, run)
+        fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
+        model = fabric.to_device(student.eval())
+        pixels = pixel_loader(validation, preprocessing, workers)
+        logits = predict_logits(fabric, model, pixels, len(validation), preprocessing)
+        val = logit_arrays(logits, validation, labels)
+        write_npz(run / "val.npz", **val)
+        if data is None:
+            write_synthetic_images(run / SYNTHETIC / "unlabelled")
+            notes.append(
+                "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
+                "Give dhox export --data DATA, or import again with --data DATA"
+            )
+        selection = {
+            "schema": "dhox.selection/1", "alpha": alpha, "beta": beta, "searched": False, "metric": "accuracy",
+            "source": "imported", "n_validation": len(validation), "n_selection_labels": 0,
+            "fewest_images": FEWEST_IMAGES, "grid": None,
+        }  # fmt: skip
+        write_json(run / "selection.json", selection)
+        summary = {
+            "schema": RUN_SCHEMA,
+            "status": "complete",
+            "finished_at": now(),
+            "method": "dho",
+            "data": data_address(data or out / SYNTHETIC),
+            "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(named)],
+            "sets": {
+                "n_labelled": 0, "n_unlabelled": 0, "n_validation": len(validation), "n_test": 0,
+                "selection": "imported", "labelled": [], "validation": [item.name for item in validation],
+            },
+            "teacher": None,
+            "student": spec.to_json() | {"weights": file.name},
+            "preprocessing": preprocessing.to_json(),
+            "training": None,
+            "imported": {"file": str(file.absolute()), "sha256": sha256(file), "stored": stored},
+            "test": None,
+            "skipped": [],
+            "notes": notes,
+            "environment": versions(),
+        }  # fmt: skip
+        write_json(run / RUN_FILE, summary)
+    return ImportResult(out, summary, selection)
+
+
+def validation_items(data: Path, labels: list[str]) -> list[Item]:
+    """The val split of DATA. Raises DhoxError where there is none, or where it has labels outside `labels`."""
+    items = read_dataset(data, labels=labels)["val"]
+    if not items:
+        raise DhoxError(
+            f"{data} has no val split. Add val/CLASS/*, or leave --data out here and give it to dhox export."
+        )
+    outside = sorted({str(item.label) for item in items} - set(labels))
+    if outside:
+        raise DhoxError(
+            f"val has labels outside the class list: {shorten(outside)}. Rename the folders, or name the classes as "
+            "they are called (--classes imagenet-wnid for ImageNet's own folders)."
+        )
+    return items
+
+
+def known_classes(classes: str) -> list[tuple[str, str]]:
+    """(label, prompt name) in index order. English names that ImageNet has twice get their synset behind them."""
+    if not classes.startswith("imagenet"):
+        return read_class_file(Path(classes))
+    if classes not in {"imagenet", "imagenet-wnid"}:
+        raise DhoxError(f"--classes {classes} is unknown. Use imagenet, imagenet-wnid or a class file.")
+    info = ImageNetInfo()
+    synsets = [info.index_to_label_name(i) for i in range(len(IMAGENET_CLASSNAMES))]
+    if classes == "imagenet-wnid":
+        return list(zip(synsets, IMAGENET_CLASSNAMES, strict=True))
+    return [
+        (name if IMAGENET_CLASSNAMES.count(name) == 1 else f"{name} ({synset})", name)
+        for name, synset in zip(IMAGENET_CLASSNAMES, synsets, strict=True)
+    ]
+
+
+def notes_on(stored: dict[str, float], alpha: float, beta: float) -> list[str]:
+    """What the file says about alpha and beta, and what is used."""
+    said = ", ".join(f"{key} {stored[key]:g}" for key in ("alpha", "beta") if key in stored) or "no alpha and no beta"
+    return [
+        f"the file stores {said}; used are alpha {alpha:g} (weight of the CE head) and beta {beta:g}. The authors' "
+        "code gave alpha to the KD head until 21 May 2025, so a stored alpha is not taken over: set --alpha and --beta"
+    ]

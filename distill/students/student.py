@@ -1,0 +1,185 @@
+"""The student: a backbone and its heads, and the files it is kept in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from dhox.data.dataset import shorten
+from dhox.data.images import Preprocessing
+from dhox.distill.students.clip_tower import PREFIX, build_tower
+from dhox.distill.students.kd_head import create_kd_head
+from dhox.distill.teachers.teacher import closest
+from dhox.errors import DhoxError
+from dhox.files import write_bytes
+
+WEIGHTS_FILE = "student.safetensors"
+
+
+class Student(nn.Module):
+    """Backbone -> features z [B, d] -> CE head, a linear layer [C, d], and KD head, of one of KD_HEADS.
+
+    The single-head methods (ce, kd, sho) have no KD head: both outputs are the one head's logits.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool, kd_kind: str) -> None:
+        super().__init__()
+        self.classes = classes
+        self.backbone = backbone
+        self.kd_kind = kd_kind
+        self.ce_head = nn.Linear(features, classes)
+        self.kd_head = create_kd_head(kd_kind, features, classes) if two_heads else None
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised float images [B, 3, H, W] to (CE logits, KD logits), each [B, C]."""
+        return self.logits(self.backbone(images))
+
+    def logits(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, d] to (CE logits, KD logits), each [B, C]."""
+        ce_logits = self.ce_head(z)
+        return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What rebuilds a student from its weights file.
+
+    `kd_head`: one of KD_HEADS. `tower`: the configuration of an OpenCLIP image tower (see `build_tower`), or None.
+    """
+
+    name: str
+    image_size: int
+    classes: int
+    two_heads: bool
+    kd_head: str = "linear"
+    tower: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for run.json."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> StudentSpec:
+        """Read what `to_json` wrote; other keys are left out."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
+
+
+def check_student_name(name: str) -> None:
+    """Raise DhoxError, with the closest names, for a student that timm does not know."""
+    if not name.startswith(PREFIX) and name.split(".")[0] not in timm.list_models():
+        raise DhoxError(
+            f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
+            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers."
+        )
+
+
+def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm backbone without its classifier, and its data configuration (input_size, mean, std, interpolation).
+
+    `weights`: `pretrained`, `none`, or a file (.safetensors, or a state dict that loads with weights_only). Raises
+    DhoxError for unknown names (with the closest ones) and for weights that cannot be had or do not fit.
+    """
+    check_student_name(name)
+    if weights == "pretrained" and "." in name:
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        if name not in tags:
+            raise DhoxError(
+                f"timm has no weights {name!r}. {closest(name, tags)} Or use --student-weights none or FILE."
+            )
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
+    sized = options if image_size is None else options | {"img_size": image_size}
+    try:
+        try:
+            backbone = timm.create_model(name, **sized)
+        except TypeError:  # convolutional models take any size and know no img_size
+            backbone = timm.create_model(name, **options)
+    except Exception as err:
+        raise DhoxError(
+            f"The student {name} could not be created ({err}). Without a network, pass --student-weights FILE with a "
+            "local state dict, or --student-weights none to train from scratch."
+        ) from err
+    if weights not in {"pretrained", "none"}:
+        load_backbone_weights(backbone, Path(weights))
+    data = timm.data.resolve_data_config({}, model=backbone)
+    return backbone, data | {"image_size": image_size or data["input_size"][-1]}
+
+
+def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict into a backbone, ignoring a classifier in it. Raises DhoxError where it does not fit."""
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+    except Exception as err:
+        raise DhoxError(
+            f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict."
+        ) from err
+    own = backbone.state_dict()
+    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    if unfit:
+        raise DhoxError(
+            f"{path} lacks {len(unfit)} of the {len(own)} tensors of this student, or has them in other shapes: "
+            f"{shorten(unfit, 3)}. Pass the weights of the same timm model."
+        )
+    backbone.load_state_dict({name: state[name] for name in own})
+
+
+def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool, kd_kind: str = "linear") -> Student:
+    """Put the heads on a backbone; the feature width is what one forward gives.
+
+    Raises DhoxError where that is not one tensor of features [B, d].
+    """
+    backbone.eval()
+    with torch.no_grad():
+        z = backbone(torch.zeros(1, 3, image_size, image_size))
+    if not isinstance(z, torch.Tensor) or z.ndim != 2:
+        given = f"a tensor {list(z.shape)}" if isinstance(z, torch.Tensor) else f"a {type(z).__name__}"
+        raise DhoxError(
+            f"The student's backbone gives {given} for one image, not one tensor of features [1, d]. Choose a student "
+            "that pools its features."
+        )
+    return Student(backbone, z.shape[-1], classes, two_heads, kd_kind)
+
+
+def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
+    """Evaluation preprocessing: shorter side to the image size, centre crop, the backbone's mean and std."""
+    size = data["image_size"]
+    return Preprocessing(size, size, data["interpolation"], tuple(data["mean"]), tuple(data["std"]))
+
+
+def save_student(student: Student, run: Path) -> None:
+    """Write the weights; the file appears whole or not at all."""
+    write_bytes(run / WEIGHTS_FILE, save({name: t.contiguous().cpu() for name, t in student.state_dict().items()}))
+
+
+def load_student(run: Path, spec: StudentSpec) -> Student:
+    """Rebuild the student of a run, in eval mode, from its weights file.
+
+    Raises DhoxError for a file that does not hold it, and says so where a head is not linear.
+    """
+    if spec.tower is None:
+        backbone, _ = create_backbone(spec.name, "none", spec.image_size)
+    else:
+        backbone = build_tower(spec.tower, spec.image_size)
+    student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads, spec.kd_head)
+    names: list[str] = []
+    try:
+        state = load_file(run / WEIGHTS_FILE)
+        names = list(state)
+        student.load_state_dict(state)
+    except Exception as err:
+        nonlinear = [name for name in names if re.match(r"(ce|kd)_head\.\w+\.", name)]
+        reason = f"its head is not one linear layer: {nonlinear[0]}" if nonlinear else " ".join(str(err).split())[:200]
+        raise DhoxError(
+            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({reason}). Train it again."
+        ) from err
+    return student.eval()

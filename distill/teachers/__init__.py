@@ -1,0 +1,1 @@
+"""What the teacher knows, computed once."""

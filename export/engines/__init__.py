@@ -1,0 +1,1 @@
+"""TensorRT engines, and folders for neighbouring tools."""

@@ -1,0 +1,97 @@
+"""The engine of an ONNX file that has no export: built on this machine by this user, and kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dhox.boards.jetson import jetson_card
+from dhox.environment import now
+from dhox.errors import DhoxError
+from dhox.export.engines.compile_engine import Options, compile_onnx
+from dhox.export.engines.engine import TRUST_NOTE, precision_record
+from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector
+from dhox.files import output_directory, sha256, write_bytes, write_json
+from dhox.models import engines
+from dhox.models.cuda import Gpu, gpu
+from dhox.models.engine_session import EngineSession
+from dhox.models.tensorrt_api import TensorRT, import_tensorrt, message_logger
+
+OPTIONS = Options(1, 8, 32, None, False, False, None)
+
+
+def open_cached_engine(
+    onnx: Path, precision: str, names: tuple[str, str]
+) -> tuple[dict[str, Any], EngineSession]:  # fmt: skip
+    """The sidecar and a session of the engine of an ONNX file, built now unless this user built it here before.
+
+    It is for batches of 1 to 32, or for the file's own where that is fixed. There is no golden check: without an export
+    nothing says what the file should answer. `names`: of its input and its output. Raises DhoxError in TensorRT's own
+    words, and GateFailedError where the engine is not of the file's precision.
+    """
+    here, trt = gpu(), import_tensorrt()
+    folder = engine_folder(onnx, trt, here)
+    try:
+        sidecar = engines.read_sidecar(folder)
+        plan = engines.read_plan(folder, sidecar, trust_engine=False)
+    except DhoxError:  # not there yet, unfinished, or not the file that this user built
+        return build(onnx, precision, names, folder, trt, here)
+    return sidecar, EngineSession(trt, plan, names=names)
+
+
+def engine_folder(onnx: Path, trt: TensorRT, here: Gpu) -> Path:
+    """$XDG_CACHE_HOME/dhox/engines/HASH of all that the engine depends on."""
+    what = [sha256(onnx), trt.flavour, trt.version, asdict(here), engines.platform_name(), asdict(OPTIONS)]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/engines" / key
+
+
+def build(
+    onnx: Path, precision: str, names: tuple[str, str], folder: Path, trt: TensorRT, here: Gpu
+) -> tuple[dict[str, Any], EngineSession]:
+    """Build, prove and keep an engine."""
+    with output_directory(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite=True) as partial:
+        start = time.perf_counter()
+        compiled = compile_onnx(onnx, precision, trt, here, OPTIONS, message_logger(trt))
+        seconds = time.perf_counter() - start
+        session = EngineSession(trt, compiled.plan, names=names)
+        layers = layers_of_inspector(session.layer_information(trt))
+        proof = precision_record(engine_precision(layers, compiled.products, precision), "inspector")
+        try:
+            check_promise(precision, compiled.graph, proof)
+        except DhoxError:
+            session.close()
+            raise
+        digest = hashlib.sha256(compiled.plan).hexdigest()
+        sidecar = {
+            "schema": engines.ENGINE_SCHEMA,
+            "status": "complete",
+            "finished_at": now(),
+            "folder": folder.name,
+            "precision": precision,
+            "onnx": {"file": onnx.name, "sha256": sha256(onnx)},
+            "engine": {"file": engines.PLAN_FILE, "bytes": len(compiled.plan), "sha256": digest},
+            "tensorrt": {"flavour": trt.flavour, "version": trt.version},
+            "device": {
+                "gpu": here.name,
+                "compute_capability": here.compute_capability,
+                "platform": engines.platform_name(),
+                "jetson": jetson_card(),
+            },
+            "options": asdict(OPTIONS),
+            "dla_fallback": [],
+            "graph_precision": compiled.graph,
+            "engine_precision": proof,
+            "golden": {"status": "not run: no export says what the file should answer"},
+            "build_seconds": seconds,
+            "trust": TRUST_NOTE,
+        }
+        write_bytes(partial / engines.PLAN_FILE, compiled.plan)
+        engines.record_trust(digest, folder)
+        write_json(partial / engines.ENGINE_FILE, sidecar)
+    return sidecar, session

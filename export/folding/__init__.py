@@ -1,0 +1,1 @@
+"""Two heads to one linear layer."""

@@ -1,0 +1,51 @@
+"""The numbers of a folded head, from heads.npz (numpy only): torch builds layers of them, retune rewrites them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dhox.export.folding.fold import Fold
+
+
+def is_cosine(heads: dict[str, np.ndarray]) -> bool:
+    """Whether the KD head of heads.npz works on z/|z|."""
+    return "kd_head" in heads and str(heads["kd_head"]) != "linear"
+
+
+def head_weights(heads: dict[str, np.ndarray], fold: Fold) -> dict[str, np.ndarray]:
+    """Parameters of the head that `fold` describes, float32, by their names below `head.` in the exported graph.
+
+    `linear.weight` [rows, d] and `linear.bias` [rows]: rows are C, or 2C for `exact`, whose second half is divided by
+    beta; `exact` also has `weights` [1, 2, 1] = (alpha, 1 - alpha), and for a cosine KD head `bias` [1, 2, C] in place
+    of `linear.bias`. `heads` has two layers, `ce_head` and `kd_head`, in place of `linear`. A linear fold of a cosine
+    KD head works on [z, z/|z|] (weight [C, 2d]), or on z alone where `fold.z_norm` stands for |z|. Computed in float64.
+    """
+    ce_weight, ce_bias = (heads[name].astype(np.float64) for name in ("ce_weight", "ce_bias"))
+    if fold.rule == "single":
+        return as_float32({"linear.weight": ce_weight, "linear.bias": ce_bias})
+    kd_weight, kd_bias = (heads[name].astype(np.float64) for name in ("kd_weight", "kd_bias"))
+    if fold.rule == "linear":
+        bias = fold.c_ce * ce_bias + fold.c_kd * kd_bias
+        if is_cosine(heads) and fold.z_norm is None:
+            weight = np.concatenate([fold.c_ce * ce_weight, fold.c_kd * kd_weight], axis=1)
+        else:
+            weight = fold.c_ce * ce_weight + fold.c_kd / (fold.z_norm or 1.0) * kd_weight
+        return as_float32({"linear.weight": weight, "linear.bias": bias})
+    kd_weight, kd_bias = kd_weight / fold.beta, kd_bias / fold.beta
+    weights = {"weights": np.array([fold.alpha, 1 - fold.alpha]).reshape(1, 2, 1)}
+    if fold.rule == "heads":
+        layers = {
+            "ce_head.weight": ce_weight, "ce_head.bias": ce_bias, "kd_head.weight": kd_weight, "kd_head.bias": kd_bias,
+        }  # fmt: skip
+        return as_float32(layers | weights)
+    stacked = {"linear.weight": np.concatenate([ce_weight, kd_weight])}
+    if is_cosine(heads):
+        stacked["bias"] = np.stack([ce_bias, kd_bias])[None]
+    else:
+        stacked["linear.bias"] = np.concatenate([ce_bias, kd_bias])
+    return as_float32(stacked | weights)
+
+
+def as_float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays in float32."""
+    return {name: array.astype(np.float32) for name, array in arrays.items()}

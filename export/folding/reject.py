@@ -1,0 +1,63 @@
+"""The reject threshold: below it the exported model answers "unknown", with measured coverage (numpy only)."""
+
+from __future__ import annotations
+
+from math import floor
+from typing import Any
+
+import numpy as np
+
+from dhox.distill.results.selection import FOLDS, fold_of, selecting_half
+from dhox.errors import DhoxError, UsageError
+from dhox.export.folding.fold import Fold, fold_probs
+from dhox.stats import accuracy_row, wilson_interval
+
+FEWEST_IMAGES = 20  # with fewer, a share of 95 % cannot be told from all
+
+
+def reject_threshold(val: dict[str, np.ndarray], fold: Fold, asked: float) -> dict[str, Any]:
+    """The top probability from which on the folded model answers, and what that costs, as plain values for a manifest.
+
+    `val`: the arrays of val.npz. `asked`: the share of the selecting validation images to be answered, in (0, 1].
+    `threshold`: the largest with at least that share at or above it. `coverage` (with its 95 % interval), `answered`
+    and `all` (rows of accuracy) are measured on images that did not choose the threshold: `images` is gate-half, or
+    cross-fitted where there are no halves (five thresholds, each from four fifths; alpha, beta, r and tau saw all).
+    Raises UsageError for a share outside (0, 1], DhoxError where there are too few validation images.
+    """
+    if not 0 < asked <= 1:
+        raise UsageError(f"--reject-coverage {asked:g} is not a share of the images. Give one above 0, at most 1.")
+    labels, names = val["labels"], val["names"].tolist()
+    if len(labels) < FEWEST_IMAGES:
+        raise DhoxError(
+            f"--reject-coverage needs at least {FEWEST_IMAGES} validation images, and there are {len(labels)}. Give "
+            "DATA a val split, or leave the option out."
+        )
+    probs = fold_probs(val, fold)
+    confidence, right = probs.max(-1), probs.argmax(-1) == labels
+    half = selecting_half(names)
+    if half.all():
+        folds, images = fold_of(names), "cross-fitted"
+        splits = [(folds != k, folds == k) for k in range(FOLDS) if (folds == k).any()]
+    else:
+        splits, images = [(half, ~half)], "gate-half"
+    answered, judged = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    for choose, judge in splits:
+        answered[judge] = confidence[judge] >= quantile_from_above(confidence[choose], asked)
+        judged |= judge
+    n, kept = int(judged.sum()), int(answered.sum())
+    return {
+        "asked": asked,
+        "threshold": quantile_from_above(confidence[half], asked),
+        "coverage": kept / n,
+        "coverage_interval": list(wilson_interval(kept, n)),
+        "answered": accuracy_row(right[answered]),
+        "all": accuracy_row(right[judged]),
+        "n": n,
+        "images": images,
+    }
+
+
+def quantile_from_above(confidence: np.ndarray, share: float) -> float:
+    """The largest threshold that at least `share` of the values reach."""
+    ordered = np.sort(confidence)
+    return float(ordered[min(floor((1 - share) * len(ordered) + 1e-9), len(ordered) - 1)])

@@ -1,0 +1,66 @@
+"""A half-precision graph in fp32 arithmetic, rounded wherever it stores a value (no torch).
+
+This is what a tensor core does: it reads half values, multiplies and adds in fp32, and stores half. ONNX Runtime's CPU
+provider does something else: it has kernels for few fp16 operators and for next to none in bf16, computes the others
+in fp32, and rounds between some of them only. So precision is judged on this graph, and reports say "emulated".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from dhox.export.half_precision.half import constants_to_initializers
+
+HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+# Operators whose outputs are among their inputs, or constants: nothing to round
+MOVING_OPS = {
+    "Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "Split", "Squeeze",
+    "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+def emulated(model: bytes) -> bytes:
+    """The fp32 graph that answers as `model` (fp16 or bf16 in its types) does where products are summed in fp32."""
+    source = typed_graph(model)
+    graph = source.graph
+    half = {
+        value.name: value.type.tensor_type.elem_type
+        for value in graph.value_info
+        if value.type.tensor_type.elem_type in HALF_TYPES
+    }
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALF_TYPES:
+                attribute.i = TensorProto.FLOAT
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALF_TYPES:
+                attribute.t.CopyFrom(single(attribute.t))
+        nodes.append(node)
+        for position, name in enumerate(node.output):
+            if name not in half or node.op_type in MOVING_OPS:
+                continue
+            exact, rounded = f"{name}_exact", f"{name}_rounded"
+            node.output[position] = exact
+            nodes.append(onnx.helper.make_node("Cast", [exact], [rounded], f"{rounded}_down", to=half[name]))
+            nodes.append(onnx.helper.make_node("Cast", [rounded], [name], f"{rounded}_up", to=TensorProto.FLOAT))
+    initializers = [single(tensor) if tensor.data_type in HALF_TYPES else tensor for tensor in graph.initializer]
+    for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
+        graph.ClearField(field)
+        getattr(graph, field).extend(content)
+    emulation: bytes = source.SerializeToString(deterministic=True)
+    return emulation
+
+
+def typed_graph(model: bytes) -> onnx.ModelProto:
+    """A model with the types of all its tensors inferred anew, its constants as initializers."""
+    source = onnx.load_from_string(model)
+    constants_to_initializers(source.graph)
+    source.graph.ClearField("value_info")
+    return onnx.shape_inference.infer_shapes(source)
+
+
+def single(tensor: TensorProto) -> TensorProto:
+    """A half tensor's values in float32."""
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)

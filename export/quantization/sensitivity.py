@@ -1,0 +1,63 @@
+"""Which layers int8 harms, and the fewest that have to go back until the answers are good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from dhox.console import progress_bar
+from dhox.export.quantization.qdq import Ranges, quantise
+from dhox.models.exported import run_session
+from dhox.models.onnx_session import open_session
+
+SENSITIVITY_IMAGES = 32
+SMALLEST_PROBABILITY = 1e-12
+
+
+def answers(content: bytes, batches: Sequence[np.ndarray], progress: str = "") -> np.ndarray:
+    """Probs of a graph on ONNX Runtime's CPU provider, float32 [N, C]; with `progress` under a bar of that name."""
+    session: Any = open_session(content, "cpu")
+    if not progress:
+        return np.concatenate([run_session(session, batch) for batch in batches])
+    parts = []
+    with progress_bar(progress, sum(map(len, batches))) as advance:
+        for batch in batches:
+            parts.append(run_session(session, batch))
+            advance(len(batch))
+    return np.concatenate(parts)
+
+
+def damages(
+    model: onnx.ModelProto, ranges: Ranges, names: Sequence[str], batches: Sequence[np.ndarray], fp32: np.ndarray
+) -> dict[str, float]:
+    """What each layer does to the answers when it alone is int8: mean KL(fp32 || int8) in nats, >= 0, inf for NaN.
+
+    `fp32`: the fp32 graph's probs on `batches`, of which SENSITIVITY_IMAGES spread evenly are used. Alone, since the
+    rounding errors of layers add up nearly independently, and a layer's own part drowns when all the others are int8.
+    """
+    images = np.concatenate(list(batches)) if len(batches) > 1 else batches[0]
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(SENSITIVITY_IMAGES, len(images))).astype(int))
+    few, expected = images[chosen], np.clip(fp32[chosen], SMALLEST_PROBABILITY, None).astype(np.float64)
+    found = {}
+    with progress_bar("Sensitivity of layers", len(names)) as advance:
+        for name in names:
+            probs = answers(quantise(model, ranges, [name]).SerializeToString(), [few])
+            log_ratio = np.log(expected) - np.log(np.clip(probs, SMALLEST_PROBABILITY, None))
+            kl = float((expected * log_ratio).sum(-1).mean())
+            found[name] = max(kl, 0.0) if np.isfinite(kl) else float("inf")
+            advance(1)
+    return found
+
+
+def fewest(n: int, holds: Callable[[int], bool]) -> int:
+    """The smallest k in 1..n with holds(k), by doubling and bisection: holds is taken to be monotone, and true at n."""
+    low, high = 0, min(1, n)
+    while high < n and not holds(high):
+        low, high = high, min(2 * high, n)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

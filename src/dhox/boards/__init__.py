@@ -1,0 +1,1 @@
+"""Jetson boards: what they are, what they can take, and how they are reached."""

@@ -1,0 +1,105 @@
+"""What the commands share: checks of options, defaults, and the last lines that they print."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from dhox.console import console, say
+from dhox.errors import UsageError
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory of the same kind.")]
+
+Sysroot = Annotated[Path | None, typer.Option(help="Read system files and commands below this folder: a recording of another machine, for tests.", show_default="/", exists=True, file_okay=False)]  # fmt: skip
+
+
+def set_sysroot(folder: Path | None) -> None:
+    """--sysroot, for this process and those that it starts."""
+    if folder is not None:
+        from dhox.sysroot import VARIABLE
+
+        os.environ[VARIABLE] = str(folder.absolute())
+
+
+def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError where an option has a value that it does not know."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value} is unknown. Use one of: {', '.join(allowed)}.")
+
+
+def find_newest(file_name: str, schema: str, kind: str, how: str) -> Path:
+    """The newest directory of a kind below the working directory, said aloud."""
+    from dhox.files import newest
+
+    found = newest(Path(), file_name, schema)
+    if found is None:
+        raise UsageError(f"There is no {kind} below {Path.cwd()}. Make one with `{how}`, or give its path.")
+    say(f"Using the newest {kind}: {found}")
+    return found
+
+
+def quiet_training_libraries() -> None:
+    """Torch must be there, and its companions' failures come back as exceptions, not as log lines."""
+    from dhox.errors import require
+
+    require("torch", "distill")
+    for logger in (None, "huggingface_hub", "timm", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of channels-last weights, harmless
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints (torchrun numbers them)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def default_workers() -> int:
+    """Decoding processes: the cores that training leaves, at most 8."""
+    return max(0, min(8, (os.cpu_count() or 1) - 2))
+
+
+def say_report(directory: Path) -> None:
+    """Write DIRECTORY/report.html where the report's libraries are installed."""
+    from dhox.reports.run_page import report_libraries_missing, write_report
+
+    missing: str | None = report_libraries_missing()
+    if missing is None:
+        say(f"Report: {write_report(directory)}")
+    else:
+        say(f"No report.html: {missing}")
+
+
+def check_host_options(host: str | None, remote_python: str | None) -> None:
+    """Raise UsageError for --remote-python without --host."""
+    if host is None and remote_python is not None:
+        raise UsageError("--remote-python is the Python of a board. Add --host, or leave it out.")
+
+
+def option_words(context: typer.Context, besides: set[str]) -> list[str]:
+    """The options that the user wrote, but those of `besides`, as words for the same command elsewhere.
+
+    A value stands in one word with its option, so that no value is ever read as an option.
+    """
+    words = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if parameter.param_type_name != "option" or name in besides or source is None or source.name == "DEFAULT":
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [f"{parameter.opts[0]}={one}" for one in (value if isinstance(value, (list, tuple)) else [value])]
+    return words
+
+
+def say_next(command: str) -> None:
+    """The command that follows."""
+    console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)

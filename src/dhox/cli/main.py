@@ -1,0 +1,178 @@
+"""The command line: options to plain values, results to tables. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+import dhox
+from dhox.cli.bench import bench
+from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
+from dhox.cli.compare import compare
+from dhox.cli.export import export
+from dhox.cli.sweep import contract, sweep
+from dhox.cli.training import audit, cache_command, distill, import_dho, retune
+from dhox.console import console, say
+from dhox.errors import DhoxError, UsageError
+
+app = typer.Typer(
+    name="dhox",
+    help="A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def print_version(asked: bool) -> None:
+    """--version."""
+    if asked:
+        console.print(f"dhox {dhox.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""
+
+
+app.command()(audit)
+app.command("cache")(cache_command)
+app.command()(distill)
+app.command()(retune)
+app.command("import-dho")(import_dho)
+app.command()(export)
+app.command()(sweep)
+app.command()(contract)
+app.command()(bench)
+app.command()(compare)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
+    """Write report.html of a run or of a bench, for example of one that was brought from a board."""
+    from dhox.reports.run_page import write_report
+
+    say(f"Report: {write_report(directory)}")
+
+
+@app.command()
+def predict(
+    export: Annotated[Path, typer.Argument(help="Export directory.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 3,
+    device: Annotated[str, typer.Option(help="tensorrt: the newest engine of the export that fits this machine.", metavar="auto|cpu|cuda|tensorrt")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|bf16|int8", show_default="the export's choice; fp32 on the CPU")] = None,
+    trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:  # fmt: skip
+    """Classify images with an exported model. Needs no torch."""
+    from dhox.models.model import load
+    from dhox.reports.tables import print_predictions
+
+    model = load(export, device, precision, trust_engine)
+    probs = [model(path)[0] for path in images]
+    print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
+
+
+@app.command()
+def verify(
+    export: Annotated[Path, typer.Argument(help="Export directory.")],
+    device: Annotated[str, typer.Option(help="Where the golden images run.", metavar="auto|cpu|cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
+    from dhox.errors import GateFailedError
+    from dhox.models.verify import verify as run_verify
+    from dhox.reports.export_tables import print_verify
+
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    rows = run_verify(export, device)
+    print_verify(rows, as_json)
+    failed = [row for row in rows if row.passed is False]
+    if failed:
+        raise GateFailedError(f"{failed[0].file}, {failed[0].what}: {failed[0].found}")
+
+
+@app.command()
+def doctor(
+    host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
+    remote_python: Annotated[str | None, typer.Option(help="With --host: the Python to use there.", show_default="python3")] = None,
+    target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
+    restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
+    sysroot: Sysroot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:  # fmt: skip
+    """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
+    check_host_options(host, remote_python)
+    if as_json and restore_power_mode:
+        raise UsageError(
+            "--restore-power-mode sets a mode and lists nothing. Leave out --json, or ask for it afterwards."
+        )
+    if target is not None and (restore_power_mode or sysroot is not None):
+        raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
+    if host is not None and (target is not None or sysroot is not None):
+        raise UsageError("--host looks at a board as it is. Leave out --target and --sysroot, or leave out --host.")
+    if host is not None:
+        from dhox.bench.boards.remote import examine_board, restore_board
+        from dhox.reports.remote_tables import print_board
+
+        if restore_power_mode:
+            restore_board(host, remote_python or "python3")
+        else:
+            print_board(examine_board(host, remote_python or "python3"), as_json)
+        return
+    set_sysroot(sysroot)
+    if target is not None:
+        from dhox.boards.targets import describe_target
+        from dhox.reports.tables import print_target
+
+        print_target(describe_target(target), as_json)
+        return
+    if restore_power_mode:
+        from dhox.bench.boards.power_modes import restore_left_over
+
+        mode = restore_left_over()
+        say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
+        return
+    from dhox.doctor import examine
+    from dhox.reports.tables import print_doctor
+
+    print_doctor(examine(), as_json)
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option(help="Where the images are written.")] = Path("demo-data"),
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    shots: Annotated[int, typer.Option(help="Labelled images per class.", min=1, max=600)] = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole line on embedded data: 10 classes of Fashion-MNIST and a tiny CLIP teacher."""
+    from dhox.demo.run import run_demo
+
+    run_demo(data, out, shots, overwrite)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: user errors become one message and their exit code; bugs keep their traceback."""
+    try:
+        app(arguments)
+    except DhoxError as err:
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/bold red] {escape(str(err))}", soft_wrap=True)
+        sys.exit(err.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""DATA, whatever it is: image folders, lists, shards, datasets, and their images."""

@@ -1,0 +1,53 @@
+"""DATA as an image folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dhox.data.images import SUFFIXES
+from dhox.data.items import SPLITS, Item, Splits, shorten
+from dhox.errors import DhoxError
+
+
+def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
+    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`; other files are no images.
+
+    Symbolic links are followed; names that begin with a dot are left out.
+    """
+    splits: Splits = {split: [] for split in SPLITS}
+    for split in wanted:
+        labels = {path.name for path in (root / split).glob("*") if path.is_dir() and not path.name.startswith(".")}
+        for path in image_files(root / split):
+            inside = path.relative_to(root / split).parts
+            if split != "unlabelled" and len(inside) < 2:
+                raise DhoxError(
+                    f"{path} lies in no class folder. Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
+                )
+            label = None if split == "unlabelled" else inside[0]
+            splits[split].append(Item(path, path.relative_to(root).as_posix(), label))
+        empty = sorted(labels - {str(item.label) for item in splits[split]})
+        if empty and split != "unlabelled":
+            raise DhoxError(f"Class folders of {root / split} without an image: {shorten(empty)}. Fill or remove them.")
+    return splits
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image file below a folder, links followed once each. Raises DhoxError for names that are not UTF-8."""
+    found = []
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                found.append(Path(place, name))
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as err:
+            raise DhoxError(f"The file name {str(path)!r} is not UTF-8. Rename the file.") from err
+    return found

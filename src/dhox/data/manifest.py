@@ -1,0 +1,60 @@
+"""DATA as a manifest: a .csv or .parquet file that lists images."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from dhox.data.items import SPLITS, Item, Splits
+from dhox.errors import DhoxError, require
+
+
+def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
+    """Read a manifest; paths are relative to its folder. Rows of `train` without a label are unlabelled.
+
+    A column `name` gives images other names than their paths: copies of DATA keep the names of the original by it.
+    """
+    rows = read_rows(manifest)
+    if rows and not {"path", "label"} <= rows[0].keys():
+        raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}. Name at least these two: path, label.")
+    splits: Splits = {split: [] for split in SPLITS}
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=2):
+        path = row["path"]
+        name = row.get("name") or path
+        split = row.get("split") or "train"
+        label = row["label"] or None
+        where = f"{manifest}, row {number}"
+        if split not in SPLITS:
+            raise DhoxError(f"{where}: split {split!r} is unknown. Use one of: {', '.join(SPLITS)}.")
+        if label is None and split in {"val", "test"}:
+            raise DhoxError(f"{where}: an image of {split} needs a label. Add it, or use the split unlabelled.")
+        if label is None or split == "unlabelled":
+            split, label = "unlabelled", None
+        if split not in wanted:
+            continue
+        if not (manifest.parent / path).is_file():
+            raise DhoxError(f"{where}: {path} does not exist below {manifest.parent}. Mend the path or drop the row.")
+        if name in seen:
+            raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
+        seen.add(name)
+        splits[split].append(Item(manifest.parent / path, name, label, row.get("group") or None, number - 2))
+    return splits
+
+
+def read_rows(manifest: Path) -> list[dict[str, str]]:
+    """The rows of a manifest as texts; a missing value is an empty text."""
+    if manifest.suffix.lower() == ".csv":
+        try:
+            with manifest.open(newline="", encoding="utf-8-sig") as file:
+                return [
+                    {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
+                ]
+        except UnicodeDecodeError as err:
+            raise DhoxError(f"{manifest} is not UTF-8 text ({err}). Save it as UTF-8.") from err
+    parquet = require("pyarrow.parquet", "parquet")
+    try:
+        table = parquet.read_table(manifest).to_pylist()
+    except (OSError, ValueError) as err:
+        raise DhoxError(f"{manifest} cannot be read as Parquet ({err}). Write it again.") from err
+    return [{key: "" if value is None else str(value) for key, value in row.items()} for row in table]

@@ -1,0 +1,1 @@
+"""Model files: what they say of themselves, and running them."""
