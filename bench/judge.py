@@ -21,42 +21,42 @@ from dhox.models.golden import check_golden
 
 @dataclass(frozen=True)
 class Ledger:
-    """ledger.json of an export, its images found again in DATA, and why there are none."""
+    """ledger.json of an export, its images found again in DATA, why there are none, and the rows of this device."""
 
     content: dict[str, Any]
     items: list[Item]
     note: str | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
 class Verdicts:
-    """Answers [N, C] to the test images by (subject, runner), and the rows of the ledger and of the golden check.
+    """Answers [N, C] to the test images by (subject, runner), ledgers by export, and the rows of the golden check."""
 
-    `exports`: the ledgers of the exports that were judged, each read once.
-    """
-
-    exports: dict[Path, Ledger] = field(default_factory=dict)
     answers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    ledger: list[dict[str, Any]] = field(default_factory=list)
+    ledgers: dict[Path, Ledger] = field(default_factory=dict)
     golden: list[dict[str, Any]] = field(default_factory=list)
 
 
-def judge(subject: Subject, opened: Runner, items: list[Item], where: Path | None, into: Verdicts) -> None:
-    """Run one opened model over everything that it can be judged with; a model of another tool has test images only."""
+def judge(subject: Subject, opened: Runner, items: list[Item], data: Path | None, into: Verdicts) -> None:
+    """Run one opened model over everything that it can be judged with; a model of another tool has test images only.
+
+    `items`: test images. `data`: where the images of ledgers are, by default where each export says.
+    """
     if items:
         words = f"{subject.name}, {opened.name}, test images"
         into.answers[subject.name, opened.name] = predict(subject, opened.infer, items, words)
     if subject.export is None or subject.manifest is None:
         return
-    if subject.export not in into.exports:
+    if subject.export not in into.ledgers:
         content = export_ledger(subject)
-        found = ledger_items(where or Path(subject.manifest["data"]), subject.classes, content)
-        into.exports[subject.export] = Ledger(content, *found)
-    ledger = into.exports[subject.export]
+        found = ledger_items(data or Path(subject.manifest["data"]), subject.classes, content)
+        into.ledgers[subject.export] = Ledger(content, *found)
+    ledger = into.ledgers[subject.export]
     if ledger.items:
         answers = predict(subject, opened.infer, ledger.items, f"{subject.name}, {opened.name}, ledger images")
         row = device_row(answers, subject.precision, ledger.content, len(subject.classes))
-        into.ledger.append({"subject": subject.name, "runner": opened.name, **row})
+        ledger.rows.append({"subject": subject.name, "runner": opened.name, **row})
     result = check_golden(
         read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"])),
         lambda pixels: subject.probs(opened.infer(subject.graph_input(pixels))),
@@ -97,11 +97,14 @@ def accuracy_content(
     }
 
 
-def ledger_content(subjects: list[Subject], verdicts: Verdicts) -> dict[str, Any]:
-    """`ledger` of bench.json: rows on this device, and why there are none."""
-    first = next(iter(verdicts.exports.values()), None)
-    if first is not None:
-        return {"images": first.content["images"], "note": first.note, "rows": verdicts.ledger}
-    foreign = all(subject.export is None for subject in subjects)
-    why = "models of other tools have no ledger" if foreign else "the bench ended before"
-    return {"images": None, "note": f"not run: {why}", "rows": []}
+def ledgers_content(subjects: list[Subject], verdicts: Verdicts) -> list[dict[str, Any]]:
+    """`ledgers` of bench.json: for every export its rows on this device, or why there are none."""
+    rows = []
+    for export in dict.fromkeys(subject.export for subject in subjects if subject.export is not None):
+        ledger = verdicts.ledgers.get(export)
+        if ledger is None:
+            found = {"images": None, "note": "not run: none of its models was judged", "rows": []}
+        else:
+            found = {"images": ledger.content["images"], "note": ledger.note, "rows": ledger.rows}
+        rows.append({"export": str(export.absolute())} | found)
+    return rows

@@ -11,7 +11,7 @@ import numpy as np
 
 from dhox.bench.accuracy import predictions_csv
 from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.judge import Verdicts, accuracy_content, ledger_content
+from dhox.bench.judge import Verdicts, accuracy_content, ledgers_content
 from dhox.bench.latency import METHOD as STATISTICS
 from dhox.bench.latency import comparisons
 from dhox.bench.measure import METHOD, Key, Samples
@@ -112,7 +112,7 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
         if found.meter is None or found.idle is None
         else energy.energy_content(found.meter, found.idle, found.energy),
         "accuracy": accuracy_content(found.subjects, found.verdicts, found.items, found.where, found.accuracy_note),
-        "ledger": ledger_content(found.subjects, found.verdicts),
+        "ledgers": ledgers_content(found.subjects, found.verdicts),
         "golden": found.verdicts.golden,
         "cross_checks": found.cross_checks,
         "not_run": found.not_run,

@@ -72,9 +72,10 @@ def bench(
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
     bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `energy_s`: per model,
     runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `scenario`: of LoadGen, as a
-    cross-check. `data`: where the test split is, by default where the first export says. A model that fails is named in
-    `not_run`; a stopping signal or an error ends the measurement and keeps what is there (status interrupted). Raises
-    DhoxError for a damaged export, a device that is not there, bad images, and where no model can be run.
+    cross-check. `data`: where the images are, by default the test split where the first export says, and the images of
+    every ledger where its export says. A model that fails is named in `not_run`; a stopping signal or an error ends the
+    measurement and keeps what is there (status interrupted). Raises DhoxError for a damaged export, a device that is
+    not there, bad images, and where no model can be run.
     """
     every = open_subjects(paths, contract, precisions)
     used = choose_device(device, every)
@@ -114,7 +115,7 @@ def bench(
             with stopping_signals() as stop, shared_memory() if card["jetson"] else nullcontext() as watch:
                 if meter is not None:
                     idle(meter, found)
-                able = judge_all(pairs, used, trust_engine, items, where, found, stop)
+                able = judge_all(pairs, used, trust_engine, items, data, found, stop)
                 with Conditions(used) as conditions:
                     try:
                         for batch in batches:
@@ -189,7 +190,7 @@ def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[
 
 
 def judge_all(
-    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], where: Path | None, found: Found, stop: Stop
+    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], data: Path | None, found: Found, stop: Stop
 ) -> list[Pair]:
     """Judge every pair that can be opened and run, and answer with these; the others are named in `not_run`.
 
@@ -200,7 +201,7 @@ def judge_all(
     for subject, name in pairs:
         try:
             with closing(open_runner(subject, name, device, trust_engine)) as runner:
-                judge(subject, runner, items, where, found.verdicts)
+                judge(subject, runner, items, data, found.verdicts)
         except UnreadableImageError:
             raise
         except Exception as err:

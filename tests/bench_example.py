@@ -111,7 +111,7 @@ def frame(
             "rails": [], "total": [], "estimate": False, "idle": None, "rows": [],
         },
         "accuracy": {"split": "test", "data": "/data/shop", "note": None, "classes": classes, "rows": []},
-        "ledger": {"images": "600 validation images", "note": None, "rows": []},
+        "ledgers": [{"export": "/exports/run", "images": "600 validation images", "note": None, "rows": []}],
         "golden": [],
         "cross_checks": [
             {
@@ -265,7 +265,7 @@ def add_accuracy(
                 if probs is not reference else None,
             }
         )  # fmt: skip
-        content["ledger"]["rows"].append(
+        content["ledgers"][0]["rows"].append(
             {
                 "subject": name,
                 "runner": runner,

@@ -101,7 +101,7 @@ def test_parts_that_were_not_measured_are_left_out(tmp_path: Path, missing: str)
         content["energy"] |= {"rows": [], "idle": None, "note": "not measured: interrupted"}
     if missing == "accuracy":
         content["accuracy"] |= {"rows": [], "note": "not run: no test split at x. Give --data."}
-        content["ledger"] |= {"rows": [], "images": None, "note": "not run: no images at x. Give --data."}
+        content["ledgers"][0] |= {"rows": [], "images": None, "note": "not run: no images at x. Give --data."}
     if missing == "samples":
         (tmp_path / "samples.npz").unlink()
     if missing == "one row":
@@ -121,14 +121,14 @@ def test_parts_that_were_not_measured_are_left_out(tmp_path: Path, missing: str)
 def test_the_ledger_of_the_export_is_joined_with_this_device(own_line: Path) -> None:
     bench = next((own_line / "runs/tiny/bench").iterdir())
     content = read_json(bench / "bench.json", "dhox.bench/2")
-    for subject in content["subjects"]:
-        subject["export"]["path"] = str(own_line / "runs/tiny/export")
+    for place in [*(subject["export"] for subject in content["subjects"]), *content["ledgers"]]:
+        place["path" if "path" in place else "export"] = str(own_line / "runs/tiny/export")
     write_json(bench / "bench.json", content)
     page = write_report(bench).read_text(encoding="utf-8")
     stages = re.findall(r'<tr(?: class="here")?><td class="name">([^<]*)</td><td>[\d.]+ %</td>', page)
     assert stages == [
-        "teacher, zero-shot", "two heads, torch", "folded, torch", "ONNX fp32", "ONNX fp16", "ONNX fp32 here, onnxruntime",
-        "ONNX fp16 here, onnxruntime",
+        "teacher, zero-shot", "two heads, torch", "folded, torch", "ONNX fp32", "ONNX fp16", "fp32 by onnxruntime, here",
+        "fp16 by onnxruntime, here",
     ]  # fmt: skip
     for row, part in zip(content["accuracy"]["rows"], calibration_bins(bench / "predictions.csv"), strict=True):
         gap = sum(bin_["n"] * abs(bin_["confidence"] - bin_["accuracy"]) for bin_ in part["bins"]) / row["n"]

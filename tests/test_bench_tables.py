@@ -134,7 +134,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path, missing: str) -> None:
         content |= {"latency": [], "runners": [], "status": "interrupted"}
     if missing in {"accuracy", "everything"}:
         content["accuracy"] |= {"rows": [], "note": "not run: no test split at /data/shop. Give --data."}
-        content["ledger"] |= {"rows": [], "note": "not run: no images at /data/shop. Give --data."}
+        content["ledgers"][0] |= {"rows": [], "note": "not run: no images at /data/shop. Give --data."}
         content["golden"] = []
     text = printed(content, 100)
     assert "Energy not measured: no energy counter is readable" in text

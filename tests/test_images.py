@@ -131,9 +131,13 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
     files = [path for folder in ("src/dhox", "bench", "export") for path in (root / folder).rglob("*.py")]
     assert len(files) > 40
     resampling = {path.relative_to(root).as_posix() for path in files if "Resampling" in path.read_text("utf-8")}
-    assert resampling == {"src/dhox/images.py", "export/emit.py"}  # example.py carries its own copy, held to this one
+    assert resampling == {
+        "src/dhox/data/images.py",
+        "export/engines/emit.py",
+    }  # example.py carries its own copy, held to this one
     callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
     assert callers == {
-        "src/dhox/images.py", "src/dhox/exported.py", "src/dhox/model.py", "src/dhox/golden.py", "export/check.py",
+        "src/dhox/data/images.py", "src/dhox/models/exported.py", "src/dhox/models/model.py", "src/dhox/models/golden.py",
+        "export/check.py",
         "export/candidate.py", "bench/accuracy.py", "bench/boundaries.py", "bench/timing.py",
     }  # fmt: skip

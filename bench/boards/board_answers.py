@@ -20,7 +20,7 @@ FINDINGS = [{"what": str, "works": bool, "found": str, "advice": str}]
 BENCH = {
     "status": str, "finished_at": str, "device_asked": str, "device": {}, "settings": {}, "method": [str],
     "subjects": [{"name": str}], "runners": [{}], "latency": [{}], "comparisons": [{}], "streams": [{}], "energy": {},
-    "accuracy": {}, "ledger": {}, "golden": [{"passed": bool}], "cross_checks": [{}], "not_run": [str],
+    "accuracy": {}, "ledgers": [{}], "golden": [{"passed": bool}], "cross_checks": [{}], "not_run": [str],
     "environment": {},
 }  # fmt: skip
 

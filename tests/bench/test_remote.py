@@ -177,7 +177,7 @@ def test_a_bench_over_ssh_is_the_bench_of_the_board(
     # Names survive whatever they are, and the ledger finds its images again.
     predictions = (first["bench"] / "predictions.csv").read_text()
     assert all(f"test/bag/{name}".replace('"', '""') in predictions for name in NASTY)
-    assert {row["agreement"] for row in content["ledger"]["rows"]} == {1.0}
+    assert {row["agreement"] for row in content["ledgers"][0]["rows"]} == {1.0}
     assert all(row["passed"] for row in content["golden"])
     assert (first["bench"] / "report.html").is_file()
     assert running(board) == []

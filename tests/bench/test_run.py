@@ -200,7 +200,7 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
 
 
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
-    content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/2")["ledger"]
+    content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/2")["ledgers"][0]
     exported = {
         row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/2")["rows"]
     }
@@ -211,8 +211,8 @@ def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) ->
         assert (row["n"], row["agreement"], row["mcnemar_p"]) == (80, 1, 1)
     (own_line / "data/val/bag/000.png").unlink()
     found = quick(own_line / "runs/tiny/export", data=own_line / "data").content
-    assert found["ledger"]["rows"] == []
-    assert found["ledger"]["note"].endswith("lacks 1 of its images, such as val/bag/000.png")
+    assert found["ledgers"][0]["rows"] == []
+    assert found["ledgers"][0]["note"].endswith("lacks 1 of its images, such as val/bag/000.png")
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int) -> None:

@@ -90,6 +90,6 @@ def test_what_was_not_measured_is_null_and_an_interrupted_bench_is_valid(tmp_pat
         | {
             "status": "interrupted", "latency": [], "comparisons": [], "streams": [], "conditions": None, "golden": [],
             "accuracy": content["accuracy"] | {"rows": [], "note": "not run: interrupted"},
-            "ledger": {"images": None, "note": "not run: interrupted", "rows": []},
+            "ledgers": [{"export": "e", "images": None, "note": "not run: interrupted", "rows": []}],
         }
     )  # fmt: skip

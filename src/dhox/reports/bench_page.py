@@ -240,19 +240,20 @@ def accuracy_caption(content: dict[str, Any]) -> str:
 def ledger_tables(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The ledger of every export of the bench, joined with what its files answered on this device."""
     tables = []
-    exports = {subject["name"]: subject["export"] for subject in content["subjects"]}
-    for export in {entry["path"]: entry for entry in exports.values() if entry}.values():
-        here = [row for row in content["ledger"]["rows"] if exports.get(row["subject"]) == export]
-        ledger = export_ledger(Path(export["path"]), export["manifest_sha256"])
+    digests = {
+        subject["export"]["path"]: subject["export"]["manifest_sha256"]
+        for subject in content["subjects"]
+        if subject["export"]
+    }
+    for here in content["ledgers"]:
+        ledger = export_ledger(Path(here["export"]), digests[here["export"]])
         rows = [{**row, "name": STAGES[row["stage"]], "here": False} for row in (ledger or {"rows": []})["rows"]]
-        for row in here:
-            who = f"{STAGES[row['stage']]} here, {row['runner']}"
-            rows.append({**row, "name": who, "here": True})
+        rows += [{**row, "name": f"{row['subject']} by {row['runner']}, here", "here": True} for row in here["rows"]]
         if rows:
             tables.append(
                 {
-                    "export": export["path"],
-                    "images": ledger["images"] if ledger else content["ledger"]["images"],
+                    "export": here["export"],
+                    "images": ledger["images"] if ledger else here["images"],
                     "rows": rows,
                     "loss": loss_sentence(ledger) if ledger else "The export's own rows are not on this machine",
                     "top5": any(row["top5"] is not None for row in rows),

@@ -22,6 +22,7 @@ from dhox.reports.bench_words import (
     device_sentence,
     energy_lines,
     golden_sentence,
+    ledger_notes,
     marks,
     milliseconds,
     milliseconds_interval,
@@ -59,10 +60,12 @@ def print_bench(bench: Path, content: dict[str, Any]) -> None:
         tell(f"Accuracy {content['accuracy']['note']}")
     for line in accuracy_sentences(content):
         tell(f"{line}.")
-    if content["ledger"]["note"]:
-        tell(f"Ledger on this device {content['ledger']['note']}")
-    for row in content["ledger"]["rows"]:
-        tell(f"{device_ledger_sentence(row, content['ledger']['images'])}.")
+    for line in ledger_notes(content):
+        tell(f"{line.rstrip('.')}.")
+    for ledger in content["ledgers"]:
+        for row in ledger["rows"]:
+            who = pair_name(content, row["subject"], row["runner"])
+            tell(f"{device_ledger_sentence(who, row, ledger['images'])}.")
     for golden in content["golden"]:
         tell(f"{golden_sentence(golden)}.")
     for row in content["cross_checks"]:

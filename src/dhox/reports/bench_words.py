@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dhox.reports.tables import STAGES, percent, size_text
+from dhox.reports.tables import percent, size_text
 
 MARKS = {  # letter in the tables -> what it means
     "E": "emulated: this device lacks the precision, so its time says nothing",
@@ -280,16 +280,26 @@ def accuracy_sentences(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def device_ledger_sentence(row: dict[str, Any], images: str) -> str:
+def device_ledger_sentence(who: str, row: dict[str, Any], images: str) -> str:
     """One file's row of the export's ledger, on the device of the bench."""
-    by = f" by {row['runner']}" if "runner" in row else ""
-    text = f"Ledger on this device, {STAGES[row['stage']]}{by}: {percent(row)} on {row['n']} images of {images}"
+    text = f"Ledger on this device, {who}: {percent(row)} on {row['n']} images of {images}"
     if row["agreement"] is None:
         return text
     return (
         f"{text}; {100 * row['agreement']:.1f} % same label as when exported (+{row['gained']} -{row['lost']}, McNemar "
         f"p = {row['mcnemar_p']:.2g})"
     )
+
+
+def ledger_notes(content: dict[str, Any]) -> list[str]:
+    """Why a ledger was not completed on the device, for each one."""
+    several = len(content["ledgers"]) > 1
+    lines = [
+        f"Ledger{' of ' + ledger['export'] if several else ''} on this device {ledger['note']}"
+        for ledger in content["ledgers"]
+        if ledger["note"]
+    ]
+    return lines if content["ledgers"] else ["Ledger on this device not run: models of other tools have none"]
 
 
 def golden_sentence(golden: dict[str, Any]) -> str:
@@ -403,9 +413,9 @@ def not_measured(content: dict[str, Any]) -> list[str]:
     lines = [f"{line.rstrip('.')}." for line in content["not_run"]]
     if not content["energy"]["rows"]:
         lines.append(f"{energy_sentence(content['energy']).rstrip('.')}.")
-    for part, words in (("accuracy", "Accuracy"), ("ledger", "Ledger on this device")):
-        if content[part]["note"]:
-            lines.append(f"{words} {content[part]['note'].rstrip('.')}.")
+    if content["accuracy"]["note"]:
+        lines.append(f"Accuracy {content['accuracy']['note'].rstrip('.')}.")
+    lines += [f"{line.rstrip('.')}." for line in ledger_notes(content)]
     left_out = {"device", "e2e", "pipeline"} - set(content["settings"]["boundaries"])
     if left_out:
         lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")

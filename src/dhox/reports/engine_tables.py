@@ -36,8 +36,8 @@ def print_engines(export: Path, sidecars: list[dict[str, Any]]) -> None:
         for name in ("engine_precision", "golden"):
             if sidecar[name]["status"].startswith("not run"):
                 say(f"{sidecar['folder']}: {name.replace('_', ' ')} {sidecar[name]['status']}")
-        if sidecar["ledger"]["row"]:
-            say(f"{device_ledger_sentence(sidecar['ledger']['row'], 'the ledger')}.")
+        if row := sidecar["ledger"]["row"]:
+            say(f"{device_ledger_sentence(sidecar['folder'], row, 'the ledger')}.")
         if sidecar["engine_precision"]["status"].startswith("proven for"):
             say(f"{sidecar['folder']}: {sidecar['engine_precision']['status']}; of the others the engine tells no type")
         differs = proof_differs(sidecar["engine_precision"])

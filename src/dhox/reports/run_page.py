@@ -119,7 +119,8 @@ def bench_of_export(content: dict[str, Any], export: Path) -> dict[str, Any] | N
         return None
     return content | {
         **{part: own(content[part]) for part in ("runners", "latency", "golden")},
-        **{part: content[part] | {"rows": own(content[part]["rows"])} for part in ("accuracy", "ledger")},
+        "accuracy": content["accuracy"] | {"rows": own(content["accuracy"]["rows"])},
+        "ledgers": [ledger | {"rows": own(ledger["rows"])} for ledger in content["ledgers"]],
     }
 
 
@@ -286,7 +287,11 @@ def method_lines(summary: dict[str, Any], selection: dict[str, Any], bench: dict
     if bench:
         lines += bench["method"]
         lines += sorted({f"{row['subject']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
-        lines += [f"{device_ledger_sentence(row, bench['ledger']['images'])}." for row in bench["ledger"]["rows"]]
+        lines += [
+            f"{device_ledger_sentence(row['subject'], row, ledger['images'])}."
+            for ledger in bench["ledgers"]
+            for row in ledger["rows"]
+        ]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
     versions = (bench or summary).get("environment", {})
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
