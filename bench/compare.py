@@ -123,7 +123,7 @@ def compare(
         accuracy, uncompared = accuracy_changes(contents, folders, max_accuracy_drop)
         warnings = differences(contents)
         missing = missing_rows(contents, max_slowdown is not None, max_accuracy_drop is not None)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as err:
         raise DhoxError(
             f"{old} or {new} is not a whole bench.json ({err!r}). Measure again with this version of dhox bench."
         ) from err

@@ -101,7 +101,7 @@ def bench(
         meter=meter, energy_note=energy_note, not_run=not_run,
         settings={
             "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s, "energy_s": energy_s,
-            "streams": list(streams), "rounds": FEWEST_ROUNDS, "seed": SEED,
+            "streams": list(streams), "scenario": scenario, "rounds": FEWEST_ROUNDS, "seed": SEED,
             "runners": list(dict.fromkeys(name for _, name in pairs)), "images": images,
         },
     )  # fmt: skip
@@ -140,6 +140,11 @@ def bench(
                     finally:
                         found.conditions = conditions.summary()
                         found.memory = watch.summary() if watch else own_memory()
+                if streams or scenario:
+                    not_run += [
+                        f"{subject} by {runner} in streams or by LoadGen not run: this device emulates its precision"
+                        for subject, runner in sorted(found.emulated())
+                    ]
                 if scenario is not None:
                     loadgen_checks(real, used, scenario, trust_engine, encoded, found)
         except KeyboardInterrupt:

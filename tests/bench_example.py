@@ -90,7 +90,7 @@ def frame(
         },
         "settings": {
             "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
-            "energy_s": 30.0, "streams": [1, 2, 4], "runners": [runner], "images": "32 golden images of the export, repeated",
+            "energy_s": 30.0, "streams": [1, 2, 4], "scenario": "singlestream", "runners": [runner], "images": "32 golden images of the export, repeated",
         },
         "method": [
             "perf_counter_ns around one synchronised call, the same for every runner.",

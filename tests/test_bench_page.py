@@ -10,9 +10,11 @@ from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.errors import DhoxError
 from dhox.files import read_json, write_json
 from dhox.reports.bench_charts import pareto_points
 from dhox.reports.bench_page import calibration_bins, write_bench_page
+from dhox.reports.bench_words import interval_lines
 from dhox.reports.run_page import bench_of_export, write_report
 
 
@@ -116,6 +118,34 @@ def test_parts_that_were_not_measured_are_left_out(tmp_path: Path, missing: str)
     assert ("Classes" in found) == ("Accuracy ledger" in found) == (missing != "accuracy")
     assert ("Accuracy not run: no test split at x. Give --data." in page) == (missing == "accuracy")
     assert not {"Calibration", "Accuracy against latency", "Batch size", "Which is faster"} & set(found)
+
+
+def test_why_p99_has_no_interval_is_said(tmp_path: Path) -> None:
+    content = copy.deepcopy(example(tmp_path, "jetson", subjects=("fp32",), batches=(1,)))
+    rows = content["latency"]
+    for row, calls in zip(rows, (367, 368, 5000), strict=True):
+        row |= {"p99_interval": None, "effective": {"rounds": 40, "calls_at_p99": calls}}
+    few, differ = [line for line in interval_lines(content) if line.startswith("p99")]
+    assert few.startswith("p99 has no interval in 1 of 3 rows: too few independent calls bound it")
+    assert differ.startswith("p99 has no interval in 2 of 3 rows: the levels of its rounds differ")
+
+
+def test_files_that_no_bench_wrote_are_one_message(tmp_path: Path) -> None:
+    content = copy.deepcopy(example(tmp_path, "cpu", subjects=("fp32",), batches=(1,)))
+    for change, words in (
+        ({"latency": None}, "lacks what a bench holds. Measure again"),
+        ({"schema": "dhox.bench/1"}, "has the schema 'dhox.bench/1'"),
+    ):
+        write_json(tmp_path / "bench.json", content | change)
+        with pytest.raises(DhoxError, match=words):
+            write_report(tmp_path)
+    (tmp_path / "bench.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DhoxError, match="is not valid JSON"):
+        write_report(tmp_path)
+    write_json(tmp_path / "bench.json", content)
+    (tmp_path / "predictions.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(DhoxError, match="predictions.csv is damaged .* or delete it"):
+        write_report(tmp_path)
 
 
 def test_the_ledger_of_the_export_is_joined_with_this_device(own_line: Path) -> None:

@@ -111,17 +111,18 @@ def choose(rows: list[dict[str, Any]], budget_ms: float) -> Choice:
 
 
 def comparable(rows: list[dict[str, Any]]) -> tuple[set[str], str]:
-    """The students whose accuracies are about the same images, and what these are; of several sets of images, the one
-    that most students have, then the one with more images."""
-    groups: dict[tuple[str, str, int], set[str]] = {}
+    """The students trained by one method whose accuracies are about the same images, and what these are; of several
+    such groups the one with most students, then the one with more images."""
+    groups: dict[tuple[str, str, int, str], set[str]] = {}
     for row in rows:
         if row["accuracy"]:
-            key = (row["accuracy"]["split"], row["accuracy"]["data"], row["accuracy"]["n"])
+            key = (row["accuracy"]["split"], row["accuracy"]["data"], row["accuracy"]["n"], row["accuracy"]["method"])
             groups.setdefault(key, set()).add(row["student"])
     if not groups:
         return set(), ""
-    split, data, n = max(groups, key=lambda key: (len(groups[key]), key[2]))
-    return groups[split, data, n], f"{n:,} images of {split} ({PurePath(data).name})"
+    found = max(groups, key=lambda key: (len(groups[key]), key[2]))
+    split, data, n, method = found
+    return groups[found], f"{n:,} images of {split} ({PurePath(data).name}), method {method}"
 
 
 def fronts(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

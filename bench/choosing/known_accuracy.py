@@ -1,4 +1,4 @@
-"""What finished runs say about the accuracy of a student: the best evidence of the newest run."""
+"""What finished runs say about the accuracy of a student: the best evidence of its newest distilled run."""
 
 from __future__ import annotations
 
@@ -53,16 +53,17 @@ def accuracy_of(
 ) -> dict[str, Any] | None:
     """The accuracy of the newest run of a student at an image size, or None where there is none.
 
-    {"accuracy", "interval", "n", "split", "data", "what", "run"}. In order: test images through the very file on some
-    device (bench.json), test images in torch (run.json), and the ledger's images through the file (ledger.json).
+    A run of both heads (method dho) goes before a baseline, however new: what is asked is how good a student becomes.
+    {"accuracy", "interval", "n", "split", "data", "method", "what", "run"}. In order: test images through the very
+    file on some device (bench.json), test images in torch (run.json), and the ledger's images through the file (ledger.json).
     """
-    for run, summary in runs:
+    for run, summary in sorted(runs, key=lambda pair: pair[1]["method"] != "dho"):
         own = summary.get("student") or {}
         if (own.get("name"), own.get("image_size")) != (student, image_size):
             continue
         row = from_bench(run, precision) or from_run(summary) or from_ledger(run, precision)
         if row is not None:
-            return {"data": str(summary["data"]), **row, "run": str(run)}
+            return {"data": str(summary["data"]), "method": summary["method"], **row, "run": str(run)}
     return None
 
 

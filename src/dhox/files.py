@@ -105,7 +105,7 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise DhoxError(f"{path} is larger than any JSON file of dhox ({LARGEST_JSON:,} bytes). Check the path.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except OSError as err:
         raise DhoxError(f"Could not read {path}: {err.strerror}. Check the path.") from err
     except (ValueError, RecursionError) as err:
@@ -117,6 +117,11 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
             "Check the path, or write it again with this version."
         )
     return content
+
+
+def no_number(name: str) -> float:
+    """Refuse NaN and the infinities, which Python's reader takes though JSON has none."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256(path: Path) -> str:

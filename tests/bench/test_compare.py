@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -265,6 +266,14 @@ def test_files_that_are_no_complete_bench_are_refused(tmp_path: Path) -> None:
     change(new, status="complete", schema="dhox.bench/1")
     with pytest.raises(DhoxError, match="has the schema 'dhox.bench/1'"):
         compare(old, new)
+    text = (new / "bench.json").read_text(encoding="utf-8")
+    (new / "bench.json").write_text(re.sub(r'"p50": [\d.]+', '"p50": NaN', text), encoding="utf-8")
+    with pytest.raises(DhoxError, match="NaN is no number of JSON"):
+        compare(old, new, max_slowdown=1.05)
+    (new / "bench.json").write_text(re.sub(r'"p50": [\d.]+', '"p50": 1e308', text), encoding="utf-8")
+    change(new, schema="dhox.bench/2")
+    with pytest.raises(DhoxError, match="is not a whole bench.json .*Measure again"):
+        compare(old, new, max_slowdown=1.05)
     change(new, schema="dhox.bench/2", latency=[{"subject": "fp32"}])
     with pytest.raises(DhoxError, match="is not a whole bench.json .*Measure again"):
         compare(old, new)

@@ -19,7 +19,7 @@ from dhox.bench.subjects import open_subjects
 from dhox.bench.timing import samples_key
 from dhox.errors import DhoxError
 from dhox.files import read_json, read_npz, write_npz
-from dhox.reports.bench_words import not_as_asked
+from dhox.reports.bench_words import not_as_asked, not_measured
 from dhox.stats import percentile
 
 
@@ -268,6 +268,36 @@ def test_a_recording_is_never_taken_for_this_machine(own_line: Path, monkeypatch
         not_as_asked(content)[0]
         == f"Board, clocks and sensors were read below {own_line}: a recording, not this machine."
     )
+
+
+def test_every_export_has_a_ledger_of_its_own(own_line: Path) -> None:
+    first = own_line / "runs/tiny/export"
+    shutil.copytree(own_line / "data", "other data")
+    second = Path(shutil.copytree(first, "second"))
+    rewrite_manifest(first, data=str(own_line / "data"))
+    rewrite_manifest(second, data=str(Path("other data").absolute()))
+    (own_line / "data/val/bag/000.png").unlink()
+    settings: dict[str, Any] = {"duration_s": 0.05, "energy_s": 0, "batches": (1,), "boundaries": ("e2e",)}
+    for number, exports in enumerate(([first, second], [second, first])):
+        content = bench(exports, Path(f"b{number}"), precisions=("fp32",), **settings).content
+        found = {ledger["export"]: ledger for ledger in content["ledgers"]}
+        assert list(found) == [str(export.absolute()) for export in exports]
+        broken, whole = found[str(first.absolute())], found[str(second.absolute())]
+        assert broken["note"].endswith("lacks 1 of its images, such as val/bag/000.png")
+        assert broken["rows"] == []
+        assert whole["note"] is None
+        (row,) = whole["rows"]
+        assert row["agreement"] == 1
+        assert row["subject"].startswith("second")
+
+
+def test_what_an_emulated_model_is_not_asked_is_said(own_line: Path) -> None:
+    content = quick(own_line / "runs/tiny/export", precisions=("fp16",), streams=(2,)).content
+    assert content["streams"] == []
+    assert content["not_run"] == [
+        "fp16 by onnxruntime in streams or by LoadGen not run: this device emulates its precision"
+    ]
+    assert "Concurrent streams: not asked for." not in not_measured(content)
 
 
 def test_torch_in_half_precision_on_a_cpu_is_emulated_whatever_else_runs(own_line: Path) -> None:

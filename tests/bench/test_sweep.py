@@ -37,10 +37,17 @@ SIDE = 32
 
 
 def row(
-    student: str, ms: float, parameters: float = 1e6, accuracy: float | None = None, n: int = 1000
+    student: str, ms: float, parameters: float = 1e6, accuracy: float | None = None, n: int = 1000, method: str = "dho"
 ) -> dict[str, Any]:
     known = (
-        {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.02], "n": n, "split": "test", "data": "d"}
+        {
+            "accuracy": accuracy,
+            "interval": [accuracy - 0.02, accuracy + 0.02],
+            "n": n,
+            "split": "test",
+            "data": "d",
+            "method": method,
+        }
         if accuracy
         else None
     )
@@ -138,6 +145,8 @@ def test_accuracies_on_other_images_are_not_compared() -> None:
     assert "b is the most accurate: 80.0 %" in choice.words[0]
     assert "without an accuracy on the same images: c, d" in choice.words[-1]
     assert choose([row("a", 1, 1e6, 0.7), row("b", 2, 2e6), row("c", 3, 2e6)], 10).distill == ["a", "b"]
+    rows = [row("a", 1, accuracy=0.7), row("b", 2, accuracy=0.8), row("c", 3, accuracy=0.9, method="ce")]
+    assert choose(rows, 10).distill == ["b"]
     assert "the only one with a known accuracy" in choose([row("a", 1, accuracy=0.7)], 10).words[0]
     assert fronts(rows)[0] == ["a", "b"]
 
@@ -193,6 +202,14 @@ def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path
     newest = accuracy_of(finished_runs([own_line]), "test_resnet", 28, "fp32")
     assert newest is not None
     assert (newest["accuracy"], newest["run"]) == (0.125, str(later))
+    baseline = later.with_name("labels-only")
+    baseline.mkdir()
+    alone = {"finished_at": "99999", "method": "ce", "test": [{**dho, "stage": "student", "accuracy": 0.25}]}
+    write_json(baseline / "run.json", runs[0][1] | alone)
+    assert accuracy_of(finished_runs([own_line]), "test_resnet", 28, "fp32") == newest
+    only = accuracy_of(finished_runs([baseline]), "test_resnet", 28, "fp32")
+    assert only is not None
+    assert (only["method"], only["accuracy"]) == ("ce", 0.25)
     with pytest.raises(DhoxError, match=r"--runs .*nowhere is no directory"):
         finished_runs([own_line / "nowhere"])
 
@@ -283,6 +300,7 @@ def test_tables_fit_100_columns(cache: Path, monkeypatch: pytest.MonkeyPatch, ca
         "split": "test",
         "data": "d",
         "what": "w",
+        "method": "dho",
         "run": "r",
     }
     wide = {

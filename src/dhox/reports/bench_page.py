@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dhox.bench.boards.board_answers import BENCH, fits
 from dhox.errors import DhoxError, require
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, read_json, read_npz, sha256, write_bytes
 from dhox.ledger import LEDGER_SCHEMA
@@ -55,9 +56,11 @@ BINS = 15  # of the calibration, as the calibration error has
 
 def write_bench_page(directory: Path) -> Path:
     """Write DIRECTORY/report.html from its bench.json, samples.npz and, where they are there, predictions.csv and the
-    export's ledger."""
+    export's ledger. Raises DhoxError for files that dhox bench did not write."""
     jinja2 = require("jinja2", "report")
     content = read_json(directory / BENCH_FILE, BENCH_SCHEMA)
+    if not fits(content, BENCH):
+        raise DhoxError(f"{directory / BENCH_FILE} lacks what a bench holds. Measure again with dhox bench.")
     samples = read_npz(directory / "samples.npz") if (directory / "samples.npz").exists() else {}
     drawn = [row for row in told_rows(content) if row["samples"] in samples]
     page = {
@@ -278,10 +281,13 @@ def calibration_bins(predictions: Path) -> list[dict[str, Any]]:
     if not predictions.exists():
         return []
     answers: dict[tuple[str, str], list[tuple[float, bool]]] = {}
-    with predictions.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            right = row["label"] == row["predicted"]
-            answers.setdefault((row["subject"], row["runner"]), []).append((float(row["probability"]), right))
+    try:
+        with predictions.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                right = row["label"] == row["predicted"]
+                answers.setdefault((row["subject"], row["runner"]), []).append((float(row["probability"]), right))
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as err:
+        raise DhoxError(f"{predictions} is damaged ({err!r}). Restore it, or delete it.") from err
     found = []
     for (subject, runner), pairs in answers.items():
         table = np.array([pair for pair in pairs if np.isfinite(pair[0])]).reshape(-1, 2)

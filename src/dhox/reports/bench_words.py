@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from dhox.bench.latency import order_statistic_ranks
 from dhox.reports.tables import percent, size_text
 
 MARKS = {  # letter in the tables -> what it means
@@ -400,9 +401,14 @@ def interval_lines(content: dict[str, Any]) -> list[str]:
     """Which intervals there are beyond those that `method` explains, and which are missing."""
     rows = content["latency"]
     lines = []
-    missing = sum(row["p99_interval"] is None for row in rows)
-    if missing:
-        lines.append(f"p99 has no interval in {missing} of {len(rows)} rows: too few independent calls bound it.")
+    missing = [row for row in rows if row["p99_interval"] is None]
+    few = [row for row in missing if order_statistic_ranks(row["effective"]["calls_at_p99"], 0.99) is None]
+    for found, why in (
+        (len(few), "too few independent calls bound it (a longer --duration has more)"),
+        (len(missing) - len(few), "the levels of its rounds differ (locked clocks and an idle machine help)"),
+    ):
+        if found:
+            lines.append(f"p99 has no interval in {found} of {len(rows)} rows: {why}.")
     if content["accuracy"]["rows"]:
         lines.append("Accuracy: Wilson's 95 % interval; two models on the same images: McNemar's exact test.")
     return lines
@@ -419,7 +425,7 @@ def not_measured(content: dict[str, Any]) -> list[str]:
     left_out = {"device", "e2e", "pipeline"} - set(content["settings"]["boundaries"])
     if left_out:
         lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")
-    if not content["streams"]:
+    if not content["settings"]["streams"]:
         lines.append("Concurrent streams: not asked for.")
     if not content["cross_checks"]:
         lines.append("Cross-checks by LoadGen or trtexec: not run.")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dhox.console import console, say
+from dhox.reports.bench_words import milliseconds
 
 if TYPE_CHECKING:
     from dhox.bench.compare import BenchComparison
@@ -31,7 +32,7 @@ def print_compare(found: BenchComparison, as_json: bool) -> None:
             low, high = row.interval
             table.add_row(
                 *[escape(row.subject), escape(row.runner), str(row.batch), row.boundary],
-                *[f"{row.old_ms:.3f}", f"{row.new_ms:.3f}", f"{row.ratio:.3f} ({low:.3f}-{high:.3f})"],
+                *[milliseconds(row.old_ms), milliseconds(row.new_ms), f"{row.ratio:.3f} ({low:.3f}-{high:.3f})"],
                 coloured(row.verdict),
             )
         console.print(table)

@@ -55,11 +55,12 @@ def write_report(
     """Write DIRECTORY/report.html for a run or a bench directory.
 
     A run directory brings its own export and newest bench. `costs`: stage -> {"bytes", "latency_ms"} measured
-    elsewhere. `labels_only`: a run to compare with. Raises DhoxError for a directory that is neither.
+    elsewhere. `labels_only`: a run to compare with. Raises DhoxError for a directory that is neither, and
+    for files that dhox did not write.
     """
-    if holds(directory, BENCH_FILE, BENCH_SCHEMA):
+    if (directory / BENCH_FILE).exists():
         return write_bench_page(directory)
-    if not holds(directory, RUN_FILE, RUN_SCHEMA):
+    if not (directory / RUN_FILE).exists():
         raise DhoxError(
             f"{directory} is neither a run nor a bench directory. Give one that holds run.json or bench.json."
         )

@@ -83,4 +83,6 @@ def accuracy_cell(accuracy: dict[str, Any] | None) -> str:
 
 def where(accuracy: dict[str, Any]) -> str:
     """What an accuracy was measured on and with."""
-    return f"{accuracy['n']:,} images of {accuracy['split']}, {accuracy['what']} ({accuracy['run']})"
+    return (
+        f"{accuracy['n']:,} images of {accuracy['split']}, {accuracy['method']}, {accuracy['what']} ({accuracy['run']})"
+    )
