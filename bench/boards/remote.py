@@ -75,6 +75,8 @@ def bench_remote(
     if any(re.match("--runner=torch(:|$)", word) for word in arguments):
         raise UsageError("--runner torch needs torch, which --host does not take along. Leave it out, or bench there.")
     subjects = open_subjects(paths, contract, precisions)
+    if data is None:
+        check_one_data(subjects)
     items, where, _ = evaluation_items(data, subjects)
     shipment = Shipment()
     places, agreed = add_models(shipment, paths, contract)
@@ -227,6 +229,16 @@ class Lines:
             self.error = line.removeprefix(ERROR)
         elif not line.startswith(NOT_THERE):
             say(line)
+
+
+def check_one_data(subjects: list[Subject]) -> None:
+    """Raise DhoxError for exports of several DATA: the board gets one set of images, known by their names."""
+    found = sorted({subject.manifest["data"] for subject in subjects if subject.manifest})
+    if len(found) > 1:
+        raise DhoxError(
+            f"The exports were made from different DATA ({', '.join(found)}). Give --data with the images to judge all "
+            "of them on, or measure them one after the other."
+        )
 
 
 def judges_of(subjects: list[Subject], where: Path | None) -> list[Item]:

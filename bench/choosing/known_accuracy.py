@@ -55,7 +55,8 @@ def accuracy_of(
 
     A run of both heads (method dho) goes before a baseline, however new: what is asked is how good a student becomes.
     {"accuracy", "interval", "n", "split", "data", "method", "what", "run"}. In order: test images through the very
-    file on some device (bench.json), test images in torch (run.json), and the ledger's images through the file (ledger.json).
+    file on some device (bench.json), test images in torch (run.json), and the ledger's images through the file
+    (ledger.json).
     """
     for run, summary in sorted(runs, key=lambda pair: pair[1]["method"] != "dho"):
         own = summary.get("student") or {}

@@ -36,9 +36,18 @@ from dhox.bench.boards.board_environment import (
     wheel_folder,
 )
 from dhox.bench.boards.board_link import RESULT
-from dhox.bench.boards.remote import benches_of, describe, failed, replace_texts, said_to_remain
+from dhox.bench.boards.remote import (
+    bench_remote,
+    benches_of,
+    check_one_data,
+    describe,
+    failed,
+    replace_texts,
+    said_to_remain,
+)
 from dhox.bench.boards.shipment import Shipment, add_images, add_models
 from dhox.bench.choosing.footprint import measure_footprint
+from dhox.bench.subjects import open_subjects
 from dhox.cli.common import option_words
 from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
@@ -379,6 +388,16 @@ def test_the_files_of_dhox_for_a_board_are_its_modules_without_the_demo() -> Non
 
 
 # What is copied.
+
+
+def test_exports_of_several_data_are_not_judged_on_one(own_line: Path) -> None:
+    export = own_line / "runs/tiny/export"
+    other = Path(shutil.copytree(export, "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"data": "/elsewhere"}))
+    with pytest.raises(DhoxError, match=r"different DATA \(.*/elsewhere.*Give --data"):
+        bench_remote("nobody@localhost.invalid", [export, other], ["--device=cpu"], device="cpu")
+    check_one_data(open_subjects([export]))
 
 
 def test_equal_trees_are_one_and_other_files_make_another() -> None:
