@@ -42,6 +42,7 @@ class Found:
     verdicts: Verdicts = field(default_factory=Verdicts)
     runners: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[Key, Samples] = field(default_factory=dict)
+    throttled: set[int] = field(default_factory=set)  # batch sizes during whose rounds the device was
     idle: dict[str, Any] | None = None
     energy: list[dict[str, Any]] = field(default_factory=list)
     traces: dict[str, np.ndarray] = field(default_factory=dict)  # of power, as samples.npz names them
@@ -92,7 +93,6 @@ def write_results(folder: Path, found: Found, status: str) -> dict[str, Any]:
 
 def bench_content(found: Found, status: str) -> dict[str, Any]:
     """bench.json (its schema: bench/bench.schema.json)."""
-    throttled = bool(found.conditions and found.conditions["throttled"])
     return {
         "schema": BENCH_SCHEMA,
         "status": status,
@@ -103,7 +103,7 @@ def bench_content(found: Found, status: str) -> dict[str, Any]:
         "method": method(found),
         "subjects": [subject_row(subject) for subject in found.subjects],
         "runners": found.runners,
-        "latency": latency_rows(found.samples, found.emulated(), throttled),
+        "latency": latency_rows(found.samples, found.emulated(), found.throttled),
         "comparisons": comparisons(told_rounds(found)),
         "streams": found.streams,
         "conditions": found.conditions,

@@ -32,7 +32,7 @@ from dhox.console import say
 from dhox.data.dataset import Item
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, output_directory, partial_directory
+from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
 from dhox.machine import device_card
 from dhox.models.onnx_session import NO_CPU_KERNELS
 
@@ -124,7 +124,11 @@ def bench(
                                 found.add_runners(models, batch)
                                 timed = [cell for cell in cells if cell.key[3] in boundaries]
                                 words = f"batch {batch}"
-                                failed = measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, words, stop)
+                                conditions.throttled()  # what was before is no row's
+                                try:
+                                    failed = measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, words, stop)
+                                finally:
+                                    found.throttled |= {batch} if conditions.throttled() else set()
                                 found.add_failures(failed)
                                 if found.idle is not None and meter is not None:
                                     energy(meter, cells, energy_s, found)
@@ -174,12 +178,6 @@ def own_memory() -> dict[str, Any]:
 def default_out(subject: Subject) -> Path:
     """Where bench directories go: beside the export, or here for a model of another tool."""
     return subject.export.absolute().parent / "bench" if subject.export else Path.cwd() / "bench-results"
-
-
-def free_name(out: Path) -> Path:
-    """OUT, or OUT-2, OUT-3 ...: the first that no other bench has or writes."""
-    names = [out, *(out.with_name(f"{out.name}-{number}") for number in range(2, 100))]
-    return next(name for name in names if not name.exists() and not partial_directory(name).exists())
 
 
 def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[str]]:

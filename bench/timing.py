@@ -100,12 +100,12 @@ def batch_pixels(subject: Subject, encoded: list[bytes], batch: int) -> np.ndarr
 
 
 def latency_rows(
-    samples: dict[Key, Samples], emulated: dict[tuple[str, str], str], throttled: bool
+    samples: dict[Key, Samples], emulated: dict[tuple[str, str], str], throttled: set[int]
 ) -> list[dict[str, Any]]:
     """`latency` of bench.json; cells that an interruption left with less than two rounds are left out.
 
-    `emulated`: (subject, runner) -> why its time says nothing; `throttled`: whether the device was, while anything was
-    timed.
+    `emulated`: (subject, runner) -> why its time says nothing; `throttled`: the batch sizes during whose rounds the
+    device was; models of one batch size take turns, so it is theirs in common.
     """
     rows = []
     for (subject, runner, batch, boundary), taken in samples.items():
@@ -114,7 +114,7 @@ def latency_rows(
         statistics = latency_row(taken.rounds, batch, np.array(taken.started_s))
         if not taken.warm_up["steady"]:
             statistics["flags"].append("not steady")
-        if throttled:
+        if batch in throttled:
             statistics["flags"].append("throttled")
         rows.append(
             {

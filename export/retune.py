@@ -26,6 +26,7 @@ from dhox.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
     check_output,
+    free_name,
     output_directory,
     read_json,
     read_npz,
@@ -74,7 +75,10 @@ def retune_export(
     manifest = read_manifest(export)
     old = Fold(**manifest["fold"])
     check_asked(export, old, mixture, r, tau)
-    out = out or free_name(export, overwrite)
+    if out is None:
+        whole = export if export.name else export.resolve()
+        place = whole.with_name(f"{whole.name}-retuned")
+        out = place if overwrite else free_name(place)
     if out.resolve() == export.resolve():
         raise UsageError(f"{out} is the export to be retuned, and an export never changes. Choose another --out.")
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
@@ -202,15 +206,6 @@ def check_asked(
             f"{export} holds the rule {fold.rule}, whose graph has two softmaxes and no r or tau. Export again with "
             "--fold-rule linear, or give --alpha and --beta."
         )
-
-
-def free_name(export: Path, overwrite: bool) -> Path:
-    """EXPORT-retuned beside the export, or with `overwrite` False the first of EXPORT-retuned-2 ... that is free."""
-    export = export if export.name else export.resolve()
-    place, number = export.with_name(f"{export.name}-retuned"), 2
-    while place.exists() and not overwrite:
-        place, number = export.with_name(f"{export.name}-retuned-{number}"), number + 1
-    return place
 
 
 def left_out(export: Path, taken: list[str]) -> list[str]:

@@ -74,7 +74,7 @@ def test_marks_are_explained_and_findings_are_sentences(tmp_path: Path) -> None:
         assert f"\n{mark}: " not in text
     assert "3 nodes of the graph fell back to the CPU - int8, batch 1." in text
     assert "CUDA graph not captured (3 nodes run on the CPU) - int8, batch 1." in text
-    assert "Clocks were throttled during the measurement: software power cap." in text
+    assert "Clocks were throttled during the bench: software power cap - " in text
     assert "fp16, batch 1, e2e (+8.0 %)" in text
     assert "Window too short for the sensor - int8, batch 1, device." in text
     assert (

@@ -32,7 +32,7 @@ class Conditions:
     """What the machine did between entering and leaving the context; `summary` any time after entering.
 
     `device`: "cpu", or anything else for a GPU. A sample is taken on entering, on leaving and `hertz` times a second
-    between them; counters of throttling are compared with their values on entering. Nothing is changed, nothing needs
+    between them; counters of throttling are compared with their last values. Nothing is changed, nothing needs
     root, and what cannot be read is left out with a note.
     """
 
@@ -42,6 +42,7 @@ class Conditions:
         self.samples: dict[str, list[float]] = {"gpu": [], "memory": [], "cpu": []}
         self.temperatures: dict[str, list[float]] = {}
         self.reasons: list[str] = []
+        self.blamed = False  # since `throttled` was asked last
         self.costs_s: list[float] = []
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True, name="conditions")
@@ -55,7 +56,7 @@ class Conditions:
         self.zones = find_zones()
         self.alarms = find_alarms() if jetson else {}
         self.counters = find_counters()
-        self.first_counts = {path: read_number(path) for path in self.counters}
+        self.counts = {path: read_number(path) for path in self.counters}
         self.look()
         self.thread.start()
         return self
@@ -93,11 +94,18 @@ class Conditions:
         self.costs_s.append(time.perf_counter() - start)
 
     def count(self) -> None:
-        """Compare the machine's own counters of throttling with their first values; files by the dozen, so seldom."""
+        """Compare the machine's own counters of throttling with their last values; files by the dozen, so seldom."""
         for path, reason in self.counters.items():
-            first, now = self.first_counts[path], read_number(path)
-            if first is not None and now is not None and now > first:
+            last, now = self.counts[path], read_number(path)
+            if last is not None and now is not None and now > last:
+                self.counts[path] = now
                 self.blame([reason])
+
+    def throttled(self) -> bool:
+        """Whether throttling was seen since this was asked last."""
+        self.count()
+        blamed, self.blamed = self.blamed, False
+        return blamed
 
     def keep(self, what: str, value: float | None, per_mhz: float = 1.0) -> None:
         """One clock in a sample, if it was read."""
@@ -111,7 +119,10 @@ class Conditions:
 
     def blame(self, reasons: Iterable[str]) -> None:
         """Remember reasons of throttling, each once, in the order in which they were first seen."""
-        self.reasons += [reason for reason in dict.fromkeys(reasons) if reason not in self.reasons]
+        for reason in reasons:
+            self.blamed = True
+            if reason not in self.reasons:
+                self.reasons.append(reason)
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON: clocks in MHz as {"min", "median", "max"} (CPU: of the fastest core), temperatures in Celsius.

@@ -10,13 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dhox.boards.jetson import jetson_card
-from dhox.environment import now
 from dhox.errors import DhoxError
 from dhox.export.engines.compile_engine import Options, compile_onnx
-from dhox.export.engines.engine import TRUST_NOTE, precision_record
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector
-from dhox.files import output_directory, sha256, write_bytes, write_json
+from dhox.export.engines.sidecar import precision_record, write_engine
+from dhox.files import output_directory, sha256
 from dhox.models import engines
 from dhox.models.cuda import Gpu, gpu
 from dhox.models.engine_session import EngineSession
@@ -67,31 +65,10 @@ def build(
         except DhoxError:
             session.close()
             raise
-        digest = hashlib.sha256(compiled.plan).hexdigest()
-        sidecar = {
-            "schema": engines.ENGINE_SCHEMA,
-            "status": "complete",
-            "finished_at": now(),
-            "folder": folder.name,
-            "precision": precision,
-            "onnx": {"file": onnx.name, "sha256": sha256(onnx)},
-            "engine": {"file": engines.PLAN_FILE, "bytes": len(compiled.plan), "sha256": digest},
-            "tensorrt": {"flavour": trt.flavour, "version": trt.version},
-            "device": {
-                "gpu": here.name,
-                "compute_capability": here.compute_capability,
-                "platform": engines.platform_name(),
-                "jetson": jetson_card(),
-            },
-            "options": asdict(OPTIONS),
-            "dla_fallback": [],
-            "graph_precision": compiled.graph,
-            "engine_precision": proof,
-            "golden": {"status": "not run: no export says what the file should answer"},
-            "build_seconds": seconds,
-            "trust": TRUST_NOTE,
-        }
-        write_bytes(partial / engines.PLAN_FILE, compiled.plan)
-        engines.record_trust(digest, folder)
-        write_json(partial / engines.ENGINE_FILE, sidecar)
+        sidecar = write_engine(
+            partial, folder, compiled, onnx={"file": onnx.name, "sha256": sha256(onnx)}, precision=precision, trt=trt,
+            device=here, options=OPTIONS, seconds=seconds, proof=proof,
+            golden={"status": "not run: no export says what the file should answer"},
+            ledger={"note": "not run: no export, so no ledger", "row": None},
+        )  # fmt: skip
     return sidecar, session

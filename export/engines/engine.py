@@ -11,14 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dhox.boards.jetson import jetson_card
 from dhox.data.images import Preprocessing
 from dhox.device_ledger import device_row, ledger_items
-from dhox.environment import now
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector, layers_of_log
-from dhox.files import check_output, output_directory, read_json, write_bytes, write_json
+from dhox.export.engines.sidecar import precision_record, write_engine
+from dhox.files import check_output, output_directory, read_json
 from dhox.ledger import LEDGER_SCHEMA
 from dhox.models import engines
 from dhox.models.cuda import Gpu, NoGpuError, gpu
@@ -27,10 +26,6 @@ from dhox.models.exported import artefact, check_file, predict_items, read_manif
 from dhox.models.tensorrt_api import TensorRT, import_tensorrt, message_logger
 
 HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
-TRUST_NOTE = (
-    "The hashes prove integrity, not trust: an engine can run any code when it is loaded. dhox loads it for the user "
-    "who built it on this machine, for others only with --trust-engine."
-)
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:
@@ -142,44 +137,10 @@ def build_engine(
                 check_promise(precision, compiled.graph, proof, promised)
                 golden = prove_golden(export, manifest, entry, session)
                 ledger = engine_ledger(export, manifest, entry, session)
-        digest = hashlib.sha256(compiled.plan).hexdigest()
-        sidecar = {
-            "schema": engines.ENGINE_SCHEMA,
-            "status": "complete",
-            "finished_at": now(),
-            "folder": folder.name,
-            "precision": precision,
-            "onnx": {"file": entry["file"], "sha256": entry["sha256"]},
-            "engine": {"file": engines.PLAN_FILE, "bytes": len(compiled.plan), "sha256": digest},
-            "tensorrt": {"flavour": trt.flavour, "version": trt.version},
-            "device": {
-                "gpu": device.name if device else None,
-                "compute_capability": device.compute_capability if device else None,
-                "platform": engines.platform_name(),
-                "jetson": jetson_card(),
-            },
-            "options": asdict(options),
-            "dla_fallback": compiled.on_gpu,
-            "graph_precision": compiled.graph,
-            "engine_precision": proof,
-            "golden": golden,
-            "ledger": ledger,
-            "build_seconds": seconds,
-            "trust": TRUST_NOTE,
-        }
-        write_bytes(partial / engines.PLAN_FILE, compiled.plan)
-        engines.record_trust(digest, folder)
-        write_json(partial / engines.ENGINE_FILE, sidecar)
-    return sidecar
-
-
-def precision_record(found: dict[str, Any] | None, source: str) -> dict[str, Any]:
-    """`engine_precision` of the sidecar: the share and where it was read, or why there is none."""
-    if found is None:
-        return {"status": f"not run: the {source} does not tell the types of most layers"}
-    told = sum(found["products"].values())
-    every = told + len(found["hidden"])
-    return {"status": "proven" if told == every else f"proven for {told} of {every}", "source": source, **found}
+        return write_engine(
+            partial, folder, compiled, onnx={"file": entry["file"], "sha256": entry["sha256"]}, precision=precision,
+            trt=trt, device=device, options=options, seconds=seconds, proof=proof, golden=golden, ledger=ledger,
+        )  # fmt: skip
 
 
 def prove_golden(

@@ -12,6 +12,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,12 @@ def holds(directory: Path, file_name: str, schema: str) -> bool:
         return bool(read_json(directory / file_name, schema))
     except DhoxError:
         return False
+
+
+def free_name(place: Path) -> Path:
+    """PLACE, or PLACE-2, PLACE-3 ...: the first that is not there and that no other command writes."""
+    names = (place if number == 1 else place.with_name(f"{place.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists() and not partial_directory(name).exists())
 
 
 def partial_directory(final: Path) -> Path:

@@ -76,7 +76,11 @@ def test_a_processor_that_gets_hot(root: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     plant("synthetic_x86_laptop", root)
     with Conditions("cpu", hertz=50) as conditions:
+        assert not conditions.throttled()
         put(root, "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", 41)
+        assert [conditions.throttled(), conditions.throttled()] == [True, False]
+        put(root, "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", 42)
+        assert conditions.throttled()
     summary = conditions.summary()
     assert summary["throttled"] == ["CPU temperature (package)"]
     assert summary["cpu_clock_mhz"]["max"] == 3400

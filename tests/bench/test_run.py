@@ -129,6 +129,24 @@ def test_an_interrupted_bench_keeps_what_it_has(own_line: Path, monkeypatch: pyt
     assert read_json(Path("b/bench.json"), "dhox.bench/2")["accuracy"]["rows"]
 
 
+def test_rows_are_throttled_whose_batch_size_was(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = own_line / "root/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("7")
+    monkeypatch.setenv("DHOX_SYSROOT", str(own_line / "root"))
+
+    def hot_at_batch_2(cells: Any, *arguments: Any) -> dict[Any, str]:
+        failed = measure(cells, *arguments)
+        if cells[0].key[2] == 2:
+            counter.write_text("8")
+        return failed
+
+    monkeypatch.setattr("dhox.bench.run.measure", hot_at_batch_2)
+    content = quick(own_line / "runs/tiny/export", batches=(1, 2, 4), precisions=("fp32",)).content
+    assert content["conditions"]["throttled"] == ["CPU temperature (package)"]
+    assert [row["batch"] for row in content["latency"] if "throttled" in row["flags"]] == [2]
+
+
 def test_a_changed_file_is_refused(own_line: Path) -> None:
     export = own_line / "runs/tiny/export"
     content = bytearray((export / "model.onnx").read_bytes())

@@ -165,9 +165,8 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     lines = []
     reasons = (content["conditions"] or {}).get("throttled", [])
     if reasons:
-        lines.append(f"Clocks were throttled during the measurement: {', '.join(reasons)}.")
-    elif who("throttled"):
-        lines.append(f"Clocks were throttled - {who('throttled')}.")
+        rows = who("throttled") or "no row was timed then"
+        lines.append(f"Clocks were throttled during the bench: {', '.join(reasons)} - {rows}.")
     if who("drift"):
         lines.append(f"Drift, round medians changed over the bench - {who('drift')}.")
     if who("unstable"):
