@@ -165,8 +165,8 @@ def flag_sentences(content: dict[str, Any]) -> list[str]:
     lines = []
     reasons = (content["conditions"] or {}).get("throttled", [])
     if reasons:
-        rows = who("throttled") or "no row was timed then"
-        lines.append(f"Clocks were throttled during the bench: {', '.join(reasons)} - {rows}.")
+        which = who("throttled") or "no row was timed then"
+        lines.append(f"Clocks were throttled during the bench: {', '.join(reasons)} - {which}.")
     if who("drift"):
         lines.append(f"Drift, round medians changed over the bench - {who('drift')}.")
     if who("unstable"):
