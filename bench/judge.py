@@ -99,12 +99,12 @@ def accuracy_content(
 
 def ledgers_content(subjects: list[Subject], verdicts: Verdicts) -> list[dict[str, Any]]:
     """`ledgers` of bench.json: for every export its rows on this device, or why there are none."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for export in dict.fromkeys(subject.export for subject in subjects if subject.export is not None):
-        ledger = verdicts.ledgers.get(export)
-        if ledger is None:
-            found = {"images": None, "note": "not run: none of its models was judged", "rows": []}
+        row = {"export": str(export.absolute()), "images": None, "note": None, "rows": []}
+        if ledger := verdicts.ledgers.get(export):
+            row |= {"images": ledger.content["images"], "note": ledger.note, "rows": ledger.rows}
         else:
-            found = {"images": ledger.content["images"], "note": ledger.note, "rows": ledger.rows}
-        rows.append({"export": str(export.absolute())} | found)
+            row["note"] = "not run: none of its models was judged"
+        rows.append(row)
     return rows
