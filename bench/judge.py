@@ -101,7 +101,7 @@ def ledgers_content(subjects: list[Subject], verdicts: Verdicts) -> list[dict[st
     """`ledgers` of bench.json: for every export its rows on this device, or why there are none."""
     rows: list[dict[str, Any]] = []
     for export in dict.fromkeys(subject.export for subject in subjects if subject.export is not None):
-        row = {"export": str(export.absolute()), "images": None, "note": None, "rows": []}
+        row: dict[str, Any] = {"export": str(export.absolute()), "images": None, "note": None, "rows": []}
         if ledger := verdicts.ledgers.get(export):
             row |= {"images": ledger.content["images"], "note": ledger.note, "rows": ledger.rows}
         else:
