@@ -12,7 +12,7 @@ import numpy as np
 
 from dhox.bench.runners.runner import Runner, open_runner
 from dhox.bench.subjects import Subject
-from dhox.bench.timing import batch_pixels
+from dhox.bench.timing import batch_pixels, words_of
 from dhox.errors import DhoxError
 from dhox.stats import percentile
 
@@ -48,8 +48,9 @@ def stream_rows(
 
             try:
                 row = concurrent_streams(open_one, taken, count, duration_s)
-            except DhoxError as err:
-                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {err}")
+            except Exception as err:
+                words = words_of(err)
+                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {words}")
                 continue
             into.append({"subject": subject.name, "runner": runner, **row})
 
