@@ -201,7 +201,8 @@ def test_names_with_options_are_read_back(name: str, data: st.DataObject) -> Non
         ("onnxruntime:fast", "cuda", r"onnxruntime has no option 'fast' \(takes graph, nhwc\)"),
         ("ort-tensorrt:graph", "cuda", r"ort-tensorrt has no option 'graph' \(takes no options\)"),
         ("onnxruntime:graph", "cpu", "needs a GPU, and the device is cpu"),
-        ("tensorrt", "cpu", "needs a GPU, and the device is cpu"),
+        ("ort-tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device cuda"),
+        ("tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device tensorrt"),
     ],
 )
 def test_runners_that_cannot_be_are_usage_errors(
@@ -316,6 +317,7 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
     assert default_runners("jetson", with_engine) == ["tensorrt"]
     assert default_runners("jetson", plain) == ["onnxruntime"]
     on_a_jetson(CPU)
+    assert choose_device("jetson", []) == "jetson"  # engines are still to be built
     assert choose_device("jetson", [with_engine]) == "jetson"
     with pytest.raises(
         DhoxError, match="no TensorRT engine .*holds no fp32 engine .*and ONNX Runtime here has no CUDA"
