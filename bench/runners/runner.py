@@ -47,7 +47,8 @@ class Runner(Protocol):
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """The graph's raw output [B, C] in host memory, of a batch [B, ...] of any size in host memory.
 
-        Waits for the device once, at the end. Where the shape differs from what is bound, it binds first.
+        Answers when the output is there; how often that copies and waits differs by runner (docs/bench.md). Where the
+        shape differs from what is bound, it binds first.
         """
 
     def close(self) -> None:
