@@ -333,7 +333,7 @@ def test_jetson_elsewhere_says_what_to_do() -> None:
 
 def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "available_providers", lambda: CPU)
-    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\]"):
+    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\].*--device tensorrt"):
         choose_device("cuda", [])
     monkeypatch.setattr(runners, "available_providers", lambda: CUDA)
     assert choose_device("cuda", []) == "cuda"

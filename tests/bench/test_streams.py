@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from dhox.bench.runners.runner import Runner, open_runner
 from dhox.bench.runners.streams import concurrent_streams, stream_rows, throughput
 from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
+from dhox.reports.bench_words import not_measured
 
 
 @given(st.integers(1, 4), st.floats(0.01, 0.29), st.floats(0, 1), st.integers(1, 32))
@@ -90,6 +92,14 @@ def test_where_there_is_no_p99_the_row_says_why() -> None:
     assert (cut["n"], cut["p99_ms"]) == (150, None)
     assert "a call took 290 ms, and 1.6 s hold fewer than 10" in cut["p99_note"]
     assert "--duration 3 or longer" in cut["p99_note"]
+
+
+def test_a_page_says_why_there_is_no_p99_under_streams(tmp_path: Path) -> None:
+    content = example(tmp_path, "cuda", subjects=("fp32",), batches=(1,))
+    content["streams"][1] |= {"p99_ms": None, "p99_note": "only 90 calls ended in 1 s"}
+    (line,) = [line for line in not_measured(content) if "p99" in line]
+    assert line.startswith("p99 of fp32")
+    assert line.endswith("batch 1, 2 streams: only 90 calls ended in 1 s.")
 
 
 def test_calls_longer_than_the_window_are_an_error() -> None:
