@@ -7,13 +7,13 @@ the round, not the call, as the unit of chance, and widens where rounds resemble
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, exp, hypot, inf, log, log1p, sqrt
+from math import ceil, exp, hypot, inf, lgamma, log, log1p, sqrt
 from typing import Any
 
 import numpy as np
 
 from dhox.bench.measure import Key
-from dhox.stats import Z_95_TWO_SIDED, percentile, student_t
+from dhox.stats import Z_95_TWO_SIDED, nearest_rank, percentile, student_t
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
 RESAMPLES = 1000
@@ -52,34 +52,43 @@ def latency_row(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarr
     preemption weighs much), and `effective`, how many independent rounds and calls the intervals count.
     """
     rounds = [np.asarray(one, np.int64) for one in rounds_ns]
-    calls = np.concatenate(rounds)
-    ms = calls / 1e6
     medians = round_medians(rounds)
-    p50 = percentile(ms, 50)
     low, high, effective_rounds = median_interval(rounds)
     p99, effective_calls = p99_interval(rounds)
     round_cv = float(medians.std() / medians.mean())
     drift = drift_of(medians, started_s)
     flags = ["unstable"] * (round_cv > UNSTABLE_CV) + ["drift"] * drift["flagged"]
+    calls = ordered_calls(rounds)
+    n, total_ns = len(calls), int(calls.sum())
+    variance = sum(float(((one - total_ns / n) ** 2).sum()) for one in rounds) / n
+    latency_ms = {
+        **{f"p{p}": nearest_rank(calls, p) / 1e6 for p in (50, 90, 95, 99)},
+        "max": float(calls[-1]) / 1e6,
+        "min": float(calls[0]) / 1e6,
+        "mean": total_ns / n / 1e6,
+    }
+    calls -= int(nearest_rank(calls, 50))
+    latency_ms["mad"] = float(np.median(np.abs(calls, out=calls), overwrite_input=True)) / 1e6
     return {
-        "n": len(calls),
+        "n": n,
         "rounds": len(rounds),
-        "latency_ms": {
-            **{f"p{p}": percentile(ms, p) for p in (50, 90, 95, 99)},
-            "max": float(ms.max()),
-            "min": float(ms.min()),
-            "mean": float(ms.mean()),
-            "mad": float(np.median(np.abs(ms - p50))),
-        },
+        "latency_ms": latency_ms,
         "p50_interval": [low / 1e6, high / 1e6],
         "p99_interval": None if p99 is None else [p99[0] / 1e6, p99[1] / 1e6],
-        "images_per_s": batch * len(calls) / (float(calls.sum()) / 1e9),
-        "cv": float(ms.std() / ms.mean()),
+        "images_per_s": batch * n / (total_ns / 1e9),
+        "cv": sqrt(variance) / (total_ns / n),
         "round_cv": round_cv,
         "effective": {"rounds": effective_rounds, "calls_at_p99": effective_calls},
         "drift": drift,
         "flags": flags,
     }
+
+
+def ordered_calls(rounds: Sequence[np.ndarray]) -> np.ndarray:
+    """All calls in ascending order, in one new array."""
+    calls = np.concatenate(list(rounds))
+    calls.sort()
+    return calls
 
 
 def round_medians(rounds: Sequence[np.ndarray]) -> np.ndarray:
@@ -112,8 +121,8 @@ def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float, float]:
     (benchmarks/aa_false_alarms.py). From a single round the interval is that of its order statistics, which trusts
     its calls to be independent.
     """
-    calls = np.sort(np.concatenate(list(rounds)))
-    centre = percentile(calls, 50)
+    calls = ordered_calls(rounds)
+    centre = nearest_rank(calls, 50)
     n = len(rounds)
     if n == 1:
         ranks = order_statistic_ranks(len(calls), 0.5)
@@ -121,7 +130,7 @@ def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float, float]:
         return float(low), float(high), 1.0
     medians = round_medians(rounds)
     # A resampled median lies between the lowest and the highest round median.
-    first, last = np.searchsorted(calls, medians.min()), np.searchsorted(calls, medians.max(), "right")
+    first, last = np.count_nonzero(calls < medians.min()), np.count_nonzero(calls <= medians.max())
     # An even round's median lies between two calls, so one more call on either side.
     candidates = calls[max(first - 1, 0) : last + 1]
     if len(candidates) > GRID:
@@ -146,12 +155,16 @@ def order_statistic_ranks(n: int, quantile: float) -> tuple[int, int] | None:
     Exact and distribution-free: each side errs with at most 2.5 % by the binomial distribution (David and Nagaraja
     2003, section 7.1). None where even the extremes do not: under 368 samples at 0.99, under 6 at 0.5.
     """
-    k = np.arange(n)
-    steps = np.concatenate(([n * log1p(-quantile)], np.log(n - k) - np.log(k + 1) + log(quantile) - log1p(-quantile)))
-    cdf = np.cumsum(np.exp(np.cumsum(steps)))  # of Binomial(n, quantile) at 0 ... n: calls below the quantile
+    reach = 10 + 12 * sqrt(n * quantile * (1 - quantile))  # beyond it lies less than 1e-30
+    first, last = max(int(n * quantile - reach), 0), min(ceil(n * quantile + reach), n)
+    k = np.arange(first, last)
+    at_first = lgamma(n + 1) - lgamma(first + 1) - lgamma(n - first + 1)
+    at_first += first * log(quantile) + (n - first) * log1p(-quantile)
+    steps = np.concatenate(([at_first], np.log(n - k) - np.log(k + 1) + log(quantile) - log1p(-quantile)))
+    cdf = np.cumsum(np.exp(np.cumsum(steps)))  # of Binomial(n, quantile) from `first` on: calls below the quantile
     # x[i] lies above the quantile where at most i calls lie below; x[j] lies below it where at least j + 1 do.
-    low = int(np.searchsorted(cdf, 0.025, "right")) - 1
-    high = int(np.searchsorted(cdf, 0.975))
+    low = first + int(np.searchsorted(cdf, 0.025, "right")) - 1
+    high = first + int(np.searchsorted(cdf, 0.975))
     return (low, high) if low >= 0 and high <= n - 1 else None
 
 
@@ -166,9 +179,9 @@ def p99_interval(rounds: Sequence[np.ndarray]) -> tuple[tuple[float, float] | No
     slowest few rounds then make the tail, and the design effect is estimated too small just where they were not slow.
     Slow calls that come in a tenth of the rounds or fewer escape both (docs/statistics.md).
     """
-    calls = np.sort(np.concatenate(list(rounds)))
+    calls = ordered_calls(rounds)
     n, sizes = len(calls), np.array([len(one) for one in rounds], float)
-    p50, p99 = (percentile(calls, percent) for percent in (50, 99))
+    p50, p99 = (nearest_rank(calls, percent) for percent in (50, 99))
     above = np.array([(one > p99).sum() for one in rounds], float)
     share = above.sum() / n
     effect = 1.0

@@ -16,6 +16,7 @@ from dhox.bench.latency import METHOD as STATISTICS
 from dhox.bench.latency import comparisons
 from dhox.bench.measure import METHOD, Key, Samples
 from dhox.bench.runners.runner import Runner
+from dhox.bench.runners.streams import METHOD as STREAMS
 from dhox.bench.sensors import energy
 from dhox.bench.sensors.meter import Meter
 from dhox.bench.subjects import Subject, subject_row
@@ -129,4 +130,5 @@ def told_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
 def method(found: Found) -> list[str]:
     """How the numbers came about, in sentences."""
     lines = [METHOD, *STATISTICS, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in found.settings["boundaries"]]]
+    lines += [STREAMS] if found.streams else []
     return [*lines, energy.METHOD] if found.energy else lines

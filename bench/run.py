@@ -165,6 +165,10 @@ def bench(
             raise DhoxError(f"{err} What could be written is in {folder}.") from err
     if ended is not None:
         say(f"What was measured before the error is in {out}.")
+        if (said := run_failure(ended)) is not None and not isinstance(ended, DhoxError):
+            raise DhoxError(
+                f"The bench ended early ({said}). Free memory or disk space, or leave out what failed."
+            ) from ended
         raise ended
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from dhox.bench.subjects import Subject
 from dhox.bench.timing import MOST_IMAGES, Pair, batch_pixels
 from dhox.console import say
 from dhox.errors import DhoxError
+from dhox.models.engines import read_sidecar
 from dhox.stats import percentile
 
 
@@ -32,14 +34,24 @@ def trtexec_checks(models: list[tuple[Subject, Runner, float]], batch: int, enco
         say(f"trtexec: {subject.name} by {runner.name}, batch {batch}")
         shape = subject.graph_input(batch_pixels(subject, encoded, 1)).shape[1:]
         try:
+            options = trtexec_options(Path(engine).parent)
             rows = cross_check_trtexec(
                 Path(engine), batch, ours, trtexec=tool, input_shape=shape, input_name=subject.input_name,
                 dynamic=subject.fixed_batch is None, graph=runner.facts["graph"],
+                version_compatible=options["version_compatible"], dla=options["dla"],
             )  # fmt: skip
         except DhoxError as err:
             found.not_run.append(f"trtexec of {subject.name} by {runner.name} at batch {batch} not run: {err}")
             continue
         found.cross_checks += [{"subject": subject.name, "runner": runner.name, **row} for row in rows]
+
+
+def trtexec_options(folder: Path) -> dict[str, Any]:
+    """What the engine in a folder was built with. Raises DhoxError where TensorRT's trtexec cannot load it."""
+    sidecar = read_sidecar(folder)
+    if sidecar["tensorrt"]["flavour"] != "tensorrt":
+        raise DhoxError("TensorRT-RTX built this engine, and trtexec loads TensorRT's. Build one with TensorRT for it.")
+    return dict(sidecar["options"])
 
 
 def loadgen_checks(

@@ -30,7 +30,7 @@ NOTES = {
     "singlestream": "one image per query, the next once the last is done; medians of the latency of a query",
     "multistream": f"{SAMPLES_PER_QUERY} images per query, as one batch; medians of the latency of a query",
     "server": (
-        "one image per query, Poisson arrivals at half of what one stream can do; LoadGen's latency includes the wait "
+        "one image per query, Poisson arrivals at half the rate of one stream; LoadGen's latency includes the wait "
         "in the queue, ours does not, so the difference is that wait"
     ),
     "offline": f"one query with all images, in batches of {OFFLINE_BATCH}; images per second",

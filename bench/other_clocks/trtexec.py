@@ -60,25 +60,30 @@ def cross_check_trtexec(
     input_name: str = "image",
     dynamic: bool = True,
     graph: bool = False,
+    version_compatible: bool = False,
+    dla: int | None = None,
     duration_s: float = 3.0,
 ) -> list[dict[str, Any]]:
     """trtexec's medians of an engine beside ours, one entry of `cross_checks` per boundary.
 
     `ours_ms`: our median in ms by boundary (device, e2e; others are left out); `input_shape`: of one image, without the
     batch; `dynamic`: whether the engine takes several batch sizes, so that trtexec must be told one; `graph`: whether
-    our runner replays a CUDA graph, as trtexec then does too. The engine is deserialised by trtexec, which can run its
+    our runner replays a CUDA graph, as trtexec then does too; `version_compatible`, `dla`: as the engine was built, for
+    trtexec must be told to load such a one, and on which core. The engine is deserialised by trtexec, which can run its
     code: pass only engines that this user trusts. One run of theirs beside our rounds is no pair, so the differences
     have no interval. Raises DhoxError where trtexec fails.
     """
     major, version = trtexec_version(trtexec)
-    shapes = f"{input_name}:{'x'.join(str(size) for size in (batch, *input_shape))}" if dynamic else None
+    shapes = [f"--shapes={input_name}:{'x'.join(str(size) for size in (batch, *input_shape))}"] if dynamic else []
+    loading = ["--versionCompatible"] if version_compatible else []
+    loading += [] if dla is None else [f"--useDLACore={dla}"]
     found = []
     for boundary in MODES:
         if boundary not in ours_ms:
             continue
         with tempfile.TemporaryDirectory(prefix="dhox-trtexec-") as folder:
             times_file = Path(folder) / "times.json"
-            arguments = trtexec_arguments(major, boundary, engine, times_file, shapes, graph, duration_s)
+            arguments = trtexec_arguments(major, boundary, engine, times_file, [*loading, *shapes], graph, duration_s)
             run_trtexec(trtexec, arguments, 120 + 10 * duration_s)
             if not times_file.exists():
                 raise DhoxError(f"{trtexec} wrote no times. Run it by hand: trtexec {' '.join(arguments)}")
@@ -116,9 +121,9 @@ def trtexec_version(trtexec: Path) -> tuple[int, str]:
 
 
 def trtexec_arguments(
-    major: int, boundary: str, engine: Path, times: Path, shapes: str | None, graph: bool, duration_s: float
+    major: int, boundary: str, engine: Path, times: Path, about: list[str], graph: bool, duration_s: float
 ) -> list[str]:
-    """The command line that measures a boundary by the same meaning in every major version.
+    """The command line that measures a boundary by the same meaning in every major version; `about`: the engine's own.
 
     Raises DhoxError for versions before 10, whose flags are other ones, and for later ones than known.
     """
@@ -129,7 +134,7 @@ def trtexec_arguments(
         )
     return [
         f"--loadEngine={engine}",
-        *([f"--shapes={shapes}"] if shapes else []),
+        *about,
         "--warmUp=500",
         f"--duration={max(1, round(duration_s))}",
         "--iterations=100",

@@ -8,7 +8,7 @@ import numpy as np
 
 from dhox.bench.subjects import Subject
 from dhox.errors import DhoxError
-from dhox.export.engines.cached_engine import open_cached_engine
+from dhox.export.engines.cached_engine import open_cached_engine, plan_of
 from dhox.models import cuda
 from dhox.models.cuda import gpu
 from dhox.models.engine_session import EngineSession
@@ -127,11 +127,11 @@ def open_engine_runner(subject: Subject, name: str, options: frozenset[str], tru
     gpu()
     if subject.export is not None and subject.manifest is not None:
         sidecar, session = open_engine(subject.export, subject.manifest, subject.precision, trust_engine)
-        plan = str(subject.export / "engines" / sidecar["folder"] / PLAN_FILE)
+        plan = subject.export / "engines" / sidecar["folder"] / PLAN_FILE
     else:
         names = (subject.input_name, subject.output_name)
         sidecar, session = open_cached_engine(subject.file, subject.precision, names)
-        plan = None
+        plan = plan_of(sidecar)
     runner = EngineRunner(session, sidecar, name, "graph" in options)
-    runner.facts["engine"] = plan  # for trtexec
+    runner.facts["engine"] = str(plan)  # for trtexec
     return runner

@@ -27,7 +27,10 @@ NO_CAPTURE = "-1"  # the gpu_graph_id of runs that are neither captured nor repl
 class OnnxRuntimeRunner:
     """A Runner (see dhox.bench.runners.runner) of one ONNX file on `cpu`, `cuda` or `ort-tensorrt` (see PROVIDERS).
 
-    A CUDA graph belongs to the thread that captured it: open, bind and run in the same one.
+    A CUDA graph belongs to the thread that captured it: open, bind and run in the same one. On `ort-tensorrt` every
+    batch size has a session and an engine cache of its own: with one for all, ONNX Runtime widens the engine's profile
+    to every shape that comes, keeps that for the next process, and tunes the engine for the largest. (Profiles given as
+    options would do too, but ONNX Runtime refuses them where the graph is cut into several parts.)
     """
 
     def __init__(self, subject: Subject, name: str, device: str, options: frozenset[str] = frozenset()) -> None:
@@ -49,6 +52,7 @@ class OnnxRuntimeRunner:
         }
         self.ort = require("onnxruntime", "cpu")
         self.bound_shape: tuple[int, ...] | None = None
+        self.tuned_for = subject.fixed_batch  # the batch size of the session's TensorRT engine
         self.graphs = 0
         self.input: Any = None
         self.output: Any = None
@@ -77,6 +81,10 @@ class OnnxRuntimeRunner:
         """See Runner. Captures the CUDA graph of this shape, and counts the nodes off the device the first time."""
         batch = np.ascontiguousarray(batch)
         self.bound_shape = None
+        if self.device == "ort-tensorrt" and self.tuned_for != len(batch):
+            self.tuned_for = len(batch)
+            self.provider_options |= {"trt_engine_cache_path": str(engine_cache(self.subject.sha256, len(batch)))}
+            self.open(graph=False)
         if self.facts["nodes_off_device"] is None:
             self.count_nodes(batch)
         plain = self.ort.RunOptions()
@@ -165,19 +173,20 @@ def provider_options(subject: Subject, device: str, options: frozenset[str]) -> 
             "trt_fp16_enable": "1" if subject.precision in {"fp16", "int8"} else "0",  # int8 files rest in fp16
             "trt_int8_enable": "1" if subject.precision == "int8" else "0",
             "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(engine_cache(subject.sha256)),
+            "trt_engine_cache_path": str(engine_cache(subject.sha256, subject.fixed_batch)),
         }
     return {}
 
 
-def engine_cache(sha256: str) -> Path:
-    """Where the TensorRT provider keeps its engines of one file: a folder of this user, per ONNX Runtime version.
+def engine_cache(sha256: str, batch: int | None) -> Path:
+    """Where the TensorRT provider keeps its engines of one file: a folder of this user, per ONNX Runtime version and
+    batch size (None before any is known; no engine is built there).
 
     What lies there is loaded as code, so nobody else may write it. Raises DhoxError where it cannot be made.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(f"{sha256} {require('onnxruntime', 'cuda').__version__}".encode()).hexdigest()[:16]
-    folder = base / "dhox/ort-tensorrt" / key
+    folder = base / "dhox/ort-tensorrt" / f"{key}-{batch or 'any'}"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as err:

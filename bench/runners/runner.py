@@ -47,7 +47,8 @@ class Runner(Protocol):
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """The graph's raw output [B, C] in host memory, of a batch [B, ...] of any size in host memory.
 
-        Waits for the device once, at the end. Where the shape differs from what is bound, it binds first.
+        Answers when the output is there; how often that copies and waits differs by runner (docs/bench.md). Where the
+        shape differs from what is bound, it binds first.
         """
 
     def close(self) -> None:
@@ -70,7 +71,10 @@ def check_runner(text: str, device: str) -> None:
     """Raise UsageError for a runner that is unknown, or that contradicts the device (see `choose_device`)."""
     name, options = parse_runner(text)
     if device == "cpu" and (name in ON_GPU_ONLY or options):
-        raise UsageError(f"--runner {text} needs a GPU, and the device is cpu. Use --device cuda, or another runner.")
+        where = "tensorrt" if name == "tensorrt" else "cuda"
+        raise UsageError(
+            f"--runner {text} needs a GPU, and the device is cpu. Use --device {where}, or another runner."
+        )
 
 
 def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Runner:
@@ -116,6 +120,7 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
 
     Raises UsageError for an unknown one, and DhoxError where it is not there. `jetson` never falls back to the CPU: it
     is TensorRT with an engine of the export, else ONNX Runtime on CUDA, else an error with the reasons against both.
+    Without `subjects`, whose engines are still to be built, the board alone decides.
     """
     if asked not in DEVICES:
         raise UsageError(f"--device {asked} is unknown. Use one of: {', '.join(DEVICES)}.")
@@ -132,9 +137,10 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
     if asked == "cuda" and (reason := why_no_cuda()):
         raise DhoxError(
             f"--device cuda: {reason}. With an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime: "
-            "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing."
+            "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing. TensorRT engines need neither: --device "
+            "tensorrt."
         )
-    if asked == "jetson" and (reason := why_no_cuda()):
+    if asked == "jetson" and subjects and (reason := why_no_cuda()):
         missing = [words for words in map(why_no_engine, subjects) if words is not None]
         if len(missing) == len(subjects):  # else those without an engine are named as not run
             raise DhoxError(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Callable
-from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from dhox.bench.runners.runner import Runner, open_runner
 from dhox.bench.subjects import Subject
-from dhox.bench.timing import batch_pixels
+from dhox.bench.timing import batch_pixels, words_of
 from dhox.errors import DhoxError
 from dhox.stats import percentile
 
@@ -20,7 +21,14 @@ WARM_UP_SECONDS = 0.5  # under load, before calls count
 SLICES = 40  # of the duration, which the interval resamples
 RESAMPLES = 2000
 FEWEST_CALLS = 100  # of which one is beyond the 99th percentile
+LONGEST_CALLS = 10  # of the slowest kind that the window must hold, else it meets them or not by luck
 SEED = 0  # of the resampling
+METHOD = (
+    f"Streams: a call counts in each of {SLICES} slices of the window by the share of its time that lies there, and "
+    f"the 95 % interval of images/s resamples the slices ({RESAMPLES:,} resamples, fixed seed). Latencies are of the "
+    f"calls that end in the window, whenever they began; p99 is null under {FEWEST_CALLS} calls, and where the window "
+    f"is shorter than {LONGEST_CALLS} times the longest call."
+)
 
 
 def stream_rows(
@@ -48,8 +56,9 @@ def stream_rows(
 
             try:
                 row = concurrent_streams(open_one, taken, count, duration_s)
-            except DhoxError as err:
-                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {err}")
+            except Exception as err:
+                words = words_of(err)
+                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {words}")
                 continue
             into.append({"subject": subject.name, "runner": runner, **row})
 
@@ -62,14 +71,14 @@ def concurrent_streams(
     `open_one` opens one runner (a session and stream of its own); `batch`: as the graph takes it, [B, ...]. Every
     runner is opened and bound in its own thread, one after the other; all start together and run for a warm-up and
     then `duration_s` seconds. Answers with a row of `streams` in bench.json without subject and runner: images_per_s
-    with a 95 % interval, and the latency of single calls under that load (p99 None for fewer than 100 calls). Raises
-    what a runner raises; all are closed.
+    with a 95 % interval, and the latency of single calls under that load (see `throughput`). The load goes on until
+    every call that the window's end cuts has ended. Raises what a runner raises; all are closed.
     """
     opening, ready, stop = threading.Lock(), threading.Barrier(streams + 1), threading.Event()
-    calls: list[list[tuple[int, int]]] = [[] for _ in range(streams)]
+    calls = [array("q") for _ in range(streams)]  # nanoseconds: start, end, start, end ...
     errors: list[BaseException] = []
 
-    def work(taken: list[tuple[int, int]]) -> None:
+    def work(taken: array[int]) -> None:
         runner = None
         try:
             with opening:  # CUDA graphs are captured here, while no other thread allocates
@@ -81,7 +90,7 @@ def concurrent_streams(
             while not stop.is_set():
                 start = clock()
                 runner.infer(batch)
-                taken.append((start, clock()))
+                taken.extend((start, clock()))
         except threading.BrokenBarrierError:
             pass  # another runner failed, and says why
         except BaseException as err:
@@ -101,6 +110,8 @@ def concurrent_streams(
         end = begin + duration_s
         while time.perf_counter() < end and not errors:
             time.sleep(min(0.05, max(0.0, end - time.perf_counter())))
+        while not errors and any(not taken or taken[-1] < 1e9 * end for taken in calls):
+            time.sleep(0.001)
     except threading.BrokenBarrierError:
         pass
     finally:  # also on Ctrl-C: no thread goes on
@@ -110,32 +121,47 @@ def concurrent_streams(
             thread.join()
     if errors:
         raise errors[0]
-    times = np.array([pair for taken in calls for pair in taken], np.int64).reshape(-1, 2) / 1e9
+    times = np.concatenate([np.array(taken, np.int64) for taken in calls]).reshape(-1, 2) / 1e9
     return {"batch": len(batch), "streams": streams, **throughput(times, begin, end, len(batch))}
 
 
 def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) -> dict[str, Any]:
     """Statistics of calls (start, end) [n, 2], in seconds of one clock, within a window; block bootstrap over slices.
 
-    A call counts in every slice of the window by the share of its time that lies there, so that slow calls at the edges
-    are neither lost nor counted whole. Latencies are of calls that lie in the window wholly. Raises DhoxError where no
-    call does.
+    For the throughput a call counts in every slice of the window by the share of its time that lies there: without
+    bias, like counting the calls that end there, and with less scatter where calls are long. Latencies are of the calls
+    that end in the window, whenever they began: were those left out that began before it, slow calls would be missing.
+    Raises DhoxError where no call ends in the window.
     """
     start, stop = times_s[:, 0], times_s[:, 1]
-    inside = (start >= begin_s) & (stop <= end_s)
-    if not inside.any():
+    took = stop - start
+    ended = (stop > begin_s) & (stop <= end_s)
+    if not ended.any():
         raise DhoxError(f"No call of the streams ended within {end_s - begin_s:.1f} s. Use a longer --duration.")
     edges = np.linspace(begin_s, end_s, SLICES + 1)
-    overlaps = [np.clip(np.minimum(stop, b) - np.maximum(start, a), 0, None) for a, b in pairwise(edges)]
-    done = np.array([(overlap / (stop - start)).sum() for overlap in overlaps])
+    done = np.diff([np.clip((edge - start) / took, 0, 1).sum() for edge in edges])
     rates = batch * done / (edges[1] - edges[0])
     picks = np.random.default_rng(SEED).integers(0, SLICES, (RESAMPLES, SLICES))
     low, high = np.percentile(rates[picks].mean(1), [2.5, 97.5])
-    latency_ms = 1000 * (stop - start)[inside]
+    latency_ms = 1000 * took[ended]
+    note = why_no_p99(len(latency_ms), end_s - begin_s, float(took[(stop > begin_s) & (start < end_s)].max()))
     return {
         "images_per_s": float(rates.mean()),
         "interval": [float(low), float(high)],
-        "n": int(inside.sum()),
+        "n": len(latency_ms),
         "p50_ms": percentile(latency_ms, 50),
-        "p99_ms": percentile(latency_ms, 99) if len(latency_ms) >= FEWEST_CALLS else None,
+        "p99_ms": None if note else percentile(latency_ms, 99),
+        "p99_note": note,
     }
+
+
+def why_no_p99(calls: int, window_s: float, longest_s: float) -> str | None:
+    """Why so many calls in such a window tell no 99th percentile, or None; `longest_s`: of the calls that touch it."""
+    if calls < FEWEST_CALLS:
+        return f"only {calls} calls ended in {window_s:g} s, and one in {FEWEST_CALLS} lies beyond it"
+    if window_s < LONGEST_CALLS * longest_s:
+        return (
+            f"a call took {1000 * longest_s:.3g} ms, and {window_s:g} s hold fewer than {LONGEST_CALLS} of these one "
+            f"after the other: --duration {ceil(LONGEST_CALLS * longest_s)} or longer counts them"
+        )
+    return None

@@ -46,7 +46,17 @@ def engine_folder(onnx: Path, trt: TensorRT, here: Gpu) -> Path:
     """$XDG_CACHE_HOME/dhox/engines/HASH of all that the engine depends on."""
     what = [sha256(onnx), trt.flavour, trt.version, asdict(here), engines.platform_name(), asdict(OPTIONS)]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/engines" / key
+    return cache() / key
+
+
+def plan_of(sidecar: dict[str, Any]) -> Path:
+    """Where the engine that `open_cached_engine` answered with lies."""
+    return cache() / str(sidecar["folder"]) / engines.PLAN_FILE
+
+
+def cache() -> Path:
+    """$XDG_CACHE_HOME/dhox/engines."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/engines"
 
 
 def build(

@@ -75,7 +75,11 @@ def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
 
 def percentile(samples: Sequence[float] | np.ndarray, percent: float) -> float:
     """Nearest-rank percentile: the smallest sample that at least `percent` % of the samples do not exceed."""
-    ordered = np.sort(np.asarray(samples))
+    return nearest_rank(np.sort(np.asarray(samples)), percent)
+
+
+def nearest_rank(ordered: np.ndarray, percent: float) -> float:
+    """`percentile` of samples that are in ascending order."""
     return float(ordered[max(ceil(percent / 100 * len(ordered)) - 1, 0)])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 from math import comb
 
@@ -64,6 +65,23 @@ def test_a_row_is_ordered_and_its_intervals_hold_their_estimates(rounds: list[np
     total_s = sum(int(one.sum()) for one in rounds) / 1e9
     assert row["images_per_s"] == pytest.approx(batch * row["n"] / total_s)
     assert row == latency_row(rounds, batch, np.arange(len(rounds), dtype=float))  # equal samples, equal numbers
+
+
+def test_a_row_of_millions_of_calls_takes_little_more_memory_than_they_do() -> None:
+    rng = np.random.default_rng(3)
+    rounds = [rng.integers(50_000, 60_000, 100_000) for _ in range(ROUNDS)]
+    held = sum(one.nbytes for one in rounds)
+    tracemalloc.start()
+    try:
+        row = latency_row(rounds, 1, TIMES)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * held  # one ordered copy, and what does not grow with the calls
+    ms = np.concatenate(rounds) / 1e6
+    assert row["latency_ms"]["p99"] == pytest.approx(percentile(ms, 99))
+    assert row["latency_ms"]["mad"] == pytest.approx(np.median(np.abs(ms - percentile(ms, 50))))
+    assert row["cv"] == pytest.approx(ms.std() / ms.mean())
 
 
 @settings(max_examples=30)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.bench.other_clocks.loadgen import SCENARIOS, cross_check_loadgen
-from dhox.bench.other_clocks.loadgen_child import paired_numbers
+from dhox.bench.other_clocks.loadgen_child import paired_numbers, pairs_of
+from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.bench.subjects import Subject, open_subjects
 from dhox.errors import DhoxError
 from dhox.files import read_npz
@@ -60,6 +63,27 @@ def test_the_three_numbers_of_a_cross_check_fit_each_other(pairs: list[tuple[flo
 
 def test_an_interval_needs_two_pairs() -> None:
     assert paired_numbers([2.0], [1.0])["difference_percent"] == {"mean": pytest.approx(100), "interval": None}
+
+
+def test_the_arrivals_of_server_follow_the_mean_of_calls_not_their_median(
+    model: tuple[Subject, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fifth call is held up by 20 ms: a queue filled at half of what the median promises would only grow."""
+    subject, pixels = model
+    real, calls = OnnxRuntimeRunner.infer, count(1)
+
+    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+        time.sleep(0.02 * (next(calls) % 5 == 0))
+        return real(self, batch)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    spec = {
+        "file": str(subject.file), "contract": None, "runner": "onnxruntime", "device": "cpu", "trust_engine": False,
+        "scenario": "server", "pairs": 1, "duration_s": 0.05, "latency_limit_ms": 1e4, "seed": 0,
+    }  # fmt: skip
+    content = pairs_of(spec, pixels, tmp_path)
+    assert content["ours"] < 4  # ms, a median
+    assert 0.5 / 0.05 < content["target_qps"] < 0.5 / 0.004
 
 
 def test_what_loadgen_calls_invalid_is_reported(model: tuple[Subject, np.ndarray]) -> None:

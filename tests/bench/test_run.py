@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from dhox.bench.measure import FEWEST_ROUNDS, measure
 from dhox.bench.run import BenchResult, bench
 from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.bench.runners.runner import open_runner
+from dhox.bench.runners.streams import stream_rows
 from dhox.bench.subjects import open_subjects
 from dhox.bench.timing import samples_key
 from dhox.errors import DhoxError
@@ -253,6 +255,52 @@ def test_a_model_that_its_runtime_fails_to_run_drops_out(own_line: Path, monkeyp
     assert content["status"] == "complete"
     assert [row["batch"] for row in content["latency"]] == [1]
     assert content["not_run"] == ["fp32 by onnxruntime at batch 2, e2e, ended early: CUDA out of memory"]
+
+
+def test_a_model_that_fails_in_streams_is_named_and_the_others_go_on(
+    own_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's own exception in the threads of streams, where batches of two find no memory."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
+    real = OnnxRuntimeRunner.infer
+
+    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+        if len(batch) == 2 and threading.current_thread() is not threading.main_thread():
+            raise RuntimeException("CUDA failure 2: out of memory")
+        return real(self, batch)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    content = quick(own_line / "runs/tiny/export", precisions=("fp32",), batches=(2, 1), streams=(2,)).content
+    assert content["status"] == "complete"
+    assert [row["batch"] for row in content["latency"]] == [2, 1]
+    assert [row["batch"] for row in content["streams"]] == [1]
+    assert content["not_run"] == ["fp32 by onnxruntime at batch 2 in 2 streams not run: CUDA failure 2: out of memory"]
+
+
+def test_a_bug_in_streams_keeps_its_traceback(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+        raise TypeError("a bug")
+
+    def stream(*arguments: Any) -> None:
+        monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+        stream_rows(*arguments)
+
+    monkeypatch.setattr("dhox.bench.run.stream_rows", stream)
+    with pytest.raises(TypeError, match="a bug"):
+        quick(own_line / "runs/tiny/export", precisions=("fp32",), streams=(1,))
+
+
+def test_a_failure_of_the_runtime_that_ends_a_bench_is_one_message(
+    own_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dhox.bench.run.trtexec_checks", full)
+    with pytest.raises(DhoxError, match=r"ended early \(.*No space left on device\)\. Free memory or disk space"):
+        quick(own_line / "runs/tiny/export", precisions=("fp32",))
+    assert read_json(Path("b/bench.json"), "dhox.bench/2")["status"] == "interrupted"
 
 
 def test_what_was_timed_before_a_bug_is_kept(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:

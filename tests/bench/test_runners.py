@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from onnxruntime import OrtValue
 
 from dhox.bench.runners import runner as runners
 from dhox.bench.runners.ort_runner import (
@@ -201,7 +202,8 @@ def test_names_with_options_are_read_back(name: str, data: st.DataObject) -> Non
         ("onnxruntime:fast", "cuda", r"onnxruntime has no option 'fast' \(takes graph, nhwc\)"),
         ("ort-tensorrt:graph", "cuda", r"ort-tensorrt has no option 'graph' \(takes no options\)"),
         ("onnxruntime:graph", "cpu", "needs a GPU, and the device is cpu"),
-        ("tensorrt", "cpu", "needs a GPU, and the device is cpu"),
+        ("ort-tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device cuda"),
+        ("tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device tensorrt"),
     ],
 )
 def test_runners_that_cannot_be_are_usage_errors(
@@ -238,17 +240,49 @@ def test_providers_say_what_they_do_not_prove(
     assert provider_options(subjects["fp32"], "cuda", frozenset({"nhwc"})) == {"prefer_nhwc": "1"}
 
 
+def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
+    subjects: dict[str, Subject], golden: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU session in the place of the TensorRT provider's: which cache each batch runs with."""
+    given: list[str] = []
+    ran: list[tuple[str, int]] = []
+
+    def opening(model: Any, device: str, *rest: Any, provider_options: dict[str, str]) -> Any:
+        session = open_session(model, "cpu", *rest)
+        given.append(Path(provider_options["trt_engine_cache_path"]).name)
+        real, cache = session.run, given[-1]
+
+        def run(names: list[str], feeds: dict[str, np.ndarray], *options: Any) -> Any:
+            ran.append((cache, len(feeds["image"])))
+            return real(names, feeds, *options)
+
+        session.run = run
+        return session
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("dhox.bench.runners.ort_runner.open_session", opening)
+    on_cpu = OrtValue.ortvalue_from_numpy
+    monkeypatch.setattr(OrtValue, "ortvalue_from_numpy", lambda array, *_: on_cpu(array))
+    with closing(OnnxRuntimeRunner(subjects["fp32"], "ort-tensorrt", "ort-tensorrt")) as opened:
+        for batch in (4, 4, 1, 4):
+            assert abs(opened.infer(golden["input"][:batch]) - golden["probs"][:batch]).max() < 1e-4
+    assert {(cache.rsplit("-", 1)[1], batch) for cache, batch in ran} == {("4", 4), ("1", 1)}
+    assert len({cache.rsplit("-", 1)[0] for cache in given}) == 1
+    assert [cache.rsplit("-", 1)[1] for cache in given] == ["any", "4", "4", "1", "4"]  # one to count nodes
+
+
 def test_an_engine_cache_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = engine_cache("a" * 64)
-    assert folder == engine_cache("a" * 64) != engine_cache("b" * 64)
+    folder = engine_cache("a" * 64, 1)
+    assert folder == engine_cache("a" * 64, 1) != engine_cache("b" * 64, 1)
+    assert engine_cache("a" * 64, 8) != folder
     folder.chmod(0o777)
     with pytest.raises(DhoxError, match="can be written by others"):
-        engine_cache("a" * 64)
+        engine_cache("a" * 64, 1)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DhoxError, match="Set XDG_CACHE_HOME"):
-        engine_cache("a" * 64)
+        engine_cache("a" * 64, 1)
 
 
 # Devices.
@@ -299,7 +333,7 @@ def test_jetson_elsewhere_says_what_to_do() -> None:
 
 def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "available_providers", lambda: CPU)
-    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\]"):
+    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\].*--device tensorrt"):
         choose_device("cuda", [])
     monkeypatch.setattr(runners, "available_providers", lambda: CUDA)
     assert choose_device("cuda", []) == "cuda"
@@ -316,6 +350,7 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
     assert default_runners("jetson", with_engine) == ["tensorrt"]
     assert default_runners("jetson", plain) == ["onnxruntime"]
     on_a_jetson(CPU)
+    assert choose_device("jetson", []) == "jetson"  # engines are still to be built
     assert choose_device("jetson", [with_engine]) == "jetson"
     with pytest.raises(
         DhoxError, match="no TensorRT engine .*holds no fp32 engine .*and ONNX Runtime here has no CUDA"
@@ -388,8 +423,8 @@ def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, Subject], t
 
 def test_the_cache_of_another_user_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    engine_cache("a" * 64)
+    engine_cache("a" * 64, 1)
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     with pytest.raises(DhoxError, match="can be written by others"):
-        engine_cache("a" * 64)
+        engine_cache("a" * 64, 1)

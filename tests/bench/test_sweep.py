@@ -31,6 +31,7 @@ from dhox.errors import DhoxError, UsageError
 from dhox.files import read_json, write_json
 from dhox.models.exported import read_manifest
 from dhox.models.model import load
+from dhox.models.onnx_session import available_providers
 from dhox.reports.sweep_tables import print_sweep
 
 SIDE = 32
@@ -431,6 +432,30 @@ def test_students_that_cannot_be(cache: Path, capsys: pytest.CaptureFixture) -> 
     assert not Path("never").exists()
     with pytest.raises(UsageError, match=r"holds no fp32 candidate"):
         sweep([], None, candidates=Path("empty"), device="cpu")
+
+
+def test_a_jetson_without_cuda_in_onnx_runtime_builds_engines_before_it_refuses(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """TensorRT beside a CPU-only ONNX Runtime, as on most boards; here is no GPU to run an engine on."""
+    if "CUDAExecutionProvider" in available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    board = Path("board/proc/device-tree")
+    board.mkdir(parents=True)
+    (board / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0")
+    monkeypatch.setenv("DHOX_SYSROOT", str(Path("board").absolute()))
+    with pytest.raises(DhoxError, match="--device jetson: no TensorRT engine .*Build an engine here"):
+        sweep([], None, candidates=Path(shutil.copytree(cache, "own")), image_size=SIDE, device="jetson", budget_ms=5)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Building the fp32 engine of test_resnet" in said
+    assert "Building the fp32 engine of test_vit" in said
+
+
+@pytest.mark.parametrize("option", ["--duration", "--energy"])
+def test_no_sweep_lasts_longer_per_student_than_a_bench(option: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", "--students", "test_resnet", "--device", "cpu", option, "1e9"])
+    assert "equal to 3600" in " ".join(capsys.readouterr().err.split())
 
 
 def test_ctrl_c_keeps_what_is_exported(cache: Path) -> None:

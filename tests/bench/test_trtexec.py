@@ -6,10 +6,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dhox.bench.measure import Samples
+from dhox.bench.other_clocks.cross_checks import trtexec_checks
 from dhox.bench.other_clocks.trtexec import (
     cross_check_trtexec,
     find_trtexec,
@@ -17,15 +21,18 @@ from dhox.bench.other_clocks.trtexec import (
     trtexec_arguments,
     trtexec_version,
 )
+from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
+from dhox.files import write_json
+from dhox.models.engines import ENGINE_SCHEMA
 from dhox.stats import percentile
 
 TIMES = Path(__file__).with_name("synthetic_trtexec_times.json")
 KNOWN = {  # of the flags that we use, those that each major version knows
     10: {"--loadEngine", "--shapes", "--warmUp", "--duration", "--iterations", "--exportTimes", "--useCudaGraph",
-         "--useSpinWait", "--noDataTransfers", "--help"},
+         "--useSpinWait", "--noDataTransfers", "--versionCompatible", "--useDLACore", "--help"},
     11: {"--loadEngine", "--shapes", "--warmUp", "--duration", "--iterations", "--exportTimes", "--includeDataTransfers",
-         "--noCudaGraph", "--help"},
+         "--noCudaGraph", "--versionCompatible", "--useDLACore", "--help"},
 }  # fmt: skip
 
 
@@ -107,10 +114,60 @@ def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_fixed_batch_needs_no_shapes() -> None:
-    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), None, True, 3.0)
+    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), [], True, 3.0)
     assert not any(argument.startswith("--shapes") for argument in arguments)
     assert "--noDataTransfers" in arguments
-    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), None, True, 3.0)
+    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), [], True, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({"version_compatible": False, "dla": None}, []),
+        ({"version_compatible": True, "dla": None}, ["--versionCompatible"]),
+        ({"version_compatible": False, "dla": 1}, ["--useDLACore=1"]),
+    ],
+)
+@pytest.mark.parametrize(("banner", "major"), [("v101602", 10), ("v110400", 11)])
+def test_engines_are_loaded_as_they_were_built(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, banner: str, major: int, options: dict[str, Any],
+    flags: list[str],
+) -> None:  # fmt: skip
+    found = checks_of(line, tmp_path, monkeypatch, stand_in(tmp_path, banner, major), "tensorrt", options)
+    assert found.not_run == []
+    (row,) = found.cross_checks
+    given = row["arguments"]
+    assert [one for one in given if one.startswith(("--versionCompatible", "--useDLACore"))] == flags
+    assert given[0] == f"--loadEngine={tmp_path / 'model.engine'}"
+    assert "--shapes=image:1x28x28x3" in given
+
+
+def test_an_engine_of_tensorrt_rtx_is_not_handed_to_trtexec(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"version_compatible": False, "dla": None}
+    found = checks_of(line, tmp_path, monkeypatch, stand_in(tmp_path, "v101602"), "tensorrt_rtx", options)
+    assert found.cross_checks == []
+    (said,) = found.not_run
+    assert said.startswith("trtexec of fp32 by tensorrt at batch 1 not run: TensorRT-RTX built this engine")
+
+
+def checks_of(
+    line: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tool: Path, flavour: str, options: dict[str, Any]
+) -> SimpleNamespace:
+    """What the stand-in for trtexec finds of a model whose engine lies in `folder` with such a sidecar."""
+    write_json(
+        folder / "engine.json",
+        {"schema": ENGINE_SCHEMA, "status": "complete", "tensorrt": {"flavour": flavour}, "options": options},
+    )
+    monkeypatch.setattr("dhox.bench.other_clocks.cross_checks.find_trtexec", lambda: tool)
+    (subject,) = open_subjects([line / "runs/tiny/export/model.onnx"])
+    runner: Any = SimpleNamespace(name="tensorrt", facts={"engine": str(folder / "model.engine"), "graph": False})
+    image = next((line / "data/test/bag").iterdir()).read_bytes()
+    times = Samples({}, [np.array([800_000, 820_000, 840_000])], [0.0])
+    found = SimpleNamespace(samples={("fp32", "tensorrt", 1, "device"): times}, not_run=[], cross_checks=[])
+    trtexec_checks([(subject, runner, 0.0)], 1, [image], found)  # type: ignore[arg-type]
+    return found
 
 
 def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

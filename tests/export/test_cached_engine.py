@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from dhox.errors import DhoxError
 from dhox.export.engines import cached_engine
-from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine
+from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine, plan_of
 from dhox.export.engines.compile_engine import compile_onnx
 from dhox.models import engines
 from dhox.models.cuda import Gpu
@@ -80,6 +80,8 @@ def test_an_engine_is_built_once_and_again_when_it_is_not_the_users_own(
     assert sidecar["golden"]["status"].startswith("not run")
 
     folder = tmp_path / "cache/dhox/engines" / sidecar["folder"]
+    assert plan_of(sidecar).read_bytes() == session.plan  # type: ignore[attr-defined]
+    assert plan_of(sidecar).parent == folder
     (folder / "model.engine").write_bytes(session.plan + b" ")  # type: ignore[attr-defined]
     open_cached_engine(path, "fp32", ("data", "scores"))
     assert len(builds) == 2

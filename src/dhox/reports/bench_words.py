@@ -426,6 +426,12 @@ def not_measured(content: dict[str, Any]) -> list[str]:
         lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")
     if not content["settings"]["streams"]:
         lines.append("Concurrent streams: not asked for.")
+    lines += [
+        f"p99 of {pair_name(content, row['subject'], row['runner'])}, batch {row['batch']}, {row['streams']} streams: "
+        f"{row['p99_note']}."
+        for row in content["streams"]
+        if row.get("p99_note")
+    ]
     if not content["cross_checks"]:
         lines.append("Cross-checks by LoadGen or trtexec: not run.")
     return lines
