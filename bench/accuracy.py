@@ -58,8 +58,8 @@ def predict(subject: Subject, infer: Callable[[np.ndarray], np.ndarray], items: 
         for start in range(0, len(items), size):
             chunk = items[start : start + size]
             pixels = np.stack([model_input(read_image(item), subject.preprocessing) for item in chunk])
-            if subject.fixed_batch:
-                pixels = np.resize(pixels, (size, *pixels.shape[1:]))  # the last images again, to fill the batch
+            if subject.fixed_batch or start:  # images again, to fill the last batch: some runtimes build for every size
+                pixels = np.resize(pixels, (size, *pixels.shape[1:]))
             parts.append(subject.probs(infer(subject.graph_input(pixels)))[: len(chunk)])
             advance(len(chunk))
     return np.concatenate(parts)
