@@ -26,7 +26,7 @@ test: $(READY) ## the test suite (under 12 minutes on 2 cores)
 	@echo "== Tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-slow: $(READY) ## kill, fuzz, many-process and fresh-environment tests
+test-slow: $(READY) ## kill, fuzz, many-process, more-students and fresh-environment tests
 	@echo "== Slow tests"
 	$(BIN)/python -m pytest -m slow
 

@@ -15,6 +15,7 @@ from dhox.bench.boundaries import BOUNDARIES
 from dhox.bench.contract_subject import check_batches
 from dhox.bench.judge import judge
 from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
+from dhox.bench.one_at_a_time import one_at_a_time
 from dhox.bench.other_clocks.cross_checks import loadgen_checks, trtexec_checks
 from dhox.bench.other_clocks.loadgen import require_loadgen
 from dhox.bench.results import Found, write_results
@@ -86,8 +87,8 @@ def bench(
     subjects, not_run = runnable(every, used)
     check_batches(subjects, batches)
     card = device_card() | {"gpu": gpu_card()}
-    out = out or free_name(default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}")
-    check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
+    if out is not None:
+        check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     items, where, accuracy_note = evaluation_items(data, subjects)
     images, encoded = timed_images(subjects, items)
     pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
@@ -108,9 +109,12 @@ def bench(
     rng = np.random.default_rng(SEED)
     status = "complete"
     ended: Exception | None = None
-    with output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite) as folder, ExitStack() as stack:
+    with ExitStack() as stack:
         if meter is not None:
             stack.enter_context(closing(meter))
+        stack.enter_context(one_at_a_time())
+        out = out or free_name(default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}")
+        folder = stack.enter_context(output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite))
         try:
             with stopping_signals() as stop, shared_memory() if card["jetson"] else nullcontext() as watch:
                 if meter is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -10,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+NO_SSHD = "no sshd here (apt install openssh-server)"
+NO_INDEX = "no package index here, for the packages of the board's Python"
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
@@ -22,6 +26,11 @@ class Loopback:
     process: subprocess.Popen[bytes]
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lock(self) -> bytes:
+        """The address of the lock of the benches there."""
+        return f"\0dhox-board-{os.getpid()}-{self.port}".encode()
 
     @property
     def store(self) -> Path:
@@ -39,9 +48,12 @@ class Loopback:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the kernel gives to clients."""
+    for port in random.Random().sample(range(20000, 32768), 1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port from 20000 to 32767")
 
 
 def key(path: Path) -> str:
@@ -55,26 +67,36 @@ def start(folder: Path) -> Loopback:
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "home of the board"
     home.mkdir()
-    host_key, port = key(folder / "host_key"), free_port()
+    host_key = key(folder / "host_key")
     (folder / "authorized_keys").write_text(key(folder / "key"))
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
+    board = listen(folder, home, host_key) or listen(folder, home, host_key)  # somebody may take the port first
+    assert board is not None, (folder / "log").read_text()
+    return board
+
+
+def listen(folder: Path, home: Path, host_key: str) -> Loopback | None:
+    """Start sshd on a free port; None where it does not come to listen there."""
+    assert SSHD is not None
+    port = free_port()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f'PermitRootLogin prohibit-password\nSetEnv "HOME={home}" "DHOX_REMOTE_CACHE={home}/store" OMP_NUM_THREADS=1\n'
+        f'PermitRootLogin prohibit-password\nSetEnv "HOME={home}" "DHOX_REMOTE_CACHE={home}/store" OMP_NUM_THREADS=1 '
+        f"DHOX_BENCH_LOCK=dhox-board-{os.getpid()}-{port}\n"
     )
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=(folder / "log").open("wb"))
     board = Loopback(folder, port, process, home)
     board.environment = {"DHOX_SSH": board.configure("usual"), "XDG_CACHE_HOME": str(folder / "cache")}
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return board
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        if f"Server listening on 127.0.0.1 port {port}" in (folder / "log").read_text():
+            return board
         time.sleep(0.02)
-    raise AssertionError((folder / "log").read_text())
+    stop(board)
+    return None
 
 
 def stop(board: Loopback) -> None:

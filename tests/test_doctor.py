@@ -182,6 +182,19 @@ def test_what_is_known_of_some_targets() -> None:
     assert not describe_target("orin-nx@jp5.1.2")["supported"]
 
 
+@pytest.mark.parametrize(
+    ("target", "opset"),
+    [
+        ("nano@jp4.6", "opset 13"), ("nano@jp4.6.1", "opset 13"), ("agx-xavier@jp5.0.2", "not known"),
+        ("orin-nx@jp5.1.2", "opset 17"), ("orin-nano@jp6.2", "opset 20"), ("thor@jp7.2", "opset 24"),
+    ],
+)  # fmt: skip
+def test_the_newest_opset_of_each_tensorrt(target: str, opset: str) -> None:
+    found = describe_target(target)
+    assert found["onnx"].startswith(f"{opset} ")
+    assert any("newest opset" in point for point in found["unverified"]) == (opset in {"not known", "opset 20"})
+
+
 def test_targets_are_jetpacks_that_run_on_the_board() -> None:
     assert all(targets_of(one) for one in BOARDS)
     assert {target.split("jp")[1] for one in BOARDS for target in targets_of(one)} == {one.version for one in JETPACKS}

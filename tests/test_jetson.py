@@ -74,6 +74,8 @@ def test_no_release_belongs_to_two_jetpacks() -> None:
     releases = [release for jetpack in JETPACKS for release in jetpack.l4t]
     assert len(set(releases)) == len(releases)
     assert jetpack_of(None) is None
+    found = [jetpack_of(f"35.6.{last}") for last in range(4)]
+    assert [one and one.version for one in found] == ["5.1.4", "5.1.5", "5.1.5", None]
 
 
 def test_the_core_package_tells_the_release_where_the_file_is_missing(root: Path) -> None:

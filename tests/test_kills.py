@@ -49,9 +49,10 @@ def test_killed_trainings_never_damage_the_finished_run(line: Path) -> None:
 @pytest.mark.slow
 def test_a_first_training_that_is_killed_is_called_interrupted(line: Path) -> None:
     process = subprocess.Popen(command(line), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not Path("run.partial/metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert Path("run.partial/metrics.csv").exists()
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = subprocess.run([DHOX, "export", "run"], capture_output=True, text=True, check=False)

@@ -27,7 +27,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MARK = b"dhox-board "
-LOCK = "\0dhox-bench"  # an abstract socket: one for the whole machine, freed by the kernel whatever ends its holder
+LOCK = "DHOX_BENCH_LOCK"  # environment variable: the name of this machine's lock; empty for what its holder runs
+LONGEST_LOCK = 100  # bytes; sun_path holds 108
 PATIENCE_S = 60.0  # without a byte from the other end
 # After the link ended. Setting a power mode back may take 80 s: nvpmodel 60, and 10 for each look at what is set.
 GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 120.0}
@@ -37,6 +38,7 @@ RESERVE = 32 << 20  # bytes that results and engines may need beside the files
 BLOCK = 1 << 20
 LOOK_S = 300.0  # dhox doctor: TensorRT may load slowly, and nvpmodel has a minute
 PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 class BoardError(Exception):
@@ -334,52 +336,72 @@ class Link:
             self.attend([], 0.1)
 
 
+def take(holder: socket.socket) -> bool:
+    """Take this machine's lock with a socket; False where somebody holds it.
+
+    An abstract socket: one for the whole machine (its network namespace), freed by the kernel whatever ends its holder.
+    """
+    name = os.environ.get(LOCK, "dhox-bench")
+    try:
+        if name:
+            holder.bind(b"\0" + os.fsencode(name)[:LONGEST_LOCK])
+    except OSError as err:
+        if err.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def alone(link: Link) -> Iterator[int]:
-    """Hold this machine for one bench at a time; waits, and says so, while another one holds it.
+    """Hold this machine for one bench at a time; waits, and says so, while another one holds it and the link stands.
 
     Gives the number of what holds it, for the command: the machine is held until the last one that has it ends.
     """
-    holder = socket.socket(socket.AF_UNIX)
-    try:
+    with socket.socket(socket.AF_UNIX) as holder:
         told = False
-        while link.ended is None:
-            try:
-                holder.bind(LOCK)
-                break
-            except OSError as err:
-                if err.errno != errno.EADDRINUSE:
-                    raise
+        while link.ended is None and not take(holder):
             if not told:
                 link.send(out="Another dhox bench measures on this board: waiting for its end (Ctrl-C gives up).")
                 told = True
             link.attend([], 0.5)
         yield holder.fileno()
-    finally:
-        holder.close()
 
 
 def run(command: list[str], environment: dict[str, str], run: str, patience_s: float = PATIENCE_S) -> None:
     """Run one command in runs/RUN until it ends, or until the link does; its output goes line by line over the link.
 
     The command has a session and process group of its own. When stdin ends, or says nothing for `patience_s`, the group
-    gets SIGINT, then SIGTERM, then SIGKILL. Its output always has a reader, so that it can clean up in peace.
+    gets SIGINT, then SIGTERM, then SIGKILL. Its output always has a reader, so that it can clean up in peace. Where the
+    link ends while another bench measures, the command is not started, and its status is INTERRUPTED.
     """
     folder = run_folder(run)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     link = Link(patience_s)
     with alone(link) as holder:
         if link.ended is not None:
+            give_up(link)
             return
         child = subprocess.Popen(
-            command, cwd=folder, env=inherited(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,), preexec_fn=ending_with(os.getpid()),
+            command, cwd=folder, env=inherited(environment | {LOCK: ""}), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,),
+            preexec_fn=ending_with(os.getpid()),
         )  # fmt: skip
         try:
             status = watch(child, link)
         finally:
             signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
     link.send(status=status, ended=link.ended)
+    link.flush()
+
+
+def give_up(link: Link) -> None:
+    """Answer for a command that was never started, since the link ended while it waited for its turn."""
+    if link.ended == "silence":
+        link.send(out=f"No longer waiting: nothing was heard over the connection for {link.patience_s:g} seconds.")
+    elif link.ended != "end of input":
+        link.send(out=f"No longer waiting: {link.ended}.")
+    link.send(status=INTERRUPTED, ended=link.ended)
     link.flush()
 
 

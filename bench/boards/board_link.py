@@ -13,7 +13,7 @@ from importlib.resources import files
 from types import TracebackType
 from typing import IO, Any
 
-from dhox.bench.boards.board import MARK, PATIENCE_S
+from dhox.bench.boards.board import INTERRUPTED, MARK, PATIENCE_S
 from dhox.bench.boards.board_answers import LOOK, OUT, PROBE, STATUS, fits, read_answer
 from dhox.boards.ssh import LINK_FAILED, Connection, Session, why
 from dhox.errors import DhoxError
@@ -26,7 +26,6 @@ START = "sys.path[:]=[p for p in sys.path if p];i=sys.stdin.buffer;exec(i.read(i
 TOO_OLD = "dhox-too-old "
 CHECK = f"import sys;sys.version_info<{OLDEST_PYTHON!r} and sys.exit('{TOO_OLD}%d.%d'%sys.version_info[:2]);"
 NO_COMMAND = (126, 127)  # exit statuses of a shell, and of env, where they cannot start a command
-INTERRUPTED = 130  # exit status after Ctrl-C
 # Results of a bench, or of one of its power modes; .partial where it did not come to its end.
 FOLDER = r"bench(\.partial)?/(\d{1,4}-[\w.+ ()-]{1,80}/)?"
 RESULT = re.compile(FOLDER + r"(bench\.json|samples\.npz|predictions\.csv)", re.ASCII)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhox.bench.one_at_a_time import one_at_a_time
 from dhox.bench.stop_signals import Stop, ignored_signals, stopping_signals
 from dhox.boards.jetson import is_jetson
 from dhox.boards.jetson_state import clocks_held, gpu_clock, parse_show
@@ -42,14 +43,14 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iter
     again at the end, after an error, and on SIGINT, SIGTERM and SIGHUP, which arrive as KeyboardInterrupt inside the
     block. A kill leaves a state file that `dhox doctor` finds. Raises DhoxError where there is no Jetson, no nvpmodel
     or no right to use it, where another sweep runs or an earlier one was killed, and where jetson_clocks holds the
-    clocks.
+    clocks. No other bench measures on this machine until the block ends.
     """
     if not is_jetson():
         raise DhoxError(
             "--power-modes: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Leave the option out "
             "here, or run it on the board."
         )
-    with only_one():
+    with only_one(), one_at_a_time():
         refuse_left_over()
         modes = power_modes()
         original, why = current_mode()
@@ -128,10 +129,12 @@ def check_sudo(original: PowerMode) -> None:
             f"--power-modes: nvpmodel cannot even set {original.name} ({original.id}), which is set ({said}). Try "
             f"`sudo nvpmodel -m {original.id}`, or leave --power-modes out."
         )
+    # No `*`: in sudoers it matches spaces too, and `-m 0 -f FILE` runs as root what FILE says.
+    command = find_command("nvpmodel") or "/usr/sbin/nvpmodel"
     raise DhoxError(
         f"--power-modes sets modes by `sudo -n nvpmodel`, which this user may not do without a password ({said}). Let "
         f"an administrator add one line with `sudo visudo -f /etc/sudoers.d/nvpmodel`: {user()} ALL=(root) NOPASSWD: "
-        f"{find_command('nvpmodel') or '/usr/sbin/nvpmodel'} -m *"
+        f"{command} -m [0-9], {command} -m [0-9][0-9]"
     )
 
 

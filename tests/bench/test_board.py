@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,14 +73,17 @@ def test_the_board_program_needs_the_standard_library_alone() -> None:
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def board_process(tmp_path: Path, grace: dict[int, float], command: list[str]) -> subprocess.Popen[bytes]:
-    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace!r}; board.LOCK = chr(0) + {str(tmp_path)!r}; board.main()"
+def board_process(
+    tmp_path: Path, grace: dict[int, float], command: list[str], patience_s: float = board.PATIENCE_S
+) -> subprocess.Popen[bytes]:
+    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace!r}; board.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"DHOX_REMOTE_CACHE": str(tmp_path)},
     )  # fmt: skip
     assert process.stdin is not None
-    request = {"action": "run", "arguments": {"command": command, "environment": {}, "run": "r"}}
+    arguments = {"command": command, "environment": {}, "run": "r", "patience_s": patience_s}
+    request = {"action": "run", "arguments": arguments}
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
     return process
@@ -235,22 +239,50 @@ def test_a_killed_watcher_takes_its_bench_along_and_keeps_the_machine_until_then
     group = group_of(process)
     process.kill()
     process.wait()
-    assert is_held(tmp_path)
+    assert is_held()
     end = time.monotonic() + 10
     while not is_gone(group):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert not is_held(tmp_path)
+    assert not is_held()
 
 
-def is_held(tmp_path: Path) -> bool:
-    """Whether somebody holds the lock of `board_process`."""
+def is_held() -> bool:
+    """Whether somebody holds this machine's lock."""
     with socket.socket(socket.AF_UNIX) as other:
-        try:
-            other.bind(f"\0{tmp_path}")
-        except OSError:
-            return True
-    return False
+        return not board.take(other)
+
+
+@pytest.mark.parametrize(
+    ("patience", "end", "ended", "said"),
+    [
+        (60, lambda process: process.stdin.close(), "end of input", []),
+        (60, lambda process: process.terminate(), "signal 15", ["No longer waiting: signal 15."]),
+        (1, lambda process: None, "silence", ["No longer waiting: nothing was heard over the connection for 1 seconds."]),
+    ],
+)  # fmt: skip
+def test_a_link_that_ends_while_another_bench_measures_is_answered(
+    tmp_path: Path, patience: int, end: Callable[[subprocess.Popen[bytes]], None], ended: str, said: list[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as holder:
+        assert board.take(holder)
+        process = board_process(tmp_path, {}, ["touch", "started"], patience)
+        assert process.stdout is not None
+        assert b"waiting for its end" in process.stdout.readline()
+        end(process)
+        answers = [json.loads(line.removeprefix(board.MARK)) for line in process.stdout]
+        process.wait(60)
+    assert answers == [*({"out": line} for line in said), {"status": board.INTERRUPTED, "ended": ended}]
+    assert list(tmp_path.rglob("started")) == []
+
+
+def test_what_holds_the_machine_runs_benches_that_do_not_wait(tmp_path: Path) -> None:
+    code = "from dhox.bench.one_at_a_time import one_at_a_time\nwith one_at_a_time():\n    print('mine', flush=True)"
+    process = board_process(tmp_path, {int(n): s for n, s in board.GRACE_S.items()}, [sys.executable, "-c", code])
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline().removeprefix(board.MARK))
+    process.communicate(timeout=60)
+    assert first == {"out": "mine"}
 
 
 def test_no_tree_leads_out_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_a_load_in_step_with_the_readings_is_seen_at_all_its_levels() -> None:
     with Sampler(meter, hertz) as sampler:
         time.sleep(1.0)
     watts = np.array([reading.watts["IN"] for reading in sampler.readings if reading.watts])
-    assert 0.25 < (watts > 20).mean() < 0.75
+    assert 0.1 < (watts > 20).mean() < 0.9  # a fixed beat: 0 or 1
 
 
 def test_the_thread_ends_with_the_measurement_even_when_it_fails() -> None:

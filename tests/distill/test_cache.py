@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from quick_distill import DEMO_TEACHER, quick, without
 
+from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
 from dhox.distill.images.scan import scan
 from dhox.distill.images.views import render, view_boxes, view_keys
@@ -26,7 +27,6 @@ from dhox.errors import DhoxError
 from dhox.files import sha256
 
 CPU = torch.device("cpu")
-DHOX = Path(sys.executable).with_name("dhox")
 OPTIONS = {"view_seed": 0, "packed_size": 28, "device": "cpu", "workers": 0, "skip_bad_images": False}
 
 
@@ -92,7 +92,7 @@ def test_new_images_cost_only_themselves_and_changed_ones_are_computed_again(
     assert {name.split("-")[-1]: n for name, n in found.items()}["2views"] == 98
 
 
-def test_training_uses_the_cache_and_refuses_a_damaged_one(line: Path) -> None:
+def test_training_uses_the_cache_and_refuses_a_damaged_one(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill_here(line / "data")
     files = {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.safetensors")}
     quick(line / "data", shots=4, cache=Path("c"), epochs=3)
@@ -102,16 +102,20 @@ def test_training_uses_the_cache_and_refuses_a_damaged_one(line: Path) -> None:
     with pytest.raises(DhoxError, match=rf"is damaged: {victim.name} \(truncated\).*dhox cache --repair"):
         quick(line / "data", shots=4, cache=Path("c"), epochs=3, overwrite=True)
 
-    def dhox(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([DHOX, *arguments], capture_output=True, text=True, check=False)
+    def exit_code(*arguments: str) -> int | str | None:
+        with pytest.raises(SystemExit) as end:
+            main(["cache", *arguments])
+        return end.value.code
 
     for option in ("--info", "--verify"):
-        done = dhox("cache", option, "c")
-        assert (done.returncode, f"{victim.name}: truncated" in done.stdout) == (1, True)
-    assert "dhox cache --repair DIR" in done.stderr
-    assert dhox("cache", "--repair", "c").returncode == 0
+        capsys.readouterr()
+        assert exit_code(option, "c") == 1
+        said = capsys.readouterr()
+        assert f"{victim.name}: truncated" in said.out
+    assert "dhox cache --repair DIR" in said.err
+    assert exit_code("--repair", "c") == 0
     quick(line / "data", shots=4, cache=Path("c"), epochs=3, overwrite=True)
-    assert dhox("cache", "--verify", "c").returncode == 0
+    assert exit_code("--verify", "c") == 0
 
 
 def test_only_verify_compares_the_bytes(line: Path) -> None:

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from quick_distill import DEMO_TEACHER, QUICK
 
+from dhox.cli.main import main
 from dhox.distill.compare import compare
 from dhox.distill.plan import plan
 from dhox.errors import DhoxError
 from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 from dhox.stats import mean_interval, student_t
 
-DHOX = Path(sys.executable).with_name("dhox")
 OPTIONS = QUICK | {
     "device": "cpu",
     "precision": None,
@@ -58,16 +56,18 @@ def test_methods_over_seeds_make_one_table(line: Path) -> None:
     assert again.content["rows"][0]["interval"] is None
 
 
-def test_the_command_compares_and_prints_one_table(line: Path) -> None:
+def test_the_command_compares_and_prints_one_table(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "distill", str(line / "data"), "--teacher", DEMO_TEACHER, "--student", "test_resnet", "--student-weights",
         "none", "--image-size", "28", "--epochs", "1", "--shots", "4", "--method", "dho,ce", "--seeds", "2", "--out", "c",
     ]  # fmt: skip
-    done = subprocess.run([DHOX, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "48 test images, 2 seeds" in done.stdout
-    assert "minus dho, points" in done.stdout
-    assert done.stdout.count("dho, CE head") == 1
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr()
+    assert end.value.code == 0, said.err
+    assert "48 test images, 2 seeds" in said.out
+    assert "minus dho, points" in said.out
+    assert said.out.count("dho, CE head") == 1
 
 
 def test_intervals_of_a_mean_are_students() -> None:
@@ -81,7 +81,7 @@ def test_intervals_of_a_mean_are_students() -> None:
     assert mean_interval([1.0])["interval"] is None
 
 
-def test_a_dry_run_measures_and_writes_nothing(line: Path) -> None:
+def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(
         line / "data", Path("runs/cache"), teacher=DEMO_TEACHER, student="test_resnet", image_size=28, views=2, epochs=3,
         batch_labelled=8, batch_unlabelled=32,
@@ -96,12 +96,12 @@ def test_a_dry_run_measures_and_writes_nothing(line: Path) -> None:
         ["distill", "--student", "test_resnet", "--image-size", "28", "--student-weights", "none"],
         ["cache"],
     ):
-        done = subprocess.run(
-            [DHOX, command[0], str(line / "data"), *command[1:], "--teacher", DEMO_TEACHER, "--dry-run"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "teacher passes" in done.stdout
-        assert "Nothing was written" in done.stdout
-        assert max(map(len, done.stdout.splitlines())) <= 140
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([command[0], str(line / "data"), *command[1:], "--teacher", DEMO_TEACHER, "--dry-run"])
+        said = capsys.readouterr()
+        assert end.value.code == 0, said.err
+        assert "teacher passes" in said.out
+        assert "Nothing was written" in said.out
+        assert max(map(len, said.out.splitlines())) <= 140
     assert not list(Path().iterdir())

@@ -139,7 +139,8 @@ class Session:
     def stderr(self) -> str:
         """What was written to stderr so far."""
         self.said.seek(0)
-        return printable(self.said.read().decode(errors="replace"))
+        # ssh ends its own lines with \r\n.
+        return printable(self.said.read().decode(errors="replace").replace("\r\n", "\n"))
 
     def end(self, seconds: float = 10) -> int:
         """Close the streams and wait for the exit status; after `seconds` the local ssh is killed."""

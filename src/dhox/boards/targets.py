@@ -47,6 +47,8 @@ PRECISIONS = {
     "8.7": ("fp32", "fp16", "bf16", "int8"),
     "11.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
 }
+# By TensorRT before 10, as far as docs/operators.md of onnx/onnx-tensorrt was read.
+NEWEST_OPSET: dict[tuple[int, ...], int] = {(8, 0): 13, (8, 2): 13, (8, 5): 17}
 OURS = "dhox writes opset 18 (int8: 19, bf16: 22), IR 10"
 
 
@@ -179,11 +181,13 @@ def precisions_note(board: Board) -> str:
 def onnx_limit(version: tuple[int, ...]) -> str:
     """The newest ONNX that the parser takes.
 
-    11: docs.nvidia.com/deeplearning/tensorrt, ONNX opset guide. 10.15: docs/operators.md of onnx/onnx-tensorrt. Older:
-    not read, see `open_points`.
+    11: docs.nvidia.com/deeplearning/tensorrt, ONNX opset guide. 10.15: docs/operators.md of onnx/onnx-tensorrt. 10
+    before that: not read, see `open_points`.
     """
+    if version[:2] in NEWEST_OPSET:
+        return f"opset {NEWEST_OPSET[version[:2]]} in TensorRT's parser; {OURS}, which is newer"
     if version[0] < 10:
-        return f"opset 17 in TensorRT's parser; {OURS}, which may be too new"
+        return f"not known of this TensorRT's parser; {OURS}, which may be too new"
     newest, fits = (24, "which fits") if version >= (10, 15) else (20, "which fits but for bf16")
     return f"opset {newest} in TensorRT's parser; {OURS}, {fits}"
 
@@ -242,7 +246,7 @@ def advice(board: Board, supported: bool) -> str:
 def open_points(board: Board, jetpack: JetPack, version: tuple[int, ...]) -> list[str]:
     """What no source that was read settles for this target."""
     points = []
-    if version < (10, 15):
+    if version < (10, 15) and version[:2] not in NEWEST_OPSET:
         points.append("the newest opset of this TensorRT's parser (ask trtexec on the board)")
     if jetpack.python == "3.12":
         points.append("onnxruntime-gpu from pip on this GPU")
