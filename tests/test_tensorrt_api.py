@@ -20,11 +20,11 @@ trt = pytest.importorskip("tensorrt_rtx")
 
 ROOT = Path(__file__).parents[1]
 FILES = (
-    "src/dhox/tensorrt_api.py",
-    "src/dhox/engine_session.py",
-    "bench/engine_runner.py",
-    "export/compile_engine.py",
-    "export/precision_proof.py",
+    "src/dhox/models/tensorrt_api.py",
+    "src/dhox/models/engine_session.py",
+    "bench/runners/engine_runner.py",
+    "export/engines/compile_engine.py",
+    "export/engines/precision_proof.py",
 )
 # How the code calls TensorRT's objects, and the class of each.
 OBJECTS = {

@@ -1,7 +1,7 @@
 """fp32 ONNX bytes to half precision, with the types written into the graph (no torch).
 
 TensorRT 11 has no other way to fp16, and strongly typed TensorRT 10 reads the same file. `convert` types a graph as it
-is told; `to_half` (export/calibrated.py) finds out on real images what has to stay fp32.
+is told; `to_half` (export/half_precision/calibrated.py) finds out on real images what has to stay fp32.
 """
 
 from __future__ import annotations
