@@ -126,6 +126,12 @@ def test_user_text_is_not_markup(tmp_path: Path) -> None:
     assert "[bold]y[/bold] not run." in text
 
 
+def test_why_a_stream_has_no_p99_is_said(tmp_path: Path) -> None:
+    content = copy.deepcopy(example(tmp_path, "cpu", subjects=("fp32",), batches=(1,)))
+    content["streams"][1] |= {"p99_ms": None, "p99_note": "only 90 calls ended in 1 s"}
+    assert "p99 of fp32, batch 1, 2 streams: only 90 calls ended in 1 s." in printed(content, 100)
+
+
 @pytest.mark.parametrize("missing", ["latency", "accuracy", "everything"])
 def test_what_was_not_measured_is_said(tmp_path: Path, missing: str) -> None:
     content = copy.deepcopy(example(tmp_path, "cpu", subjects=("fp32",), batches=(1,)))

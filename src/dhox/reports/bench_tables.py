@@ -30,6 +30,7 @@ from dhox.reports.bench_words import (
     pair_name,
     several_runners,
     speed,
+    stream_notes,
     told_comparisons,
 )
 from dhox.reports.tables import percent
@@ -262,3 +263,5 @@ def print_streams(content: dict[str, Any]) -> None:
             *[milliseconds(row["p50_ms"]), "-" if row["p99_ms"] is None else milliseconds(row["p99_ms"])],
         )
     console.print(table)
+    for line in stream_notes(content):
+        tell(line)

@@ -413,6 +413,16 @@ def interval_lines(content: dict[str, Any]) -> list[str]:
     return lines
 
 
+def stream_notes(content: dict[str, Any]) -> list[str]:
+    """Why there is no p99 under so many streams."""
+    return [
+        f"p99 of {pair_name(content, row['subject'], row['runner'])}, batch {row['batch']}, {row['streams']} streams: "
+        f"{row['p99_note']}."
+        for row in content["streams"]
+        if row.get("p99_note")
+    ]
+
+
 def not_measured(content: dict[str, Any]) -> list[str]:
     """What this bench does not hold, and why."""
     lines = [f"{line.rstrip('.')}." for line in content["not_run"]]
@@ -426,12 +436,7 @@ def not_measured(content: dict[str, Any]) -> list[str]:
         lines.append(f"Boundaries not asked for: {', '.join(sorted(left_out))}.")
     if not content["settings"]["streams"]:
         lines.append("Concurrent streams: not asked for.")
-    lines += [
-        f"p99 of {pair_name(content, row['subject'], row['runner'])}, batch {row['batch']}, {row['streams']} streams: "
-        f"{row['p99_note']}."
-        for row in content["streams"]
-        if row.get("p99_note")
-    ]
+    lines += stream_notes(content)
     if not content["cross_checks"]:
         lines.append("Cross-checks by LoadGen or trtexec: not run.")
     return lines
