@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-from dhox.bench.boards.board import INTERRUPTED, take
+from dhox.bench.boards.board import take
 from dhox.bench.stop_signals import stopping_signals
 from dhox.console import say
-from dhox.errors import DhoxError
+from dhox.errors import StoppedError
 
 POLL_S = 0.2
 
@@ -23,7 +23,7 @@ def one_at_a_time() -> Iterator[None]:
     """Hold this machine's lock, the one of `dhox bench --host` too; waits, and says so, while another bench holds it.
 
     Within another such block, and where there are no abstract sockets (Linux has them), it does nothing. Raises
-    DhoxError with exit code 130 where a stopping signal ends the wait.
+    StoppedError where a stopping signal ends the wait.
     """
     if holders or sys.platform != "linux":
         yield
@@ -47,6 +47,4 @@ def wait_for_turn(holder: socket.socket) -> None:
             while not take(holder):
                 time.sleep(POLL_S)
     except KeyboardInterrupt as err:
-        stopped = DhoxError("Interrupted before anything was measured. Run the same command again.")
-        stopped.exit_code = INTERRUPTED
-        raise stopped from err
+        raise StoppedError("Interrupted before anything was measured. Run the same command again.") from err

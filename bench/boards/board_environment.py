@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError, require
+from dhox.files import user_cache
 
 PACKAGES = ("dhox", "dhox.distill", "dhox.export", "dhox.bench")
 OLDEST_GLIBC = {"aarch64": (2, 17), "x86_64": (2, 5)}  # of the first manylinux wheels
@@ -116,7 +117,7 @@ def wheel_folder(host: str, target: Target) -> Path:
     """
     wanted = requirements(target)
     key = hashlib.sha256(json.dumps([wanted, target.name()]).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/boards"
+    cache = user_cache("boards")
     final = cache / f"{target.name()}-{key}"
     if final.is_dir():
         return final

@@ -29,7 +29,7 @@ from dhox.bench.subjects import Subject, open_subjects
 from dhox.console import console, progress_bar, say
 from dhox.data.dataset import Item, data_address
 from dhox.device_ledger import ledger_items
-from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.errors import DhoxError, GateFailedError, StoppedError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, check_output, output_directory, write_bytes, write_json
 
 ERROR = "Error: "  # how a dhox command begins its one message
@@ -109,9 +109,9 @@ def bench_remote(
                 results = bring(board, run, out, local, remote, overwrite)
             board.forget(run)
     except KeyboardInterrupt as err:
-        raise stopped(f"Interrupted. Run the same command again: what was copied to {host} is there.") from err
+        raise StoppedError(f"Interrupted. Run the same command again: what was copied to {host} is there.") from err
     if not results and status == INTERRUPTED:
-        raise stopped(f"Interrupted before anything was measured on {host}. Run the same command again.")
+        raise StoppedError(f"Interrupted before anything was measured on {host}. Run the same command again.")
     problem = None if results and status in EXPECTED else failed(host, status, lines.error, tail)
     if problem is not None and not results:
         raise problem
@@ -139,18 +139,11 @@ def said_to_remain(host: str, folder: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as err:
-        raise stopped(f"Interrupted; {host} ends what it was running. {remain}") from err
+        raise StoppedError(f"Interrupted; {host} ends what it was running. {remain}") from err
     except DhoxError as err:
         raise DhoxError(f"{err} {remain}") from err
     except OSError as err:
         raise DhoxError(f"The results could not be written here ({err}). {remain}") from err
-
-
-def stopped(text: str) -> DhoxError:
-    """The error of an interrupted command."""
-    error = DhoxError(text)
-    error.exit_code = INTERRUPTED
-    return error
 
 
 def bring(

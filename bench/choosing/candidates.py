@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dhox
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, StoppedError, UsageError
 from dhox.files import EXPORT_FILE
 from dhox.models.exported import read_manifest
 
@@ -119,9 +119,9 @@ def prepare(
                 export_candidate(name, image_size, classes, precision == "fp16", folder)
                 found[name] = cached(folder, name, precision)
             except KeyboardInterrupt:
-                interrupted = DhoxError(f"Interrupted. {root} keeps what was exported; the same command goes on there.")
-                interrupted.exit_code = 130
-                raise interrupted from None
+                raise StoppedError(
+                    f"Interrupted. {root} keeps what was exported; the same command goes on there."
+                ) from None
             except Exception as err:  # timm's models raise many types for sizes that they cannot take; memory runs out
                 failed.append({"student": name, "reason": " ".join(f"{err}".split()) or type(err).__name__})
     candidates = [candidate for candidate in found.values() if candidate is not None]

@@ -13,6 +13,7 @@ import numpy as np
 
 from dhox.bench.subjects import Subject
 from dhox.errors import DhoxError, first_line, require
+from dhox.files import user_cache
 from dhox.models.onnx_session import PROVIDERS, nodes_run, open_session
 
 EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
@@ -184,9 +185,8 @@ def engine_cache(sha256: str, batch: int | None) -> Path:
 
     What lies there is loaded as code, so nobody else may write it. Raises DhoxError where it cannot be made.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(f"{sha256} {require('onnxruntime', 'cuda').__version__}".encode()).hexdigest()[:16]
-    folder = base / "dhox/ort-tensorrt" / f"{key}-{batch or 'any'}"
+    folder = user_cache("ort-tensorrt") / f"{key}-{batch or 'any'}"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as err:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from dhox.errors import DhoxError
 from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector
 from dhox.export.engines.sidecar import precision_record, write_engine
-from dhox.files import output_directory, sha256
+from dhox.files import output_directory, sha256, user_cache
 from dhox.models import engines
 from dhox.models.cuda import Gpu, gpu
 from dhox.models.engine_session import EngineSession
@@ -46,17 +45,12 @@ def engine_folder(onnx: Path, trt: TensorRT, here: Gpu) -> Path:
     """$XDG_CACHE_HOME/dhox/engines/HASH of all that the engine depends on."""
     what = [sha256(onnx), trt.flavour, trt.version, asdict(here), engines.platform_name(), asdict(OPTIONS)]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return cache() / key
+    return user_cache("engines") / key
 
 
 def plan_of(sidecar: dict[str, Any]) -> Path:
     """Where the engine that `open_cached_engine` answered with lies."""
-    return cache() / str(sidecar["folder"]) / engines.PLAN_FILE
-
-
-def cache() -> Path:
-    """$XDG_CACHE_HOME/dhox/engines."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/engines"
+    return user_cache("engines") / str(sidecar["folder"]) / engines.PLAN_FILE
 
 
 def build(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from dhox.errors import DhoxError
 from dhox.export.engines.precision_proof import check_promise, graph_precision, network_products
-from dhox.files import write_bytes
+from dhox.files import user_cache, write_bytes
 from dhox.models.cuda import Gpu
 from dhox.models.onnx_file import check_onnx
 from dhox.models.tensorrt_api import TensorRT
@@ -126,7 +125,7 @@ def use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> lis
 
 def timing_cache_file(trt: TensorRT, device: Gpu) -> Path:
     """$XDG_CACHE_HOME/dhox/timing/GPU-SM-VERSION: kernels timed once make the next build faster and alike."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox/timing"
+    place = user_cache("timing")
     name = re.sub(r"\W+", "-", device.name)
     return place / f"{name}-sm{device.compute_capability}-{trt.version}.cache"
 

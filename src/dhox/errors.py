@@ -24,6 +24,12 @@ class GateFailedError(DhoxError):
     exit_code = 3
 
 
+class StoppedError(DhoxError):
+    """Ctrl-C or its kin ended the command; the message says what was kept."""
+
+    exit_code = 130
+
+
 def run_failure(err: Exception) -> str | None:
     """What a runtime says of a model that it could not run (memory, an operator); None for what looks like a bug."""
     known = isinstance(err, (DhoxError, RuntimeError, MemoryError, OSError))

@@ -142,6 +142,11 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(place).free
 
 
+def user_cache(name: str) -> Path:
+    """$XDG_CACHE_HOME/dhox/NAME, by default below ~/.cache: what this user can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox" / name
+
+
 def stable_hash(text: str) -> int:
     """A 64-bit hash of a text that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

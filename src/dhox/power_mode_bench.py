@@ -14,7 +14,7 @@ from dhox.bench.run import BenchResult
 from dhox.bench.stop_signals import stopping_signals
 from dhox.boards.nvpmodel import PowerMode
 from dhox.console import console, say
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, StoppedError, UsageError
 from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output
 
 WIDTH = 98  # columns
@@ -80,12 +80,10 @@ def directory(out: Path, mode: PowerMode) -> Path:
 
 def interrupted(out: Path) -> DhoxError:
     """The error of a sweep that a signal ended after its first bench."""
-    stopped = DhoxError(
+    return StoppedError(
         f"The power modes were interrupted. {out} holds what was measured; run it again with --overwrite, or with "
         "another --out."
     )
-    stopped.exit_code = 130
-    return stopped
 
 
 def print_modes(measured: list[tuple[PowerMode, dict[str, Any]]]) -> None:

@@ -18,7 +18,7 @@ from dhox.cli.common import (
     say_report,
     set_sysroot,
 )
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import StoppedError, UsageError
 from dhox.machine import DEVICES
 
 if TYPE_CHECKING:
@@ -110,11 +110,9 @@ def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
             "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
         )
     if results and results[-1].content["status"] == "interrupted":
-        stopped = DhoxError(
+        raise StoppedError(
             f"The bench was interrupted. {results[-1].bench} holds what it measured; run it again for the rest."
         )
-        stopped.exit_code = 130
-        raise stopped
 
 
 def parse_numbers(option: str, text: str) -> tuple[int, ...]:

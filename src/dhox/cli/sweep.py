@@ -10,7 +10,7 @@ import typer
 
 from dhox.cli.common import Overwrite, check_choice, say_next
 from dhox.console import say
-from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.errors import GateFailedError, StoppedError, UsageError
 
 CANDIDATES = Path(".dhox-candidates")  # hidden: no command takes an untrained student for the newest export
 
@@ -64,11 +64,9 @@ def sweep(
     print_sweep(result.sweep, result.content)
     say_page(result.sweep)
     if result.content["status"] == "interrupted":
-        stopped = DhoxError(
+        raise StoppedError(
             f"The sweep was interrupted. {result.sweep} holds what it measured; run it again for the rest."
         )
-        stopped.exit_code = 130
-        raise stopped
     choice = result.content["choice"]
     if choice and not choice["distill"]:
         raise GateFailedError(
