@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.subjects import Subject
+from dhox.bench.bench_models import Subject
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, read_image, shorten
 from dhox.data.images import model_input
 from dhox.errors import DhoxError
-from dhox.ledger import stage_row
-from dhox.stats import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
+from dhox.evidence.ledger import stage_row
+from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
 
 BATCH = 32
 
@@ -31,22 +31,22 @@ def evaluation_items(data: Path | None, subjects: list[Subject]) -> tuple[list[I
     manifests = [subject.manifest for subject in subjects if subject.manifest]
     where = data or (Path(manifests[0]["data"]) if manifests else None)
     if data is not None and not data_exists(data):
-        raise DhoxError(f"--data {data} does not exist. Give the image folder or manifest with the test split.")
+        raise DhoxError(f"--data {data} does not exist.", "Give the image folder or manifest with the test split.")
     if where is None or not data_exists(where):
         return [], where, f"not run: no test split{f' at {where}' if where else ''}. Give --data."
     skipped = {name for manifest in manifests for name in manifest["skipped"]}
     splits = read_dataset(where, "test", labels=subjects[0].classes)
     items = [item for item in splits["test"] if item.name not in skipped]
     if not items and data is not None:
-        raise DhoxError(f"{data} has no test images. Put them into {data}/test/CLASS/, or name another --data.")
+        raise DhoxError(f"{data} has no test images.", f"Put them into {data}/test/CLASS/, or name another --data.")
     if not items:
         return [], where, f"not run: no test split at {where}. Give --data."
     for subject in subjects:
         outside = sorted({str(item.label) for item in items} - set(subject.classes))
         if outside:
             raise DhoxError(
-                f"The test split of {where} has labels outside the classes of {subject.name}: {shorten(outside)}. "
-                "Check --data, or the model's class list."
+                f"The test split of {where} has labels outside the classes of {subject.name}: {shorten(outside)}.",
+                "Check --data, or the model's class list.",
             )
     return items, where, None
 

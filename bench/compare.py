@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.latency import NO_DIFFERENCE, OPENING, median_interval
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, read_json, read_npz
+from dhox.bench.latency_statistics import NO_DIFFERENCE, OPENING, median_interval
 from dhox.errors import DhoxError, UsageError
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json, read_npz
-from dhox.stats import mcnemar_p, paired_difference_interval
+from dhox.evidence.statistics import mcnemar_p, paired_difference_interval
 
 RULE = (
     "a latency fails where the ratio of medians exceeds the limit and its 95 % interval excludes 1; where noise alone "
@@ -46,13 +46,13 @@ CARD = {  # what makes two machines different, and how it is called
 
 @dataclass(frozen=True)
 class LatencyChange:
-    """One (subject, runner, batch, boundary) of both benches: medians in ms, `ratio` = new / old with its 95 %
+    """One (subject, runner, batch, scope) of both benches: medians in ms, `ratio` = new / old with its 95 %
     interval. `verdict`: faster, slower, no difference shown; with a limit also too slow, undecided."""
 
     subject: str
     runner: str
     batch: int
-    boundary: str
+    scope: str
     old_ms: float
     new_ms: float
     ratio: float
@@ -113,9 +113,11 @@ def compare(
     in common, or that lack what a limit is about.
     """
     if max_slowdown is not None and not 1 <= max_slowdown < float("inf"):
-        raise UsageError(f"--max-slowdown {max_slowdown:g} is a ratio of times of 1 or more. Write for example 1.05.")
+        raise UsageError(
+            f"--max-slowdown {max_slowdown:g} is a ratio of times of 1 or more.", "Write for example 1.05."
+        )
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 100:
-        raise UsageError(f"--max-accuracy-drop {max_accuracy_drop:g} is in points, 0 to 100. Write for example 0.5.")
+        raise UsageError(f"--max-accuracy-drop {max_accuracy_drop:g} is in points, 0 to 100.", "Write for example 0.5.")
     contents = [read_bench(path) for path in (old, new)]
     folders = [path if path.is_dir() else path.parent for path in (old, new)]
     try:
@@ -125,17 +127,19 @@ def compare(
         missing = missing_rows(contents, max_slowdown is not None, max_accuracy_drop is not None)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as err:
         raise DhoxError(
-            f"{old} or {new} is not a whole bench.json ({err!r}). Measure again with this version of dhox bench."
+            f"{old} or {new} is not a whole bench.json ({err!r}).", "Measure again with this version of dhox bench."
         ) from err
     if not latency and not accuracy:
         raise DhoxError(
-            "The two benches have no (subject, runner, batch, boundary) in common: " + "; ".join(alone)
-            + ". Measure both with the same options of dhox bench."
-        )  # fmt: skip
+            f"The two benches have no (subject, runner, batch, scope) in common: {'; '.join(alone)}.",
+            "Measure both with the same options of dhox bench.",
+        )
     if max_slowdown is not None and not latency:
-        raise DhoxError("--max-slowdown: the benches have no latency in common. Measure the same batches in both.")
+        raise DhoxError("--max-slowdown: the benches have no latency in common.", "Measure the same batches in both.")
     if max_accuracy_drop is not None and not accuracy:
-        raise DhoxError("--max-accuracy-drop: the benches have no accuracy in common. Give dhox bench --data for both.")
+        raise DhoxError(
+            "--max-accuracy-drop: the benches have no accuracy in common.", "Give dhox bench --data for both."
+        )
     failures = [
         f"{name(row)} is {row.ratio:.3f} times as slow ({row.interval[0]:.3f}-{row.interval[1]:.3f}), the limit is "
         f"{max_slowdown:g}"
@@ -164,10 +168,10 @@ def read_bench(path: Path) -> dict[str, Any]:
     """The content of a complete bench.json."""
     file = path / BENCH_FILE if path.is_dir() else path
     if file.exists() and file.suffix != ".json":
-        raise DhoxError(f"{path} is no bench. Give a bench directory, or its {BENCH_FILE}.")
+        raise DhoxError(f"{path} is no bench.", f"Give a bench directory, or its {BENCH_FILE}.")
     content = read_json(file, BENCH_SCHEMA)
     if content.get("status") != "complete":
-        raise DhoxError(f"{file} is {content.get('status')}, not complete. Run that bench to its end first.")
+        raise DhoxError(f"{file} is {content.get('status')}, not complete.", "Run that bench to its end first.")
     return content
 
 
@@ -207,8 +211,9 @@ def read_samples(file: Path) -> dict[str, np.ndarray]:
         return read_npz(file) if file.exists() else {}
     except DhoxError as err:
         raise DhoxError(
-            f"{file} is damaged. Copy it again from where the bench was measured, or delete it (the intervals in "
-            f"{BENCH_FILE} then serve)."
+            f"{file} is damaged.",
+            "Copy it again from where the bench was measured, or delete it (the intervals in "
+            f"{BENCH_FILE} then serve).",
         ) from err
 
 
@@ -219,9 +224,9 @@ def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) 
     if latency:
         timed = [[latency_key(row) for row in content["latency"] if not row["emulated"]] for content in contents]
         found += [
-            f"{subject} by {runner}, batch {batch}, {boundary}, has no time in the new bench"
-            for subject, runner, batch, boundary in timed[0]
-            if (subject, runner, batch, boundary) not in timed[1]
+            f"{subject} by {runner}, batch {batch}, {scope}, has no time in the new bench"
+            for subject, runner, batch, scope in timed[0]
+            if (subject, runner, batch, scope) not in timed[1]
         ]
     if accuracy:
         judged = [[(row["subject"], row["runner"]) for row in content["accuracy"]["rows"]] for content in contents]
@@ -234,21 +239,21 @@ def missing_rows(contents: list[dict[str, Any]], latency: bool, accuracy: bool) 
 
 def latency_key(row: dict[str, Any]) -> tuple[str, str, int, str]:
     """What two rows must share."""
-    return row["subject"], row["runner"], row["batch"], row["boundary"]
+    return row["subject"], row["runner"], row["batch"], row["scope"]
 
 
 def name(row: LatencyChange) -> str:
     """A row in words."""
-    return f"{row.subject} by {row.runner}, batch {row.batch}, {row.boundary}"
+    return f"{row.subject} by {row.runner}, batch {row.batch}, {row.scope}"
 
 
 def sampled_interval(arrays: dict[str, np.ndarray], key: str, file: Path) -> list[float]:
     """The 95 % interval of a median in ms, from its raw samples."""
     if key not in arrays or f"{key}_rounds" not in arrays:
-        raise DhoxError(f"{file} has no samples {key}. It belongs to another bench: restore it, or delete it.")
+        raise DhoxError(f"{file} has no samples {key}.", "It belongs to another bench: restore it, or delete it.")
     ends = np.cumsum(arrays[f"{key}_rounds"])
     if len(ends) == 0 or ends[-1] != len(arrays[key]) or (np.diff(ends, prepend=0) < 1).any():
-        raise DhoxError(f"{file} does not hold the rounds of {key}. Delete it, or measure again.")
+        raise DhoxError(f"{file} does not hold the rounds of {key}.", "Delete it, or measure again.")
     low, high, _ = median_interval(np.split(arrays[key], ends[:-1]))
     return [low / 1e6, high / 1e6]
 
@@ -332,7 +337,7 @@ def read_predictions(path: Path) -> dict[tuple[str, str], Answers]:
     except FileNotFoundError:
         return {}
     except (OSError, KeyError, ValueError, csv.Error) as err:
-        raise DhoxError(f"{path} is damaged ({err!r}). Delete it (accuracies are then compared unpaired).") from err
+        raise DhoxError(f"{path} is damaged ({err!r}).", "Delete it (accuracies are then compared unpaired).") from err
     return found
 
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
 from dhox.bench.accuracy import predictions_csv
-from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.judge import Verdicts, accuracy_content, ledgers_content
-from dhox.bench.latency import METHOD as STATISTICS
-from dhox.bench.latency import comparisons
-from dhox.bench.measure import METHOD, Key, Samples
+from dhox.bench.bench_models import Subject, subject_row
+from dhox.bench.evaluate import Verdicts, accuracy_content, ledgers_content
+from dhox.bench.latency_statistics import METHOD as STATISTICS
+from dhox.bench.latency_statistics import comparisons
+from dhox.bench.rounds import METHOD, Key, Samples
 from dhox.bench.runners.runner import Runner
 from dhox.bench.runners.streams import METHOD as STREAMS
+from dhox.bench.scopes import SCOPES
 from dhox.bench.sensors import energy
 from dhox.bench.sensors.meter import Meter
-from dhox.bench.subjects import Subject, subject_row
-from dhox.bench.timing import latency_rows, sample_arrays
+from dhox.bench.timed_cells import latency_rows, sample_arrays
 from dhox.data.dataset import Item, class_numbers
-from dhox.environment import now, versions
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
+from dhox.system.environment import now, versions
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Found:
 
     def add_failures(self, failed: dict[Key, str]) -> None:
         """Cells that dropped out while they were timed."""
-        for (subject, runner, batch, boundary), words in failed.items():
-            self.not_run.append(f"{subject} by {runner} at batch {batch}, {boundary}, ended early: {words}")
+        for (subject, runner, batch, scope), words in failed.items():
+            self.not_run.append(f"{subject} by {runner} at batch {batch}, {scope}, ended early: {words}")
 
     def emulated(self) -> dict[tuple[str, str], str]:
         """(subject, runner) whose time on this device says nothing about the one they are made for, and why."""
@@ -129,6 +129,6 @@ def told_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
 
 def method(found: Found) -> list[str]:
     """How the numbers came about, in sentences."""
-    lines = [METHOD, *STATISTICS, *[f"Boundary {name}: {BOUNDARIES[name]}." for name in found.settings["boundaries"]]]
+    lines = [METHOD, *STATISTICS, *[f"Timing scope {name}: {SCOPES[name]}." for name in found.settings["scopes"]]]
     lines += [STREAMS] if found.streams else []
     return [*lines, energy.METHOD] if found.energy else lines

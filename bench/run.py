@@ -10,35 +10,35 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
 from dhox.bench.accuracy import evaluation_items
-from dhox.bench.boundaries import BOUNDARIES
-from dhox.bench.contract_subject import check_batches
-from dhox.bench.judge import judge
-from dhox.bench.measure import FEWEST_ROUNDS, Cell, measure
-from dhox.bench.one_at_a_time import one_at_a_time
-from dhox.bench.other_clocks.cross_checks import loadgen_checks, trtexec_checks
-from dhox.bench.other_clocks.loadgen import require_loadgen
+from dhox.bench.bench_models import Subject, open_subjects
+from dhox.bench.contract_model import check_batches
+from dhox.bench.crosscheck.cross_checks import loadgen_checks, trtexec_checks
+from dhox.bench.crosscheck.loadgen import require_loadgen
+from dhox.bench.evaluate import judge
+from dhox.bench.interrupts import Stop, stopping_signals
+from dhox.bench.machine_lock import one_at_a_time
 from dhox.bench.results import Found, write_results
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, measure
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner
 from dhox.bench.runners.streams import stream_rows
+from dhox.bench.scopes import SCOPES
 from dhox.bench.sensors.conditions import Conditions
 from dhox.bench.sensors.energy import find_meter, measure_energy, measure_idle
 from dhox.bench.sensors.meter import Meter
 from dhox.bench.sensors.nvml import gpu_card
-from dhox.bench.stop_signals import Stop, stopping_signals
-from dhox.bench.subjects import Subject, open_subjects
-from dhox.bench.timing import Pair, cells_of_batch, opened, samples_key, timed_images, words_of
-from dhox.boards.jetson_state import process_peak_bytes, shared_memory
+from dhox.bench.timed_cells import Pair, cells_of_batch, opened, samples_key, timed_images, words_of
 from dhox.console import say
 from dhox.data.dataset import Item
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
-from dhox.machine import device_card
-from dhox.models.onnx_session import NO_CPU_KERNELS
+from dhox.runtimes.onnxruntime_session import NO_CPU_KERNELS
+from dhox.system.jetson_state import process_peak_bytes, shared_memory
+from dhox.system.machine import device_card
 
 SEED = 0  # of the order in which the cells of a round are measured
-ENERGY_BOUNDARY = "e2e"  # what an application pays for: copies included, decoding not
+ENERGY_SCOPE = "e2e"  # what an application pays for: copies included, decoding not
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def bench(
     precisions: tuple[str, ...] = (),
     contract: Path | None = None,
     batches: tuple[int, ...] = (1, 8),
-    boundaries: tuple[str, ...] = tuple(BOUNDARIES),
+    scopes: tuple[str, ...] = tuple(SCOPES),
     duration_s: float = 4.0,
     energy_s: float = 30.0,
     streams: tuple[int, ...] = (),
@@ -71,7 +71,7 @@ def bench(
     """Measure models on this machine and write the bench directory.
 
     `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
-    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and boundary. `energy_s`: per model,
+    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and scope. `energy_s`: per model,
     runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `scenario`: of LoadGen, as a
     cross-check. `data`: where the images are, by default the test split where the first export says, and the images of
     every ledger where its export says. A model that fails is named in `not_run`; a stopping signal or an error ends the
@@ -101,7 +101,7 @@ def bench(
         device_asked=device, card=card, subjects=subjects, items=items, where=where, accuracy_note=accuracy_note,
         meter=meter, energy_note=energy_note, not_run=not_run,
         settings={
-            "batches": list(batches), "boundaries": list(boundaries), "duration_s": duration_s, "energy_s": energy_s,
+            "batches": list(batches), "scopes": list(scopes), "duration_s": duration_s, "energy_s": energy_s,
             "streams": list(streams), "scenario": scenario, "rounds": FEWEST_ROUNDS, "seed": SEED,
             "runners": list(dict.fromkeys(name for _, name in pairs)), "images": images,
         },
@@ -126,7 +126,7 @@ def bench(
                             with opened(able, used, trust_engine, not_run) as models:
                                 cells = cells_of_batch(models, batch, encoded, not_run)
                                 found.add_runners(models, batch)
-                                timed = [cell for cell in cells if cell.key[3] in boundaries]
+                                timed = [cell for cell in cells if cell.key[3] in scopes]
                                 words = f"batch {batch}"
                                 conditions.throttled()  # what was before is no row's
                                 try:
@@ -166,12 +166,12 @@ def bench(
         try:
             content = write_results(folder, found, status)
         except DhoxError as err:
-            raise DhoxError(f"{err} What could be written is in {folder}.") from err
+            raise DhoxError(err.reason, f"{err.fix} What could be written is in {folder}.") from err
     if ended is not None:
         say(f"What was measured before the error is in {out}.")
         if (said := run_failure(ended)) is not None and not isinstance(ended, DhoxError):
             raise DhoxError(
-                f"The bench ended early ({said}). Free memory or disk space, or leave out what failed."
+                f"The bench ended early ({said}).", "Free memory or disk space, or leave out what failed."
             ) from ended
         raise ended
     return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
@@ -192,7 +192,9 @@ def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[
     """The models that the device has kernels for, and why the others are not run. Raises DhoxError for none."""
     able = [subject for subject in subjects if not (device == "cpu" and subject.precision in NO_CPU_KERNELS)]
     if not able:
-        raise DhoxError(f"ONNX Runtime's CPU provider has no {subjects[0].precision}. Use a GPU, or another precision.")
+        raise DhoxError(
+            f"ONNX Runtime's CPU provider has no {subjects[0].precision}.", "Use a GPU, or another precision."
+        )
     return able, [
         f"{one.name} ({one.file.name}) not run: ONNX Runtime's CPU provider has no {one.precision}"
         for one in subjects
@@ -218,7 +220,9 @@ def judge_all(
         except Exception as err:
             stop.check()
             found.not_run.append(f"{subject.name} by {name} not run: {words_of(err)}")
-            errors.append(err if isinstance(err, DhoxError) else DhoxError(f"{found.not_run[-1]}. Try another runner."))
+            errors.append(
+                err if isinstance(err, DhoxError) else DhoxError(f"{found.not_run[-1]}.", "Try another runner.")
+            )
             continue
         stop.check()
         able.append((subject, name))
@@ -237,10 +241,10 @@ def idle(meter: Meter, found: Found) -> None:
 
 
 def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> None:
-    """A window of its own for every model that this device really computes, at ENERGY_BOUNDARY."""
+    """A window of its own for every model that this device really computes, at ENERGY_SCOPE."""
     for cell in cells:
-        subject, runner, batch, boundary = cell.key
-        if boundary != ENERGY_BOUNDARY or (subject, runner) in found.emulated():
+        subject, runner, batch, scope = cell.key
+        if scope != ENERGY_SCOPE or (subject, runner) in found.emulated():
             continue
         say(f"Energy of {subject} by {runner}, batch {batch}: {seconds:g} s")
         try:
@@ -251,6 +255,6 @@ def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> Non
             found.not_run.append(f"energy of {subject} by {runner} at batch {batch} not measured: {words_of(err)}")
             continue
         key = f"energy_{samples_key((subject, runner, batch))}"
-        names = {"subject": subject, "runner": runner, "batch": batch, "boundary": boundary, "trace": key}
+        names = {"subject": subject, "runner": runner, "batch": batch, "scope": scope, "trace": key}
         found.energy.append({**names, **row})
         found.traces |= {f"{key}_{name}": array for name, array in trace.items()}

@@ -5,7 +5,7 @@
     python benchmarks/aa_false_alarms.py --simulations 500    # the simulations alone
 
 EXPORT: an export directory. Each run opens its fp32 file twice, anew, and measures three cells as `dhox bench` does (40
-rounds, interleaved in random order, boundary e2e, batch 1): A, A again through the same opened model, and B, the same
+rounds, interleaved in random order, scope e2e, batch 1): A, A again through the same opened model, and B, the same
 file opened again. Nothing differs between them, so every "faster" or "slower" is false: between A and A by chance,
 between A and B also because memory lies elsewhere. For contrast, the recorded rounds are read as "all A, then all B": A
 the first half of one model's rounds, B the second, with intervals that take calls for independent; once as recorded,
@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.bench.boundaries import boundary_calls
+from dhox.artefacts.files import read_npz
+from dhox.bench.bench_models import open_subjects
 from dhox.bench.compare import difference_interval, ratio_interval
-from dhox.bench.latency import (
+from dhox.bench.latency_statistics import (
     NO_DIFFERENCE,
     OPENING,
     drift_of,
@@ -35,13 +36,12 @@ from dhox.bench.latency import (
     p99_interval,
     paired_ratio,
 )
-from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.subjects import open_subjects
-from dhox.files import read_npz
-from dhox.machine import device_card
-from dhox.models.exported import check_file
-from dhox.stats import percentile, wilson_interval
+from dhox.bench.scopes import scope_calls
+from dhox.evidence.statistics import percentile, wilson_interval
+from dhox.models.export_directory import check_file
+from dhox.system.machine import device_card
 
 DRIFT = 0.04
 KINDS = (
@@ -88,7 +88,7 @@ def measure_thrice(export: Path, runner: str, device: str, duration_s: float, se
         closing(open_runner(subject, runner, device)) as second,
     ):
         cells = [
-            Cell((name, runner, 1, "e2e"), boundary_calls(subject, one, pixels, [])["e2e"])
+            Cell((name, runner, 1, "e2e"), scope_calls(subject, one, pixels, [])["e2e"])
             for name, one in (("A", first), ("A again", first), ("B", second))
         ]
         measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(seed), samples, f"run {seed}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dhox.console import console
-from dhox.models.exported import artefact, read_manifest
+from dhox.models.export_directory import artefact, read_manifest
 
 AIM_MB = 150
 BATCHES = (1, 8)

@@ -22,8 +22,8 @@ from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.half_precision.half import convert
-from dhox.models.tensorrt_api import import_tensorrt, message_logger
+from dhox.export.half_precision.convert import convert
+from dhox.runtimes.tensorrt_api import import_tensorrt, message_logger
 
 SIZE = 224
 

@@ -22,16 +22,16 @@ import torch
 from dhox.data.images import normalise
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student
-from dhox.environment import versions
 from dhox.export.folding.fold import Fold, inference_linear
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import shape_arithmetic
-from dhox.export.half_precision.half import convert
-from dhox.machine import cpu_model
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import open_session
+from dhox.export.half_precision.convert import convert
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import open_session
+from dhox.system.environment import versions
+from dhox.system.machine import cpu_model
 
 STUDENTS = (
     "resnet18", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv4_conv_small",

@@ -22,7 +22,7 @@ from dhox.data.items import Item
 from dhox.distill.images.packed import to_packed_boxes
 from dhox.distill.images.resample import model_views
 from dhox.distill.images.views import render, view_boxes, view_keys
-from dhox.stats import paired_difference_lower_bound, wilson_interval
+from dhox.evidence.statistics import paired_difference_lower_bound, wilson_interval
 
 VIEWS = 2
 

@@ -19,13 +19,13 @@ from packed_size import network
 from dhox.data.dataset import read_image
 from dhox.data.images import Preprocessing, model_input
 from dhox.data.items import Item
+from dhox.evidence.statistics import mcnemar_p, wilson_interval
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.calibrated import to_half
 from dhox.export.quantization.int8 import to_int8
 from dhox.export.quantization.sensitivity import answers
-from dhox.stats import mcnemar_p, wilson_interval
 
 BATCH = 20
 

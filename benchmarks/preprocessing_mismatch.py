@@ -26,10 +26,10 @@ from PIL import Image
 from dhox.console import progress_bar
 from dhox.data.images import INTERPOLATIONS, Preprocessing, model_input
 from dhox.data.items import Item, image_bytes, read_image
-from dhox.models.exported import graph_input, run_session
-from dhox.models.model import load
-from dhox.models.onnx_session import open_session
-from dhox.stats import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
+from dhox.evidence.statistics import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
+from dhox.models.classifier import load
+from dhox.models.export_directory import graph_input, run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 BATCH = 32
 KERNELS = {"nearest": 0, "linear": 1, "cubic": 2, "area": 3}  # cv2.INTER_*

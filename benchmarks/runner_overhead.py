@@ -19,8 +19,9 @@ import numpy as np
 import timm
 from rich.table import Table
 
+from dhox.artefacts.files import sha256
+from dhox.bench.bench_models import Subject
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.subjects import Subject
 from dhox.console import console
 from dhox.data.images import Preprocessing
 from dhox.distill.students.student import with_heads
@@ -28,7 +29,6 @@ from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.files import sha256
 
 MODELS = (("test_resnet", 28), ("resnet18", 224))  # what the demo trains, and what users do
 AIM_US, AIM_PERCENT = 5.0, 1.0
@@ -78,7 +78,7 @@ def onnxruntime_pairs(runner: Any, batch: np.ndarray) -> list[Pair]:
 
 def engine_pairs(runner: Any) -> list[Pair]:
     """Against the TensorRT and CUDA calls themselves, their functions looked up beforehand."""
-    from dhox.models import cuda
+    from dhox.runtimes import cuda
 
     context, stream, graph = runner.session.context, runner.session.stream, runner.graph
     execute, wait, launch = (

@@ -14,8 +14,8 @@ from pathlib import Path
 from dhox.demo.data import write_image_folder
 from dhox.demo.run import RECIPE
 from dhox.distill.run import distill
-from dhox.distill.teachers.fill import entries
-from dhox.stats import mean_interval
+from dhox.distill.teachers.cache_upkeep import entries
+from dhox.evidence.statistics import mean_interval
 
 
 def main() -> None:

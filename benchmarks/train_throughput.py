@@ -34,17 +34,17 @@ from torchvision.transforms import InterpolationMode, v2
 
 from dhox.data.dataset import Item, read_image
 from dhox.data.images import Preprocessing
-from dhox.distill.images.inputs import packed_inputs, resident_images
 from dhox.distill.images.packed import fill_packed, packed_side, prepare_packed
 from dhox.distill.images.shards import open_rows, row_key
+from dhox.distill.images.student_inputs import packed_inputs, resident_images
 from dhox.distill.processes import create_fabric
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student
 from dhox.distill.teachers.cache import TeacherViews, cache_recipe, embedding_batches, fill_cache, prepare_cache
-from dhox.distill.teachers.signal import cached_signal, cosine_logits
 from dhox.distill.teachers.teacher import Teacher
-from dhox.distill.training.feed import Batch, Boxes, prepared
-from dhox.distill.training.order import Order
+from dhox.distill.teachers.view_targets import cached_signal, cosine_logits
+from dhox.distill.training.batch_sampler import Order
+from dhox.distill.training.prefetch import Batch, Boxes, prepared
 from dhox.distill.training.train import train
 
 CLASSES, VIEWS, PAIRS = 100, 8, 5

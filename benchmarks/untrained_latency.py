@@ -3,7 +3,7 @@
     python benchmarks/untrained_latency.py runs/demo/export [EXPORT ...] [--batch 1] [--duration 20] [--device cpu]
 
 Each export is measured with a candidate of the same student, size, classes and precision, as dhox sweep makes it, in
-rounds of random order (dhox.bench.measure); the ratio is candidate over trained, with its interval over the rounds.
+rounds of random order (dhox.bench.rounds); the ratio is candidate over trained, with its interval over the rounds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.bench.boundaries import boundary_calls
-from dhox.bench.latency import paired_ratio
-from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.latency_statistics import paired_ratio
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.subjects import open_subjects
-from dhox.environment import versions
-from dhox.export.candidate import export_candidate
-from dhox.machine import cpu_model
-from dhox.models.exported import read_manifest
+from dhox.bench.scopes import scope_calls
+from dhox.export.untrained import export_candidate
+from dhox.models.export_directory import read_manifest
+from dhox.system.environment import versions
+from dhox.system.machine import cpu_model
 
 
 def compare(export: Path, precision: str, batch: int, duration_s: float, device: str) -> str:
@@ -40,7 +40,7 @@ def compare(export: Path, precision: str, batch: int, duration_s: float, device:
             runner = stack.enter_context(closing(open_runner(subject, "onnxruntime", device)))
             side = subject.preprocessing.crop
             pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-            calls = boundary_calls(subject, runner, pixels, [])
+            calls = scope_calls(subject, runner, pixels, [])
             cells.append(Cell((name, runner.name, batch, "e2e"), calls["e2e"]))
         measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(0), samples, student["name"])
         trained, other = (samples[cell.key].rounds for cell in cells)

@@ -15,8 +15,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
+from dhox.artefacts.files import output_directory, partial_directory
 from dhox.errors import DhoxError
-from dhox.files import output_directory, partial_directory
 
 PRECISIONS = {"cpu": ("32-true", "bf16-mixed"), "cuda": ("bf16-mixed", "32-true")}  # first: default
 
@@ -27,16 +27,19 @@ def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
     Raises DhoxError where CUDA is asked for and not there, and for a precision that the device does not have.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise DhoxError("--device cuda: torch finds no CUDA device here. Use --device cpu, or run `dhox doctor`.")
+        raise DhoxError("--device cuda: torch finds no CUDA device here.", "Use --device cpu, or run `dhox doctor`.")
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     precision = precision or PRECISIONS[accelerator][0]
     if precision not in PRECISIONS[accelerator]:
-        raise DhoxError(f"--precision {precision} on {accelerator}: use one of {', '.join(PRECISIONS[accelerator])}.")
+        raise DhoxError(
+            f"--precision {precision} is nothing for {accelerator}.",
+            f"Use one of: {', '.join(PRECISIONS[accelerator])}.",
+        )
     world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if accelerator == "cuda" and local > torch.cuda.device_count():
         raise DhoxError(
-            f"{local} processes on this machine, and {torch.cuda.device_count()} GPUs. Start one process per GPU: "
-            f"torchrun --nproc-per-node {torch.cuda.device_count()}."
+            f"{local} processes on this machine, and {torch.cuda.device_count()} GPUs.",
+            f"Start one process per GPU: torchrun --nproc-per-node {torch.cuda.device_count()}.",
         )
     # A process may wait long for the first one, which looks at every image alone.
     strategy: Any = DDPStrategy(timeout=timedelta(hours=12)) if world > 1 else "auto"
@@ -51,7 +54,7 @@ def create_fabric(device: str, precision: str | None) -> tuple[Fabric, str]:
 def per_process(name: str, size: int, n: int, world: int) -> int:
     """The global batch that training uses of `n` images: at most one pass, and a multiple of the processes."""
     if size % world:
-        raise DhoxError(f"{name} {size} cannot be dealt out over {world} processes. Choose a multiple of {world}.")
+        raise DhoxError(f"{name} {size} cannot be dealt out over {world} processes.", f"Choose a multiple of {world}.")
     return -(-min(size, n) // world) * world
 
 
@@ -87,8 +90,8 @@ def told_of_lost_processes() -> Iterator[None]:
         if world == 1 or isinstance(err, torch.OutOfMemoryError) or not any(sign in text for sign in signs):
             raise
         raise DhoxError(
-            f"Another of the {world} processes stopped ({' '.join(text.split())[:160]}). Its own message says why; "
-            "mend that, and run the same command again (dhox distill with --resume)."
+            f"Another of the {world} processes stopped ({' '.join(text.split())[:160]}).",
+            "Its own message says why; mend that, and run the same command again (dhox distill with --resume).",
         ) from err
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, read_json, settle, sha256, write_json
 from dhox.console import say
 from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, partial_directory, read_json, settle, sha256, write_json
 
 CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
 HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
@@ -42,8 +42,8 @@ def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     ]
     if other:
         raise DhoxError(
-            f"--resume: {place} was started with other settings ({'; '.join(other)}). Give the same, or start again "
-            "without --resume."
+            f"--resume: {place} was started with other settings ({'; '.join(other)}).",
+            "Give the same, or start again without --resume.",
         )
     if place == partial:
         return None

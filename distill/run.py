@@ -11,6 +11,15 @@ import numpy as np
 import timm
 import torch
 
+from dhox.artefacts.files import (
+    CHECKPOINT,
+    RUN_FILE,
+    RUN_SCHEMA,
+    check_output,
+    read_json,
+    write_json,
+    write_npz,
+)
 from dhox.console import console
 from dhox.data.dataset import (
     class_names,
@@ -21,10 +30,10 @@ from dhox.data.dataset import (
     read_dataset,
     spread,
 )
-from dhox.distill.images.inputs import decoded_inputs, packed_inputs, resident_images
 from dhox.distill.images.packed import packed_side
 from dhox.distill.images.scan import contents, scan, scan_memory, sizes_of
 from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.images.student_inputs import decoded_inputs, packed_inputs, resident_images
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
 from dhox.distill.results.evaluate import (
     logit_arrays,
@@ -38,7 +47,7 @@ from dhox.distill.resume import HOW_ONLY, earlier_state, identity_of, on_diverge
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import save_student
 from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
-from dhox.distill.teachers.guidance import (
+from dhox.distill.teachers.targets import (
     Guidance,
     adapter_sentence,
     guidance_of_files,
@@ -47,22 +56,13 @@ from dhox.distill.teachers.guidance import (
     packed_rows,
 )
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
-from dhox.distill.training.curves import Curves
-from dhox.distill.training.feed import Boxes, DecodedPixels, prepared
-from dhox.distill.training.memory import out_of_memory
-from dhox.distill.training.order import Order
+from dhox.distill.training.batch_sampler import Order
+from dhox.distill.training.metrics_log import Curves
+from dhox.distill.training.out_of_memory import out_of_memory
+from dhox.distill.training.prefetch import Boxes, DecodedPixels, prepared
 from dhox.distill.training.train import steps_per_epoch, train
-from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.files import (
-    CHECKPOINT,
-    RUN_FILE,
-    RUN_SCHEMA,
-    check_output,
-    read_json,
-    write_json,
-    write_npz,
-)
+from dhox.system.environment import now, versions
 
 METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
@@ -197,7 +197,7 @@ def distill(
     n_labelled = per_process("--batch-labelled", batch_labelled, len(sets.labelled), world)
     n_unlabelled = per_process("--batch-unlabelled", batch_unlabelled, len(items) - len(sets.labelled), world)
     if (n_labelled + n_unlabelled) // world < 2:
-        raise DhoxError("A step of one image per process cannot train BatchNorm. Use larger batches, or add images.")
+        raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
     parts = [(len(sets.labelled), n_labelled), (len(items) - len(sets.labelled), n_unlabelled)]
     passes = max(passes_over(n, epochs, epoch_steps, batch) for n, batch in parts if n)
     if use_kd:  # without a teacher a view costs nothing

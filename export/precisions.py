@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhox.data.images import Preprocessing
-from dhox.export.check import BATCH, CheckImages, load_pixels
 from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
-from dhox.export.half_precision.half import BF16_OPSET, QUANTISED_OPSET
+from dhox.export.half_precision.convert import BF16_OPSET, QUANTISED_OPSET
+from dhox.export.parity import BATCH, CheckImages, load_pixels
 from dhox.export.quantization.int8 import to_int8
-from dhox.models.exported import in_batches
+from dhox.models.export_directory import in_batches
 
 HALVES = {"fp16": OPSET, "bf16": BF16_OPSET}  # and the opset of their files
 INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say

@@ -9,20 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.data.dataset import data_address
-from dhox.data.images import Preprocessing
-from dhox.device_ledger import ledger_items
-from dhox.distill.results.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
-from dhox.environment import now, versions
-from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.check import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
-from dhox.export.engines.emit import example_text
-from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
-from dhox.export.folding.head_weights import head_weights, is_cosine
-from dhox.export.folding.refold import refold, with_features
-from dhox.export.folding.reject import reject_threshold
-from dhox.export.quantization.int8 import lost_points
-from dhox.files import (
+from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
     check_output,
@@ -35,9 +22,22 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.ledger import LEDGER_SCHEMA, ledger_content
-from dhox.models.exported import SIDE_FILES, check_file, graph_input, read_manifest
-from dhox.models.onnx_session import open_session
+from dhox.data.dataset import data_address
+from dhox.data.images import Preprocessing
+from dhox.distill.results.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
+from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.evidence.device_ledger import ledger_items
+from dhox.evidence.ledger import LEDGER_SCHEMA, ledger_content
+from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, fold_probs, tuned_linear, why_not_plain
+from dhox.export.folding.head_weights import head_weights, is_cosine
+from dhox.export.folding.refold import refold, with_features
+from dhox.export.folding.reject import reject_threshold
+from dhox.export.integrations.emit import example_text
+from dhox.export.parity import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
+from dhox.export.quantization.int8 import lost_points
+from dhox.models.export_directory import SIDE_FILES, check_file, graph_input, read_manifest
+from dhox.runtimes.onnxruntime_session import open_session
+from dhox.system.environment import now, versions
 
 WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}
 NUMBERS = ("alpha", "beta", "c_ce", "c_kd", "z_norm")
@@ -80,7 +80,7 @@ def retune_export(
         place = whole.with_name(f"{whole.name}-retuned")
         out = place if overwrite else free_name(place)
     if out.resolve() == export.resolve():
-        raise UsageError(f"{out} is the export to be retuned, and an export never changes. Choose another --out.")
+        raise UsageError(f"{out} is the export to be retuned, and an export never changes.", "Choose another --out.")
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
     heads, val, golden = (
         read_npz(check_file(export, name, manifest["files"][name])) for name in ("heads.npz", "val.npz", "golden.npz")
@@ -198,13 +198,13 @@ def check_asked(
     """Raise where a number is none, or the export's rule has no such number."""
     finite = [value for value in (*(mixture or ()), tau) if value is not None]
     if not all(isfinite(value) for value in finite) or (r is not None and isnan(r)):
-        raise UsageError("alpha, beta and tau are finite numbers, and r is a number or inf. Give such ones.")
+        raise UsageError("alpha, beta and tau are finite numbers, and r is a number or inf.", "Give such ones.")
     if fold.rule == "single":
-        raise DhoxError(f"{export} holds a student with one head: there is nothing to retune. Export a dho run.")
+        raise DhoxError(f"{export} holds a student with one head: there is nothing to retune.", "Export a dho run.")
     if fold.rule != "linear" and (r is not None or tau is not None):
         raise UsageError(
-            f"{export} holds the rule {fold.rule}, whose graph has two softmaxes and no r or tau. Export again with "
-            "--fold-rule linear, or give --alpha and --beta."
+            f"{export} holds the rule {fold.rule}, whose graph has two softmaxes and no r or tau.",
+            "Export again with --fold-rule linear, or give --alpha and --beta.",
         )
 
 
@@ -295,6 +295,7 @@ def ledger_again(
         if entry["precision"] == "int8" and lost_points(probs, fp32, labels) > entry["conversion"]["max_drop"]:
             raise GateFailedError(
                 f"With these numbers int8 loses {lost_points(probs, fp32, labels):.2f} points of top-1 against fp32 "
-                f"(allowed: {entry['conversion']['max_drop']:g}). Export the run again with them."
+                f"(allowed: {entry['conversion']['max_drop']:g}).",
+                "Export the run again with them.",
             )
     return ledger_content(stages, old["names"], labels, old["images"])

@@ -8,32 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.data.dataset import data_address, read_image
-from dhox.data.images import Preprocessing
-from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
-from dhox.environment import now, versions
-from dhox.errors import DhoxError
-from dhox.export.check import (
-    check_accuracy_drop,
-    check_against_torch,
-    check_images,
-    cpu_graph,
-    load_pixels,
-    onnx_probs,
-    teacher_probs,
-)
-from dhox.export.engines.emit import example_text
-from dhox.export.folding.cost import with_costs
-from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
-from dhox.export.folding.head_weights import is_cosine
-from dhox.export.folding.reject import reject_threshold
-from dhox.export.graphs.backbone import exportable
-from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
-from dhox.export.graphs.onnx_contract import IR_VERSION
-from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.graphs.placement import check_placement
-from dhox.export.precisions import Model, converted
-from dhox.files import (
+from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
     RUN_FILE,
@@ -49,9 +24,34 @@ from dhox.files import (
     write_json,
     write_npz,
 )
-from dhox.ledger import ledger_content
-from dhox.models.exported import SIDE_FILES, graph_input
+from dhox.data.dataset import data_address, read_image
+from dhox.data.images import Preprocessing
+from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.errors import DhoxError
+from dhox.evidence.ledger import ledger_content
+from dhox.export.folding.cost import with_costs
+from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
+from dhox.export.folding.head_weights import is_cosine
+from dhox.export.folding.reject import reject_threshold
+from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
+from dhox.export.graphs.onnx_contract import IR_VERSION
+from dhox.export.graphs.onnx_export import export_onnx
+from dhox.export.graphs.placement import check_placement
+from dhox.export.integrations.emit import example_text
+from dhox.export.parity import (
+    check_accuracy_drop,
+    check_against_torch,
+    check_images,
+    cpu_graph,
+    load_pixels,
+    onnx_probs,
+    teacher_probs,
+)
+from dhox.export.precisions import Model, converted
+from dhox.models.export_directory import SIDE_FILES, graph_input
 from dhox.models.golden import TOLERANCE, golden_arrays
+from dhox.system.environment import now, versions
 
 MODEL_FILES = {
     "fp32": "model.onnx", "fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "int8": "model.int8.onnx",
@@ -111,8 +111,8 @@ def export(
     images = check_images(summary, data)
     if max_accuracy_drop is not None and images.labels is None and not int8:
         raise DhoxError(
-            f"--max-accuracy-drop needs labels, and the check images are {images.source}. Give --data with a val "
-            "split, or leave the option out."
+            f"--max-accuracy-drop needs labels, and the check images are {images.source}.",
+            "Give --data with a val split, or leave the option out.",
         )
     pixels = load_pixels(images.items, preprocessing, "Reading check images")
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
@@ -257,9 +257,11 @@ def read_run(run: Path) -> dict[str, Any]:
     partial = partial_directory(run)
     if not (run / RUN_FILE).exists():
         if (partial / RUN_FILE).exists():
-            raise DhoxError(f"The training of {run} was interrupted ({partial} is unfinished). Run dhox distill again.")
-        raise DhoxError(f"{run} is not a run directory: no {RUN_FILE}. Give the directory that dhox distill wrote.")
+            raise DhoxError(
+                f"The training of {run} was interrupted ({partial} is unfinished).", "Run dhox distill again."
+            )
+        raise DhoxError(f"{run} is not a run directory: no {RUN_FILE}.", "Give the directory that dhox distill wrote.")
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
     if summary.get("status") != "complete":
-        raise DhoxError(f"The training in {run} was interrupted. Run dhox distill again.")
+        raise DhoxError(f"The training in {run} was interrupted.", "Run dhox distill again.")
     return summary

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from dhox.files import write_json, write_npz
-from dhox.ledger import stage_row
-from dhox.stats import accuracy_row, confusion_matrix, expected_calibration_error, negative_log_likelihood, percentile
+from dhox.artefacts.files import write_json, write_npz
+from dhox.evidence.ledger import stage_row
+from dhox.evidence.statistics import (
+    accuracy_row,
+    confusion_matrix,
+    expected_calibration_error,
+    negative_log_likelihood,
+    percentile,
+)
 
 ROUNDS = 40
 CLASSES = ["bag", "dress", "sandal", "<b>trousers</b>", 'quo"te', "[red]shirt[/red]"]
@@ -47,19 +53,19 @@ def example(
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     runner = {"cpu": "onnxruntime", "cuda": "onnxruntime:graph", "jetson": "tensorrt:graph"}[kind]
-    boundaries = ("e2e", "pipeline") if kind == "cpu" else ("device", "e2e", "pipeline")
-    content = frame(kind, runner, batches, boundaries, classes)
+    scopes = ("e2e", "pipeline") if kind == "cpu" else ("device", "e2e", "pipeline")
+    content = frame(kind, runner, batches, scopes, classes)
     arrays: dict[str, np.ndarray] = {}
     for number, name in enumerate(subjects):
         precision = name if name in {"fp32", "fp16", "bf16", "int8"} else "fp16"
         content["subjects"].append(subject_row(name, precision, number))
         for batch in batches:
             content["runners"].append(runner_row(kind, name, runner, batch, precision))
-            for boundary in boundaries:
+            for scope in scopes:
                 content["latency"].append(
-                    latency(rng, arrays, kind, (name, runner, batch, boundary), number, precision, name == drifting)
+                    latency(rng, arrays, kind, (name, runner, batch, scope), number, precision, name == drifting)
                 )
-    add_comparisons(content, subjects, runner, batches, boundaries)
+    add_comparisons(content, subjects, runner, batches, scopes)
     add_streams(content, subjects, runner)
     add_accuracy(rng, folder, content, subjects, runner, classes)
     if kind != "cpu":
@@ -74,7 +80,7 @@ def example(
 
 
 def frame(
-    kind: str, runner: str, batches: tuple[int, ...], boundaries: tuple[str, ...], classes: list[str]
+    kind: str, runner: str, batches: tuple[int, ...], scopes: tuple[str, ...], classes: list[str]
 ) -> dict[str, Any]:
     """What does not depend on the subjects."""
     clocks = {"min": 1290.0, "median": 1300.5, "max": 1300.5}
@@ -89,7 +95,7 @@ def frame(
             "gpu": GPU if kind == "cuda" else None, "jetson": JETSON if kind == "jetson" else None,
         },
         "settings": {
-            "batches": list(batches), "boundaries": list(boundaries), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
+            "batches": list(batches), "scopes": list(scopes), "duration_s": 10.0, "rounds": ROUNDS, "seed": 0,
             "energy_s": 30.0, "streams": [1, 2, 4], "scenario": "singlestream", "runners": [runner], "images": "32 golden images of the export, repeated",
         },
         "method": [
@@ -115,12 +121,12 @@ def frame(
         "golden": [],
         "cross_checks": [
             {
-                "with": "LoadGen singlestream", "subject": "fp32", "runner": runner, "boundary": "e2e", "batch": 1,
+                "with": "LoadGen singlestream", "subject": "fp32", "runner": runner, "scope": "e2e", "batch": 1,
                 "unit": "ms", "theirs": 0.514, "ours": 0.511, "difference_percent": {"mean": 0.6, "interval": [0.4, 0.8]}, "pairs": 21,
                 "note": "LoadGen-driven, not an MLPerf result",
             },
             {
-                "with": "trtexec", "subject": "fp32", "runner": runner, "boundary": "device", "batch": 1, "unit": "ms",
+                "with": "trtexec", "subject": "fp32", "runner": runner, "scope": "device", "batch": 1, "unit": "ms",
                 "theirs": 0.5, "ours": 0.51, "difference_percent": {"mean": -2.0, "interval": None}, "unstable": True,
             },
         ],
@@ -156,9 +162,9 @@ def latency(
     rng: np.random.Generator, arrays: dict[str, np.ndarray], kind: str, key: tuple[str, str, int, str], number: int,
     precision: str, drifting: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    name, runner, batch, boundary = key
+    name, runner, batch, scope = key
     base = {"cpu": 4.0, "cuda": 0.22, "jetson": 0.64}[kind] * (1 - 0.25 * number % 0.9) * (0.4 + 0.6 * batch**0.8)
-    base *= {"device": 1.0, "e2e": 1.25, "pipeline": 3.0}[boundary]
+    base *= {"device": 1.0, "e2e": 1.25, "pipeline": 3.0}[scope]
     trend = np.linspace(1, 1.08, ROUNDS) if drifting else np.ones(ROUNDS)
     rounds = [base * step * (1 + rng.gamma(1.5, 0.012, 30)) for step in trend]
     samples = np.concatenate(rounds)
@@ -171,7 +177,7 @@ def latency(
     if kind == "cuda":
         flags.append("throttled")
     return {
-        "subject": name, "runner": runner, "batch": batch, "boundary": boundary,
+        "subject": name, "runner": runner, "batch": batch, "scope": scope,
         "emulated": "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
         if kind == "cpu" and precision != "fp32" else None,
         "n": len(samples), "rounds": ROUNDS, "samples": samples_key,
@@ -191,16 +197,16 @@ def add_comparisons(
     subjects: tuple[str, ...],
     runner: str,
     batches: tuple[int, ...],
-    boundaries: tuple[str, ...],
+    scopes: tuple[str, ...],
 ) -> None:
-    p50 = {(row["subject"], row["batch"], row["boundary"]): row["latency_ms"]["p50"] for row in content["latency"]}
+    p50 = {(row["subject"], row["batch"], row["scope"]): row["latency_ms"]["p50"] for row in content["latency"]}
     for batch in batches:
-        for boundary in boundaries:
+        for scope in scopes:
             for name in subjects[1:]:
-                ratio = p50[name, batch, boundary] / p50[subjects[0], batch, boundary]
+                ratio = p50[name, batch, scope] / p50[subjects[0], batch, scope]
                 content["comparisons"].append(
                     {
-                        "batch": batch, "boundary": boundary, "reference": [subjects[0], runner],
+                        "batch": batch, "scope": scope, "reference": [subjects[0], runner],
                         "subject": [name, runner], "ratio": ratio, "interval": [0.99 * ratio, 1.01 * ratio],
                         "verdict": "faster" if ratio < 0.99 else "slower" if ratio > 1.01 else "no difference shown",
                     }
@@ -290,7 +296,7 @@ def add_energy(
     idle_w = 9.4 if kind == "jetson" else 76.0
     accuracies = {row["subject"]: row["accuracy"] for row in content["accuracy"]["rows"]}
     rates = {
-        (row["subject"], row["batch"]): row["images_per_s"] for row in content["latency"] if row["boundary"] == "device"
+        (row["subject"], row["batch"]): row["images_per_s"] for row in content["latency"] if row["scope"] == "device"
     }
     rows = []
     for number, name in enumerate(subjects):
@@ -303,7 +309,7 @@ def add_energy(
             per_image = 1000 * watts / rates[name, batch]
             rows.append(
                 {
-                    "subject": name, "runner": runner, "batch": batch, "boundary": "device", "trace": key, "seconds": 30.0,
+                    "subject": name, "runner": runner, "batch": batch, "scope": "device", "trace": key, "seconds": 30.0,
                     "images": int(30 * rates[name, batch]), "mean_w": watts, "idle_w": idle_w, "net_w": watts - idle_w, "calls": int(30 * rates[name, batch] / batch),
                     "resolution": 0.001, "flags": ["window too short for the sensor"] if kind == "cuda" and number == 2 else [], "mj_per_image": per_image,
                     "net_mj_per_image": per_image * (1 - idle_w / watts), "images_per_joule": 1000 / per_image,

@@ -9,8 +9,8 @@ from tensorrt_rtx_build import build
 from dhox.export.graphs.graph import Deployable
 from dhox.export.graphs.placement import shape_arithmetic
 from dhox.export.half_precision.calibrated import to_half
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import open_session
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 
 def pixels(size: int, n: int = 5) -> np.ndarray:

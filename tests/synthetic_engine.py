@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dhox.models import cuda
-from dhox.models.tensorrt_api import TensorRT
+from dhox.runtimes import cuda
+from dhox.runtimes.tensorrt_api import TensorRT
 
 SIDE = 4
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("distill", "export", "bench")
 ROOTS = {"dhox": "src/dhox"} | {f"dhox.{stage}": stage for stage in STAGES}
-TOP = {"dhox.cli", "dhox.reports", "dhox.doctor", "dhox.power_mode_bench", "dhox.demo", "dhox.__main__"}
+TOP = {"dhox.cli", "dhox.reports", "dhox.doctor.examine", "dhox.cli.power_modes", "dhox.demo", "dhox.__main__"}
 LAYERS = ("shared", *STAGES, "top")
 HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
 
@@ -90,8 +90,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.models.model, dhox.doctor, dhox.data.dataset, dhox.reports.tables, dhox.models.verify, dhox.export.engines.emit\n"
-        "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.engine_tables; import dhox; dhox.load"
+        "import dhox.bench.run, dhox.models.classifier, dhox.doctor.examine, dhox.data.dataset, dhox.reports.tables, dhox.models.verify, dhox.export.integrations.emit\n"
+        "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.export.engine_tables; import dhox; dhox.load"
     )
     assert not loaded & set(HEAVY)
 

@@ -172,7 +172,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("dhox.doctor.examine", broken)
+    monkeypatch.setattr("dhox.doctor.examine.examine", broken)
     with pytest.raises(ZeroDivisionError):
         main(["doctor"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dhox.files import read_json
+from dhox.artefacts.files import read_json
 
 
 @pytest.mark.slow

@@ -11,7 +11,10 @@ import pytest
 from board import board_with_modes, recorded_board, write_file
 from rich.console import Console
 
-from dhox.backends import (
+from dhox.cli.main import main
+from dhox.console import console
+from dhox.doctor.examine import abilities, board, disk
+from dhox.doctor.examine.backends import (
     Finding,
     Place,
     cuda_runtime,
@@ -23,14 +26,11 @@ from dhox.backends import (
     tensorrt_advice,
     this_place,
 )
-from dhox.boards.jetpack import JETPACKS, jetpack_of
-from dhox.boards.targets import BOARDS, describe_target, parse_target, targets_of
-from dhox.cli.main import main
-from dhox.console import console
-from dhox.doctor import abilities, board, disk
+from dhox.doctor.examine.targets import BOARDS, describe_target, parse_target, targets_of
 from dhox.errors import UsageError
 from dhox.reports import tables
-from dhox.sysroot import VARIABLE
+from dhox.system.jetpack import JETPACKS, jetpack_of
+from dhox.system.sysroot import VARIABLE
 
 NOWHERE = Place("none", None)
 PC = Place("nvidia", None)

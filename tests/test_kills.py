@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dhox.files import RUN_FILE, RUN_SCHEMA, read_json
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json
 
 TEACHER = Path(__file__).parents[1] / "src/dhox/demo/teacher"
 DHOX = Path(sys.executable).with_name("dhox")
@@ -101,7 +101,7 @@ def test_trainings_killed_at_many_moments_resume_to_the_same_bits(line: Path) ->
 @pytest.mark.slow
 def test_caches_killed_at_many_moments_hold_whole_files_only(line: Path) -> None:
     from dhox.demo.data import write_image_folder
-    from dhox.distill.teachers.fill import entries
+    from dhox.distill.teachers.cache_upkeep import entries
 
     write_image_folder(Path("data"))
     arguments = [

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from dhox.cli.main import app, main
 from dhox.distill.teachers.templates import check_template
-from dhox.recipe import read_recipe
+from dhox.options.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))

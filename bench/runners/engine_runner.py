@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.subjects import Subject
+from dhox.bench.bench_models import Subject
 from dhox.errors import DhoxError
 from dhox.export.engines.cached_engine import open_cached_engine, plan_of
-from dhox.models import cuda
-from dhox.models.cuda import gpu
-from dhox.models.engine_session import EngineSession
 from dhox.models.engines import PLAN_FILE, open_engine
+from dhox.runtimes import cuda
+from dhox.runtimes.cuda import gpu
+from dhox.runtimes.tensorrt_session import EngineSession
 
 EXPERIMENTAL = "TensorRT-RTX is experimental here: dhox builds and checks its engines, and has not run one yet"
 
@@ -53,8 +53,9 @@ class EngineRunner:
         session = self.session
         if not session.smallest <= len(batch) <= session.largest:
             raise DhoxError(
-                f"The engine takes batches of {session.smallest} to {session.largest}, not {len(batch)}. Build one for "
-                f"it with dhox export EXPORT --tensorrt --batch 1:8:{len(batch)}, or leave that batch out."
+                f"The engine takes batches of {session.smallest} to {session.largest}, not {len(batch)}.",
+                "Build one for "
+                f"it with dhox export EXPORT --tensorrt --batch 1:8:{len(batch)}, or leave that batch out.",
             )
         self.release()
         session.set_batch(batch.shape)

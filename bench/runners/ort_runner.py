@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dhox.bench.subjects import Subject
+from dhox.artefacts.files import user_cache
+from dhox.bench.bench_models import Subject
 from dhox.errors import DhoxError, first_line, require
-from dhox.files import user_cache
-from dhox.models.onnx_session import PROVIDERS, nodes_run, open_session
+from dhox.runtimes.onnxruntime_session import PROVIDERS, nodes_run, open_session
 
 EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
 DEQUANTISED = "the CUDA provider dequantises and computes in floats: TensorRT is what computes in int8"
@@ -118,7 +118,9 @@ class OnnxRuntimeRunner:
         """What ONNX Runtime refused, in its own words."""
         if isinstance(err, DhoxError):
             return err
-        return DhoxError(f"ONNX Runtime {what} ({first_line(err)}). Leave it out, or measure it with another runner.")
+        return DhoxError(
+            f"ONNX Runtime {what} ({first_line(err)}).", "Leave it out, or measure it with another runner."
+        )
 
     def count_nodes(self, batch: np.ndarray) -> None:
         """How many nodes run on another device than was asked, by one profiled run in a session of its own."""
@@ -191,9 +193,9 @@ def engine_cache(sha256: str, batch: int | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as err:
         raise DhoxError(
-            f"Could not create {folder}: {err.strerror}. Set XDG_CACHE_HOME to a folder of your own."
+            f"Could not create {folder}: {err.strerror}.", "Set XDG_CACHE_HOME to a folder of your own."
         ) from err
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise DhoxError(f"{folder} can be written by others, and engines in it are run as code. Delete it.")
+        raise DhoxError(f"{folder} can be written by others, and engines in it are run as code.", "Delete it.")
     return folder

@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dhox.bench.bench_models import Subject
 from dhox.bench.runners.engine_runner import open_engine_runner
 from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
-from dhox.bench.subjects import Subject
-from dhox.boards.jetson import is_jetson
 from dhox.errors import DhoxError, UsageError
-from dhox.machine import DEVICES
-from dhox.models.cuda import gpu
 from dhox.models.engines import find_engine
-from dhox.models.onnx_session import PROVIDERS, available_providers, default_device
-from dhox.models.tensorrt_api import import_tensorrt
+from dhox.runtimes.cuda import gpu
+from dhox.runtimes.onnxruntime_session import PROVIDERS, available_providers, default_device
+from dhox.runtimes.tensorrt_api import import_tensorrt
+from dhox.system.jetson import is_jetson
+from dhox.system.machine import DEVICES
 
 # What a runner may be asked for after its name: --runner onnxruntime:graph+nhwc
 OPTIONS = {"onnxruntime": {"graph", "nhwc"}, "ort-tensorrt": set(), "tensorrt": {"graph"}, "torch": {"graph"}}
@@ -42,7 +42,7 @@ class Runner(Protocol):
         """
 
     def run(self) -> None:
-        """One inference of what is bound, waited for. Inputs and outputs stay on the device (boundary `device`)."""
+        """One inference of what is bound, waited for. Inputs and outputs stay on the device (scope `device`)."""
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """The graph's raw output [B, C] in host memory, of a batch [B, ...] of any size in host memory.
@@ -60,10 +60,10 @@ def parse_runner(text: str) -> tuple[str, frozenset[str]]:
     name, _, rest = text.partition(":")
     options = frozenset(rest.split("+")) if rest else frozenset()
     if name not in OPTIONS or (not rest and ":" in text):
-        raise UsageError(f"--runner {text} is unknown. Use one of: {', '.join(OPTIONS)}, or onnxruntime:graph.")
+        raise UsageError(f"--runner {text} is unknown.", f"Use one of: {', '.join(OPTIONS)}, or onnxruntime:graph.")
     if unknown := sorted(options - OPTIONS[name]):
         takes = f"takes {', '.join(sorted(OPTIONS[name]))}" if OPTIONS[name] else "takes no options"
-        raise UsageError(f"--runner {text}: {name} has no option {unknown[0]!r} ({takes}). Leave it out.")
+        raise UsageError(f"--runner {text}: {name} has no option {unknown[0]!r} ({takes}).", "Leave it out.")
     return name, options
 
 
@@ -73,7 +73,7 @@ def check_runner(text: str, device: str) -> None:
     if device == "cpu" and (name in ON_GPU_ONLY or options):
         where = "tensorrt" if name == "tensorrt" else "cuda"
         raise UsageError(
-            f"--runner {text} needs a GPU, and the device is cpu. Use --device {where}, or another runner."
+            f"--runner {text} needs a GPU, and the device is cpu.", f"Use --device {where}, or another runner."
         )
 
 
@@ -123,13 +123,14 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
     Without `subjects`, whose engines are still to be built, the board alone decides.
     """
     if asked not in DEVICES:
-        raise UsageError(f"--device {asked} is unknown. Use one of: {', '.join(DEVICES)}.")
+        raise UsageError(f"--device {asked} is unknown.", f"Use one of: {', '.join(DEVICES)}.")
     if asked == "auto":
         return default_device()
     if asked == "jetson" and not is_jetson():
         raise DhoxError(
-            "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra). Measure a board "
-            "from here with --host USER@BOARD, run dhox bench on the board itself, or use --device cpu or cuda here."
+            "--device jetson: this machine is not a Jetson (its device tree names no NVIDIA Tegra).",
+            "Measure a board "
+            "from here with --host USER@BOARD, run dhox bench on the board itself, or use --device cpu or cuda here.",
         )
     if asked == "tensorrt":
         gpu()
@@ -137,15 +138,16 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
     if asked == "cuda" and (reason := why_no_cuda()):
         raise DhoxError(
             f"--device cuda: {reason}. With an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime: "
-            "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing. TensorRT engines need neither: --device "
-            "tensorrt."
+            "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing.",
+            "TensorRT engines need neither: --device tensorrt.",
         )
     if asked == "jetson" and subjects and (reason := why_no_cuda()):
         missing = [words for words in map(why_no_engine, subjects) if words is not None]
         if len(missing) == len(subjects):  # else those without an engine are named as not run
             raise DhoxError(
-                f"--device jetson: no TensorRT engine ({missing[0].rstrip('.')}), and {reason}. Build an engine here: "
-                "dhox export EXPORT --tensorrt; or install JetPack's build of onnxruntime-gpu into this environment."
+                f"--device jetson: no TensorRT engine ({missing[0].rstrip('.')}), and {reason}.",
+                "Build an engine here: "
+                "dhox export EXPORT --tensorrt; or install JetPack's build of onnxruntime-gpu into this environment.",
             )
     return asked
 

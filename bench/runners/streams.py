@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dhox.bench.bench_models import Subject
 from dhox.bench.runners.runner import Runner, open_runner
-from dhox.bench.subjects import Subject
-from dhox.bench.timing import batch_pixels, words_of
+from dhox.bench.timed_cells import batch_pixels, words_of
 from dhox.errors import DhoxError
-from dhox.stats import percentile
+from dhox.evidence.statistics import percentile
 
 WARM_UP_SECONDS = 0.5  # under load, before calls count
 SLICES = 40  # of the duration, which the interval resamples
@@ -137,7 +137,7 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     took = stop - start
     ended = (stop > begin_s) & (stop <= end_s)
     if not ended.any():
-        raise DhoxError(f"No call of the streams ended within {end_s - begin_s:.1f} s. Use a longer --duration.")
+        raise DhoxError(f"No call of the streams ended within {end_s - begin_s:.1f} s.", "Use a longer --duration.")
     edges = np.linspace(begin_s, end_s, SLICES + 1)
     done = np.diff([np.clip((edge - start) / took, 0, 1).sum() for edge in edges])
     rates = batch * done / (edges[1] - edges[0])

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.bench.subjects import Subject
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, sha256
+from dhox.bench.bench_models import Subject
 from dhox.data.images import Preprocessing
 from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
 from dhox.errors import DhoxError, first_line
 from dhox.export.folding.fold import Fold
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
-from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, sha256
 
 HALF_ON_CPU = "a CPU's half precision says nothing about a GPU"
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -32,7 +32,7 @@ class TorchRunner:
     ) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             raise DhoxError(
-                "The runner torch finds no CUDA device. Install a CUDA build of torch, or use --device cpu."
+                "The runner torch finds no CUDA device.", "Install a CUDA build of torch, or use --device cpu."
             )
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as in every other runner
         self.name = name
@@ -66,7 +66,7 @@ class TorchRunner:
                 self.output = self.module(self.input)
         except RuntimeError as err:
             raise DhoxError(
-                f"torch does not run a batch of {len(batch)} ({first_line(err)}). Leave that batch out."
+                f"torch does not run a batch of {len(batch)} ({first_line(err)}).", "Leave that batch out."
             ) from err
         if self.graph_asked:
             with torch.inference_mode():
@@ -130,17 +130,19 @@ def open_torch_runner(subject: Subject, name: str, device: str, options: frozens
     """
     if subject.manifest is None:
         raise DhoxError(
-            f"The runner torch needs the run behind a model, and {subject.file} has no export. Leave it out."
+            f"The runner torch needs the run behind a model, and {subject.file} has no export.", "Leave it out."
         )
     if subject.precision not in {"fp32", *HALVES}:
         raise DhoxError(
-            f"The runner torch has no {subject.precision}. Give it the fp32 or fp16 model: --precision fp32."
+            f"The runner torch has no {subject.precision}.", "Give it the fp32 or fp16 model: --precision fp32."
         )
     run = Path(subject.manifest["run"]["path"])
     if not (run / RUN_FILE).is_file():
-        raise DhoxError(f"The runner torch needs the run of this export, and {run} is not here. Leave it out.")
+        raise DhoxError(f"The runner torch needs the run of this export, and {run} is not here.", "Leave it out.")
     if sha256(run / WEIGHTS_FILE) != subject.manifest["run"]["weights_sha256"]:
-        raise DhoxError(f"The run in {run} was trained again since this export. Export it again, or leave torch out.")
+        raise DhoxError(
+            f"The run in {run} was trained again since this export.", "Export it again, or leave torch out."
+        )
     module = deployable(run, Fold(**subject.manifest["fold"]), subject.input_kind)
     if subject.precision in HALVES:
         to_half(module, HALVES[subject.precision])

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dhox.bench.sensors.nvml import open_gpu
-from dhox.boards.jetson import is_jetson
-from dhox.boards.jetson_state import EMC, gpu_node, read_number, read_text
-from dhox.sysroot import system_path
+from dhox.system.jetson import is_jetson
+from dhox.system.jetson_state import EMC, gpu_node, read_number, read_text
+from dhox.system.sysroot import system_path
 
 HERTZ = 2.0
 MOST_CPUS = 16  # whose clock is read in one sample

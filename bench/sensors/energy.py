@@ -14,8 +14,8 @@ from dhox.bench.sensors.hwmon import open_hwmon
 from dhox.bench.sensors.meter import Meter, Reading
 from dhox.bench.sensors.nvml import open_nvml
 from dhox.bench.sensors.rapl import open_rapl
-from dhox.boards.jetson import is_jetson
 from dhox.errors import DhoxError
+from dhox.system.jetson import is_jetson
 
 METHOD = (
     "Energy: idle power first, then per artefact one uninterrupted window at a steady loop, after a time in which "
@@ -98,8 +98,8 @@ def running_joules(sampler: Sampler) -> dict[str, np.ndarray]:
     readings, asked = sampler.readings, len(sampler.readings) + sampler.missed
     if len(readings) < 3 or sampler.missed > MOST_MISSED * asked:
         raise DhoxError(
-            f"{sampler.meter.words}: {sampler.missed} of {asked} readings failed ({sampler.failure or 'too few'}). "
-            "Look at the kernel's messages (sudo dmesg), or measure without energy."
+            f"{sampler.meter.words}: {sampler.missed} of {asked} readings failed ({sampler.failure or 'too few'}).",
+            "Look at the kernel's messages (sudo dmesg), or measure without energy.",
         )
     times = np.array(sampler.times)
     joules = {}

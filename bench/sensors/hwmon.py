@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dhox.bench.sensors.meter import Reading
 from dhox.bench.sensors.sysfs import number
-from dhox.boards.jetson_state import read_number, read_text
-from dhox.sysroot import system_path
+from dhox.system.jetson_state import read_number, read_text
+from dhox.system.sysroot import system_path
 
 CHANNELS = (1, 2, 3)  # of an INA3221; in4 to in6 are shunt voltages, in7 is their sum: no rails
 NOT_CONNECTED = "NC"

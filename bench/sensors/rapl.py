@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dhox.bench.sensors.meter import Reading
 from dhox.bench.sensors.sysfs import number
-from dhox.boards.jetson_state import read_text
-from dhox.sysroot import system_path
+from dhox.system.jetson_state import read_text
+from dhox.system.sysroot import system_path
 
 PLACE = "/sys/class/powercap"
 READABLE = f"sudo chmod a+r {PLACE}/intel-rapl:*/energy_uj"

@@ -1,4 +1,4 @@
-"""Numbers in small kernel files, or the reason why there is none (dhox.boards.jetson_state answers None instead)."""
+"""Numbers in small kernel files, or the reason why there is none (dhox.system.jetson_state answers None instead)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.stats import accuracy_row, paired_difference_lower_bound, wilson_interval
+from dhox.evidence.statistics import accuracy_row, paired_difference_lower_bound, wilson_interval
 
 FEWEST_JUDGES = 50  # labelled images, below which no advice is given
 TOLERANCE = 1.0  # points of accuracy within which a smaller model counts as equally good

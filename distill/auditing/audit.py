@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory, write_json
 from dhox.console import progress_bar
 from dhox.data.dataset import (
     Item,
@@ -24,18 +25,17 @@ from dhox.data.dataset import (
     spread,
 )
 from dhox.distill.auditing.advice import Way, advise, way_row
-from dhox.distill.auditing.neighbours import nearest
-from dhox.distill.auditing.probe import choose_strength, cross_validated, fit_probe, folds_of
-from dhox.distill.auditing.suspects import near_copies, unlike
+from dhox.distill.auditing.leaks_and_outliers import near_copies, unlike
+from dhox.distill.auditing.linear_probe import choose_strength, cross_validated, fit_probe, folds_of
+from dhox.distill.auditing.nearest import nearest
 from dhox.distill.images.pixels import WholeImages
 from dhox.distill.images.scan import contents, scan
 from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.processes import create_fabric
 from dhox.distill.teachers.teacher import Teacher, load_teacher
-from dhox.environment import now, versions
 from dhox.errors import UsageError
-from dhox.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory, write_json
-from dhox.stats import accuracy_row, confusion_matrix
+from dhox.evidence.statistics import accuracy_row, confusion_matrix
+from dhox.system.environment import now, versions
 
 MOST_PROBE_IMAGES = 50_000
 SHOWN = 16  # pairs of classes named
@@ -82,7 +82,7 @@ def audit(
     every mistake in DATA or the options, before anything is written.
     """
     if len({teacher, *(small_clips or [])}) <= len(small_clips or []):
-        raise UsageError("--small-clip names the teacher or the same model twice. Name each model once.")
+        raise UsageError("--small-clip names the teacher or the same model twice.", "Name each model once.")
     check_output(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite)
     fabric, _ = create_fabric(device, None)
     splits = read_dataset(data, labels=listed_labels(class_file))

@@ -15,6 +15,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from PIL import Image
 
+from dhox.artefacts.files import free_bytes
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.shards import (
@@ -25,7 +26,6 @@ from dhox.distill.images.shards import (
     write_rows,
 )
 from dhox.errors import DhoxError
-from dhox.files import free_bytes
 
 RECIPE = {"rows": "packed images", "resize": "bicubic"}
 PER_INPUT = 10 / 7  # about 1 / sqrt(SCALE[0])
@@ -66,7 +66,8 @@ def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, f
     if need > 0.98 * free:
         raise DhoxError(
             f"Packing {n_missing} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
-            f"{free / 1e9:.1f} GB free. Choose a smaller --packed-size (0: decode in every epoch) or another --cache."
+            f"{free / 1e9:.1f} GB free.",
+            "Choose a smaller --packed-size (0: decode in every epoch) or another --cache.",
         )
     if share:
         with progress_bar("Packing images", len(share)) as advance:

@@ -36,8 +36,8 @@ def draw_labelled(
         short = [f"{label} ({len(by_class[label])})" for label in labels if len(by_class[label]) < shots]
         if short:
             raise DhoxError(
-                f"--shots {shots} asks for more labelled images than these classes have: {shorten(short)}. "
-                "Lower --shots or add images."
+                f"--shots {shots} asks for more labelled images than these classes have: {shorten(short)}.",
+                "Lower --shots or add images.",
             )
     labelled = []
     for label in labels:
@@ -125,5 +125,7 @@ def images_of_classes(train: list[Item], labels: list[str]) -> dict[str, list[It
         by_class[str(item.label)].append(item)
     empty = [label for label in labels if label not in by_class]
     if empty:
-        raise DhoxError(f"Classes without a labelled training image: {shorten(empty)}. Add images or drop the class.")
+        raise DhoxError(
+            f"Classes without a labelled training image: {shorten(empty)}.", "Add images or drop the class."
+        )
     return by_class

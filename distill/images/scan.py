@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhox.artefacts.files import stable_hash, write_bytes
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, Splits, data_address, image_bytes, shorten
 from dhox.data.images import UnreadableImageError, decode
 from dhox.errors import DhoxError
-from dhox.files import stable_hash, write_bytes
 
 SAVE_SECONDS = 30.0  # what a killed pass loses at most
 
@@ -38,7 +38,7 @@ def see(item: Item) -> Seen:
         content = image_bytes(item)
         width, height = decode(io.BytesIO(content), item.name).size
     except UnreadableImageError as err:
-        return Seen(digest(content), 0, 0, err.reason)
+        return Seen(digest(content), 0, 0, err.why)
     except OSError as err:
         return Seen("", 0, 0, err.strerror or str(err))
     return Seen(digest(content), width, height)
@@ -85,8 +85,8 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> t
     if bad and not skip_bad_images:
         raise DhoxError(
             f"{len(bad)} of {len(items)} images cannot be read: "
-            + shorten([f"{name} ({reason})" for name, reason in sorted(bad.items())])
-            + ". Replace or remove them, or add --skip-bad-images to continue without them."
+            f"{shorten([f'{name} ({reason})' for name, reason in sorted(bad.items())])}.",
+            "Replace or remove them, or add --skip-bad-images to continue without them.",
         )
     good = {split: [item for item in of_split if item.name not in bad] for split, of_split in splits.items()}
     return good, seen
@@ -108,7 +108,7 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise DhoxError(f"Could not create {memory.parent}: {err.strerror}. Choose another --cache.") from err
+        raise DhoxError(f"Could not create {memory.parent}: {err.strerror}.", "Choose another --cache.") from err
     rows = {name: [stamps[name], s.content, s.width, s.height] for name, s in seen.items() if s.reason is None}
     write_bytes(memory, json.dumps(rows, ensure_ascii=False).encode())
 

@@ -120,7 +120,8 @@ def choose_sets(
         )
     if not labelled and not unlabelled:
         raise DhoxError(
-            "Neither a labelled nor an unlabelled training image was found. Add images to train/CLASS/ or unlabelled/."
+            "Neither a labelled nor an unlabelled training image was found.",
+            "Add images to train/CLASS/ or unlabelled/.",
         )
     return Sets(
         labelled,
@@ -135,9 +136,9 @@ def choose_sets(
 def check_sampler(label_sampler: str, shots: int | None, label_fraction: float | None) -> None:
     """Raise UsageError where a reference sampler lacks the option that says how much it draws."""
     if label_sampler == "few-shot-reference" and shots is None:
-        raise UsageError("--label-sampler few-shot-reference draws --shots images of each class. Add --shots.")
+        raise UsageError("--label-sampler few-shot-reference draws --shots images of each class.", "Add --shots.")
     if label_sampler == "percent-reference" and label_fraction is None:
-        raise UsageError("--label-sampler percent-reference draws a share of all images. Add --label-fraction.")
+        raise UsageError("--label-sampler percent-reference draws a share of all images.", "Add --label-fraction.")
 
 
 def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
@@ -166,7 +167,8 @@ def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gener
     lost = sorted(set(labels) - {str(item.label) for item in remaining})
     if lost:
         raise DhoxError(
-            f"Holding out whole groups leaves no labelled image of: {shorten(lost)}. Give DATA a val split of its own."
+            f"Holding out whole groups leaves no labelled image of: {shorten(lost)}.",
+            "Give DATA a val split of its own.",
         )
     return remaining, [item for item in labelled if item.name in held]
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from dhox.artefacts.files import read_json, write_bytes, write_json
 from dhox.data.dataset import shorten
 from dhox.errors import DhoxError
-from dhox.files import read_json, write_bytes, write_json
 
 SHARDS_FILE, SHARDS_SCHEMA = "shards.json", "dhox.shards/1"
 KEY_BYTES = 16
@@ -91,7 +91,7 @@ def prepare(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise DhoxError(f"Could not create {folder}: {err.strerror}. Choose another --cache.") from err
+            raise DhoxError(f"Could not create {folder}: {err.strerror}.", "Choose another --cache.") from err
         write_json(path, {"schema": SHARDS_SCHEMA, "about": about or {}, **wanted, "files": {}})
         return
     found = read_json(path, SHARDS_SCHEMA)
@@ -105,8 +105,8 @@ def prepare(
     ]
     if other:
         raise DhoxError(
-            f"{folder} was written by another teacher or recipe ({'; '.join(other)}). Choose another --cache, or train "
-            "with the settings that wrote it."
+            f"{folder} was written by another teacher or recipe ({'; '.join(other)}).",
+            "Choose another --cache, or train with the settings that wrote it.",
         )
 
 
@@ -119,9 +119,9 @@ def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
     shards, damaged = examine(folder, checksums=checksums)
     if damaged:
         raise DhoxError(
-            f"{folder} is damaged: " + shorten([f"{name} ({reason})" for name, reason in sorted(damaged.items())], 4)
-            + f". `dhox cache --repair {folder}` drops these files; their rows are then computed again."
-        )  # fmt: skip
+            f"{folder} is damaged: {shorten([f'{name} ({reason})' for name, reason in sorted(damaged.items())], 4)}.",
+            f"`dhox cache --repair {folder}` drops these files; their rows are then computed again.",
+        )
     return shards
 
 
@@ -184,7 +184,8 @@ def open_rows(folder: Path, keys: list[bytes]) -> Rows:
     if lost:
         raise DhoxError(
             f"{folder} lacks {lost} of {len(keys)} rows that were just written: another command changes it at the same "
-            "time. Run the command again."
+            "time.",
+            "Run the command again.",
         )
     table = np.array([places[key] for key in keys], np.int64).reshape(-1, 2)
     maps = [np.memmap(s.path, dtype, "r", offset=s.offset, shape=(len(s.keys), *shape)) for s in shards]

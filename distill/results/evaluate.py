@@ -17,7 +17,7 @@ from dhox.distill.images.pixels import WholeImages, to_model
 from dhox.distill.processes import gather_rows, share_buffers
 from dhox.distill.students.kd_head import norm, plain_parameters
 from dhox.distill.students.student import Student
-from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 
 BATCH = 256
 

@@ -16,8 +16,8 @@ from dhox.distill.results.selection import (
     fold_of,
     selecting_half,
 )
-from dhox.heads import FIXED_ALPHA, FIXED_BETA, dho_probs
-from dhox.stats import accuracy_row, paired_difference_lower_bound
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
+from dhox.evidence.statistics import accuracy_row, paired_difference_lower_bound
 
 
 def select(

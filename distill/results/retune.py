@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, read_npz, to_json, write_files
 from dhox.distill.results.outcome import select, test_rows
-from dhox.environment import now
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, read_npz, to_json, write_files
+from dhox.system.environment import now
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ def retune(run: Path, *, metric: str | None = None, fixed: tuple[float, float] |
     for a folder that holds no complete run of two heads.
     """
     if not (run / RUN_FILE).is_file():
-        raise DhoxError(f"{run} is not a run directory. Give the directory that dhox distill wrote.")
+        raise DhoxError(f"{run} is not a run directory.", "Give the directory that dhox distill wrote.")
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
     if summary.get("status") != "complete":
-        raise DhoxError(f"{run} is not complete (status {summary.get('status')}). Finish dhox distill first.")
+        raise DhoxError(f"{run} is not complete (status {summary.get('status')}).", "Finish dhox distill first.")
     if summary["method"] != "dho":
         raise DhoxError(
-            f"{run} has one head (method {summary['method']}), so there is no alpha and no beta. Retune a dho run."
+            f"{run} has one head (method {summary['method']}), so there is no alpha and no beta.", "Retune a dho run."
         )
     old = read_json(run / "selection.json", "dhox.selection/1")
     metric = metric or old["metric"]

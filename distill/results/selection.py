@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dhox.files import stable_hash
-from dhox.heads import FIXED_ALPHA, FIXED_BETA
-from dhox.stats import negative_log_likelihood, score, softmax
+from dhox.artefacts.files import stable_hash
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
+from dhox.evidence.statistics import negative_log_likelihood, score, softmax
 
 ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
 BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -30,7 +30,7 @@ class Selection:
 def choose_alpha_beta(
     ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, metric: str = "accuracy"
 ) -> Selection:
-    """Maximise the metric (see dhox.stats.score) of the top-1 answers over the grid.
+    """Maximise the metric (see dhox.evidence.statistics.score) of the top-1 answers over the grid.
 
     Ties go to the lower NLL, then to the point nearest to (0.4, 0.5). Logits [N, C], labels [N].
     With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).

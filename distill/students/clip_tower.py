@@ -46,8 +46,9 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
         config = open_clip.get_model_config(architecture)
     except Exception as err:
         raise DhoxError(
-            f"The student {name!r} could not be loaded ({' '.join(str(err).split())[:400]}). Without a network, pass "
-            "open_clip:local-dir:PATH, or --student-weights FILE with the whole OpenCLIP model, or none."
+            f"The student {name!r} could not be loaded ({' '.join(str(err).split())[:400]}).",
+            "Without a network, pass "
+            "open_clip:local-dir:PATH, or --student-weights FILE with the whole OpenCLIP model, or none.",
         ) from err
     data = open_clip.get_model_preprocess_cfg(model)
     own_size = data["size"] if isinstance(data["size"], int) else data["size"][0]
@@ -69,7 +70,7 @@ def resized(name: str, tower: nn.Module, config: dict[str, Any], image_size: int
         resize_pos_embed(state, SimpleNamespace(visual=other))
         other.load_state_dict({key.removeprefix("visual."): tensor for key, tensor in state.items()})
     except Exception as err:  # shapes that do not fit, or timm's assertions on windows and patches
-        raise DhoxError(f"{name} takes images of its own size only. Leave --image-size {image_size} out.") from err
+        raise DhoxError(f"{name} takes images of its own size only.", f"Leave --image-size {image_size} out.") from err
     return other
 
 
@@ -105,7 +106,7 @@ def split_tower_name(name: str, weights: str) -> tuple[str, str | None]:
     if plain.startswith(SCHEMES):
         if weights not in {"pretrained", "none"}:
             raise UsageError(
-                f"{name} brings its own weights. Leave --student-weights out, or write open_clip:ARCHITECTURE."
+                f"{name} brings its own weights.", "Leave --student-weights out, or write open_clip:ARCHITECTURE."
             )
         return plain, None
     architecture = plain.partition("/")[0]

@@ -59,14 +59,14 @@ def create_student(
 def check_heads(name: str, weights: str, two_heads: bool, kd_head: str, init_heads: str) -> None:
     """Raise UsageError where the options of the heads exclude each other."""
     if kd_head != "linear" and not two_heads:
-        raise UsageError(f"--kd-head {kd_head} is for two heads. Use --method dho, or --kd-head linear.")
+        raise UsageError(f"--kd-head {kd_head} is for two heads.", "Use --method dho, or --kd-head linear.")
     if init_heads == "text" and not name.startswith(PREFIX):
         raise UsageError(
-            f"--init-heads text needs a student with a text tower, and {name} has none. Use a student open_clip:..., "
-            "or --init-heads random."
+            f"--init-heads text needs a student with a text tower, and {name} has none.",
+            "Use a student open_clip:..., or --init-heads random.",
         )
     if init_heads == "text" and weights == "none":
-        raise UsageError("--init-heads text needs a trained text tower. Leave out --student-weights none.")
+        raise UsageError("--init-heads text needs a trained text tower.", "Leave out --student-weights none.")
 
 
 def write_into_heads(student: Student, text: torch.Tensor) -> None:

@@ -45,8 +45,8 @@ def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, floa
     except Exception as err:
         reason = " ".join(str(err).split())[:200]
         raise DhoxError(
-            f"{file} could not be loaded as a checkpoint ({reason}). Give a .pt file of the authors' code "
-            "(huggingface.co/erjui/dho)."
+            f"{file} could not be loaded as a checkpoint ({reason}).",
+            "Give a .pt file of the authors' code (huggingface.co/erjui/dho).",
         ) from err
     stored = {}
     if isinstance(content, dict):
@@ -57,8 +57,8 @@ def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, floa
     missing = [name for name in HEADS if name not in state]
     if missing or not any(name.startswith("backbone.") for name in state):
         raise DhoxError(
-            f"{file} is no DHO student: it lacks {shorten(missing or ['backbone.*'])} (found: {shorten([*state], 4)}). "
-            "Give a checkpoint of train_imgnet_semi.py, train_imgnet.py or train_others.py."
+            f"{file} is no DHO student: it lacks {shorten(missing or ['backbone.*'])} (found: {shorten([*state], 4)}).",
+            "Give a checkpoint of train_imgnet_semi.py, train_imgnet.py or train_others.py.",
         )
     return state, stored
 
@@ -69,7 +69,9 @@ def rebuild(
     """The student of a checkpoint. Raises DhoxError for another architecture or number of classes, naming tensors."""
     rows = len(state["ce_head.bias"])
     if rows != classes:
-        raise DhoxError(f"{file} has {rows} classes, --classes names {classes}. Give the class list of its training.")
+        raise DhoxError(
+            f"{file} has {rows} classes, --classes names {classes}.", "Give the class list of its training."
+        )
     backbone_state = {
         name.removeprefix("backbone."): part for name, part in state.items() if name.startswith("backbone.")
     }
@@ -98,7 +100,7 @@ def openai_tower(arch: str) -> tuple[str, dict[str, Any]]:
     if full not in open_clip.list_models():
         openai = [name.removesuffix("-quickgelu") for name in open_clip.list_models() if name.endswith("-quickgelu")]
         known = [*CNNS, *openai]
-        raise DhoxError(f"--arch {arch} is unknown. {closest(arch, known)} Use the student of the training.")
+        raise DhoxError(f"--arch {arch} is unknown.", f"{closest(arch, known)} Use the student of the training.")
     config = open_clip.get_model_config(full)
     return f"{PREFIX}{full}", {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu")}
 
@@ -108,7 +110,9 @@ def clip_image_size(state: dict[str, torch.Tensor], tower: dict[str, Any], arch:
     is_resnet = isinstance(tower["vision_cfg"]["layers"], list)
     name = "attnpool.positional_embedding" if is_resnet else "positional_embedding"
     if name not in state:
-        raise DhoxError(f"{file} lacks backbone.{name}, so it is no {arch}. Give --arch the student of the training.")
+        raise DhoxError(
+            f"{file} lacks backbone.{name}, so it is no {arch}.", "Give --arch the student of the training."
+        )
     return isqrt(len(state[name]) - 1) * (32 if is_resnet else tower["vision_cfg"]["patch_size"])
 
 
@@ -134,4 +138,4 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], arch
     words = {"missing": missing, "not in that architecture": extra, "of another shape": other}
     if missing or extra or other:
         found = "; ".join(f"{len(names)} {what}: {shorten(names, 2)}" for what, names in words.items() if names)
-        raise DhoxError(f"{file} is no {arch} ({found}). Give --arch the student of the training.")
+        raise DhoxError(f"{file} is no {arch} ({found}).", "Give --arch the student of the training.")

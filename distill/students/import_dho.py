@@ -11,16 +11,16 @@ from lightning_fabric import Fabric
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256, write_json, write_npz
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
 from dhox.distill.results.evaluate import logit_arrays, pixel_loader, predict_logits
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
 from dhox.distill.students.student import save_student
 from dhox.distill.students.synthetic import write_synthetic_images
-from dhox.environment import now, versions
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256, write_json, write_npz
-from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
+from dhox.system.environment import now, versions
 
 CLIP_ALPHA_BETA = (0.5, 0.5)  # hard-coded in train_imgnet_semi.py
 SYNTHETIC = "synthetic"
@@ -115,13 +115,14 @@ def validation_items(data: Path, labels: list[str]) -> list[Item]:
     items = read_dataset(data, labels=labels)["val"]
     if not items:
         raise DhoxError(
-            f"{data} has no val split. Add val/CLASS/*, or leave --data out here and give it to dhox export."
+            f"{data} has no val split.", "Add val/CLASS/*, or leave --data out here and give it to dhox export."
         )
     outside = sorted({str(item.label) for item in items} - set(labels))
     if outside:
         raise DhoxError(
-            f"val has labels outside the class list: {shorten(outside)}. Rename the folders, or name the classes as "
-            "they are called (--classes imagenet-wnid for ImageNet's own folders)."
+            f"val has labels outside the class list: {shorten(outside)}.",
+            "Rename the folders, or name the classes as "
+            "they are called (--classes imagenet-wnid for ImageNet's own folders).",
         )
     return items
 
@@ -131,7 +132,7 @@ def known_classes(classes: str) -> list[tuple[str, str]]:
     if not classes.startswith("imagenet"):
         return read_class_file(Path(classes))
     if classes not in {"imagenet", "imagenet-wnid"}:
-        raise DhoxError(f"--classes {classes} is unknown. Use imagenet, imagenet-wnid or a class file.")
+        raise DhoxError(f"--classes {classes} is unknown.", "Use imagenet, imagenet-wnid or a class file.")
     info = ImageNetInfo()
     synsets = [info.index_to_label_name(i) for i in range(len(IMAGENET_CLASSNAMES))]
     if classes == "imagenet-wnid":

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, settle
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
 from dhox.distill.students.student import WEIGHTS_FILE, Student, StudentSpec
 from dhox.errors import DhoxError
-from dhox.files import RUN_FILE, RUN_SCHEMA, read_json, settle
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
     settle(run, RUN_FILE, RUN_SCHEMA)
     summary = read_json(run / RUN_FILE, RUN_SCHEMA)
     if summary.get("status") != "complete":
-        raise DhoxError(f"--init-from {run}: that run did not finish. Give a finished run directory.")
+        raise DhoxError(f"--init-from {run}: that run did not finish.", "Give a finished run directory.")
     spec = StudentSpec.from_json(summary["student"])
     if architecture_of(spec.name) != architecture_of(name):
         raise DhoxError(
-            f"--init-from {run}: its student is {spec.name}, not {name}. Use --student {spec.name}, or another run."
+            f"--init-from {run}: its student is {spec.name}, not {name}.", f"Use --student {spec.name}, or another run."
         )
     if two_heads and spec.two_heads and spec.kd_head != kd_head:
-        raise DhoxError(f"--init-from {run}: its KD head is {spec.kd_head}. Use --kd-head {spec.kd_head}.")
+        raise DhoxError(f"--init-from {run}: its KD head is {spec.kd_head}.", f"Use --kd-head {spec.kd_head}.")
     try:
         state = load_file(run / WEIGHTS_FILE)
     except Exception as err:
         raise DhoxError(
-            f"{run / WEIGHTS_FILE} is missing or damaged ({err}). Give another run, or train again."
+            f"{run / WEIGHTS_FILE} is missing or damaged ({err}).", "Give another run, or train again."
         ) from err
     return Earlier(run, spec, [entry["name"] for entry in summary["classes"]], state)
 
@@ -66,7 +66,8 @@ def copy_earlier(student: Student, earlier: Earlier, classes: list[str]) -> None
     if unfit:
         raise DhoxError(
             f"--init-from {earlier.run}: {len(unfit)} of the backbone's {len(backbone)} tensors are missing or have "
-            f"other shapes there: {shorten(unfit, 3)}. Use its image size: --image-size {earlier.spec.image_size}."
+            f"other shapes there: {shorten(unfit, 3)}.",
+            f"Use its image size: --image-size {earlier.spec.image_size}.",
         )
     rows = [(classes.index(name), i) for i, name in enumerate(earlier.classes) if name in classes]
     new, old = ([pair[side] for pair in rows] for side in (0, 1))

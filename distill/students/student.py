@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from dhox.artefacts.files import write_bytes
 from dhox.data.dataset import shorten
 from dhox.data.images import Preprocessing
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
 from dhox.errors import DhoxError
-from dhox.files import write_bytes
 
 WEIGHTS_FILE = "student.safetensors"
 
@@ -75,8 +75,9 @@ def check_student_name(name: str) -> None:
     """Raise DhoxError, with the closest names, for a student that timm does not know."""
     if not name.startswith(PREFIX) and name.split(".")[0] not in timm.list_models():
         raise DhoxError(
-            f"The student {name!r} is not a timm model. {closest(name, timm.list_models())} "
-            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers."
+            f"The student {name!r} is not a timm model.",
+            f"{closest(name, timm.list_models())} "
+            f"Any name of timm.list_models() will do, and {PREFIX}ARCHITECTURE/TAG for OpenCLIP's image towers.",
         )
 
 
@@ -91,7 +92,7 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         if name not in tags:
             raise DhoxError(
-                f"timm has no weights {name!r}. {closest(name, tags)} Or use --student-weights none or FILE."
+                f"timm has no weights {name!r}.", f"{closest(name, tags)} Or use --student-weights none or FILE."
             )
     options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
     sized = options if image_size is None else options | {"img_size": image_size}
@@ -102,8 +103,9 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             backbone = timm.create_model(name, **options)
     except Exception as err:
         raise DhoxError(
-            f"The student {name} could not be created ({err}). Without a network, pass --student-weights FILE with a "
-            "local state dict, or --student-weights none to train from scratch."
+            f"The student {name} could not be created ({err}).",
+            "Without a network, pass --student-weights FILE with a "
+            "local state dict, or --student-weights none to train from scratch.",
         ) from err
     if weights not in {"pretrained", "none"}:
         load_backbone_weights(backbone, Path(weights))
@@ -121,14 +123,15 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
             state = state.get("state_dict", state.get("model", state))
     except Exception as err:
         raise DhoxError(
-            f"The student weights {path} could not be loaded ({err}). Pass a .safetensors or .pth state dict."
+            f"The student weights {path} could not be loaded ({err}).", "Pass a .safetensors or .pth state dict."
         ) from err
     own = backbone.state_dict()
     unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
     if unfit:
         raise DhoxError(
             f"{path} lacks {len(unfit)} of the {len(own)} tensors of this student, or has them in other shapes: "
-            f"{shorten(unfit, 3)}. Pass the weights of the same timm model."
+            f"{shorten(unfit, 3)}.",
+            "Pass the weights of the same timm model.",
         )
     backbone.load_state_dict({name: state[name] for name in own})
 
@@ -144,8 +147,8 @@ def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bo
     if not isinstance(z, torch.Tensor) or z.ndim != 2:
         given = f"a tensor {list(z.shape)}" if isinstance(z, torch.Tensor) else f"a {type(z).__name__}"
         raise DhoxError(
-            f"The student's backbone gives {given} for one image, not one tensor of features [1, d]. Choose a student "
-            "that pools its features."
+            f"The student's backbone gives {given} for one image, not one tensor of features [1, d].",
+            "Choose a student that pools its features.",
         )
     return Student(backbone, z.shape[-1], classes, two_heads, kd_kind)
 
@@ -180,6 +183,6 @@ def load_student(run: Path, spec: StudentSpec) -> Student:
         nonlinear = [name for name in names if re.match(r"(ce|kd)_head\.\w+\.", name)]
         reason = f"its head is not one linear layer: {nonlinear[0]}" if nonlinear else " ".join(str(err).split())[:200]
         raise DhoxError(
-            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({reason}). Train it again."
+            f"{run / WEIGHTS_FILE} does not hold the student that run.json describes ({reason}).", "Train it again."
         ) from err
     return student.eval()

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional
 
+from dhox.artefacts.files import write_bytes
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.errors import DhoxError
-from dhox.files import write_bytes
 
 ADAPTER_SCHEMA = "dhox.adapter/1"
 ADAPTER_FILE = "adapter.safetensors"
@@ -86,7 +86,7 @@ def fit_tip_adapter(
     """
     if not len(labelled):
         raise DhoxError(
-            "A few-shot teacher needs labelled images, and there is none. Use --adapter none, or add labels."
+            "A few-shot teacher needs labelled images, and there is none.", "Use --adapter none, or add labels."
         )
     labelled, text = labelled.float(), text.to(labelled.device).float()
     labels = labels.to(labelled.device).long()
@@ -197,7 +197,9 @@ def load_adapter(path: Path) -> TipAdapter:
             about = json.loads((file.metadata() or {}).get("dhox", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as err:
-        raise DhoxError(f"The adapter {path} is missing or damaged ({err}). Write it again with dhox distill.") from err
+        raise DhoxError(
+            f"The adapter {path} is missing or damaged ({err}).", "Write it again with dhox distill."
+        ) from err
     if about.pop("schema", None) != ADAPTER_SCHEMA:
-        raise DhoxError(f"{path} is no adapter of this dhox ({ADAPTER_SCHEMA}). Write it again with dhox distill.")
+        raise DhoxError(f"{path} is no adapter of this dhox ({ADAPTER_SCHEMA}).", "Write it again with dhox distill.")
     return TipAdapter(**tensors, **about)

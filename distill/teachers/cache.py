@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
+from dhox.artefacts.files import free_bytes
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images import views as view_module
@@ -20,7 +21,6 @@ from dhox.distill.images.shards import Rows, missing_share, prepare, read_shards
 from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.distill.teachers.teacher import Teacher
 from dhox.errors import DhoxError
-from dhox.files import free_bytes
 
 WHOLE = "whole"  # as number of views: one embedding of the whole image, as the teacher's own transform shows it
 FORWARD_BATCH = 256
@@ -129,7 +129,8 @@ def fill_cache(
     if need > 0.98 * free:
         raise DhoxError(
             f"The embeddings of {n_missing} images need {need / 1e9:.1f} GB, and {folder} has "
-            f"{free / 1e9:.1f} GB free. Lower --views, or choose another --cache."
+            f"{free / 1e9:.1f} GB free.",
+            "Lower --views, or choose another --cache.",
         )
     if share:
         chosen = [items[i] for i in share]
@@ -181,7 +182,9 @@ def encode_in_parts(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
         return teacher.encode_images(pixels)
     except torch.OutOfMemoryError as err:
         if len(pixels) == 1:
-            raise DhoxError("The teacher does not fit into this device's memory. Choose a smaller --teacher.") from err
+            raise DhoxError(
+                "The teacher does not fit into this device's memory.", "Choose a smaller --teacher."
+            ) from err
     return torch.cat([encode_in_parts(teacher, part) for part in pixels.chunk(2)])
 
 

@@ -74,7 +74,7 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         )
         if isinstance(err, ImportError):
             advice = "Install what it needs; Hugging Face tokenizers: pip install transformers sentencepiece"
-        raise DhoxError(f"The teacher {name!r} could not be loaded ({err}). {advice}") from err
+        raise DhoxError(f"The teacher {name!r} could not be loaded ({err}).", f"{advice}") from err
     model.requires_grad_(False).eval()
     config = open_clip.get_model_preprocess_cfg(model)
     bias = getattr(model, "logit_bias", None)
@@ -103,20 +103,20 @@ def split_name(name: str, role: str = "teacher", weights_needed: bool = True) ->
     known = open_clip.list_models()
     if architecture not in known:
         raise DhoxError(
-            f"The {role} {architecture!r} is not an OpenCLIP architecture. {closest(architecture, known)} "
-            "Use ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH."
+            f"The {role} {architecture!r} is not an OpenCLIP architecture.",
+            f"{closest(architecture, known)} Use ARCHITECTURE/TAG, hf-hub:ORG/MODEL or local-dir:PATH.",
         )
     if not weights_needed:
         return architecture, None
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in tags and not Path(pretrained).is_file():
         raise DhoxError(
-            f"{architecture} has no weights {pretrained!r}. {closest(pretrained, tags)} "
-            f"Use {architecture}/TAG with a known tag, or {architecture}/FILE.safetensors."
+            f"{architecture} has no weights {pretrained!r}.",
+            f"{closest(pretrained, tags)} Use {architecture}/TAG with a known tag, or {architecture}/FILE.safetensors.",
         )
     sibling = f"{architecture}-quickgelu"
     if (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu") and sibling in known:
-        raise DhoxError(f"{architecture}/{pretrained} was trained with QuickGELU. Use {sibling}/{pretrained}.")
+        raise DhoxError(f"{architecture}/{pretrained} was trained with QuickGELU.", f"Use {sibling}/{pretrained}.")
     return architecture, pretrained
 
 

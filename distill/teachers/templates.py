@@ -16,7 +16,7 @@ def template_list(templates: str | None, single: list[str]) -> list[str]:
     where both are given and for a template without its {}, DhoxError for a file that cannot be read or holds none.
     """
     if templates is not None and single:
-        raise UsageError("--templates and --template both choose the prompts. Give one of them.")
+        raise UsageError("--templates and --template both choose the prompts.", "Give one of them.")
     for text in single:
         check_template(text, "--template")
     if single:
@@ -27,14 +27,14 @@ def template_list(templates: str | None, single: list[str]) -> list[str]:
         return [template("{}") for template in getattr(metadata, ENSEMBLES[name])]
     path = Path(name)
     if not path.is_file():
-        raise UsageError(f"--templates {name} is neither simple, nor imagenet, nor a file. Use one of these.")
+        raise UsageError(f"--templates {name} is neither simple, nor imagenet, nor a file.", "Use one of these.")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as err:
-        raise DhoxError(f"The template file {path} cannot be read ({err}). Save it as UTF-8 text.") from err
+        raise DhoxError(f"The template file {path} cannot be read ({err}).", "Save it as UTF-8 text.") from err
     found = list(dict.fromkeys(line for line in lines if line))
     if not found:
-        raise DhoxError(f"The template file {path} holds no template. Write one per line, such as: a photo of a {{}}.")
+        raise DhoxError(f"The template file {path} holds no template.", "Write one per line, such as: a photo of a {}.")
     for text in found:
         check_template(text, f"--templates {path}:")
     return found
@@ -47,4 +47,7 @@ def check_template(text: str, origin: str) -> None:
     except (IndexError, KeyError, ValueError):
         fits = False
     if not fits:
-        raise UsageError(f"{origin} {text!r}: write {{}} once, where the class name belongs, and no other braces.")
+        raise UsageError(
+            f"{origin} {text!r} has no place for the class name.",
+            "Write {} once, where it belongs, and no other braces.",
+        )

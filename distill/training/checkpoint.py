@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from dhox.artefacts.files import write_bytes
 from dhox.errors import DhoxError
-from dhox.files import write_bytes
 
 CHECKPOINT_FILE = "checkpoint/checkpoint.safetensors"
 
@@ -61,11 +61,11 @@ def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) 
     except Exception as err:
         reason = " ".join(str(err).split())[:200]
         raise DhoxError(
-            f"{path} is not a checkpoint of this training ({reason}). Train again without --resume."
+            f"{path} is not a checkpoint of this training ({reason}).", "Train again without --resume."
         ) from err
     if found != identity:
         raise DhoxError(
-            f"{path} is of a training on other images: DATA, or a file given with it, has changed since. Start again "
-            "without --resume."
+            f"{path} is of a training on other images: DATA, or a file given with it, has changed since.",
+            "Start again without --resume.",
         )
     return step, history

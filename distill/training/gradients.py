@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dhox.files import write_bytes
+from dhox.artefacts.files import write_bytes
 
 GRADIENTS_FILE = "gradients.csv"
 COLUMNS = ("step", "stage", "cosine", "dot", "sign_agreement")

@@ -17,9 +17,9 @@ from dhox.console import progress_bar
 from dhox.data.dataset import shorten
 from dhox.distill.students.student import Student
 from dhox.distill.training.checkpoint import load_checkpoint, save_checkpoint
-from dhox.distill.training.feed import Batch
 from dhox.distill.training.gradients import gradient_conflict, read_gradients, write_gradients
 from dhox.distill.training.loss import CE_WEIGHT, training_loss
+from dhox.distill.training.prefetch import Batch
 from dhox.errors import DhoxError
 
 NEVER = 2**62
@@ -172,11 +172,12 @@ def diverged(
     numbers = next(iter(batches(range(step, step + 1)))).numbers.tolist()
     what = (
         f"Training diverged: the loss or the weights of step {step} (epoch {step // epoch_steps + 1}) are not finite. "
-        f"Its images: {shorten([f'{number} {names[number]}' for number in numbers], 4)}. Look at them; "
+        f"Its images: {shorten([f'{number} {names[number]}' for number in numbers], 4)}."
     )
     if not history["epochs"]:
-        return DivergedError(f"{what}lower --learning-rate, or use --precision 32-true.")
+        return DivergedError(what, "Look at them; lower --learning-rate, or use --precision 32-true.")
     return DivergedError(
-        f"{what}the checkpoint of epoch {len(history['epochs'])} is kept in {run}: go on from there with --resume and "
-        "a lower --learning-rate, or with --precision 32-true."
+        what,
+        f"Look at them; the checkpoint of epoch {len(history['epochs'])} is kept in {run}: go on from there with "
+        "--resume and a lower --learning-rate, or with --precision 32-true.",
     )

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import output_directory, sha256, user_cache
 from dhox.errors import DhoxError
 from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector
 from dhox.export.engines.sidecar import precision_record, write_engine
-from dhox.files import output_directory, sha256, user_cache
 from dhox.models import engines
-from dhox.models.cuda import Gpu, gpu
-from dhox.models.engine_session import EngineSession
-from dhox.models.tensorrt_api import TensorRT, import_tensorrt, message_logger
+from dhox.runtimes.cuda import Gpu, gpu
+from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
+from dhox.runtimes.tensorrt_session import EngineSession
 
 OPTIONS = Options(1, 8, 32, None, False, False, None)
 

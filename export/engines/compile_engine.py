@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import user_cache, write_bytes
 from dhox.errors import DhoxError
 from dhox.export.engines.precision_proof import check_promise, graph_precision, network_products
-from dhox.files import user_cache, write_bytes
-from dhox.models.cuda import Gpu
 from dhox.models.onnx_file import check_onnx
-from dhox.models.tensorrt_api import TensorRT
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.tensorrt_api import TensorRT
 
 LARGEST_TIMING_CACHE = 256 << 20  # bytes
 NO_MEMORY = re.compile(r"insuff?icient memory|out of ?memory|memory is insufficient|within workspace limit", re.I)
@@ -53,7 +53,9 @@ def compile_onnx(
     Raises DhoxError in TensorRT's own words, and GateFailedError where the file is not typed as `precision` says.
     """
     if external := check_onnx(onnx).external:
-        raise DhoxError(f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file. Export again.")
+        raise DhoxError(
+            f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file.", "Export again."
+        )
     content = onnx.read_bytes()
     api = trt.api
     builder = api.Builder(logger)
@@ -61,7 +63,7 @@ def compile_onnx(
     parser = api.OnnxParser(network, logger)
     if not parser.parse(content):
         words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
-        raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}). Export it again, or report these words.")
+        raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}).", "Export it again, or report these words.")
     graph = graph_precision(network, precision)
     check_promise(precision, graph, None)
 
@@ -73,7 +75,7 @@ def compile_onnx(
     image = network.get_input(0)
     batch, *fixed = tuple(image.shape)
     if min(fixed) < 1:
-        raise DhoxError(f"{onnx} leaves the size of its images open ({image.shape}). Export it with a fixed size.")
+        raise DhoxError(f"{onnx} leaves the size of its images open ({image.shape}).", "Export it with a fixed size.")
     batches = (options.smallest, options.usual, options.largest) if batch < 0 else (batch,) * 3
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, *((n, *fixed) for n in batches))
@@ -97,7 +99,7 @@ def set_compatibility(api: Any, config: Any, options: Options) -> None:
     """Ask for version or hardware compatibility; raises DhoxError where this TensorRT has none."""
     if options.version_compatible:
         if not hasattr(api.BuilderFlag, "VERSION_COMPATIBLE"):
-            raise DhoxError("This TensorRT builds no version-compatible engines. Leave out --version-compatible.")
+            raise DhoxError("This TensorRT builds no version-compatible engines.", "Leave out --version-compatible.")
         config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
         level = api.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -105,7 +107,8 @@ def set_compatibility(api: Any, config: Any, options: Options) -> None:
         if config.hardware_compatibility_level != level:
             raise DhoxError(
                 "This TensorRT builds no hardware-compatible engines on request (TensorRT-RTX's run on every GPU from "
-                "compute capability 8.0 on by themselves). Leave out --hardware-compatible."
+                "compute capability 8.0 on by themselves).",
+                "Leave out --hardware-compatible.",
             )
 
 
@@ -114,7 +117,8 @@ def use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> lis
     if core not in range(builder.num_DLA_cores):
         raise DhoxError(
             f"--dla {core}: TensorRT finds {builder.num_DLA_cores} DLA cores here. Orin Nano and Thor have none, and "
-            "some versions of TensorRT use none. Leave out --dla, or name a core below that number."
+            "some versions of TensorRT use none.",
+            "Leave out --dla, or name a core below that number.",
         )
     config.default_device_type = api.DeviceType.DLA
     config.DLA_core = core
@@ -143,12 +147,13 @@ def build_error(errors: list[str], warnings: list[str]) -> DhoxError:
     words = "; ".join(" ".join(text.split()) for text in errors[-3:] or warnings[-3:]) or "it gives no reason"
     if any(NO_MEMORY.search(text) for text in [*errors, *warnings]):
         return DhoxError(
-            f"TensorRT had not enough memory to build the engine ({words}). Allow it more with --workspace MIB "
-            "where there is more; else use a smaller --batch, or stop what else uses the memory."
+            f"TensorRT had not enough memory to build the engine ({words}).",
+            "Allow it more with --workspace MIB "
+            "where there is more; else use a smaller --batch, or stop what else uses the memory.",
         )
     if "libnvinfer_lean" in words:
         return DhoxError(
-            f"A version-compatible engine carries TensorRT's lean runtime, which is not here ({words}). Install the "
-            "package libnvinfer-lean, or leave out --version-compatible."
+            f"A version-compatible engine carries TensorRT's lean runtime, which is not here ({words}).",
+            "Install the package libnvinfer-lean, or leave out --version-compatible.",
         )
-    return DhoxError(f"TensorRT could not build the engine ({words}). Report these words with the ONNX file.")
+    return DhoxError(f"TensorRT could not build the engine ({words}).", "Report these words with the ONNX file.")

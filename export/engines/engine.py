@@ -11,19 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import check_output, output_directory, read_json
 from dhox.data.images import Preprocessing
-from dhox.device_ledger import device_row, ledger_items
 from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.evidence.device_ledger import device_row, ledger_items
+from dhox.evidence.ledger import LEDGER_SCHEMA
 from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector, layers_of_log
 from dhox.export.engines.sidecar import precision_record, write_engine
-from dhox.files import check_output, output_directory, read_json
-from dhox.ledger import LEDGER_SCHEMA
 from dhox.models import engines
-from dhox.models.cuda import Gpu, NoGpuError, gpu
-from dhox.models.engine_session import EngineSession
-from dhox.models.exported import artefact, check_file, predict_items, read_manifest, run_session
-from dhox.models.tensorrt_api import TensorRT, import_tensorrt, message_logger
+from dhox.models.export_directory import artefact, check_file, predict_items, read_manifest, run_session
+from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
+from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
+from dhox.runtimes.tensorrt_session import EngineSession
 
 HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
 
@@ -35,8 +35,8 @@ def parse_batches(text: str) -> tuple[int, int, int]:
     smallest, usual, largest = batches
     if not 1 <= smallest <= usual <= largest:
         raise UsageError(
-            f"--batch {text} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX. Write for example --batch 1:8:16, or "
-            "--batch 8 for that size alone."
+            f"--batch {text} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX.",
+            "Write for example --batch 1:8:16, or --batch 8 for that size alone.",
         )
     return smallest, usual, largest
 
@@ -68,7 +68,7 @@ def build_engines(
     folders = [engine_folder(export, entry, trt, device, options) for entry in entries]
     for entry, folder in zip(entries, folders, strict=True):
         if dla is not None and entry["precision"] not in {"fp16", "int8"}:
-            raise UsageError("DLA computes in fp16 and int8 only. Leave out --dla, or build the fp16 model.")
+            raise UsageError("DLA computes in fp16 and int8 only.", "Leave out --dla, or build the fp16 model.")
         check_output(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
     return [
         build_engine(export, manifest, entry, folder, trt, device, options, overwrite)
@@ -79,11 +79,13 @@ def build_engines(
 def check_options(options: Options) -> None:
     """Raise UsageError for options that contradict each other."""
     if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise UsageError(f"--workspace {options.workspace_mib} is no amount of MiB. Use for example --workspace 512.")
+        raise UsageError(
+            f"--workspace {options.workspace_mib} is no amount of MiB.", "Use for example --workspace 512."
+        )
     if options.dla is not None and options.smallest != options.largest:
-        raise UsageError("DLA takes one batch size only. Use for example --batch 8 with --dla.")
+        raise UsageError("DLA takes one batch size only.", "Use for example --batch 8 with --dla.")
     if options.dla is not None and options.hardware_compatible:
-        raise UsageError("--dla binds an engine to its board: leave out --hardware-compatible.")
+        raise UsageError("--dla binds an engine to its board.", "Leave out --hardware-compatible.")
 
 
 def find_gpu(trt: TensorRT) -> Gpu | None:
@@ -92,7 +94,7 @@ def find_gpu(trt: TensorRT) -> Gpu | None:
         return gpu()
     except NoGpuError as err:
         if trt.flavour == "tensorrt":
-            raise DhoxError(f"TensorRT builds an engine on the GPU that will run it. {err}") from err
+            raise DhoxError("TensorRT builds an engine on the GPU that will run it.", f"{err}") from err
         return None
 
 
@@ -151,8 +153,8 @@ def prove_golden(
     if not result.passed:
         raise GateFailedError(
             f"The {entry['precision']} engine does not give the golden outputs of the export ({asdict(result)}). "
-            "Nothing was kept. Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT "
-            "version."
+            "Nothing was kept.",
+            "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
         )
     return {"status": "passed", **asdict(result)}
 

@@ -166,18 +166,20 @@ def check_promise(
     if precision != "fp32" and (graph["share"] == 0 or (precision != "int8" and graph["share"] <= 0.5)):
         raise GateFailedError(
             f"{precision} was asked for, but only {graph['share']:.0%} of the convolutions and matrix products in the "
-            f"parsed network are {precision} ({tally(graph)}). Nothing was kept. Export the {precision} model again."
+            f"parsed network are {precision} ({tally(graph)}). Nothing was kept.",
+            f"Export the {precision} model again.",
         )
     if promised is not None and graph["share"] < promised - SLACK:
         raise GateFailedError(
             f"The export promised {promised:.0%} {precision} convolutions and matrix products, and the parsed network "
-            f"has {graph['share']:.0%} ({tally(graph)}). Nothing was kept. Report it with the TensorRT version."
+            f"has {graph['share']:.0%} ({tally(graph)}). Nothing was kept.",
+            "Report it with the TensorRT version.",
         )
     if engine is not None and "share" in engine and engine["share"] < graph["share"] - SLACK:
         raise GateFailedError(
             f"{precision} was asked for and the network is typed so ({graph['share']:.0%} of its convolutions and "
-            f"matrix products), but in the engine only {engine['share']:.0%} are ({tally(engine)}). Nothing was kept. "
-            "Build without --dla or compatibility options, or report it with the engine's log."
+            f"matrix products), but in the engine only {engine['share']:.0%} are ({tally(engine)}). Nothing was kept.",
+            "Build without --dla or compatibility options, or report it with the engine's log.",
         )
 
 

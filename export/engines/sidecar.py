@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dhox.boards.jetson import jetson_card
-from dhox.environment import now
+from dhox.artefacts.files import write_bytes, write_json
 from dhox.export.engines.compile_engine import Compiled, Options
-from dhox.files import write_bytes, write_json
 from dhox.models import engines
-from dhox.models.cuda import Gpu
-from dhox.models.tensorrt_api import TensorRT
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.tensorrt_api import TensorRT
+from dhox.system.environment import now
+from dhox.system.jetson import jetson_card
 
 TRUST_NOTE = (
     "The hashes prove integrity, not trust: an engine can run any code when it is loaded. dhox loads it for the user "

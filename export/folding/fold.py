@@ -17,8 +17,8 @@ import numpy as np
 
 from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
 from dhox.errors import DhoxError
-from dhox.heads import dho_probs, linear_probs
-from dhox.stats import (
+from dhox.evidence.dho_inference import dho_probs, linear_probs
+from dhox.evidence.statistics import (
     accuracy_row,
     expected_calibration_error,
     negative_log_likelihood,
@@ -193,7 +193,9 @@ def tuned_linear(
     z_norm = harmonic_mean(val[f"{prefix}z_norms"][part]) if plain else None
     if not labelled and not prefix and (r is None or tau is None):
         if r is not None or tau is not None:
-            raise DhoxError("No validation or unlabelled image is there to fit r or tau on. Give both, --r and --tau.")
+            raise DhoxError(
+                "No validation or unlabelled image is there to fit r or tau on.", "Give both, --r and --tau."
+            )
         return inference_linear(alpha, beta, z_norm)
     ce_logits, kd_logits = val[f"{prefix}ce_logits"][part], linear_kd_logits(val, z_norm, prefix)[part]
     mixture = dho_probs(ce_logits, val[f"{prefix}kd_logits"][part], alpha, beta)

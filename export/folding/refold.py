@@ -44,12 +44,12 @@ def replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarr
     users = [node for tensor in held for node in graph.node if tensor.name in node.input]
     if not held or len(users) != len(held):
         raise DhoxError(
-            f"The graph has no {name} of its own (the exporter merged or dropped it, because of its present value). "
-            "Export the run again in place of retuning."
+            f"The graph has no {name} of its own (the exporter merged or dropped it, because of its present value).",
+            "Export the run again in place of retuning.",
         )
     for tensor in held:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise DhoxError(f"{name} lies outside its ONNX file. Export the run again in place of retuning.")
+            raise DhoxError(f"{name} lies outside its ONNX file.", "Export the run again in place of retuning.")
         if tensor.data_type == onnx.TensorProto.INT8:
             requantise(graph, tensor, before, after)
         else:
@@ -67,7 +67,7 @@ def requantise(graph: Any, tensor: Any, before: np.ndarray, after: np.ndarray) -
     tensors = {entry.name: entry for entry in graph.initializer}
     zero_point = tensors.get(node.input[2]) if len(node.input) > 2 else None
     if node.op_type != "DequantizeLinear" or (zero_point and onnx.numpy_helper.to_array(zero_point).any()):
-        raise DhoxError(f"{tensor.name} is not quantised symmetrically. Export the run again in place of retuning.")
+        raise DhoxError(f"{tensor.name} is not quantised symmetrically.", "Export the run again in place of retuning.")
     scale = tensors[node.input[1]]
     present = onnx.numpy_helper.to_array(scale).astype(np.float32)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1) % before.ndim
@@ -87,7 +87,7 @@ def check_holds(name: str, present: np.ndarray, expected: np.ndarray, tolerance:
     """Raise DhoxError where a graph does not hold the numbers that the manifest and heads.npz give."""
     if not abs(present - expected).max() <= tolerance:
         raise DhoxError(
-            f"{name} in the graph is not the head that heads.npz and the manifest describe. Export the run again."
+            f"{name} in the graph is not the head that heads.npz and the manifest describe.", "Export the run again."
         )
 
 
@@ -97,8 +97,8 @@ def in_type_of(tensor: Any, values: np.ndarray) -> np.ndarray:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if dtype == np.float16 and not (abs(values) <= np.finfo(np.float16).max).all():
         raise DhoxError(
-            f"{tensor.name} would hold {abs(values).max():.3g}, beyond fp16. Choose a larger beta or tau, or export "
-            "without fp16."
+            f"{tensor.name} would hold {abs(values).max():.3g}, beyond fp16.",
+            "Choose a larger beta or tau, or export without fp16.",
         )
     rounded: np.ndarray = values.astype(dtype)
     return rounded

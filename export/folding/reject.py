@@ -9,8 +9,8 @@ import numpy as np
 
 from dhox.distill.results.selection import FOLDS, fold_of, selecting_half
 from dhox.errors import DhoxError, UsageError
+from dhox.evidence.statistics import accuracy_row, wilson_interval
 from dhox.export.folding.fold import Fold, fold_probs
-from dhox.stats import accuracy_row, wilson_interval
 
 FEWEST_IMAGES = 20  # with fewer, a share of 95 % cannot be told from all
 
@@ -25,12 +25,12 @@ def reject_threshold(val: dict[str, np.ndarray], fold: Fold, asked: float) -> di
     Raises UsageError for a share outside (0, 1], DhoxError where there are too few validation images.
     """
     if not 0 < asked <= 1:
-        raise UsageError(f"--reject-coverage {asked:g} is not a share of the images. Give one above 0, at most 1.")
+        raise UsageError(f"--reject-coverage {asked:g} is not a share of the images.", "Give one above 0, at most 1.")
     labels, names = val["labels"], val["names"].tolist()
     if len(labels) < FEWEST_IMAGES:
         raise DhoxError(
-            f"--reject-coverage needs at least {FEWEST_IMAGES} validation images, and there are {len(labels)}. Give "
-            "DATA a val split, or leave the option out."
+            f"--reject-coverage needs at least {FEWEST_IMAGES} validation images, and there are {len(labels)}.",
+            "Give DATA a val split, or leave the option out.",
         )
     probs = fold_probs(val, fold)
     confidence, right = probs.max(-1), probs.argmax(-1) == labels

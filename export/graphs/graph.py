@@ -9,10 +9,10 @@ from torch import nn
 from dhox.data.images import Preprocessing
 from dhox.distill.students.kd_head import norm, plain_parameters, unit
 from dhox.distill.students.student import Student
-from dhox.export.check import BATCH
 from dhox.export.folding.fold import Fold
 from dhox.export.folding.head_weights import head_weights, is_cosine
-from dhox.models.exported import in_batches
+from dhox.export.parity import BATCH
+from dhox.models.export_directory import in_batches
 
 
 class LinearHead(nn.Module):
@@ -124,7 +124,7 @@ def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
 class Deployable(nn.Module):
     """The whole exported function.
 
-    Input `image`, by `input_kind` (one of dhox.models.exported.INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
+    Input `image`, by `input_kind` (one of dhox.models.export_directory.INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
     [B, 3, H, W], or float32 [B, 3, H, W] from 0 to 255. Output `probs`: float32 [B, C].
     """
 

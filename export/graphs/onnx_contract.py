@@ -52,7 +52,8 @@ def check_operators(model: onnx.ModelProto, opset: int) -> None:
             known = f"ONNX has it since opset {min(versions)}" if versions else "ONNX has it in no opset"
             raise DhoxError(
                 f"The student needs the operator {node.op_type}, which opset {opset} lacks ({known}). dhox writes "
-                f"opset {OPSET}, the one that every supported TensorRT and ONNX Runtime reads. Choose another student."
+                f"opset {OPSET}, the one that every supported TensorRT and ONNX Runtime reads.",
+                "Choose another student.",
             ) from None
 
 

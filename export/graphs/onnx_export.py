@@ -37,7 +37,7 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
                 input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as err:
-        raise DhoxError(f"{exporter_words(err)} Choose another student.") from err
+        raise DhoxError(exporter_words(err), "Choose another student.") from err
     assert program is not None
     simplify(program.model)
     return finish(program.model_proto, metadata)

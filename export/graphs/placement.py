@@ -15,8 +15,8 @@ import numpy as np
 
 from dhox.data.dataset import shorten
 from dhox.errors import GateFailedError, require
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import PROVIDERS, available_providers, nodes_run, open_session
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import PROVIDERS, available_providers, nodes_run, open_session
 
 GATED = {"fp32", "fp16"}
 SIZE_OPS = {"Shape", "Size"}
@@ -33,7 +33,8 @@ def check_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[s
     if nodes:
         raise GateFailedError(
             f"The {precision} graph computes with the batch size in {len(nodes)} nodes, which a GPU leaves to the CPU: "
-            f"{shorten(nodes, 5)}. Choose another student, and please report this one."
+            f"{shorten(nodes, 5)}.",
+            "Choose another student, and please report this one.",
         )
     return {"shape_arithmetic": nodes, "placement": cuda_placement(precision, content, batch)}
 
@@ -76,7 +77,8 @@ def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[st
     if strangers and precision in GATED:
         raise GateFailedError(
             f"{len(strangers)} of the {len(nodes)} nodes of the {precision} graph do not run on {PROVIDERS['cuda']}: "
-            f"{shorten(strangers, 5)}. Choose another student, and please report this one."
+            f"{shorten(strangers, 5)}.",
+            "Choose another student, and please report this one.",
         )
     return dict(Counter(provider for _, _, provider in nodes))
 

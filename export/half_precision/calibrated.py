@@ -17,13 +17,21 @@ from onnx import TensorProto, numpy_helper
 
 from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
-from dhox.export.half_precision.damage import largest_difference, node_damage
+from dhox.export.half_precision.convert import (
+    LARGEST,
+    LINEAR_OPS,
+    TAIL,
+    convert,
+    float_tensors,
+    fp32_nodes,
+    with_bridges,
+)
 from dhox.export.half_precision.emulated import MOVING_OPS, emulated, typed_graph
-from dhox.export.half_precision.half import LARGEST, LINEAR_OPS, TAIL, convert, float_tensors, fp32_nodes, with_bridges
 from dhox.export.half_precision.ranges import Ranges, measure_ranges
-from dhox.models.exported import in_batches
+from dhox.export.half_precision.sensitivity import largest_difference, node_damage
+from dhox.models.export_directory import in_batches
 from dhox.models.golden import TOLERANCE
-from dhox.models.onnx_session import open_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 CALIBRATION_IMAGES = 64
 BATCH = 16
@@ -88,7 +96,8 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray],
     if not share:
         raise DhoxError(
             f"Every convolution and matrix product would stay fp32 ({products[0]}: {why[products[0]]}), so the "
-            f"{dtype} file would not be one. Export without --{dtype}."
+            f"{dtype} file would not be one.",
+            f"Export without --{dtype}.",
         )
     floats = float_tensors(graph)
     listed = [
@@ -121,8 +130,8 @@ def check_finite(graph: onnx.GraphProto, ranges: Ranges) -> None:
     for node in graph.node:
         if any(not np.isfinite(ranges.largest.get(name, 0.0)) for name in node.output):
             raise DhoxError(
-                f"The fp32 graph itself gives values that are not finite, first at {node.name} ({node.op_type}). "
-                "Check the student's weights and normalisation statistics, or train it again."
+                f"The fp32 graph itself gives values that are not finite, first at {node.name} ({node.op_type}).",
+                "Check the student's weights and normalisation statistics, or train it again.",
             )
 
 

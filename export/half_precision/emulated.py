@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from dhox.export.half_precision.half import constants_to_initializers
+from dhox.export.half_precision.convert import constants_to_initializers
 
 HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Operators whose outputs are among their inputs, or constants: nothing to round

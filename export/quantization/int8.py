@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.half_precision.half import convert
+from dhox.export.half_precision.convert import convert
 from dhox.export.quantization.qdq import WEIGHTED, calibrate, layers, quantise
 from dhox.export.quantization.sensitivity import answers, damages, fewest
 
@@ -77,14 +77,14 @@ def to_int8(
     is left in int8 before the gate holds.
     """
     if max_drop < 0:
-        raise UsageError(f"An accuracy drop of {max_drop:g} points is a gain. Allow 0 or more.")
+        raise UsageError(f"An accuracy drop of {max_drop:g} points is a gain.", "Allow 0 or more.")
     if not judge or not sum(map(len, judge)):
-        raise DhoxError("int8 needs images to judge it by, and there are none. Give DATA with validation images.")
+        raise DhoxError("int8 needs images to judge it by, and there are none.", "Give DATA with validation images.")
     kept = kept or {}
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fp32))
     ops = {node.name: node.op_type for node in layers(model.graph, quantize_head) if node.name not in kept}
     if not ops:
-        raise DhoxError("This student has no layer that int8 could take. Export without --int8.")
+        raise DhoxError("This student has no layer that int8 could take.", "Export without --int8.")
     ranges = calibrate(model, calibration, method)
     expected = answers(fp32, judge, "fp32 answers")
 
@@ -120,7 +120,8 @@ def to_int8(
     what = "points of top-1" if labels is not None else "% of the answers"
     raise GateFailedError(
         f"int8 loses more than {max_drop:g} {what} against fp32 on {len(expected)} images, whichever of the "
-        f"{len(ops)} layers stay int8. Use --fp16 instead of --int8, or allow more with --max-accuracy-drop."
+        f"{len(ops)} layers stay int8.",
+        "Use --fp16 instead of --int8, or allow more with --max-accuracy-drop.",
     )
 
 

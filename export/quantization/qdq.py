@@ -89,7 +89,9 @@ def calibrate(model: onnx.ModelProto, batches: Sequence[np.ndarray], method: str
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     if not batches or not all(len(batch) for batch in batches):
-        raise DhoxError("int8 needs images to measure ranges on, and there are none. Give DATA with unlabelled images.")
+        raise DhoxError(
+            "int8 needs images to measure ranges on, and there are none.", "Give DATA with unlabelled images."
+        )
     kinds = {
         "minmax": (CalibrationMethod.MinMax, {}),
         "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE}),

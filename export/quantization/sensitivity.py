@@ -10,8 +10,8 @@ import onnx
 
 from dhox.console import progress_bar
 from dhox.export.quantization.qdq import Ranges, quantise
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import open_session
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 SENSITIVITY_IMAGES = 32
 SMALLEST_PROBABILITY = 1e-12

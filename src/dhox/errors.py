@@ -7,9 +7,19 @@ from types import ModuleType
 
 
 class DhoxError(Exception):
-    """A mistake that the user can mend: the message says what is wrong and ends with what to do next."""
+    """A mistake that the user can mend.
+
+    `reason`: what is wrong. `fix`: what to do next, in sentences. The message is both.
+    """
 
     exit_code = 1
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason, fix)
+        self.reason, self.fix = reason, fix
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.fix}"
 
 
 class UsageError(DhoxError):
@@ -49,5 +59,5 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError as err:
         raise DhoxError(
-            f"{module} could not be imported ({err}). Install it with: pip install 'dhox[{extra}]'"
+            f"{module} could not be imported ({err}).", f"Install it with: pip install 'dhox[{extra}]'"
         ) from err

@@ -25,9 +25,11 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench.boards import board, board_environment
-from dhox.bench.boards.board_answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
-from dhox.bench.boards.board_environment import (
+from dhox.artefacts.files import BENCH_SCHEMA
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.remote import board, board_environment
+from dhox.bench.remote.answers import BENCH, FINDINGS, LOOK, OUT, PROBE, STATUS, fits, read_answer
+from dhox.bench.remote.board_environment import (
     Target,
     dhox_files,
     needed_by,
@@ -36,8 +38,9 @@ from dhox.bench.boards.board_environment import (
     unmet,
     wheel_folder,
 )
-from dhox.bench.boards.board_link import RESULT
-from dhox.bench.boards.remote import (
+from dhox.bench.remote.bundle import Shipment, add_images, add_models
+from dhox.bench.remote.link import RESULT
+from dhox.bench.remote.run import (
     bench_remote,
     benches_of,
     check_one_data,
@@ -46,14 +49,11 @@ from dhox.bench.boards.remote import (
     replace_texts,
     said_to_remain,
 )
-from dhox.bench.boards.shipment import Shipment, add_images, add_models
-from dhox.bench.choosing.footprint import measure_footprint
-from dhox.bench.subjects import open_subjects
+from dhox.bench.sweep.footprint import measure_footprint
 from dhox.cli.common import option_words
 from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.files import BENCH_SCHEMA
 from dhox.reports.remote_tables import rows
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
@@ -76,7 +76,7 @@ def test_the_board_program_needs_the_standard_library_alone() -> None:
 def board_process(
     tmp_path: Path, grace: dict[int, float], command: list[str], patience_s: float = board.PATIENCE_S
 ) -> subprocess.Popen[bytes]:
-    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace!r}; board.main()"
+    code = f"from dhox.bench.remote import board; board.GRACE_S = {grace!r}; board.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"DHOX_REMOTE_CACHE": str(tmp_path)},
@@ -277,7 +277,7 @@ def test_a_link_that_ends_while_another_bench_measures_is_answered(
 
 
 def test_what_holds_the_machine_runs_benches_that_do_not_wait(tmp_path: Path) -> None:
-    code = "from dhox.bench.one_at_a_time import one_at_a_time\nwith one_at_a_time():\n    print('mine', flush=True)"
+    code = "from dhox.bench.machine_lock import one_at_a_time\nwith one_at_a_time():\n    print('mine', flush=True)"
     process = board_process(tmp_path, {int(n): s for n, s in board.GRACE_S.items()}, [sys.executable, "-c", code])
     assert process.stdout is not None
     first = json.loads(process.stdout.readline().removeprefix(board.MARK))
@@ -679,7 +679,7 @@ def test_options_that_would_be_ignored_are_refused(
 @pytest.mark.parametrize(
     ("error", "said", "code"),
     [
-        (DhoxError("It is full."), "It is full.", 1),
+        (DhoxError("It is full.", ""), "It is full.", 1),
         (OSError(28, "No space left on device"), "No space left on device", 1),
         (KeyboardInterrupt(), "Interrupted", 130),
     ],
@@ -715,7 +715,7 @@ def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
 def test_engines_where_there_is_no_gpu_are_one_message() -> None:
     arguments = json.dumps({"exports": [], "precisions": [], "batches": [1]})
     done = subprocess.run(
-        [sys.executable, "-m", "dhox.bench.boards.board_engines", arguments],
+        [sys.executable, "-m", "dhox.bench.remote.board_engines", arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.files import write_json, write_npz
 from dhox.bench.compare import compare, difference_interval, verdict
-from dhox.bench.latency import latency_row
+from dhox.bench.latency_statistics import latency_row
 from dhox.errors import DhoxError, UsageError
-from dhox.files import write_json, write_npz
-from dhox.stats import accuracy_row
+from dhox.evidence.statistics import accuracy_row
 
 DHOX = Path(sysconfig.get_path("scripts")) / "dhox"
 LABELS = ["bag", "sandal"] * 100
@@ -35,7 +35,7 @@ def write_bench(
         rounds = list((1e6 * factor * batch * level).astype(np.int64))
         key = f"fp32_onnxruntime_{batch}_e2e"
         arrays |= {key: np.concatenate(rounds), f"{key}_rounds": np.full(40, 20)}
-        names = {"subject": "fp32", "runner": "onnxruntime", "batch": batch, "boundary": "e2e", "emulated": None}
+        names = {"subject": "fp32", "runner": "onnxruntime", "batch": batch, "scope": "e2e", "emulated": None}
         rows.append({**names, "samples": key, **latency_row(rounds, batch, np.arange(40.0))})
     right = np.array([i not in wrong for i in range(len(LABELS))])
     answer = {"subject": "fp32", "runner": "onnxruntime", "precision": "fp32", **accuracy_row(right)}

@@ -11,8 +11,8 @@ from bench_example import example
 from sensor_trees import plant, put
 
 import dhox.bench
+from dhox.artefacts.files import to_json
 from dhox.bench.sensors.conditions import Conditions, fixed, spread
-from dhox.files import to_json
 
 SCHEMA = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text(encoding="utf-8"))
 

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from dhox.bench.contract_subject import check_batches, contract_subject
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.contract_model import check_batches, contract_subject
 from dhox.bench.run import bench
-from dhox.bench.subjects import open_subjects
 from dhox.cli.main import main
 from dhox.data.images import model_input
 from dhox.errors import DhoxError
 from dhox.models.contract import Contract, check_model, read_contract
 from dhox.models.contract_draft import literal, toml, write_draft
 from dhox.models.onnx_graph import read_graph
-from dhox.models.onnx_session import open_session
-from dhox.recipe import tomllib
+from dhox.options.recipe import tomllib
+from dhox.runtimes.onnxruntime_session import open_session
 
 SIDE = 32
 
@@ -322,7 +322,7 @@ def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path
     with pytest.raises(DhoxError, match=r"own has the batch size 5 fixed in its file, so batch 8 .*Use --batch 5"):
         check_batches([subject], (8,))
     result = bench(
-        [path], tmp_path / "bench", contract=path.with_suffix(".toml"), batches=(1, 5), boundaries=("e2e",),
+        [path], tmp_path / "bench", contract=path.with_suffix(".toml"), batches=(1, 5), scopes=("e2e",),
         duration_s=0.05, data=line / "data",
     )  # fmt: skip
     assert [row["batch"] for row in result.content["latency"]] == [5]
@@ -351,8 +351,8 @@ def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> 
     content = result.content
     assert [row["name"] for row in content["subjects"]] == ["fp32", "users"]
     assert content["subjects"][1]["bytes"] > path.with_name("users.onnx.data").stat().st_size
-    assert {(row["subject"], row["boundary"]) for row in content["latency"]} == {
-        (name, boundary) for name in ("fp32", "users") for boundary in ("device", "e2e", "pipeline")
+    assert {(row["subject"], row["scope"]) for row in content["latency"]} == {
+        (name, scope) for name in ("fp32", "users") for scope in ("device", "e2e", "pipeline")
     }
     answered = list(csv.DictReader((out / "predictions.csv").open()))
     users = [row for row in answered if row["subject"] == "users"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sensor_trees import plant, put
 
 import dhox.bench
+from dhox.artefacts.files import to_json
 from dhox.bench.sensors.energy import (
     GAPS,
     Sampler,
@@ -30,7 +31,6 @@ from dhox.bench.sensors.energy import (
 )
 from dhox.bench.sensors.meter import Reading
 from dhox.errors import DhoxError
-from dhox.files import to_json
 
 SCHEMA = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text(encoding="utf-8"))
 
@@ -253,6 +253,6 @@ def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(content) == set(not_measured("x"))
     to_json(content)
     bench = example(tmp_path / "bench", "cpu")
-    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "boundary": "device", "trace": "energy_fp32"}
+    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "scope": "device", "trace": "energy_fp32"}
     for energy in (content | {"rows": [key | row]}, not_measured("no sensor")):
         jsonschema.validate(bench | {"energy": energy}, SCHEMA)

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
+from dhox.bench.bench_models import open_subjects
 from dhox.bench.runners.engine_runner import EXPERIMENTAL, EngineRunner
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
-from dhox.models import cuda
-from dhox.models.engine_session import EngineSession
+from dhox.runtimes import cuda
+from dhox.runtimes.tensorrt_session import EngineSession
 
 SIDECAR = {
     "precision": "fp16", "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"}, "dla_fallback": [],
@@ -72,7 +72,7 @@ def test_run_computes_what_is_bound_without_copies(
     opened.bind(images(3))
     session, probs = opened.session, np.empty((3, 2), np.float32)
     for name in ("to_device", "to_host"):
-        monkeypatch.setattr(cuda, name, lambda *_: pytest.fail("a copy within the boundary `device`"))
+        monkeypatch.setattr(cuda, name, lambda *_: pytest.fail("a copy within the scope `device`"))
     opened.run()
     monkeypatch.setattr(cuda, "to_host", device.to_host)
     cuda.to_host(probs, session.addresses["probs"], session.stream)
@@ -85,7 +85,7 @@ def test_a_graph_that_is_not_captured_is_said_and_replaced(
     device: SyntheticDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def capture(stream: int, enqueue: object) -> int:
-        raise DhoxError("CUDA: cudaStreamEndCapture failed (operation not permitted). Check the driver.")
+        raise DhoxError("CUDA: cudaStreamEndCapture failed (operation not permitted).", "Check the driver.")
 
     monkeypatch.setattr(cuda, "capture", capture)
     opened = runner(1, 8, graph=True)
@@ -144,9 +144,9 @@ def test_a_real_engine_answers_with_and_without_a_graph(
 ) -> None:
     from dataclasses import replace
 
+    from dhox.artefacts.files import read_npz
     from dhox.export.engines.engine import build_engines
-    from dhox.files import read_npz
-    from dhox.models.tensorrt_api import import_tensorrt
+    from dhox.runtimes.tensorrt_api import import_tensorrt
 
     try:
         import_tensorrt()

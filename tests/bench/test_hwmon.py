@@ -10,7 +10,7 @@ import pytest
 from sensor_trees import SENSORS, SOURCES, plant, put
 
 from dhox.bench.sensors.hwmon import HwmonMeter, find_rails, open_hwmon
-from dhox.boards.jetson import is_jetson
+from dhox.system.jetson import is_jetson
 
 
 @pytest.fixture

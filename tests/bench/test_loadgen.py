@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench.other_clocks.loadgen import SCENARIOS, cross_check_loadgen
-from dhox.bench.other_clocks.loadgen_child import paired_numbers, pairs_of
+from dhox.artefacts.files import read_npz
+from dhox.bench.bench_models import Subject, open_subjects
+from dhox.bench.crosscheck.loadgen import SCENARIOS, cross_check_loadgen
+from dhox.bench.crosscheck.loadgen_child import paired_numbers, pairs_of
 from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
-from dhox.bench.subjects import Subject, open_subjects
 from dhox.errors import DhoxError
-from dhox.files import read_npz
 
 pytest.importorskip("mlperf_loadgen")
 positive = st.floats(1e-3, 1e6)
@@ -107,7 +107,7 @@ def test_an_error_inside_a_callback_does_not_abort_the_process(tmp_path: Path) -
     code = f"""
 import numpy as np
 from pathlib import Path
-from dhox.bench.other_clocks.loadgen_child import loadgen_run
+from dhox.bench.crosscheck.loadgen_child import loadgen_run
 calls = []
 def answer(numbers):
     calls.append(numbers)

@@ -18,22 +18,22 @@ from pathlib import Path
 import pytest
 from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
 
-from dhox.bench.boards import board, power_modes
-from dhox.bench.boards.power_modes import left_over, lock_file, power_mode_sweep, restore_left_over, state_file
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, read_json
+from dhox.bench.remote import board, power_modes
+from dhox.bench.remote.power_modes import left_over, lock_file, power_mode_sweep, restore_left_over, state_file
 from dhox.bench.run import BenchResult
-from dhox.boards.nvpmodel import PowerMode
 from dhox.cli.main import main
+from dhox.cli.power_modes import bench_modes
 from dhox.console import console
-from dhox.doctor import state
+from dhox.doctor.examine import state
 from dhox.errors import DhoxError
-from dhox.files import BENCH_FILE, BENCH_SCHEMA, read_json
-from dhox.power_mode_bench import bench_modes
-from dhox.sysroot import VARIABLE
-from dhox.system_command import ask
+from dhox.system.commands import ask
+from dhox.system.nvpmodel import PowerMode
+from dhox.system.sysroot import VARIABLE
 
 SWEEP = """
 import sys, time
-from dhox.bench.boards.power_modes import power_mode_sweep
+from dhox.bench.remote.power_modes import power_mode_sweep
 not_run = []
 try:
     with power_mode_sweep(not_run) as (_, modes):
@@ -165,7 +165,7 @@ def test_over_ssh_a_lost_link_leaves_time_to_restore(
     monkeypatch.setenv("DHOX_REMOTE_CACHE", str(tmp_path / "store"))
     (root / "slow_3").write_text("0")
     grace = {int(signal.SIGINT): 0.0, int(signal.SIGTERM): 0.1, int(signal.SIGKILL): killed_after}
-    code = f"from dhox.bench.boards import board; board.GRACE_S = {grace}; board.main()"
+    code = f"from dhox.bench.remote import board; board.GRACE_S = {grace}; board.main()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -283,7 +283,7 @@ def test_what_a_sweep_needs(root: Path) -> None:
         power_mode_sweep([]).__enter__()
 
 
-QUICK = ["--device", "cpu", "--batch", "1", "--boundary", "e2e", "--duration", "0.05", "--energy", "0", "--precision", "fp32"]  # fmt: skip
+QUICK = ["--device", "cpu", "--batch", "1", "--scope", "e2e", "--duration", "0.05", "--energy", "0", "--precision", "fp32"]  # fmt: skip
 
 
 def exit_code(*words: str) -> int | str | None:
@@ -343,7 +343,7 @@ def result(line: Path, place: Path) -> BenchResult:
 def test_the_other_modes_are_measured_after_one_that_fails(root: Path, line: Path, tmp_path: Path) -> None:
     def run(place: Path) -> BenchResult:
         if place.name == "3-MODE_50W":
-            raise DhoxError("The sensor is gone. Plug it in.")
+            raise DhoxError("The sensor is gone.", "Plug it in.")
         return result(line, place)
 
     results, ended = bench_modes(run, tmp_path / "modes")
@@ -356,7 +356,7 @@ def test_the_other_modes_are_measured_after_one_that_fails(root: Path, line: Pat
 
 def test_where_every_mode_fails_the_first_reason_is_the_error(root: Path, tmp_path: Path) -> None:
     def run(place: Path) -> BenchResult:
-        raise DhoxError(f"No {place.name}.")
+        raise DhoxError(f"No {place.name}.", "")
 
     with pytest.raises(DhoxError, match="^No 3-MODE_50W.$"):
         bench_modes(run, tmp_path / "modes")
@@ -371,7 +371,7 @@ def test_a_signal_keeps_what_was_measured(root: Path, line: Path, tmp_path: Path
                 signal.raise_signal(signal.SIGTERM)
             except KeyboardInterrupt:
                 if swallowed:
-                    raise DhoxError("A library could not be imported.") from None
+                    raise DhoxError("A library could not be imported.", "") from None
                 raise
         return result(line, place)
 

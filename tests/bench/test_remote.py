@@ -27,21 +27,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dhox.bench
-from dhox.bench.boards import board_link
-from dhox.bench.boards.board import MARK
-from dhox.bench.boards.board_link import Board
-from dhox.bench.boards.remote import bring
-from dhox.bench.boards.shipment import Shipment
-from dhox.boards import ssh
-from dhox.boards.ssh import Connection
+from dhox.artefacts.files import BENCH_SCHEMA, read_json
+from dhox.bench.remote import link as board_link
+from dhox.bench.remote import ssh
+from dhox.bench.remote.board import MARK
+from dhox.bench.remote.bundle import Shipment
+from dhox.bench.remote.link import Board
+from dhox.bench.remote.run import bring
+from dhox.bench.remote.ssh import Connection
 from dhox.errors import DhoxError
-from dhox.files import BENCH_SCHEMA, read_json
 
 pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
 
 DHOX = Path(sys.executable).with_name("dhox")
-QUICK = ("--device", "cpu", "--duration", "0.05", "--batch", "1", "--boundary", "e2e")
-LONG = ("--device", "cpu", "--duration", "100", "--batch", "1", "--boundary", "e2e")
+QUICK = ("--device", "cpu", "--duration", "0.05", "--batch", "1", "--scope", "e2e")
+LONG = ("--device", "cpu", "--duration", "100", "--batch", "1", "--scope", "e2e")
 NASTY = (
     "-rf.png",
     "two  spaces.png",
@@ -178,7 +178,7 @@ def test_a_bench_over_ssh_is_the_bench_of_the_board(
     assert content["environment"]["python"] == version
     assert content["environment"].keys() >= {"dhox", "onnxruntime"}
     assert "torch" not in content["environment"]
-    assert {row["boundary"] for row in content["latency"]} == {"e2e"}
+    assert {row["scope"] for row in content["latency"]} == {"e2e"}
     # Every path is this machine's.
     assert content["subjects"][0]["export"]["path"] == str(first["export"])
     assert content["accuracy"]["data"] == str(first["root"] / "line/data")

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dhox.bench.measure import FEWEST_ROUNDS, measure
+from dhox.artefacts.files import read_json, read_npz, write_npz
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.rounds import FEWEST_ROUNDS, measure
 from dhox.bench.run import BenchResult, bench
 from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.bench.runners.runner import open_runner
 from dhox.bench.runners.streams import stream_rows
-from dhox.bench.subjects import open_subjects
-from dhox.bench.timing import samples_key
+from dhox.bench.timed_cells import samples_key
 from dhox.errors import DhoxError
-from dhox.files import read_json, read_npz, write_npz
-from dhox.reports.bench_words import not_as_asked, not_measured
-from dhox.stats import percentile
+from dhox.evidence.statistics import percentile
+from dhox.reports.bench.text import not_as_asked, not_measured
 
 
 def rewrite_manifest(export: Path, **changes: object) -> None:
@@ -31,14 +31,14 @@ def rewrite_manifest(export: Path, **changes: object) -> None:
 
 
 def cells(content: dict[str, Any]) -> list[tuple[str, int, str]]:
-    return [(row["subject"], row["batch"], row["boundary"]) for row in content["latency"]]
+    return [(row["subject"], row["batch"], row["scope"]) for row in content["latency"]]
 
 
 def test_the_bench_directory_holds_the_contract(line: Path) -> None:
     folder = line / "runs/tiny/bench/here"
     content = read_json(folder / "bench.json", "dhox.bench/2")
-    boundaries = ("device", "e2e", "pipeline")
-    assert sorted(cells(content)) == sorted(product(("fp32", "fp16"), (1, 8), boundaries))
+    scopes = ("device", "e2e", "pipeline")
+    assert sorted(cells(content)) == sorted(product(("fp32", "fp16"), (1, 8), scopes))
     samples = read_npz(folder / "samples.npz")
     for row in content["latency"]:
         taken = samples[row["samples"]]
@@ -74,14 +74,14 @@ def test_accuracy_is_that_of_the_predictions_and_of_torch(line: Path) -> None:
 
 
 def quick(export: Path, out: str = "b", **options: Any) -> BenchResult:
-    settings: dict[str, Any] = {"duration_s": 0.05, "energy_s": 0, "batches": (1,), "boundaries": ("e2e",)}
+    settings: dict[str, Any] = {"duration_s": 0.05, "energy_s": 0, "batches": (1,), "scopes": ("e2e",)}
     return bench([export], Path(out), **(settings | options))
 
 
 def test_without_the_test_split_accuracy_is_not_run_and_says_so(own_line: Path) -> None:
     export = own_line / "runs/tiny/export"
     rewrite_manifest(export, data="/nowhere")
-    content = quick(export, boundaries=("pipeline",)).content
+    content = quick(export, scopes=("pipeline",)).content
     assert content["accuracy"]["rows"] == []
     assert content["accuracy"]["note"] == "not run: no test split at /nowhere. Give --data."
     assert content["settings"]["images"] == "the golden JPEG of the export"
@@ -106,7 +106,7 @@ def test_several_models_are_measured_side_by_side(own_line: Path) -> None:
     shutil.copytree(export, own_line / "runs/other/export")
     content = bench(
         [export / "model.onnx", own_line / "runs/other/export", export / "model.onnx"],
-        Path("b"), precisions=("fp32",), duration_s=0.05, energy_s=0, batches=(2,), boundaries=("e2e",),
+        Path("b"), precisions=("fp32",), duration_s=0.05, energy_s=0, batches=(2,), scopes=("e2e",),
     ).content  # fmt: skip
     assert [row["name"] for row in content["subjects"]] == ["tiny/fp32 #1", "other/fp32", "tiny/fp32 #2"]
     assert len(content["latency"]) == len(content["golden"]) == 3
@@ -163,7 +163,7 @@ def test_a_changed_file_is_refused(own_line: Path) -> None:
 
 
 def test_wrong_golden_outputs_fail(own_line: Path) -> None:
-    from dhox.files import sha256
+    from dhox.artefacts.files import sha256
 
     export = own_line / "runs/tiny/export"
     golden = read_npz(export / "golden.npz")
@@ -222,7 +222,8 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
     content = read_json(own_line / "runs/tiny/bench/here/bench.json", "dhox.bench/2")["ledgers"][0]
     exported = {
-        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/2")["rows"]
+        row["stage"]: row
+        for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.evidence.ledger/2")["rows"]
     }
     assert content["note"] is None
     assert [row["stage"] for row in content["rows"]] == ["onnx_fp32", "onnx_fp16"]
@@ -343,7 +344,7 @@ def test_every_export_has_a_ledger_of_its_own(own_line: Path) -> None:
     rewrite_manifest(first, data=str(own_line / "data"))
     rewrite_manifest(second, data=str(Path("other data").absolute()))
     (own_line / "data/val/bag/000.png").unlink()
-    settings: dict[str, Any] = {"duration_s": 0.05, "energy_s": 0, "batches": (1,), "boundaries": ("e2e",)}
+    settings: dict[str, Any] = {"duration_s": 0.05, "energy_s": 0, "batches": (1,), "scopes": ("e2e",)}
     for number, exports in enumerate(([first, second], [second, first])):
         content = bench(exports, Path(f"b{number}"), precisions=("fp32",), **settings).content
         found = {ledger["export"]: ledger for ledger in content["ledgers"]}

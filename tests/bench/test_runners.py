@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime import OrtValue
 
+from dhox.artefacts.files import read_npz
+from dhox.bench.bench_models import Subject, open_subjects
 from dhox.bench.runners import runner as runners
 from dhox.bench.runners.ort_runner import (
     DEQUANTISED,
@@ -29,11 +31,9 @@ from dhox.bench.runners.ort_runner import (
 )
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
 from dhox.bench.runners.torch_runner import open_torch_runner
-from dhox.bench.subjects import Subject, open_subjects
 from dhox.errors import DhoxError, UsageError
-from dhox.files import read_npz
-from dhox.models.cuda import Gpu
-from dhox.models.onnx_session import nodes_run, open_session
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.onnxruntime_session import nodes_run, open_session
 
 FACTS = {
     "device", "provider_asked", "provider", "graph_asked", "graph", "graph_note", "precision_asked",
@@ -303,7 +303,7 @@ def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
 def engine_of(subject: Subject, export: Path, **device: str) -> Subject:
     """A copy of a subject whose export holds the sidecar of an engine, built on this kind of board or on `device`."""
     from dhox.models.engines import ENGINE_SCHEMA, platform_name
-    from dhox.models.tensorrt_api import import_tensorrt
+    from dhox.runtimes.tensorrt_api import import_tensorrt
 
     trt = import_tensorrt()
     sidecar = {

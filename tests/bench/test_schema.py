@@ -60,7 +60,7 @@ def set_in(*places: Any, value: Any) -> Callable[[Any], None]:
         set_in("more", value=1),
         set_in("latency", 0, "latency_ms", "p50", value=0),
         set_in("latency", 0, "latency_ms", "p50", value=None),
-        set_in("latency", 0, "boundary", value="host"),
+        set_in("latency", 0, "scope", value="host"),
         set_in("latency", 0, "batch", value=0),
         set_in("latency", 0, "p50_interval", value=[1.0]),
         set_in("latency", 0, "seconds", value=2.0),

@@ -14,11 +14,11 @@ from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.bench.bench_models import open_subjects
 from dhox.bench.runners.runner import Runner, open_runner
 from dhox.bench.runners.streams import concurrent_streams, stream_rows, throughput
-from dhox.bench.subjects import open_subjects
 from dhox.errors import DhoxError
-from dhox.reports.bench_words import not_measured
+from dhox.reports.bench.text import not_measured
 
 
 @given(st.integers(1, 4), st.floats(0.01, 0.29), st.floats(0, 1), st.integers(1, 32))
@@ -126,7 +126,7 @@ class Counted:
         if self.limit is not None:
             self.limit -= 1
             if self.limit < 0:
-                raise DhoxError("The device is gone. Check its cable.")
+                raise DhoxError("The device is gone.", "Check its cable.")
         return self.runner.infer(batch)
 
     def close(self) -> None:

@@ -17,22 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_architecture import BOARD
 
-from dhox.bench.choosing import candidates
-from dhox.bench.choosing.candidates import candidate_folder, prepare
-from dhox.bench.choosing.choose import choose, fronts, pareto_front, parse_budget
-from dhox.bench.choosing.footprint import measure_footprint
-from dhox.bench.choosing.known_accuracy import accuracy_of, finished_runs
-from dhox.bench.choosing.sweep import add_footprints, measure_all, sweep
+from dhox.artefacts.files import read_json, write_json
+from dhox.bench.bench_models import open_subjects
 from dhox.bench.run import BenchResult
-from dhox.bench.subjects import open_subjects
+from dhox.bench.sweep import candidates
+from dhox.bench.sweep.candidates import candidate_folder, prepare
+from dhox.bench.sweep.choose import choose, fronts, pareto_front, parse_budget
+from dhox.bench.sweep.footprint import measure_footprint
+from dhox.bench.sweep.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.sweep.run import add_footprints, measure_all, sweep
 from dhox.cli.main import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
-from dhox.files import read_json, write_json
-from dhox.models.exported import read_manifest
-from dhox.models.model import load
-from dhox.models.onnx_session import available_providers
-from dhox.reports.sweep_tables import print_sweep
+from dhox.models.classifier import load
+from dhox.models.export_directory import read_manifest
+from dhox.reports.sweep.tables import print_sweep
+from dhox.runtimes.onnxruntime_session import available_providers
 
 SIDE = 32
 
@@ -195,7 +195,7 @@ def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path
     runs[0][1]["test"] = None
     ledger = accuracy_of(runs, "test_resnet", 28, "fp16")
     assert ledger is not None
-    assert ledger["split"] == read_json(run / "export/ledger.json", "dhox.ledger/2")["images"]
+    assert ledger["split"] == read_json(run / "export/ledger.json", "dhox.evidence.ledger/2")["images"]
 
     later = run.with_name("later")
     later.mkdir()
@@ -275,7 +275,7 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
     assert content["choice"]["distill"] == ["test_resnet"]
     assert "Next:" not in said  # it is trained already
     samples = json.loads(Path("swept/bench/bench.json").read_text())
-    assert {one["boundary"] for one in samples["latency"]} == {"e2e"}
+    assert {one["scope"] for one in samples["latency"]} == {"e2e"}
     page = Path("swept/sweep.html").read_text()
     assert page.count("<svg") == 2
     assert "&lt;/" not in page  # no tag is shown
@@ -503,7 +503,7 @@ def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.M
         result.content["latency"] = result.content["latency"][:1]
         return result
 
-    monkeypatch.setattr("dhox.bench.choosing.sweep.measure_all", stopped)
+    monkeypatch.setattr("dhox.bench.sweep.run.measure_all", stopped)
     result = sweep([], Path("cut"), candidates=cache, device="cpu", duration_s=0.05, energy_s=0, budget_ms=1e4)
     assert len(result.content["rows"]) == 1
     assert result.content["failed"][0]["reason"] == "the sweep was interrupted before it was measured"
@@ -514,7 +514,7 @@ def test_the_memory_of_a_model_leaves_its_runtime_out(cache: Path) -> None:
     """torch alone has more than 100 MB of libraries; this network has 2 MB of weights."""
     export = cache / "test_resnet-32px-4c"
     assert 0 < measure_footprint(export, "fp32", "onnxruntime", "cpu", 1) < 100e6
-    loaded = "import sys; from dhox.bench.choosing.footprint import load_runtime; load_runtime(sys.argv[1]); "
+    loaded = "import sys; from dhox.bench.sweep.footprint import load_runtime; load_runtime(sys.argv[1]); "
     command = [sys.executable, "-c", f"{loaded} sys.exit('torch' not in sys.modules)", "torch"]
     assert subprocess.run(command, check=False).returncode == 0
 
@@ -530,8 +530,8 @@ def test_why_memory_was_not_measured_is_said(cache: Path) -> None:
 
 
 def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path, cache: Path) -> None:
+    from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, newest
     from dhox.cli.sweep import CANDIDATES
-    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, newest
 
     CANDIDATES.symlink_to(cache)
     assert open_subjects([CANDIDATES / "test_vit-32px-4c"])

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dhox.bench.measure import Samples
-from dhox.bench.other_clocks.cross_checks import trtexec_checks
-from dhox.bench.other_clocks.trtexec import (
+from dhox.artefacts.files import write_json
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.crosscheck.cross_checks import trtexec_checks
+from dhox.bench.crosscheck.trtexec import (
     cross_check_trtexec,
     find_trtexec,
     parse_times,
     trtexec_arguments,
     trtexec_version,
 )
-from dhox.bench.subjects import open_subjects
+from dhox.bench.rounds import Samples
 from dhox.errors import DhoxError
-from dhox.files import write_json
+from dhox.evidence.statistics import percentile
 from dhox.models.engines import ENGINE_SCHEMA
-from dhox.stats import percentile
 
 TIMES = Path(__file__).with_name("synthetic_trtexec_times.json")
 KNOWN = {  # of the flags that we use, those that each major version knows
@@ -80,7 +80,7 @@ def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str
         Path("model.engine"), 8, {"device": 0.82, "e2e": 0.9, "pipeline": 3.0}, trtexec=program,
         input_shape=(224, 224, 3), graph=graph,
     )  # fmt: skip
-    assert [row["boundary"] for row in rows] == ["device", "e2e"]
+    assert [row["scope"] for row in rows] == ["device", "e2e"]
     times = parse_times(TIMES.read_text())
     for row, field, ours in zip(rows, ("computeMs", "latencyMs"), (0.82, 0.9), strict=True):
         assert row["theirs"] == percentile(times[field], 50)
@@ -160,7 +160,7 @@ def checks_of(
         folder / "engine.json",
         {"schema": ENGINE_SCHEMA, "status": "complete", "tensorrt": {"flavour": flavour}, "options": options},
     )
-    monkeypatch.setattr("dhox.bench.other_clocks.cross_checks.find_trtexec", lambda: tool)
+    monkeypatch.setattr("dhox.bench.crosscheck.cross_checks.find_trtexec", lambda: tool)
     (subject,) = open_subjects([line / "runs/tiny/export/model.onnx"])
     runner: Any = SimpleNamespace(name="tensorrt", facts={"engine": str(folder / "model.engine"), "graph": False})
     image = next((line / "data/test/bag").iterdir()).read_bytes()
@@ -172,7 +172,7 @@ def checks_of(
 
 def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("dhox.bench.other_clocks.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
+    monkeypatch.setattr("dhox.bench.crosscheck.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
     assert find_trtexec() is None
     program = stand_in(tmp_path, "v100300")
     assert find_trtexec() == program

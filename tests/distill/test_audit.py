@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dhox.artefacts.files import read_json, read_npz
 from dhox.distill.auditing.audit import audit
-from dhox.distill.auditing.suspects import altered
+from dhox.distill.auditing.leaks_and_outliers import altered
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES
 from dhox.errors import DhoxError, UsageError
-from dhox.files import read_json, read_npz
-from dhox.reports.audit_page import write_audit_page
+from dhox.reports.audit.page import write_audit_page
 from dhox.reports.tables import print_audit
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"

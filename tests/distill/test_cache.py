@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from quick_distill import DEMO_TEACHER, quick, without
 
+from dhox.artefacts.files import sha256
 from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
 from dhox.distill.images.scan import scan
 from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.distill.teachers.cache import WHOLE, TeacherViews, cache_folder, cache_recipe, embedding_batches, weights_hash
-from dhox.distill.teachers.fill import entries, fill
+from dhox.distill.teachers.cache_upkeep import entries, fill
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.errors import DhoxError
-from dhox.files import sha256
 
 CPU = torch.device("cpu")
 OPTIONS = {"view_seed": 0, "packed_size": 28, "device": "cpu", "workers": 0, "skip_bad_images": False}

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dhox.artefacts.files import RUN_SCHEMA, write_json
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import StudentSpec, load_student, save_student
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
 from dhox.errors import DhoxError, UsageError
-from dhox.files import RUN_SCHEMA, write_json
 
 DEMO = Path(__file__).parents[2] / "src/dhox/demo/teacher"
 TOWER = f"open_clip:local-dir:{DEMO}"

@@ -9,11 +9,11 @@ import torch
 from lightning_fabric import Fabric
 from quick_distill import quick
 
+from dhox.artefacts.files import sha256
 from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.distill.training.gradients import gradient_conflict, stages
-from dhox.distill.training.memory import out_of_memory
+from dhox.distill.training.out_of_memory import out_of_memory
 from dhox.errors import DhoxError
-from dhox.files import sha256
 
 
 def test_known_gradients_have_known_conflicts() -> None:

@@ -16,14 +16,14 @@ import torchvision
 from conftest import CLASSES
 from torch import nn
 
+from dhox.artefacts.files import read_json, read_npz
 from dhox.distill.students.dho_checkpoint import read_checkpoint
 from dhox.distill.students.import_dho import import_dho, known_classes
 from dhox.distill.students.student import StudentSpec, load_student
 from dhox.distill.students.synthetic import COUNT
 from dhox.errors import DhoxError
 from dhox.export.run import export
-from dhox.files import read_json, read_npz
-from dhox.models.model import load
+from dhox.models.classifier import load
 
 TINY = {
     "embed_dim": 24,

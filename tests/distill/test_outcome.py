@@ -6,9 +6,9 @@ import pytest
 from dhox.distill.results import outcome
 from dhox.distill.results.outcome import FOLLOWS_ONE_HEAD, label_free, select
 from dhox.distill.results.selection import selecting_half
-from dhox.heads import dho_probs
+from dhox.evidence.dho_inference import dho_probs
+from dhox.evidence.statistics import paired_difference_lower_bound
 from dhox.reports.tables import label_free_sentence, selection_sentence
-from dhox.stats import paired_difference_lower_bound
 
 
 def validation(n: int, ce_right: float, kd_right: float, seed: int = 0, ce_size: float = 3.0) -> dict[str, np.ndarray]:

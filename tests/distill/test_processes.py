@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json, read_npz
 from dhox.distill.processes import per_process, told_of_lost_processes
 from dhox.distill.students.student import create_backbone, with_heads
 from dhox.errors import DhoxError
-from dhox.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json, read_npz
 
 TEACHER = Path(__file__).parents[2] / "src/dhox/demo/teacher"
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -86,7 +86,7 @@ def test_several_processes_fill_one_cache(line: Path) -> None:
     ]  # fmt: skip
     done = trained(3, arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    from dhox.distill.teachers.fill import entries
+    from dhox.distill.teachers.cache_upkeep import entries
 
     found = {entry.folder.name.split("-")[-1]: entry for entry in entries(Path("c"), checksums=True)}
     assert {name: entry.images for name, entry in found.items()} == {"2views": 96, "whole": 128, "28": 96}

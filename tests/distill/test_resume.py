@@ -12,8 +12,8 @@ from PIL import Image
 from quick_distill import quick, without
 
 import dhox.distill.training.train as train_module
+from dhox.artefacts.files import sha256
 from dhox.errors import DhoxError
-from dhox.files import sha256
 
 CASE: dict[str, Any] = {"shots": 4, "epochs": 5, "student": "test_vit", "image_size": 32, "probe_gradients": 4}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dhox.artefacts.files import read_json, read_npz, sha256, write_json
 from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError
-from dhox.files import read_json, read_npz, sha256, write_json
-from dhox.heads import dho_probs
+from dhox.evidence.dho_inference import dho_probs
 
 
 def files(run: Path) -> dict[str, str]:
@@ -51,7 +51,7 @@ def test_test_labels_choose_nothing(own_line: Path) -> None:
     run = own_line / "runs/tiny"
     chosen = retune(run).selection
     test = read_npz(run / "test.npz")
-    from dhox.files import write_npz
+    from dhox.artefacts.files import write_npz
 
     write_npz(run / "test.npz", **test | {"labels": (test["labels"] + 1) % 4})
     again = retune(run)

@@ -12,9 +12,9 @@ from quick_distill import quick, without
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from dhox.artefacts.files import read_npz, sha256
 from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError
-from dhox.files import read_npz, sha256
 
 
 def nothing_but_caches() -> bool:

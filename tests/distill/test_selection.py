@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dhox.distill.results.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
-from dhox.heads import dho_probs
+from dhox.evidence.dho_inference import dho_probs
 
 
 def logits(n: int, seed: int, right: float, labels: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from dhox.export.engines import cached_engine
 from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine, plan_of
 from dhox.export.engines.compile_engine import compile_onnx
 from dhox.models import engines
-from dhox.models.cuda import Gpu
-from dhox.models.tensorrt_api import import_tensorrt, message_logger
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.tensorrt_api import import_tensorrt, message_logger
 
 trt = pytest.importorskip("tensorrt_rtx")
 

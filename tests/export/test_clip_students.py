@@ -12,15 +12,15 @@ from conftest import CLASSES, TEACHER
 from onnx import numpy_helper
 from tensorrt_rtx_build import build
 
+from dhox.artefacts.files import read_json, read_npz
 from dhox.bench.run import bench
 from dhox.distill.run import distill
+from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
 from dhox.export.run import export
-from dhox.files import read_json, read_npz
-from dhox.heads import dho_probs
-from dhox.models.model import load
-from dhox.reports.run_page import write_report
+from dhox.models.classifier import load
+from dhox.reports.run.page import write_report
 
 TOWER = f"open_clip:{TEACHER}"
 OPTIONS: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         assert weights.shape == ((8 if rule == "exact" else 4), heads["ce_weight"].shape[1])
         probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
         assert abs(probs - expected[:12]).max() < 1e-3
-    assert bench([Path("exact")], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), boundaries=("e2e",)).passed
+    assert bench([Path("exact")], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",)).passed
     stages = {row["stage"]: row for row in exported.manifest["comparison"]}
     assert stages["linear_plain"]["head_parameters"] * 2 == stages["exact"]["head_parameters"]
     assert stages["linear_tuned"]["head_parameters"] > stages["linear_plain"]["head_parameters"]

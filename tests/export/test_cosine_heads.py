@@ -14,14 +14,14 @@ from torch import nn
 from dhox.data.images import Preprocessing
 from dhox.distill.students.kd_head import KD_HEADS
 from dhox.distill.students.student import Student
+from dhox.evidence.statistics import softmax
 from dhox.export.folding.cost import with_costs
 from dhox.export.folding.fold import Fold, coefficients, inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.half_precision.half import convert
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import open_session
-from dhox.stats import softmax
+from dhox.export.half_precision.convert import convert
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 ALPHA = st.floats(0, 1)
 BETA = st.floats(0.1, 4)

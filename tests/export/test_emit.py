@@ -18,10 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import dhox
+from dhox.artefacts.files import EXPORT_SCHEMA, sha256, write_json
 from dhox.errors import DhoxError
-from dhox.export.engines.emit import emit, example_text
-from dhox.files import EXPORT_SCHEMA, sha256, write_json
-from dhox.models.exported import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
+from dhox.export.integrations.emit import emit, example_text
+from dhox.models.export_directory import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
 from dhox.models.onnx_file import check_onnx
 
 CLASSES = ["bag", "a dress; or a gown", "sandal", "two\nlines", "größer"]

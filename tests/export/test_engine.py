@@ -13,19 +13,19 @@ from typing import Any
 import onnx
 import pytest
 
+from dhox.artefacts.files import read_json, sha256
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.engines import compile_engine, engine
 from dhox.export.engines.compile_engine import build_error
 from dhox.export.engines.engine import build_engines, find_gpu, parse_batches
 from dhox.export.engines.precision_proof import layers_of_log
-from dhox.export.half_precision.half import convert
-from dhox.files import read_json, sha256
+from dhox.export.half_precision.convert import convert
 from dhox.models import engines
-from dhox.models.cuda import Gpu
-from dhox.models.exported import read_manifest
-from dhox.models.onnx_session import open_session
-from dhox.models.tensorrt_api import TensorRT, import_tensorrt
-from dhox.reports.engine_tables import print_engines
+from dhox.models.export_directory import read_manifest
+from dhox.reports.export.engine_tables import print_engines
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -280,7 +280,9 @@ def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
     entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == "fp32")
     found = engine.engine_ledger(export, manifest, entry, open_session(export / entry["file"]))
     exported = next(
-        row for row in read_json(export / "ledger.json", "dhox.ledger/2")["rows"] if row["stage"] == "onnx_fp32"
+        row
+        for row in read_json(export / "ledger.json", "dhox.evidence.ledger/2")["rows"]
+        if row["stage"] == "onnx_fp32"
     )
     assert found["note"] is None
     assert (found["row"]["correct"], found["row"]["n"], found["row"]["agreement"]) == (exported["correct"], 80, 1)

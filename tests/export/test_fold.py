@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from dhox.distill.results.selection import ALPHAS, BETAS, selecting_half
 from dhox.errors import DhoxError
+from dhox.evidence.dho_inference import dho_probs, linear_probs
+from dhox.evidence.statistics import negative_log_likelihood, softmax
 from dhox.export.folding.fold import (
     R_GRID,
     Fold,
@@ -27,9 +29,7 @@ from dhox.export.folding.fold import (
     why_not_plain,
 )
 from dhox.export.graphs.graph import folded_head
-from dhox.heads import dho_probs, linear_probs
-from dhox.models.exported import FOLD_KEYS
-from dhox.stats import negative_log_likelihood, softmax
+from dhox.models.export_directory import FOLD_KEYS
 
 ALPHA = st.floats(0, 1)
 BETA = st.floats(0.1, 4)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.distill.students.kd_head import KD_HEADS
+from dhox.evidence.statistics import softmax
 from dhox.export.folding.fold import Fold, coefficients, fold_probs, harmonic_mean
 from dhox.export.folding.head_weights import head_weights, is_cosine
 from dhox.export.graphs.graph import folded_head
 from dhox.export.retune import probs_of_features
-from dhox.stats import softmax
 
 FEATURES = 6
 ALPHA = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))

@@ -14,9 +14,9 @@ from dhox.distill.students.student import create_backbone, preprocessing_of, wit
 from dhox.export.folding.fold import Fold, inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.half_precision.half import convert, fp32_nodes
-from dhox.models.exported import INPUT_KINDS, graph_input, run_session
-from dhox.models.onnx_session import open_session
+from dhox.export.half_precision.convert import convert, fp32_nodes
+from dhox.models.export_directory import INPUT_KINDS, graph_input, run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 STUDENTS = {"test_resnet": 28, "mobilenetv2_050": 32}  # as they were trained; test_students has them as exported
 

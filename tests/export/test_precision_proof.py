@@ -23,7 +23,7 @@ from dhox.export.engines.precision_proof import (
     onnx_nodes,
     tensor_precision,
 )
-from dhox.models.tensorrt_api import import_tensorrt, message_logger
+from dhox.runtimes.tensorrt_api import import_tensorrt, message_logger
 
 pytest.importorskip("tensorrt_rtx")
 

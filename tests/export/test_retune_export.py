@@ -12,17 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dhox.artefacts.files import read_npz, sha256, write_json
 from dhox.cli.main import main
 from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.evidence.dho_inference import dho_probs
 from dhox.export import retune as module
 from dhox.export.folding.fold import Fold
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.retune import retune_export
 from dhox.export.run import export
-from dhox.files import read_npz, sha256, write_json
-from dhox.heads import dho_probs
-from dhox.models.model import load
+from dhox.models.classifier import load
 
 
 def content(folder: Path, name: str = "manifest.json") -> dict[str, Any]:

@@ -13,13 +13,13 @@ import pytest
 from tensorrt_rtx_build import build
 
 import dhox
+from dhox.artefacts.files import read_npz, sha256
 from dhox.bench.run import bench
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
-from dhox.export.check import check_against_torch, onnx_probs
+from dhox.export.parity import check_against_torch, onnx_probs
 from dhox.export.retune import retune_export
 from dhox.export.run import export
-from dhox.files import read_npz, sha256
 from dhox.models.verify import verify
 
 
@@ -215,7 +215,7 @@ def test_every_precision_has_its_opset_account_and_ledger_row(every: Path) -> No
 
 
 def test_bench_and_verify_run_what_they_can_and_name_the_rest(every: Path) -> None:
-    found = bench([every], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), boundaries=("e2e",))
+    found = bench([every], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",))
     assert found.passed
     assert found.content["not_run"] == ["bf16 (model.bf16.onnx) not run: ONNX Runtime's CPU provider has no bf16"]
     assert [row["subject"] for row in found.content["latency"]] == ["fp32", "fp16", "int8"]
@@ -269,6 +269,6 @@ def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> No
     served = next((every / "triton").glob("*/1/model.onnx"))
     assert (
         served.read_bytes() == (every / "model.fp16.onnx").read_bytes()
-    )  # not int8, the default: see dhox.export.engines.emit
+    )  # not int8, the default: see dhox.export.integrations.emit
     assert len(list((every / "engines").glob("*-fp16-*/engine.json"))) == 1
     assert sha256(every / "manifest.json") == before

@@ -13,8 +13,8 @@ from dhox.export.graphs import onnx_export
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import shape_arithmetic
-from dhox.models.exported import run_session
-from dhox.models.onnx_session import open_session
+from dhox.models.export_directory import run_session
+from dhox.runtimes.onnxruntime_session import open_session
 
 
 class Tokens(torch.nn.Module):

@@ -23,7 +23,7 @@ from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_contract import check_contract
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.half_precision.half import convert
+from dhox.export.half_precision.convert import convert
 
 SIZE = 64  # maps of 2 x 2 places at the end, so that pooling has something to do
 FAST = (

@@ -19,7 +19,7 @@ from dhox.cli.common import (
     set_sysroot,
 )
 from dhox.errors import StoppedError, UsageError
-from dhox.machine import DEVICES
+from dhox.system.machine import DEVICES
 
 if TYPE_CHECKING:
     from dhox.bench.run import BenchResult
@@ -36,8 +36,8 @@ def bench(
     precision: Annotated[list[str] | None, typer.Option(help="Artefacts of the exports; repeatable.", show_default="all", metavar="fp32|fp16|bf16|int8")] = None,
     out: Annotated[Path | None, typer.Option(help="Bench directory.", show_default="EXPORT/../bench/HOST-TIME")] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N,...")] = "1,8",
-    boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
-    duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and boundary, in 40 rounds.", min=0.05, max=3600)] = 4.0,
+    scope: Annotated[str, typer.Option(help="What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...")] = "device,e2e,pipeline",
+    duration: Annotated[float, typer.Option(help="Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", min=0.05, max=3600)] = 4.0,
     energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each model, runner and batch is measured, where a sensor can be read; 0: not measured.", min=0.0, max=3600)] = 30.0,
     streams: Annotated[str | None, typer.Option(help="Throughput of so many runners at once.", show_default="not measured", metavar="N,N,...")] = None,
     scenario: Annotated[str | None, typer.Option(help="Cross-check with MLPerf's LoadGen (no MLPerf result).", show_default="none", metavar="singlestream|multistream|server|offline")] = None,
@@ -51,30 +51,30 @@ def bench(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
-    from dhox.bench.boundaries import BOUNDARIES
-    from dhox.bench.other_clocks.loadgen import SCENARIOS
+    from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA
+    from dhox.bench.crosscheck.loadgen import SCENARIOS
     from dhox.bench.run import bench as run_bench
-    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA
-    from dhox.models.exported import PRECISIONS
-    from dhox.power_mode_bench import bench_modes
-    from dhox.reports.bench_tables import print_bench
+    from dhox.bench.scopes import SCOPES
+    from dhox.cli.power_modes import bench_modes
+    from dhox.models.export_directory import PRECISIONS
+    from dhox.reports.bench.tables import print_bench
 
     check_host_options(host, remote_python)
     if host is not None and sysroot is not None:
-        raise UsageError("--host looks at a board as it is. Leave out --sysroot, or leave out --host.")
+        raise UsageError("--host looks at a board as it is.", "Leave out --sysroot, or leave out --host.")
     set_sysroot(sysroot)
     check_choice("--device", device, DEVICES)
     if scenario is not None:
         check_choice("--scenario", scenario, SCENARIOS)
     for name in precision or []:
         check_choice("--precision", name, PRECISIONS)
-    boundaries = tuple(dict.fromkeys(boundary.split(",")))
-    for name in boundaries:
-        check_choice("--boundary", name, tuple(BOUNDARIES))
+    scopes = tuple(dict.fromkeys(scope.split(",")))
+    for name in scopes:
+        check_choice("--scope", name, tuple(SCOPES))
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
     ended: Exception | None = None
     if host is not None:
-        from dhox.bench.boards.remote import bench_remote
+        from dhox.bench.remote.run import bench_remote
 
         results, ended = bench_remote(
             host, paths, option_words(context, HERE), out, device=device, contract=contract, data=data,
@@ -85,7 +85,7 @@ def bench(
         run = partial(
             run_bench, paths, device=device, runners=tuple(dict.fromkeys(runner or ())),
             precisions=tuple(dict.fromkeys(precision or ())), contract=contract,
-            batches=parse_numbers("--batch", batch), boundaries=boundaries, duration_s=duration, energy_s=energy,
+            batches=parse_numbers("--batch", batch), scopes=scopes, duration_s=duration, energy_s=energy,
             streams=parse_numbers("--streams", streams) if streams else (), scenario=scenario, data=data,
             trust_engine=trust_engine, overwrite=overwrite,
         )  # fmt: skip
@@ -106,12 +106,12 @@ def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
     failed = [result for result in results if not result.passed]
     if failed:
         raise GateFailedError(
-            f"A model does not give its golden outputs there (see {failed[0].bench}/bench.json). Do not ship it: "
-            "compare ONNX Runtime and Pillow versions with the exporting machine, then export again."
+            f"A model does not give its golden outputs there (see {failed[0].bench}/bench.json).",
+            "Do not ship it: compare ONNX Runtime and Pillow versions with the exporting machine, then export again.",
         )
     if results and results[-1].content["status"] == "interrupted":
         raise StoppedError(
-            f"The bench was interrupted. {results[-1].bench} holds what it measured; run it again for the rest."
+            "The bench was interrupted.", f"{results[-1].bench} holds what it measured; run it again for the rest."
         )
 
 
@@ -119,5 +119,7 @@ def parse_numbers(option: str, text: str) -> tuple[int, ...]:
     """`1,8,32` as numbers of at least 1, each once. Raises UsageError otherwise."""
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) >= 1 for word in words):
-        raise UsageError(f"{option} {text} is not a list of whole numbers from 1. Write for example {option} 1,8,32.")
+        raise UsageError(
+            f"{option} {text} is not a list of whole numbers from 1.", f"Write for example {option} 1,8,32."
+        )
     return tuple(dict.fromkeys(int(word) for word in words))

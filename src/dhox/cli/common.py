@@ -22,7 +22,7 @@ Sysroot = Annotated[Path | None, typer.Option(help="Read system files and comman
 def set_sysroot(folder: Path | None) -> None:
     """--sysroot, for this process and those that it starts."""
     if folder is not None:
-        from dhox.sysroot import VARIABLE
+        from dhox.system.sysroot import VARIABLE
 
         os.environ[VARIABLE] = str(folder.absolute())
 
@@ -30,16 +30,16 @@ def set_sysroot(folder: Path | None) -> None:
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise UsageError where an option has a value that it does not know."""
     if value not in allowed:
-        raise UsageError(f"{option} {value} is unknown. Use one of: {', '.join(allowed)}.")
+        raise UsageError(f"{option} {value} is unknown.", f"Use one of: {', '.join(allowed)}.")
 
 
 def find_newest(file_name: str, schema: str, kind: str, how: str) -> Path:
     """The newest directory of a kind below the working directory, said aloud."""
-    from dhox.files import newest
+    from dhox.artefacts.files import newest
 
     found = newest(Path(), file_name, schema)
     if found is None:
-        raise UsageError(f"There is no {kind} below {Path.cwd()}. Make one with `{how}`, or give its path.")
+        raise UsageError(f"There is no {kind} below {Path.cwd()}.", f"Make one with `{how}`, or give its path.")
     say(f"Using the newest {kind}: {found}")
     return found
 
@@ -66,7 +66,7 @@ def default_workers() -> int:
 
 def say_report(directory: Path) -> None:
     """Write DIRECTORY/report.html where the report's libraries are installed."""
-    from dhox.reports.run_page import report_libraries_missing, write_report
+    from dhox.reports.run.page import report_libraries_missing, write_report
 
     missing: str | None = report_libraries_missing()
     if missing is None:
@@ -78,7 +78,7 @@ def say_report(directory: Path) -> None:
 def check_host_options(host: str | None, remote_python: str | None) -> None:
     """Raise UsageError for --remote-python without --host."""
     if host is None and remote_python is not None:
-        raise UsageError("--remote-python is the Python of a board. Add --host, or leave it out.")
+        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
 
 
 def option_words(context: typer.Context, besides: set[str]) -> list[str]:

@@ -22,13 +22,13 @@ def compare(
     """
     from dhox.bench.compare import compare as compare_benches
     from dhox.errors import GateFailedError
-    from dhox.reports.compare_tables import print_compare
+    from dhox.reports.bench.compare_tables import print_compare
 
     found = compare_benches(old, new, max_slowdown, max_accuracy_drop)
     print_compare(found, as_json)
     if found.failures:
         raise GateFailedError(
-            "; ".join(found.failures)
-            + ". Keep the old model, raise the limit if this is the price you accept, or measure "
-            "what is missing (bench.json of the new bench says why under not_run)."
+            "; ".join(found.failures) + ".",
+            "Keep the old model, raise the limit if this is the price you accept, or measure "
+            "what is missing (bench.json of the new bench says why under not_run).",
         )

@@ -43,21 +43,21 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and neighbours' files from them."""
-    from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds
-    from dhox.models.exported import INPUT_KINDS, PRECISIONS
+    from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds
+    from dhox.models.export_directory import INPUT_KINDS, PRECISIONS
 
     check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
     check_choice("--input", input_kind, INPUT_KINDS)
     for kind in emit or []:
         check_choice("--emit", kind, ("deepstream", "triton"))
     if not fold_heads and fold_rule != "auto":
-        raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning. Leave one of them out.")
+        raise UsageError("--keep-heads folds nothing, so --fold-rule has no meaning.", "Leave one of them out.")
     check_choice("--int8-ranges", int8_ranges, ("minmax", "percentile"))
     given = {name for name in context.params if is_given(context, name)}
     if not int8 and given & {"quantize_head", "int8_ranges"}:
-        raise UsageError(f"{option_names(given & {'quantize_head', 'int8_ranges'})} is for --int8. Add it.")
+        raise UsageError(f"{option_names(given & {'quantize_head', 'int8_ranges'})} is for --int8.", "Add it.")
     if not tensorrt and given & ENGINE_OPTIONS:
-        raise UsageError(f"{option_names(given & ENGINE_OPTIONS)} only has a meaning with --tensorrt. Add it.")
+        raise UsageError(f"{option_names(given & ENGINE_OPTIONS)} only has a meaning with --tensorrt.", "Add it.")
 
     batches = (1, 1, 1)
     if tensorrt:
@@ -73,28 +73,28 @@ def export(
         foreign = given - ENGINE_OPTIONS - {"directory", "tensorrt", "emit", "overwrite"}
         if foreign:
             raise UsageError(
-                f"{directory} is an export, and an export never changes: {option_names(foreign)} needs the run. "
-                "Give the run directory, or only --tensorrt and --emit."
+                f"{directory} is an export, and an export never changes: {option_names(foreign)} needs the run.",
+                "Give the run directory, or only --tensorrt and --emit.",
             )
         if not tensorrt and not emit:
-            raise UsageError(f"{directory} is an export already. Give --tensorrt or --emit, or the run directory.")
+            raise UsageError(f"{directory} is an export already.", "Give --tensorrt or --emit, or the run directory.")
     else:
         written = {"fp32"} | {name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked}
         lacking = sorted(set(precision or []) - written)
         if lacking:
-            raise UsageError(f"--precision {lacking[0]} is not among the models to be written. Add --{lacking[0]}.")
+            raise UsageError(f"--precision {lacking[0]} is not among the models to be written.", f"Add --{lacking[0]}.")
         if "deepstream" in (emit or []) and input_kind != "float-nchw-255":
             raise UsageError(
-                "--emit deepstream needs --input float-nchw-255, since nvinfer feeds planes from 0 to 255."
+                "nvinfer feeds planes from 0 to 255.", "With --emit deepstream, add --input float-nchw-255."
             )
         if tensorrt:
-            from dhox.models.tensorrt_api import import_tensorrt
+            from dhox.runtimes.tensorrt_api import import_tensorrt
 
             import_tensorrt()
         require("torch", "export")
         require("onnxscript", "export")
         from dhox.export.run import export as run_export
-        from dhox.reports.export_tables import print_export
+        from dhox.reports.export.tables import print_export
 
         result = run_export(
             directory, out or directory / "export", fold_heads=fold_heads, fold_rule=fold_rule,
@@ -105,11 +105,11 @@ def export(
         target = result.export
         print_export(target, result.manifest, result.ledger)
     for kind in emit or []:
-        from dhox.export.engines.emit import emit as run_emit
+        from dhox.export.integrations.emit import emit as run_emit
 
         say(f"{run_emit(target, kind)}: for {kind}")
     if tensorrt:
-        from dhox.reports.engine_tables import print_engines
+        from dhox.reports.export.engine_tables import print_engines
 
         sidecars = build_engines(
             target, precisions=precision, batches=batches, workspace_mib=workspace,

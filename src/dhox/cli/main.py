@@ -60,7 +60,7 @@ app.command()(compare)
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
     """Write report.html of a run or of a bench, for example of one that was brought from a board."""
-    from dhox.reports.run_page import write_report
+    from dhox.reports.run.page import write_report
 
     say(f"Report: {write_report(directory)}")
 
@@ -76,7 +76,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Classify images with an exported model. Needs no torch."""
-    from dhox.models.model import load
+    from dhox.models.classifier import load
     from dhox.reports.tables import print_predictions
 
     model = load(export, device, precision, trust_engine)
@@ -93,14 +93,17 @@ def verify(
     """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
     from dhox.errors import GateFailedError
     from dhox.models.verify import verify as run_verify
-    from dhox.reports.export_tables import print_verify
+    from dhox.reports.export.tables import print_verify
 
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     rows = run_verify(export, device)
     print_verify(rows, as_json)
     failed = [row for row in rows if row.passed is False]
     if failed:
-        raise GateFailedError(f"{failed[0].file}, {failed[0].what}: {failed[0].found}")
+        raise GateFailedError(
+            f"{failed[0].file}, {failed[0].what}: {failed[0].found}",
+            "Copy the directory again, or export again.",
+        )
 
 
 @app.command()
@@ -116,14 +119,14 @@ def doctor(
     check_host_options(host, remote_python)
     if as_json and restore_power_mode:
         raise UsageError(
-            "--restore-power-mode sets a mode and lists nothing. Leave out --json, or ask for it afterwards."
+            "--restore-power-mode sets a mode and lists nothing.", "Leave out --json, or ask for it afterwards."
         )
     if target is not None and (restore_power_mode or sysroot is not None):
-        raise UsageError("--target looks at no machine. Leave out the other options, or leave out --target.")
+        raise UsageError("--target looks at no machine.", "Leave out the other options, or leave out --target.")
     if host is not None and (target is not None or sysroot is not None):
-        raise UsageError("--host looks at a board as it is. Leave out --target and --sysroot, or leave out --host.")
+        raise UsageError("--host looks at a board as it is.", "Leave out --target and --sysroot, or leave out --host.")
     if host is not None:
-        from dhox.bench.boards.remote import examine_board, restore_board
+        from dhox.bench.remote.run import examine_board, restore_board
         from dhox.reports.remote_tables import print_board
 
         if restore_power_mode:
@@ -133,18 +136,18 @@ def doctor(
         return
     set_sysroot(sysroot)
     if target is not None:
-        from dhox.boards.targets import describe_target
+        from dhox.doctor.examine.targets import describe_target
         from dhox.reports.tables import print_target
 
         print_target(describe_target(target), as_json)
         return
     if restore_power_mode:
-        from dhox.bench.boards.power_modes import restore_left_over
+        from dhox.bench.remote.power_modes import restore_left_over
 
         mode = restore_left_over()
         say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
         return
-    from dhox.doctor import examine
+    from dhox.doctor.examine import examine
     from dhox.reports.tables import print_doctor
 
     print_doctor(examine(), as_json)

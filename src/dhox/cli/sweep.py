@@ -25,7 +25,7 @@ def sweep(
     classes: Annotated[int | None, typer.Option(help="Number of classes; without --students: only candidates with so many.", show_default="10", min=2)] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Measure fp16 files in place of fp32.")] = False,
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 1,
-    boundary: Annotated[str, typer.Option(help="What lies between the readings of the clock, see bench.", metavar="device|e2e|pipeline")] = "e2e",
+    scope: Annotated[str, typer.Option(help="What lies between the readings of the clock, see bench.", metavar="device|e2e|pipeline")] = "e2e",
     duration: Annotated[float, typer.Option(help="Seconds of timed calls per student, in 40 rounds.", min=0.05, max=3600)] = 4.0,
     energy: Annotated[float, typer.Option(help="Seconds of the window in which the energy of each student is measured, where a sensor can be read; 0: not measured.", min=0.0, max=3600)] = 30.0,
     runs: Annotated[list[Path] | None, typer.Option(help="Folder with finished runs, whose accuracies are joined; repeatable.", show_default="none")] = None,
@@ -35,17 +35,17 @@ def sweep(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Measure untrained students, and say which to distill for a latency budget. Needs torch only to export them."""
-    from dhox.bench.boundaries import BOUNDARIES
-    from dhox.bench.choosing.candidates import CLASSES, prepare
-    from dhox.bench.choosing.choose import parse_budget
-    from dhox.bench.choosing.sweep import sweep as run_sweep
-    from dhox.reports.sweep_tables import print_sweep
+    from dhox.bench.scopes import SCOPES
+    from dhox.bench.sweep.candidates import CLASSES, prepare
+    from dhox.bench.sweep.choose import parse_budget
+    from dhox.bench.sweep.run import sweep as run_sweep
+    from dhox.reports.sweep.tables import print_sweep
 
-    check_choice("--boundary", boundary, tuple(BOUNDARIES))
+    check_choice("--scope", scope, tuple(SCOPES))
     budget_ms = None if budget is None else parse_budget(budget)
     names = list(dict.fromkeys(name.strip() for name in (students or "").split(",") if name.strip()))
     if not names and (export_only or not candidates.is_dir()):
-        raise UsageError("Name the students to sweep: --students resnet18,mobilenetv4_conv_small.")
+        raise UsageError("No students to sweep.", "Name them: --students resnet18,mobilenetv4_conv_small.")
     if export_only:
         found, failed = prepare(names, candidates, image_size, classes or CLASSES, "fp16" if fp16 else "fp32", say)
         for row in failed:
@@ -58,20 +58,21 @@ def sweep(
         return
     result = run_sweep(
         names, out, candidates=candidates, image_size=image_size, classes=classes, fp16=fp16, device=device, host=host,
-        runner=runner, batch=batch, boundary=boundary, budget_ms=budget_ms, duration_s=duration, energy_s=energy, runs=runs,
+        runner=runner, batch=batch, scope=scope, budget_ms=budget_ms, duration_s=duration, energy_s=energy, runs=runs,
         overwrite=overwrite,
     )  # fmt: skip
     print_sweep(result.sweep, result.content)
     say_page(result.sweep)
     if result.content["status"] == "interrupted":
         raise StoppedError(
-            f"The sweep was interrupted. {result.sweep} holds what it measured; run it again for the rest."
+            "The sweep was interrupted.", f"{result.sweep} holds what it measured; run it again for the rest."
         )
     choice = result.content["choice"]
     if choice and not choice["distill"]:
         raise GateFailedError(
-            f"{choice['words'][0]} Try smaller images (--image-size), {'int8 (dhox export --int8)' if fp16 else '--fp16'}, "
-            "smaller students, or a larger budget."
+            choice["words"][0],
+            f"Try smaller images (--image-size), {'int8 (dhox export --int8)' if fp16 else '--fp16'}, "
+            "smaller students, or a larger budget.",
         )
     sides = {row["student"]: row["image_size"] for row in result.content["rows"] if row["accuracy"] is None}
     untrained = [student for student in (choice["distill"] if choice else []) if student in sides]
@@ -81,13 +82,13 @@ def sweep(
 
 def say_page(directory: Path) -> None:
     """Write DIRECTORY/sweep.html where the report's libraries are installed."""
-    from dhox.reports.run_page import report_libraries_missing
+    from dhox.reports.run.page import report_libraries_missing
 
     missing = report_libraries_missing()
     if missing is not None:
         say(f"No sweep.html: {missing}")
         return
-    from dhox.reports.sweep_page import write_sweep_page
+    from dhox.reports.sweep.page import write_sweep_page
 
     say(f"Report: {write_sweep_page(directory)}")
 

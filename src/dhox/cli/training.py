@@ -25,7 +25,7 @@ def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
     if file is not None:
         from typing import get_type_hints
 
-        from dhox.recipe import defaults_of
+        from dhox.options.recipe import defaults_of
 
         options = {
             option.removeprefix("--"): str(parameter.name)
@@ -59,8 +59,8 @@ def audit(
 
     prompts = template_list(templates, template or [])
     from dhox.distill.auditing.audit import audit as run_audit
-    from dhox.reports.audit_page import write_audit_page
-    from dhox.reports.run_page import report_libraries_missing
+    from dhox.reports.audit.page import write_audit_page
+    from dhox.reports.run.page import report_libraries_missing
     from dhox.reports.tables import print_audit
 
     out = out or Path("audits") / (data.resolve().name if data.is_dir() else data.stem)
@@ -92,16 +92,19 @@ def cache_command(
 ) -> None:  # fmt: skip
     """Compute a teacher cache ahead of training, or look after the caches that are there."""
     if sum(value is not None for value in (data, info, verify, repair)) != 1:
-        raise UsageError("dhox cache needs one of: DATA (to fill), --info DIR, --verify DIR, --repair DIR.")
+        raise UsageError(
+            "dhox cache does one thing at a time.",
+            "Give one of: DATA (to fill), --info DIR, --verify DIR, --repair DIR.",
+        )
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
-    from dhox.distill.teachers.fill import entries, fill, repair_all
+    from dhox.distill.teachers.cache_upkeep import entries, fill, repair_all
     from dhox.reports.tables import print_caches, print_plan
 
     workers = default_workers() if workers is None else workers
     if data is not None and dry_run:
-        from dhox.distill.plan import plan
+        from dhox.distill.dry_run import plan
 
         print_plan(plan(
             data, cache, teacher=teacher, student=None, views=views, packed_size=packed_size, device=device,
@@ -123,8 +126,8 @@ def cache_command(
     damaged = sum(len(entry.damaged) for entry in found)
     if damaged:
         raise DhoxError(
-            f"{damaged} cache files are damaged or missing. `dhox cache --repair DIR` drops them; the next training "
-            "computes their images again."
+            f"{damaged} cache files are damaged or missing.",
+            "`dhox cache --repair DIR` drops them; the next training computes their images again.",
         )
 
 
@@ -188,12 +191,12 @@ def distill(
     from dhox.data.dataset import WHAT_DATA_MAY_BE, data_name
 
     if data is None:
-        raise UsageError(f"dhox distill needs DATA. {WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
+        raise UsageError("dhox distill needs DATA.", f"{WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
     if shots is not None and label_fraction is not None:
-        raise UsageError("--shots and --label-fraction both choose the labelled images. Give one of them.")
+        raise UsageError("--shots and --label-fraction both choose the labelled images.", "Give one of them.")
     methods = method.split(",")
     if len(set(methods)) < len(methods):
-        raise UsageError(f"--method {method} names a method twice. Name each once; --seeds repeats them.")
+        raise UsageError(f"--method {method} names a method twice.", "Name each once; --seeds repeats them.")
     for name in methods:
         check_choice("--method", name, ("dho", "sho", "ce", "kd"))
     check_choice("--kd-head", kd_head, ("linear", "cosine-paper", "cosine-code"))
@@ -210,25 +213,27 @@ def distill(
         check_sampler(label_sampler, shots, label_fraction)
     check_choice("--adapter", adapter, ("none", "tip", "tip-f"))
     if adapter != "none" and (not set(methods) & {"dho", "sho"} or teacher_embeddings or teacher_logits):
-        raise UsageError("--adapter needs labels and a teacher that runs here: --method dho or sho, and --teacher.")
+        raise UsageError(
+            "--adapter needs labels and a teacher that runs here.", "Give --method dho or sho, and --teacher."
+        )
     if (alpha is None) != (beta is None):
-        raise UsageError("--alpha and --beta belong together. Give both, or neither to search them on validation.")
+        raise UsageError("--alpha and --beta belong together.", "Give both, or neither to search them on validation.")
     if label_fraction == 0:
-        raise UsageError("--label-fraction 0 leaves no label. Use --method kd to train without labels.")
+        raise UsageError("--label-fraction 0 leaves no label.", "Use --method kd to train without labels.")
     if methods == ["kd"] and (shots is not None or label_fraction is not None):
-        raise UsageError("--method kd uses no label. Leave --shots and --label-fraction out.")
+        raise UsageError("--method kd uses no label.", "Leave --shots and --label-fraction out.")
     if probe_gradients and not set(methods) <= {"dho", "sho"}:
-        raise UsageError("--probe-gradients compares two losses: use it with --method dho or sho.")
+        raise UsageError("--probe-gradients compares two losses.", "Use it with --method dho or sho.")
     if (teacher_embeddings is None) != (class_embeddings is None):
-        raise UsageError("--teacher-embeddings and --class-embeddings belong together. Give both.")
+        raise UsageError("--teacher-embeddings and --class-embeddings belong together.", "Give both.")
     if teacher_logits is not None and teacher_embeddings is not None:
-        raise UsageError("--teacher-logits and --teacher-embeddings are two teachers. Give one of them.")
+        raise UsageError("--teacher-logits and --teacher-embeddings are two teachers.", "Give one of them.")
     if methods == ["ce"] and (teacher_logits or teacher_embeddings or online_teacher or top_k):
-        raise UsageError("--method ce has no teacher. Leave the teacher's options out, or choose another method.")
+        raise UsageError("--method ce has no teacher.", "Leave the teacher's options out, or choose another method.")
     if online_teacher and (teacher_logits or teacher_embeddings):
-        raise UsageError("--online-teacher runs a teacher, and the files stand for one. Leave one of them out.")
+        raise UsageError("--online-teacher runs a teacher, and the files stand for one.", "Leave one of them out.")
     if methods == ["kd"] and (label_sampler != "dhox" or tune_on == "held-out"):
-        raise UsageError("--method kd uses no label. Leave --label-sampler and --tune-on held-out out.")
+        raise UsageError("--method kd uses no label.", "Leave --label-sampler and --tune-on held-out out.")
     out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
@@ -237,7 +242,7 @@ def distill(
 
     workers = default_workers() if workers is None else workers
     if dry_run:
-        from dhox.distill.plan import plan
+        from dhox.distill.dry_run import plan
 
         teacherless = methods == ["ce"] or teacher_embeddings or teacher_logits
         print_plan(plan(
@@ -264,7 +269,7 @@ def distill(
         "overwrite": overwrite, "resume": resume,
     }  # fmt: skip
     if len(methods) > 1 or seeds is not None:
-        from dhox.distill.compare import compare
+        from dhox.distill.compare_methods import compare
 
         with told_of_lost_processes():
             comparison = compare(data, out, methods, seeds or 1, **options)
@@ -294,19 +299,19 @@ def retune(
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
     """Choose alpha, beta, r and tau again, or set them, from stored validation logits. Needs no torch."""
+    from dhox.artefacts.files import EXPORT_FILE
     from dhox.distill.results.retune import retune as run_retune
-    from dhox.files import EXPORT_FILE
     from dhox.reports.tables import print_distill
 
     if metric is not None:
         check_choice("--metric", metric, ("accuracy", "balanced", "macro-f1"))
     if (alpha is None) != (beta is None):
-        raise UsageError("--alpha and --beta go together. Give both, or neither to search them.")
+        raise UsageError("--alpha and --beta go together.", "Give both, or neither to search them.")
     mixture = None if alpha is None or beta is None else (alpha, beta)
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retune import retune_export
-        from dhox.reports.export_tables import print_export, retuned_sentence
+        from dhox.reports.export.tables import print_export, retuned_sentence
 
         retuned = retune_export(
             directory, out, metric=metric, mixture=mixture, r=r, tau=tau, data=data, overwrite=overwrite
@@ -317,8 +322,8 @@ def retune(
         return
     if r is not None or tau is not None or out is not None or data is not None or overwrite:
         raise UsageError(
-            f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports. "
-            "Give the directory that dhox export wrote."
+            f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports.",
+            "Give the directory that dhox export wrote.",
         )
     result = run_retune(directory, metric=metric, fixed=mixture)
     print_distill(result.run, result.summary, result.selection)

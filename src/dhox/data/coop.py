@@ -67,12 +67,13 @@ def read_coop(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
         if missing:
             raise DhoxError(
                 f"{len(missing)} of the {len(entries)} images that {root} lists for {split} are missing: "
-                f"{shorten(missing)}. Unpack the dataset's images there."
+                f"{shorten(missing)}.",
+                "Unpack the dataset's images there.",
             )
     counts = Counter(item.name for items in splits.values() for item in items)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise DhoxError(f"{root} lists images twice: {shorten(twice)}. Download its split file again.")
+        raise DhoxError(f"{root} lists images twice: {shorten(twice)}.", "Download its split file again.")
     return splits
 
 
@@ -82,7 +83,7 @@ def coop_classes(root: Path) -> list[tuple[str, str]]:
         numbers = {(number, name) for rows in zhou_rows(file).values() for _, number, name in rows}
         labels = [name for _, name in sorted(numbers)]
         if [number for number, _ in sorted(numbers)] != list(range(len(labels))) or len(set(labels)) < len(labels):
-            raise DhoxError(f"{file} gives classes and their numbers that contradict each other. Download it again.")
+            raise DhoxError(f"{file} gives classes and their numbers that contradict each other.", "Download it again.")
         return [(label, label.replace("_", " ")) for label in labels]
     if (folder := aircraft_folder(root)) is not None:
         return [(label, label) for label in lines(folder / VARIANTS)]
@@ -90,7 +91,7 @@ def coop_classes(root: Path) -> list[tuple[str, str]]:
     folders = sorted(path.name for path in (root / "images/train").glob("*") if path.is_dir())
     unknown = [folder for folder in folders if folder not in prompts]
     if unknown:
-        raise DhoxError(f"{root / CLASS_NAMES} lacks these folders of images/train: {shorten(unknown)}. Add them.")
+        raise DhoxError(f"{root / CLASS_NAMES} lacks these folders of images/train: {shorten(unknown)}.", "Add them.")
     return [(folder, prompts[folder].strip().replace("_", " ")) for folder in folders]
 
 
@@ -103,7 +104,7 @@ def zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
             for split in ("train", "val", "test")
         }
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise DhoxError(f"{file} is not a split file of the CoOp project ({err!r}). Download it again.") from err
+        raise DhoxError(f"{file} is not a split file of the CoOp project ({err!r}).", "Download it again.") from err
 
 
 def zhou_listing(file: Path) -> Listing:
@@ -131,7 +132,7 @@ def read_imagenet(root: Path, wanted: tuple[str, ...]) -> Splits:
         for path in image_files(folder) if split in wanted else []:
             inside = path.relative_to(folder).parts
             if len(inside) < 2:
-                raise DhoxError(f"{path} lies in no class folder. Sort {folder} into folders like n01440764.")
+                raise DhoxError(f"{path} lies in no class folder.", f"Sort {folder} into folders like n01440764.")
             splits[split].append(Item(path, path.relative_to(root).as_posix(), inside[0]))
     return splits
 
@@ -141,4 +142,4 @@ def lines(file: Path) -> list[str]:
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
-        raise DhoxError(f"{file} cannot be read ({err}). Unpack the dataset again.") from err
+        raise DhoxError(f"{file} cannot be read ({err}).", "Unpack the dataset again.") from err

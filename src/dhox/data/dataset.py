@@ -41,13 +41,13 @@ def read_dataset(
     contradict each other.
     """
     if not data_exists(data):
-        raise DhoxError(f"{data} does not exist. {WHAT_DATA_MAY_BE}")
+        raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")
     wanted = SPLITS if only is None else (only,)
     if is_hf(data):
         splits = read_hf(data, wanted, labels)
     elif not data.is_dir():
         if data.suffix.lower() not in {".csv", ".parquet"}:
-            raise DhoxError(f"{data} is neither a folder nor a .csv or .parquet file. {WHAT_DATA_MAY_BE}")
+            raise DhoxError(f"{data} is neither a folder nor a .csv or .parquet file.", f"{WHAT_DATA_MAY_BE}")
         splits = read_manifest(data, wanted)
     elif is_coop(data):
         splits = read_coop(data, wanted)
@@ -59,7 +59,7 @@ def read_dataset(
     splits["train"] = [item for item in splits["train"] if item.label is not None]
     splits["unlabelled"] += unlabelled if "unlabelled" in wanted else []
     if only is None and not any(splits.values()):
-        raise DhoxError(f"{data} holds no image. {WHAT_DATA_MAY_BE}")
+        raise DhoxError(f"{data} holds no image.", f"{WHAT_DATA_MAY_BE}")
     for split, items in splits.items():
         grouped = items if group_by is None else with_groups(items, group_by)
         splits[split] = sorted(grouped, key=lambda item: item.name)
@@ -97,15 +97,15 @@ def with_groups(items: list[Item], pattern: str) -> list[Item]:
     try:
         compiled = re.compile(pattern)
     except re.error as err:
-        raise DhoxError(f"--group-by {pattern!r} is no regular expression ({err}). Mend it.") from err
+        raise DhoxError(f"--group-by {pattern!r} is no regular expression ({err}).", "Mend it.") from err
     if not compiled.groups:
-        raise DhoxError(f"--group-by {pattern!r} has no group. Put what names the group in brackets: '(cam\\d+)_'.")
+        raise DhoxError(f"--group-by {pattern!r} has no group.", "Put what names the group in brackets: '(cam\\d+)_'.")
     found = [(item, compiled.search(item.name)) for item in items]
     outside = [item.name for item, match in found if match is None or not match[1]]
     if outside:
         raise DhoxError(
-            f"--group-by {pattern!r} matches nothing in {len(outside)} image names: {shorten(outside)}. "
-            "Write a pattern that gives every image its group."
+            f"--group-by {pattern!r} matches nothing in {len(outside)} image names: {shorten(outside)}.",
+            "Write a pattern that gives every image its group.",
         )
     return [replace(item, group=match[1]) for item, match in found if match is not None]
 
@@ -118,8 +118,8 @@ def check_groups(splits: Splits) -> None:
         for item in items:
             if item.group is not None and home.setdefault(item.group, side) != side:
                 raise DhoxError(
-                    f"Group {item.group!r} stands in {home[item.group]} and in {side}, so {side} would measure "
-                    "memory. Keep each group in one split."
+                    f"Group {item.group!r} stands in {home[item.group]} and in {side}, so {side} would measure memory.",
+                    "Keep each group in one split.",
                 )
 
 
@@ -153,13 +153,13 @@ def class_names(
         if outside:
             origin = str(class_file) if class_file is not None else "the training labels" if own is None else "its own"
             raise DhoxError(
-                f"{split} has labels outside the class list ({origin}): {shorten(outside)}. "
-                "Rename or remove them, or add them to the list."
+                f"{split} has labels outside the class list ({origin}): {shorten(outside)}.",
+                "Rename or remove them, or add them to the list.",
             )
     if len(classes) < 2:
         raise DhoxError(
-            f"A classifier needs at least two classes, found: {shorten(labels)}. Name them with --classes, or: "
-            f"{WHAT_DATA_MAY_BE}"
+            f"A classifier needs at least two classes, found: {shorten(labels)}.",
+            f"Name them with --classes, or: {WHAT_DATA_MAY_BE}",
         )
     return classes
 
@@ -169,14 +169,14 @@ def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     try:
         lines = [line.strip() for line in class_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
-        raise DhoxError(f"The class list {class_file} cannot be read ({err}). Check the path.") from err
+        raise DhoxError(f"The class list {class_file} cannot be read ({err}).", "Check the path.") from err
     classes = []
     for line in lines:
         label, _, prompt = line.partition("\t" if "\t" in line else ",")
         classes.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
     repeated = sorted(label for label, count in Counter(label for label, _ in classes).items() if count > 1)
     if repeated:
-        raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}. Keep one line for each.")
+        raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}.", "Keep one line for each.")
     return classes
 
 
@@ -192,7 +192,8 @@ def check_labels(items: list[Item], labels: list[str]) -> None:
     if new:
         raise DhoxError(
             f"The classes of these images are not those of the training. New: {shorten(new)}. "
-            f"Missing: {shorten(gone) if gone else 'none'}. Name the classes as in the training, or give that data."
+            f"Missing: {shorten(gone) if gone else 'none'}.",
+            "Name the classes as in the training, or give that data.",
         )
 
 

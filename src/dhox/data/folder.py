@@ -22,13 +22,15 @@ def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
             inside = path.relative_to(root / split).parts
             if split != "unlabelled" and len(inside) < 2:
                 raise DhoxError(
-                    f"{path} lies in no class folder. Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
+                    f"{path} lies in no class folder.", f"Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
                 )
             label = None if split == "unlabelled" else inside[0]
             splits[split].append(Item(path, path.relative_to(root).as_posix(), label))
         empty = sorted(labels - {str(item.label) for item in splits[split]})
         if empty and split != "unlabelled":
-            raise DhoxError(f"Class folders of {root / split} without an image: {shorten(empty)}. Fill or remove them.")
+            raise DhoxError(
+                f"Class folders of {root / split} without an image: {shorten(empty)}.", "Fill or remove them."
+            )
     return splits
 
 
@@ -49,5 +51,5 @@ def image_files(folder: Path) -> list[Path]:
         try:
             str(path).encode()
         except UnicodeEncodeError as err:
-            raise DhoxError(f"The file name {str(path)!r} is not UTF-8. Rename the file.") from err
+            raise DhoxError(f"The file name {str(path)!r} is not UTF-8.", "Rename the file.") from err
     return found

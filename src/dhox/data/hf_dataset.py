@@ -33,8 +33,8 @@ def open_splits(data: Path) -> dict[str, Any]:
             found = library.load_from_disk(address)
     except Exception as err:  # the library raises many types, some of its own
         raise DhoxError(
-            f"{data} cannot be opened as a Hugging Face dataset ({type(err).__name__}: {err}). Check the name, the "
-            "network and the login, or save it again with save_to_disk."
+            f"{data} cannot be opened as a Hugging Face dataset ({type(err).__name__}: {err}).",
+            "Check the name, the network and the login, or save it again with save_to_disk.",
         ) from err
     return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
 
@@ -49,7 +49,7 @@ def read_hf(data: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] | No
     for name, table in open_splits(data).items():
         if name not in SPLIT_NAMES:
             raise DhoxError(
-                f"{data} has the split {name!r}, which may be {', '.join(SPLIT_NAMES)}. Rename it and save it again."
+                f"{data} has the split {name!r}, which may be {', '.join(SPLIT_NAMES)}.", "Rename it and save it again."
             )
         split = SPLIT_NAMES[name]
         if split in wanted:
@@ -67,7 +67,7 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
         texts = [label_text(value, names, labels, f"{where}, row {row}") for row, value in enumerate(values)]
     missing = texts.count(None)
     if missing and split in {"val", "test"}:
-        raise DhoxError(f"{where}: {missing} images have no label. Label them, or leave the split out.")
+        raise DhoxError(f"{where}: {missing} images have no label.", "Label them, or leave the split out.")
     groups = table.data.column("group").to_pylist() if "group" in table.column_names else [None] * len(table)
 
     items: list[Item] = []
@@ -82,7 +82,7 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
                 Item(path, text, texts[number], group, row if embedded else number, column=image if embedded else None)
             )
     if len(items) != len(table):
-        raise DhoxError(f"{where}: the rows are a selection of its Arrow files. Save it again with save_to_disk.")
+        raise DhoxError(f"{where}: the rows are a selection of its Arrow files.", "Save it again with save_to_disk.")
     return items
 
 
@@ -94,7 +94,7 @@ def stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]]
         found += [(original or "", has) for original, has in zip(originals, embedded, strict=True)]
     lost = [original for original, has in found if not has and not Path(original).is_file()]
     if lost:
-        raise DhoxError(f"{where}: {len(lost)} image files are missing: {shorten(lost)}. Save it with its images.")
+        raise DhoxError(f"{where}: {len(lost)} image files are missing: {shorten(lost)}.", "Save it with its images.")
     return found
 
 
@@ -104,8 +104,8 @@ def image_column(features: dict[str, Any], where: str) -> str:
     if len(images) == 1:
         return images[0]
     raise DhoxError(
-        f"{where} has {len(images)} columns of the feature Image among: {', '.join(features)}. Save it with one "
-        "(cast_column, remove_columns)."
+        f"{where} has {len(images)} columns of the feature Image among: {', '.join(features)}.",
+        "Save it with one (cast_column, remove_columns).",
     )
 
 
@@ -117,7 +117,7 @@ def label_column(features: dict[str, Any], where: str) -> str | None:
     if "label" in classes or (not classes and "label" in features):
         return "label"
     if classes:
-        raise DhoxError(f"{where} has several ClassLabel columns: {', '.join(classes)}. Keep one (remove_columns).")
+        raise DhoxError(f"{where} has several ClassLabel columns: {', '.join(classes)}.", "Keep one (remove_columns).")
     return None
 
 

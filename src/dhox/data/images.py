@@ -21,11 +21,11 @@ INTERPOLATIONS = {
 
 
 class UnreadableImageError(DhoxError):
-    """One image file that cannot be decoded; `reason` says why."""
+    """One image file that cannot be decoded: `name`, and `why`."""
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name, self.reason = name, reason
-        super().__init__(f"{name} cannot be read as an image ({reason}). Replace or remove it.")
+        self.name, self.why = name, reason
+        super().__init__(f"{name} cannot be read as an image ({reason}).", "Replace or remove it.")
 
 
 def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:

@@ -76,7 +76,8 @@ def label_of_number(number: int, labels: list[str] | None, where: str) -> str:
     if not 0 <= number < len(labels):
         raise DhoxError(
             f"{where} has the class number {number}, the class list has {len(labels)} classes (0 to "
-            f"{len(labels) - 1}). Mend the label or the list."
+            f"{len(labels) - 1}).",
+            "Mend the label or the list.",
         )
     return labels[number]
 

@@ -16,7 +16,7 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     """
     rows = read_rows(manifest)
     if rows and not {"path", "label"} <= rows[0].keys():
-        raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}. Name at least these two: path, label.")
+        raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}.", "Name at least these two: path, label.")
     splits: Splits = {split: [] for split in SPLITS}
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
@@ -26,17 +26,19 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
         label = row["label"] or None
         where = f"{manifest}, row {number}"
         if split not in SPLITS:
-            raise DhoxError(f"{where}: split {split!r} is unknown. Use one of: {', '.join(SPLITS)}.")
+            raise DhoxError(f"{where}: split {split!r} is unknown.", f"Use one of: {', '.join(SPLITS)}.")
         if label is None and split in {"val", "test"}:
-            raise DhoxError(f"{where}: an image of {split} needs a label. Add it, or use the split unlabelled.")
+            raise DhoxError(f"{where}: an image of {split} needs a label.", "Add it, or use the split unlabelled.")
         if label is None or split == "unlabelled":
             split, label = "unlabelled", None
         if split not in wanted:
             continue
         if not (manifest.parent / path).is_file():
-            raise DhoxError(f"{where}: {path} does not exist below {manifest.parent}. Mend the path or drop the row.")
+            raise DhoxError(
+                f"{where}: {path} does not exist below {manifest.parent}.", "Mend the path or drop the row."
+            )
         if name in seen:
-            raise DhoxError(f"{where}: {name} is listed twice. Drop one of the rows.")
+            raise DhoxError(f"{where}: {name} is listed twice.", "Drop one of the rows.")
         seen.add(name)
         splits[split].append(Item(manifest.parent / path, name, label, row.get("group") or None, number - 2))
     return splits
@@ -51,10 +53,10 @@ def read_rows(manifest: Path) -> list[dict[str, str]]:
                     {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
                 ]
         except UnicodeDecodeError as err:
-            raise DhoxError(f"{manifest} is not UTF-8 text ({err}). Save it as UTF-8.") from err
+            raise DhoxError(f"{manifest} is not UTF-8 text ({err}).", "Save it as UTF-8.") from err
     parquet = require("pyarrow.parquet", "parquet")
     try:
         table = parquet.read_table(manifest).to_pylist()
     except (OSError, ValueError) as err:
-        raise DhoxError(f"{manifest} cannot be read as Parquet ({err}). Write it again.") from err
+        raise DhoxError(f"{manifest} cannot be read as Parquet ({err}).", "Write it again.") from err
     return [{key: "" if value is None else str(value) for key, value in row.items()} for row in table]

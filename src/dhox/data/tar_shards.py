@@ -44,7 +44,8 @@ def read_shards(root: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] 
         loose = image_files(root / split)
         if loose:
             raise DhoxError(
-                f"{root} holds shards (.tar) and image files, such as {loose[0]}. Keep one kind: move the others away."
+                f"{root} holds shards (.tar) and image files, such as {loose[0]}.",
+                "Keep one kind: move the others away.",
             )
         for shard in shards[split]:
             splits[split] += read_shard(shard, split, labels)
@@ -62,7 +63,7 @@ def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list
             key = f"{folder}/{stem}" if folder else stem
             parts = samples.setdefault(key, {})
             if part in parts:
-                raise DhoxError(f"{shard} holds {name} twice. Write the shard again, with one key for each sample.")
+                raise DhoxError(f"{shard} holds {name} twice.", "Write the shard again, with one key for each sample.")
             parts[part] = (offset, size)
         for key, parts in samples.items():
             images = [part for part in parts if f".{part.lower()}" in SUFFIXES]
@@ -70,7 +71,7 @@ def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list
                 continue
             where = f"{shard}, sample {key}"
             if len(images) > 1:
-                raise DhoxError(f"{where} has several images ({shorten(images)}). Keep one image in each sample.")
+                raise DhoxError(f"{where} has several images ({shorten(images)}).", "Keep one image in each sample.")
             texts = {}
             for part in LABEL_PARTS:
                 if part in parts:
@@ -78,7 +79,9 @@ def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list
                     texts[part] = content.read(parts[part][1])
             label, group = label_and_group(texts, labels, where)
             if label is None and split in {"val", "test"}:
-                raise DhoxError(f"{where}: an image of {split} needs a label (KEY.cls, KEY.txt or KEY.json). Add it.")
+                raise DhoxError(
+                    f"{where}: an image of {split} needs a label (KEY.cls, KEY.txt or KEY.json).", "Add it."
+                )
             name = f"{split}/{shard.name.removesuffix('.tar')}/{key}.{images[0]}"
             items.append(Item(shard, name, None if split == "unlabelled" else label, group, span=parts[images[0]]))
     return items
@@ -99,12 +102,12 @@ def members(shard: Path) -> list[tuple[str, int, int]]:
             start = file.read(6)
         if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
             raise DhoxError(
-                f"{shard} is compressed, and a compressed archive has no random access. Unpack it to a plain .tar "
-                "(images are compressed already)."
+                f"{shard} is compressed, and a compressed archive has no random access.",
+                "Unpack it to a plain .tar (images are compressed already).",
             ) from err
-        raise DhoxError(f"{shard} is damaged, truncated or no tar archive ({err}). Write or copy it again.") from err
+        raise DhoxError(f"{shard} is damaged, truncated or no tar archive ({err}).", "Write or copy it again.") from err
     if shard.stat().st_size < end + 512:
-        raise DhoxError(f"{shard} is truncated: its end-of-archive mark is missing. Write or copy it again.")
+        raise DhoxError(f"{shard} is truncated: its end-of-archive mark is missing.", "Write or copy it again.")
     return found
 
 
@@ -117,9 +120,9 @@ def label_and_group(texts: dict[str, bytes], labels: list[str] | None, where: st
         if "json" in decoded:
             entry = json.loads(decoded["json"])
     except ValueError as err:
-        raise DhoxError(f"{where}: its label is not UTF-8 text or not JSON ({err}). Write it again.") from err
+        raise DhoxError(f"{where}: its label is not UTF-8 text or not JSON ({err}).", "Write it again.") from err
     if not isinstance(entry, dict):
-        raise DhoxError(f'{where}: its .json is not an object like {{"label": ..., "group": ...}}. Write it again.')
+        raise DhoxError(f'{where}: its .json is not an object like {{"label": ..., "group": ...}}.', "Write it again.")
     group = entry.get("group")
     label = decoded.get("cls") or entry.get("label", decoded.get("txt"))
     if label in (None, ""):

@@ -1,4 +1,4 @@
-"""Size and latency of the stages before ONNX, for the demo's table: the same clock and boundary as `dhox bench`."""
+"""Size and latency of the stages before ONNX, for the demo's table: the same clock and scope as `dhox bench`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.bench.latency import latency_row
-from dhox.bench.measure import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.bench.latency_statistics import latency_row
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.torch_runner import deployable
 from dhox.distill.images.pixels import to_model
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.export.folding.fold import Fold
-from dhox.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 
 SECONDS = 1.0
 

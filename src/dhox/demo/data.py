@@ -22,10 +22,10 @@ def write_image_folder(folder: Path) -> bool:
     if (folder / MARKER).exists():
         return False
     if folder.exists() and any(folder.iterdir()):
-        raise DhoxError(f"{folder} is not empty and does not hold the demo's images. Choose another --data.")
+        raise DhoxError(f"{folder} is not empty and does not hold the demo's images.", "Choose another --data.")
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists() and not (partial / MARKER).exists():
-        raise DhoxError(f"{partial} is in the way and is not the demo's. Move it, or choose another --data.")
+        raise DhoxError(f"{partial} is in the way and is not the demo's.", "Move it, or choose another --data.")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     (partial / MARKER).write_text((HERE / "LICENSE.fashion-mnist").read_text(encoding="utf-8"), encoding="utf-8")

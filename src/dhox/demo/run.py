@@ -11,10 +11,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from dhox.console import console, say
-from dhox.demo.data import write_image_folder
-from dhox.errors import DhoxError, require
-from dhox.files import (
+from dhox.artefacts.files import (
     BENCH_FILE,
     BENCH_SCHEMA,
     EXPORT_FILE,
@@ -25,7 +22,10 @@ from dhox.files import (
     newest,
     read_json,
 )
-from dhox.reports.run_page import bench_of_export, line_rows, write_report
+from dhox.console import console, say
+from dhox.demo.data import write_image_folder
+from dhox.errors import DhoxError, require
+from dhox.reports.run.page import bench_of_export, line_rows, write_report
 from dhox.reports.tables import percent
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
@@ -79,6 +79,6 @@ def run_command(*arguments: str) -> None:
     console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
     if done.returncode != 0:
-        failed = DhoxError(f"dhox {arguments[0]} failed. Its message above says what to do.")
+        failed = DhoxError(f"dhox {arguments[0]} failed.", "Its message above says what to do.")
         failed.exit_code = done.returncode
         raise failed

@@ -13,9 +13,9 @@ from typing import Any
 from dhox.data.dataset import read_class_file
 from dhox.data.images import INTERPOLATIONS, Preprocessing
 from dhox.errors import DhoxError
-from dhox.models.exported import LARGEST_SIDE
+from dhox.models.export_directory import LARGEST_SIDE
 from dhox.models.onnx_graph import Graph, Tensor, read_graph
-from dhox.recipe import read_toml
+from dhox.options.recipe import read_toml
 
 CONTRACT_SCHEMA = "dhox.contract/1"
 LAYOUTS, DTYPES = ("nchw", "nhwc"), ("float32", "float16", "uint8")
@@ -67,7 +67,7 @@ def read_contract(file: Path) -> Contract:
     content = read_toml(file, "contract", ADVICE)
     if content.get("schema") != CONTRACT_SCHEMA:
         found = content.get("schema")
-        raise DhoxError(f'{file} has the schema {found!r}, this dhox reads "{CONTRACT_SCHEMA}". {ADVICE}')
+        raise DhoxError(f'{file} has the schema {found!r}, this dhox reads "{CONTRACT_SCHEMA}".', f"{ADVICE}")
     check_keys(file, content)
     given, steps, output = content["input"], content["preprocessing"], content["output"]
     check_one_of(file, "input.layout", given["layout"], LAYOUTS)
@@ -85,7 +85,7 @@ def check_keys(file: Path, content: dict[str, Any]) -> None:
     tables = {name: content.get(name) for name in KEYS if name}
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise DhoxError(f"{file} lacks the section [{name}]. {ADVICE}")
+            raise DhoxError(f"{file} lacks the section [{name}].", f"{ADVICE}")
     top = {key: value for key, value in content.items() if key not in tables}
     for name, table in ({"": top} | tables).items():
         assert table is not None
@@ -94,11 +94,11 @@ def check_keys(file: Path, content: dict[str, Any]) -> None:
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1)
                 meant = f"Did you mean {prefix}{near[0]}?" if near else f"Known there: {', '.join(known)}."
-                raise DhoxError(f"{file} has the unknown key {prefix}{key}. {meant}")
+                raise DhoxError(f"{file} has the unknown key {prefix}{key}.", f"{meant}")
             check_value(file, prefix + key, value, known[key])
         missing = [prefix + key for key in known if key not in table]
         if missing:
-            raise DhoxError(f"{file} lacks the key {missing[0]}. {ADVICE}")
+            raise DhoxError(f"{file} lacks the key {missing[0]}.", f"{ADVICE}")
 
 
 def check_value(file: Path, key: str, value: Any, kind: type) -> None:
@@ -107,13 +107,13 @@ def check_value(file: Path, key: str, value: Any, kind: type) -> None:
         kind, (kind,)
     )
     if not isinstance(value, allowed) or isinstance(value, bool):
-        raise DhoxError(f"{file}: {key} = {value!r} should be {WORDS[kind]}. Mend it.")
+        raise DhoxError(f"{file}: {key} = {value!r} should be {WORDS[kind]}.", "Mend it.")
 
 
 def check_one_of(file: Path, key: str, value: str, allowed: tuple[str, ...] | dict[str, Any]) -> None:
     """Raise DhoxError where a text is none of the known ones."""
     if value not in allowed:
-        raise DhoxError(f"{file}: {key} = {value!r} is unknown. Use one of: {', '.join(allowed)}.")
+        raise DhoxError(f"{file}: {key} = {value!r} is unknown.", f"Use one of: {', '.join(allowed)}.")
 
 
 def preprocessing_of(file: Path, steps: dict[str, Any]) -> Preprocessing:
@@ -124,22 +124,23 @@ def preprocessing_of(file: Path, steps: dict[str, Any]) -> Preprocessing:
     if not 1 <= crop <= resize <= LARGEST_SIDE:
         raise DhoxError(
             f"{file}: the crop of {crop} pixels must lie in 1 to resize = {resize}, and that within {LARGEST_SIDE:,}. "
-            "resize is the length of the shorter side. Mend it."
+            "resize is the length of the shorter side.",
+            "Mend it.",
         )
     if scale not in (1.0, 255.0):
         raise DhoxError(
-            f"{file}: preprocessing.range = {steps['range']!r} is the value of a white pixel before mean and std: "
-            "use 1 or 255."
+            f"{file}: preprocessing.range = {steps['range']!r} is the value of a white pixel before mean and std.",
+            "Use 1 or 255.",
         )
     values = {}
     for key in ("mean", "std"):
         numbers = steps[key]
         plain = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers)
         if not plain or len(numbers) != 3 or not all(-1e6 < number < 1e6 for number in numbers):
-            raise DhoxError(f"{file}: preprocessing.{key} = {numbers!r} should be three numbers. Mend it.")
+            raise DhoxError(f"{file}: preprocessing.{key} = {numbers!r} should be three numbers.", "Mend it.")
         values[key] = (numbers[0] / scale, numbers[1] / scale, numbers[2] / scale)
     if not all(number > 0 for number in values["std"]):
-        raise DhoxError(f"{file}: preprocessing.std = {steps['std']!r} must be above 0. Mend it.")
+        raise DhoxError(f"{file}: preprocessing.std = {steps['std']!r} must be above 0.", "Mend it.")
     squash = steps["fit"] == "squash"
     return Preprocessing(resize, crop, steps["interpolation"], values["mean"], values["std"], squash)
 
@@ -149,14 +150,14 @@ def classes_of(file: Path, given: list[Any] | str) -> list[str]:
     if isinstance(given, str):
         path = file.parent / given
         if not path.is_file():
-            raise DhoxError(f"{file} names the class list {path}, which is missing. Write it: one name per line.")
+            raise DhoxError(f"{file} names the class list {path}, which is missing.", "Write it: one name per line.")
         given = [name for name, _ in read_class_file(path)]
     if not all(isinstance(name, str) and name for name in given):
-        raise DhoxError(f"{file}: classes should be names in quotes. Mend it.")
+        raise DhoxError(f"{file}: classes should be names in quotes.", "Mend it.")
     repeated = sorted({name for name in given if given.count(name) > 1}) if len(set(given)) < len(given) else []
     if len(given) < 2 or repeated:
         wrong = f"names {repeated[0]!r} twice" if repeated else f"has {len(given)} names, and a classifier two or more"
-        raise DhoxError(f"{file}: classes {wrong}. Mend it.")
+        raise DhoxError(f"{file}: classes {wrong}.", "Mend it.")
     return given
 
 
@@ -171,26 +172,27 @@ def check_model(model: Path, contract: Contract) -> tuple[Graph, int | None]:
     if len(graph.inputs) > 1:
         more = ", ".join(entry.words() for entry in graph.inputs)
         raise DhoxError(
-            f"{model} takes {len(graph.inputs)} inputs ({more}); dhox measures one image input. Export that."
+            f"{model} takes {len(graph.inputs)} inputs ({more}); dhox measures one image input.", "Export that."
         )
     if taken.dtype != contract.dtype:
-        raise DhoxError(f"{file}: input.dtype is {contract.dtype}, but {model} takes {taken.words()}. Mend it.")
+        raise DhoxError(f"{file}: input.dtype is {contract.dtype}, but {model} takes {taken.words()}.", "Mend it.")
     side = contract.preprocessing.crop
     wanted = (None, 3, side, side) if contract.layout == "nchw" else (None, side, side, 3)
     if taken.shape is not None and not agrees(taken.shape, wanted):
         raise DhoxError(
             f"{file}: layout {contract.layout} and crop {side} mean {shape_words(wanted)}, but {model} takes "
-            f"{taken.words()}. Mend input.layout or preprocessing.crop."
+            f"{taken.words()}.",
+            "Mend input.layout or preprocessing.crop.",
         )
     count = None if given.shape is None else given.shape[-1] if given.shape else 0
     if given.shape is not None and len(given.shape) != 2:
         raise DhoxError(
-            f"{model} gives {given.words()}; a classifier gives [batch, classes]. Choose another output.name."
+            f"{model} gives {given.words()}; a classifier gives [batch, classes].", "Choose another output.name."
         )
     if isinstance(count, int) and count != len(contract.classes):
         raise DhoxError(
-            f"{file} names {len(contract.classes)} classes, but {model} gives {count}. Name every class in index order "
-            "(a background class too)."
+            f"{file} names {len(contract.classes)} classes, but {model} gives {count}.",
+            "Name every class in index order (a background class too).",
         )
     batch = taken.shape[0] if taken.shape else None
     return graph, batch if isinstance(batch, int) else None
@@ -202,7 +204,7 @@ def named(entries: list[Tensor], name: str, key: str, model: Path, verb: str) ->
         if entry.name == name:
             return entry
     there = "; ".join(entry.words() for entry in entries) or "nothing"
-    raise DhoxError(f"{key} is {name!r}, but {model} {verb} {there}. Mend it.")
+    raise DhoxError(f"{key} is {name!r}, but {model} {verb} {there}.", "Mend it.")
 
 
 def agrees(shape: tuple[int | str | None, ...], wanted: tuple[int | None, ...]) -> bool:

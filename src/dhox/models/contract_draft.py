@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import write_bytes
 from dhox.data.dataset import read_class_file
 from dhox.data.images import INTERPOLATIONS
 from dhox.errors import DhoxError
-from dhox.files import write_bytes
 from dhox.models.contract import CONTRACT_SCHEMA, DTYPES
-from dhox.models.exported import LARGEST_SIDE
+from dhox.models.export_directory import LARGEST_SIDE
 from dhox.models.onnx_graph import Graph, Tensor, read_graph
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -54,7 +54,7 @@ def write_draft(model: Path, out: Path, classes: Path | None, overwrite: bool) -
     square images, and where `out` is there already.
     """
     if out.exists() and not overwrite:
-        raise DhoxError(f"{out} exists. Add --overwrite to draft it again, or choose another --out.")
+        raise DhoxError(f"{out} exists.", "Add --overwrite to draft it again, or choose another --out.")
     if classes is not None:
         read_class_file(classes)
     drafted = draft(read_graph(model), model, out, classes)
@@ -75,11 +75,14 @@ def draft(graph: Graph, model: Path, out: Path, classes: Path | None) -> Draft:
     if len(graph.inputs) != 1 or not graph.outputs:
         raise DhoxError(
             f"{model} takes {len(graph.inputs)} inputs and gives {len(graph.outputs)} outputs; dhox measures "
-            "classifiers of one image input. Export such a graph."
+            "classifiers of one image input.",
+            "Export such a graph.",
         )
     image, told = graph.inputs[0], metadata_of(graph.metadata)
     if image.dtype not in DTYPES:
-        raise DhoxError(f"{model} takes {image.words()}; dhox feeds {', '.join(DTYPES)}. Export it with one of them.")
+        raise DhoxError(
+            f"{model} takes {image.words()}; dhox feeds {', '.join(DTYPES)}.", "Export it with one of them."
+        )
     layout, side, layout_note, side_note = layout_of(image, told, model)
     output, output_note = output_of(graph, model)
     count = output.shape[-1] if output.shape and isinstance(output.shape[-1], int) else None
@@ -147,19 +150,23 @@ def layout_of(image: Tensor, told: Told, model: Path) -> tuple[str, int, str, st
     shape = image.shape
     if shape is None or len(shape) != 4:
         raise DhoxError(
-            f"{model} takes {image.words()}, not a batch of images in four dimensions. Export such a graph."
+            f"{model} takes {image.words()}, not a batch of images in four dimensions.", "Export such a graph."
         )
     first, last = shape[1] == 3, shape[3] == 3
     if 1 in (shape[1], shape[3]) and not (first or last):
-        raise DhoxError(f"{model} takes {image.words()}, images of one channel; dhox feeds three. Export it for RGB.")
+        raise DhoxError(
+            f"{model} takes {image.words()}, images of one channel; dhox feeds three.", "Export it for RGB."
+        )
     if not (first or last) and any(isinstance(size, int) for size in (shape[1], shape[3])):
-        raise DhoxError(f"{model} takes {image.words()}; no dimension is the 3 colours of an image. Export it for RGB.")
+        raise DhoxError(
+            f"{model} takes {image.words()}; no dimension is the 3 colours of an image.", "Export it for RGB."
+        )
     layout = "nhwc" if last and not first else "nchw"
     note = "from the file's shape" if first != last else GUESS + "nchw or nhwc"
     height, width = shape[1:3] if layout == "nhwc" else shape[2:4]
     sides = {size for size in (height, width) if isinstance(size, int)}
     if len(sides) > 1:
-        raise DhoxError(f"{model} takes {image.words()}; dhox measures square inputs. Export it for a square.")
+        raise DhoxError(f"{model} takes {image.words()}; dhox measures square inputs.", "Export it for a square.")
     if sides:
         return layout, sides.pop(), note, "from the file"
     if told.side:
@@ -172,7 +179,7 @@ def output_of(graph: Graph, model: Path) -> tuple[Tensor, str]:
     flat = [entry for entry in graph.outputs if entry.shape is None or len(entry.shape) == 2]
     if not flat:
         there = "; ".join(entry.words() for entry in graph.outputs)
-        raise DhoxError(f"{model} gives {there}; a classifier gives [batch, classes]. Export such a graph.")
+        raise DhoxError(f"{model} gives {there}; a classifier gives [batch, classes].", "Export such a graph.")
     if len(graph.outputs) == 1:
         return flat[0], "from the file"
     return flat[0], GUESS + "one of " + ", ".join(entry.name for entry in graph.outputs)

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.files import read_json, read_npz, write_json
 from dhox.data.images import Preprocessing
-from dhox.environment import now
 from dhox.errors import DhoxError, GateFailedError
-from dhox.files import read_json, read_npz, write_json
-from dhox.models.cuda import Gpu, gpu
-from dhox.models.engine_session import EngineSession
-from dhox.models.exported import artefact, check_file, graph_input, run_session
+from dhox.models.export_directory import artefact, check_file, graph_input, run_session
 from dhox.models.golden import GoldenResult, check_golden
-from dhox.models.tensorrt_api import TensorRT, import_tensorrt, numbers
+from dhox.runtimes.cuda import Gpu, gpu
+from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, numbers
+from dhox.runtimes.tensorrt_session import EngineSession
+from dhox.system.environment import now
 
 ENGINE_SCHEMA, ENGINE_FILE, PLAN_FILE = "dhox.engine/1", "engine.json", "model.engine"
 LARGEST_PLAN, LARGEST_SIDECAR = 4 << 30, 16 << 20  # bytes that are read at most
@@ -34,10 +34,10 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     """The sidecar of one engine. Raises DhoxError where it is missing, too large, of another schema, or unfinished."""
     path = folder / ENGINE_FILE
     if path.is_file() and path.stat().st_size > LARGEST_SIDECAR:
-        raise DhoxError(f"{path} is larger than a sidecar can be. Delete {folder}. {BUILD}")
+        raise DhoxError(f"{path} is larger than a sidecar can be. Delete {folder}.", f"{BUILD}")
     sidecar = read_json(path, ENGINE_SCHEMA)
     if sidecar.get("status") != "complete":
-        raise DhoxError(f"The engine in {folder} was not finished. Delete it. {BUILD}")
+        raise DhoxError(f"The engine in {folder} was not finished. Delete it.", f"{BUILD}")
     return sidecar
 
 
@@ -85,7 +85,7 @@ def record_trust(plan_sha256: str, folder: Path) -> None:
         record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as err:
         raise DhoxError(
-            f"Could not create {record.parent}: {err.strerror}. Set XDG_STATE_HOME to a folder of your own."
+            f"Could not create {record.parent}: {err.strerror}.", "Set XDG_STATE_HOME to a folder of your own."
         ) from err
     write_json(record, {"schema": TRUST_SCHEMA, "built_at": now(), "host": platform.node(), "folder": str(folder)})
     record.chmod(0o600)
@@ -109,17 +109,17 @@ def read_plan(folder: Path, sidecar: dict[str, Any], trust_engine: bool) -> byte
     """
     path, expected = folder / PLAN_FILE, sidecar["engine"]
     if not path.is_file():
-        raise DhoxError(f"{path} is missing, though {ENGINE_FILE} names it. Copy the whole directory. {BUILD}")
+        raise DhoxError(f"{path} is missing, though {ENGINE_FILE} names it. Copy the whole directory.", f"{BUILD}")
     if path.stat().st_size != expected["bytes"] or expected["bytes"] > LARGEST_PLAN:
-        raise DhoxError(f"{path} has not the size that {ENGINE_FILE} names. Copy it again. {BUILD}")
+        raise DhoxError(f"{path} has not the size that {ENGINE_FILE} names. Copy it again.", f"{BUILD}")
     plan = path.read_bytes()
     digest = hashlib.sha256(plan).hexdigest()
     if digest != expected["sha256"]:
-        raise DhoxError(f"{path} is not the file that {ENGINE_FILE} describes (its SHA-256 differs). {BUILD}")
+        raise DhoxError(f"{path} is not the file that {ENGINE_FILE} describes (its SHA-256 differs).", f"{BUILD}")
     if not (trust_engine or is_trusted(digest)):
         raise DhoxError(
-            f"{folder} was not built on this machine by this user, and an engine can run any code when it is loaded. "
-            f"{BUILD}, or add --trust-engine if you know who built it."
+            f"{folder} was not built on this machine by this user, and an engine can run any code when it is loaded.",
+            f"{BUILD}, or add --trust-engine if you know who built it.",
         )
     return plan
 
@@ -151,7 +151,7 @@ def find_engine(
     if not fitting:
         kind = f"{precision} engine" if precision else "engine"
         against = f" ({'; '.join(reasons)})" if reasons else ""
-        raise DhoxError(f"{export} holds no {kind} for this machine{against}. {BUILD}")
+        raise DhoxError(f"{export} holds no {kind} for this machine{against}.", f"{BUILD}")
     _, folder, sidecar = max(fitting, key=lambda entry: entry[0])
     return folder, sidecar
 
@@ -188,5 +188,7 @@ def open_engine(
         result = run_golden(export, manifest, artefact(manifest, sidecar["precision"]), session)
         if not result.passed:
             session.close()
-            raise GateFailedError(f"{folder} does not give the golden outputs ({asdict(result)}). Delete it. {BUILD}")
+            raise GateFailedError(
+                f"{folder} does not give the golden outputs ({asdict(result)}). Delete it.", f"{BUILD}"
+            )
     return sidecar, session

@@ -64,7 +64,7 @@ def read_onnx(content: bytes, name: str) -> OnnxFile:
         return walk_model(memoryview(content), found)
     except (DamagedError, UnicodeDecodeError) as err:
         raise DhoxError(
-            f"{name} is not an ONNX file, or is damaged ({err}). Copy the directory again, or export again."
+            f"{name} is not an ONNX file, or is damaged ({err}).", "Copy the directory again, or export again."
         ) from err
 
 
@@ -77,7 +77,7 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
     if isinstance(model, bytes):
         found = read_onnx(model, "The ONNX model")
         if found.external:
-            raise DhoxError(f"The ONNX model wants the file {found.external[0]!r}, but has no folder. Export again.")
+            raise DhoxError(f"The ONNX model wants the file {found.external[0]!r}, but has no folder.", "Export again.")
         return found
     try:
         size = model.stat().st_size
@@ -85,24 +85,24 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
             raise too_large(str(model), size)
         found = read_onnx(model.read_bytes(), str(model))
     except OSError as err:
-        raise DhoxError(f"Could not read {model}: {err.strerror}. Check the path.") from err
+        raise DhoxError(f"Could not read {model}: {err.strerror}.", "Check the path.") from err
     folder = model.resolve().parent
     for location in found.external:
         path = Path(location)
         inside = "\0" not in location and not path.is_absolute() and (folder / path).resolve().is_relative_to(folder)
         if not inside:
             raise DhoxError(
-                f"{model} wants to read {location!r}, outside its own folder, so it is not loaded. "
-                "Do not trust this file: export again, or keep the weights inside the ONNX file."
+                f"{model} wants to read {location!r}, outside its own folder, so it is not loaded.",
+                "Do not trust this file: export again, or keep the weights inside the ONNX file.",
             )
         if not (folder / path).is_file():
-            raise DhoxError(f"{model} keeps weights in {location!r}, which is missing. Copy the whole directory.")
+            raise DhoxError(f"{model} keeps weights in {location!r}, which is missing.", "Copy the whole directory.")
     return found
 
 
 def too_large(name: str, size: int) -> DhoxError:
     """The error for a file that no exporter of dhox writes."""
-    return DhoxError(f"{name} has {size:,} bytes, more than an ONNX file can hold (2 GiB). Export again.")
+    return DhoxError(f"{name} has {size:,} bytes, more than an ONNX file can hold (2 GiB).", "Export again.")
 
 
 def walk_model(content: memoryview, found: OnnxFile) -> OnnxFile:

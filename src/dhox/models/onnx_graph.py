@@ -60,7 +60,7 @@ def read_graph(path: Path) -> Graph:
     try:
         return walk(path.read_bytes(), metadata)
     except (DamagedError, UnicodeDecodeError) as err:
-        raise DhoxError(f"{path} is not an ONNX file, or is damaged ({err}). Copy it again.") from err
+        raise DhoxError(f"{path} is not an ONNX file, or is damaged ({err}).", "Copy it again.") from err
 
 
 def walk(content: bytes, metadata: dict[str, str]) -> Graph:

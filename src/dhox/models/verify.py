@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.files import read_npz, sha256
 from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
-from dhox.files import read_npz, sha256
 from dhox.models.engines import ENGINE_FILE, PLAN_FILE, read_sidecar
-from dhox.models.exported import check_file, graph_input, read_manifest, run_session
+from dhox.models.export_directory import check_file, graph_input, read_manifest, run_session
 from dhox.models.golden import JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden, outputs_passed
 from dhox.models.onnx_file import OnnxFile, check_onnx
-from dhox.models.onnx_session import NO_CPU_KERNELS, default_device, open_session
+from dhox.runtimes.onnxruntime_session import NO_CPU_KERNELS, default_device, open_session
 
 EMULATED = "the CPU provider computes much of it in fp32"
 
@@ -67,7 +67,7 @@ def read_golden(path: Path) -> dict[str, np.ndarray]:
     golden = read_npz(path)
     decoded = {f"decoded_{i:02d}" for i in range(len(golden.get("input", ())))}
     if not {"input", "probs", "jpeg", "jpeg_pixels"} | decoded <= golden.keys() or not decoded:
-        raise DhoxError(f"{path} lacks golden images. Copy the directory again, or export again.")
+        raise DhoxError(f"{path} lacks golden images.", "Copy the directory again, or export again.")
     return golden
 
 
@@ -122,7 +122,7 @@ def metadata_words(found: OnnxFile, manifest: dict[str, Any], entry: dict[str, A
             "input": (found.inputs, ["image"]), "output": (found.outputs, ["probs"])}  # fmt: skip
     differences += [f"{key} in the file: {has}; expected: {want}" for key, (has, want) in said.items() if has != want]
     if differences:
-        raise DhoxError(f"{differences[0]}. Model and manifest do not belong together: copy both, or export again.")
+        raise DhoxError(f"{differences[0]}.", "Model and manifest do not belong together: copy both, or export again.")
     return f"classes, preprocessing and fold as in the manifest; opset {found.opset}, IR {found.ir}"
 
 
@@ -150,14 +150,15 @@ def golden_words(
         raise
     except Exception as err:  # ONNX Runtime's own exceptions share no type
         line = (str(err).splitlines() or [""])[0]
-        raise DhoxError(f"ONNX Runtime here cannot run it ({line[:300]}). Compare versions of onnxruntime.") from err
+        raise DhoxError(f"ONNX Runtime here cannot run it ({line[:300]}).", "Compare versions of onnxruntime.") from err
     if not outputs_passed(
         result.largest_difference, result.decided_argmax_equal, result.agreement, precision, agreement
     ):
         allowed = f"{TOLERANCE[precision]:g}" if agreement is None else f"same label on {100 * agreement:.0f} %"
         raise DhoxError(
-            f"{result_words(result)} (allowed: {allowed}). Do not ship it: compare the versions of onnxruntime here "
-            "and where it was exported, then copy the directory again, or export again."
+            f"{result_words(result)} (allowed: {allowed}).",
+            "Do not ship it: compare the versions of onnxruntime here "
+            "and where it was exported, then copy the directory again, or export again.",
         )
     emulated = device == "cpu" and precision in {"fp16", "bf16"}
     return f"{device}: {result_words(result)}{f'; {EMULATED}' if emulated else ''}"
@@ -194,12 +195,16 @@ def engine_row(export: Path, manifest: dict[str, Any], sidecar: Path) -> Check:
         try:
             digest, source = content["engine"]["sha256"], content["onnx"]["sha256"]
         except (KeyError, TypeError) as err:
-            raise DhoxError(f"{sidecar} is incomplete ({err!r}). Build the engine again.") from err
+            raise DhoxError(f"{sidecar} is incomplete ({err!r}).", "Build the engine again.") from err
         path = sidecar.parent / PLAN_FILE
         if not path.is_file() or sha256(path) != digest:
-            raise DhoxError(f"{path} is missing, or not the file that its sidecar describes. Build the engine again.")
+            raise DhoxError(
+                f"{path} is missing, or not the file that its sidecar describes.", "Build the engine again."
+            )
         if source not in [entry["sha256"] for entry in manifest["artefacts"]]:
-            raise DhoxError(f"{path} was built from an ONNX file that is not in this export. Build the engine again.")
+            raise DhoxError(
+                f"{path} was built from an ONNX file that is not in this export.", "Build the engine again."
+            )
         return f"SHA-256 {digest[:12]}; its answers are checked where it is loaded"
 
     return attempt(name, "engine", check)

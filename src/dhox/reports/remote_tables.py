@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from dhox.console import console, say
-from dhox.doctor import Finding
+from dhox.doctor.examine import Finding
 from dhox.reports.tables import print_doctor
 
 
 def print_board(content: dict[str, Any], as_json: bool) -> None:
-    """What a board is (see `dhox.bench.boards.remote.examine_board`), then what `dhox doctor` says there."""
+    """What a board is (see `dhox.bench.remote.run.examine_board`), then what `dhox doctor` says there."""
     if as_json:
         print(json.dumps(content, indent=2, allow_nan=False))
         return

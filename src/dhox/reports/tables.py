@@ -11,9 +11,9 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from dhox.backends import Finding
 from dhox.console import console, say
-from dhox.heads import FIXED_ALPHA, FIXED_BETA
+from dhox.doctor.examine.backends import Finding
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 
 STAGES = {
     "teacher": "teacher, zero-shot",

@@ -1,1 +1,0 @@
-"""Measuring on a board: over ssh, and in each of its power modes."""

@@ -1,0 +1,175 @@
+"""Cross-check with NVIDIA's trtexec: the same engine, its exported times, our statistics.
+
+trtexec's defaults differ by major version (from 11.0 on: CUDA graph and spinning waits on, transfers off), and it ends
+at a flag that it does not know. So every flag is given by version, and only its raw times (--exportTimes) are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.bench.latency_statistics import UNSTABLE_CV
+from dhox.errors import DhoxError
+from dhox.evidence.statistics import percentile
+
+PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # JetPack's and the containers'
+FIELDS = ("computeMs", "latencyMs", "h2dMs", "d2hMs")
+MODES = {  # scope -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
+    "device": {10: ["--useSpinWait", "--noDataTransfers"], 11: []},
+    "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers"]},
+}
+GRAPH: dict[int, list[str]] = {10: ["--useCudaGraph"], 11: []}
+NO_GRAPH: dict[int, list[str]] = {10: [], 11: ["--noCudaGraph"]}
+COMPARED = {"device": "computeMs", "e2e": "latencyMs"}
+MEANINGS = {
+    "device": (
+        "trtexec: GPU compute time by CUDA events, no transfers; ours: host clock around a synchronised call, so the "
+        "launch and the wait come on top"
+    ),
+    "e2e": (
+        "trtexec: copies and compute by CUDA events, the next inference enqueued ahead; ours: pixels in host memory to "
+        "probabilities there by the host clock, so preparing the input and softmax come on top"
+    ),
+}
+
+
+def find_trtexec() -> Path | None:
+    """trtexec on PATH or where TensorRT's packages put it; None where there is none."""
+    found = shutil.which("trtexec")
+    candidates = [Path(found)] if found else [Path(place) for place in PLACES]
+    return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
+
+
+def cross_check_trtexec(
+    engine: Path,
+    batch: int,
+    ours_ms: dict[str, float],
+    *,
+    trtexec: Path,
+    input_shape: Sequence[int],
+    input_name: str = "image",
+    dynamic: bool = True,
+    graph: bool = False,
+    version_compatible: bool = False,
+    dla: int | None = None,
+    duration_s: float = 3.0,
+) -> list[dict[str, Any]]:
+    """trtexec's medians of an engine beside ours, one entry of `cross_checks` per scope.
+
+    `ours_ms`: our median in ms by scope (device, e2e; others are left out); `input_shape`: of one image, without the
+    batch; `dynamic`: whether the engine takes several batch sizes, so that trtexec must be told one; `graph`: whether
+    our runner replays a CUDA graph, as trtexec then does too; `version_compatible`, `dla`: as the engine was built, for
+    trtexec must be told to load such a one, and on which core. The engine is deserialised by trtexec, which can run its
+    code: pass only engines that this user trusts. One run of theirs beside our rounds is no pair, so the differences
+    have no interval. Raises DhoxError where trtexec fails.
+    """
+    major, version = trtexec_version(trtexec)
+    shapes = [f"--shapes={input_name}:{'x'.join(str(size) for size in (batch, *input_shape))}"] if dynamic else []
+    loading = ["--versionCompatible"] if version_compatible else []
+    loading += [] if dla is None else [f"--useDLACore={dla}"]
+    found = []
+    for scope in MODES:
+        if scope not in ours_ms:
+            continue
+        with tempfile.TemporaryDirectory(prefix="dhox-trtexec-") as folder:
+            times_file = Path(folder) / "times.json"
+            arguments = trtexec_arguments(major, scope, engine, times_file, [*loading, *shapes], graph, duration_s)
+            run_trtexec(trtexec, arguments, 120 + 10 * duration_s)
+            if not times_file.exists():
+                raise DhoxError(f"{trtexec} wrote no times.", f"Run it by hand: trtexec {' '.join(arguments)}")
+            times = parse_times(times_file.read_text(encoding="utf-8"))
+        compared = times[COMPARED[scope]]
+        theirs = percentile(compared, 50)
+        found.append(
+            {
+                "with": "trtexec", "version": version, "scope": scope, "batch": batch, "unit": "ms",
+                "field": COMPARED[scope], "graph": graph, "theirs": theirs, "ours": ours_ms[scope],
+                "difference_percent": {"mean": 100 * (theirs / ours_ms[scope] - 1), "interval": None},
+                "p99_ms": percentile(compared, 99), "n": len(compared),
+                "unstable": bool(compared.std() / compared.mean() > UNSTABLE_CV),
+                "arguments": [argument for argument in arguments if not argument.startswith("--exportTimes")],
+                "note": MEANINGS[scope],
+            }
+        )  # fmt: skip
+    return found
+
+
+def trtexec_version(trtexec: Path) -> tuple[int, str]:
+    """Major version and version as printed: `[TensorRT v100300]` is 10.3.0, `v8602` is 8.6.2. Raises DhoxError.
+
+    trtexec prints its banner whatever it is asked, so --help tells it without a GPU.
+    """
+    banner = re.search(r"TensorRT(?:-RTX)? v(\d+)", run_trtexec(trtexec, ["--help"], 60))
+    if banner is None:
+        raise DhoxError(f"{trtexec} does not print its TensorRT version.", "Check that it is TensorRT's trtexec.")
+    number = int(banner[1])
+    # Four digits up to TensorRT 9 (8602), two per part after the major from 10 on (100300).
+    parts = (number // 10000, number // 100 % 100, number % 100)
+    if number < 10000:
+        parts = (number // 1000, number // 100 % 10, number % 100)
+    return parts[0], ".".join(map(str, parts))
+
+
+def trtexec_arguments(
+    major: int, scope: str, engine: Path, times: Path, about: list[str], graph: bool, duration_s: float
+) -> list[str]:
+    """The command line that measures a scope by the same meaning in every major version; `about`: the engine's own.
+
+    Raises DhoxError for versions before 10, whose flags are other ones, and for later ones than known.
+    """
+    if major not in MODES[scope]:
+        raise DhoxError(
+            f"trtexec of TensorRT {major} takes other flags than those of 10 and 11.",
+            "Put trtexec of 10 or 11 on PATH, or bench without it.",
+        )
+    return [
+        f"--loadEngine={engine}",
+        *about,
+        "--warmUp=500",
+        f"--duration={max(1, round(duration_s))}",
+        "--iterations=100",
+        f"--exportTimes={times}",
+        *MODES[scope][major],
+        *(GRAPH if graph else NO_GRAPH)[major],
+    ]
+
+
+def run_trtexec(trtexec: Path, arguments: list[str], limit_s: float) -> str:
+    """Everything that trtexec prints. Raises DhoxError where it fails or hangs."""
+    try:
+        done = subprocess.run(
+            [str(trtexec), *arguments], capture_output=True, text=True, errors="replace", check=False, timeout=limit_s
+        )
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise DhoxError(f"{trtexec} did not run ({err}).", "Run it by hand, or bench without it.") from err
+    printed = done.stdout + done.stderr
+    if done.returncode != 0 and arguments != ["--help"]:
+        errors = [line for line in printed.splitlines() if "[E]" in line or "Unknown option" in line]
+        last = (errors or printed.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise DhoxError(f"{trtexec} failed: {last.strip()}.", f"Run it by hand: trtexec {' '.join(arguments)}")
+    return printed
+
+
+def parse_times(text: str) -> dict[str, np.ndarray]:
+    """The FIELDS of an --exportTimes file, float64 [n] in ms. Raises DhoxError for another file."""
+    try:
+        entries = json.loads(text)
+        times = {field: np.array([float(entry[field]) for entry in entries]) for field in FIELDS}
+        good = len(entries) > 0 and all(np.isfinite(values).all() for values in times.values())
+    except (ValueError, KeyError, TypeError) as err:
+        raise DhoxError(
+            f"trtexec's times are not as --exportTimes writes them ({err!r}).", "Report trtexec's version."
+        ) from err
+    if not good:
+        raise DhoxError("trtexec exported no times.", "Run it by hand with a longer --duration.")
+    return times

@@ -1,0 +1,213 @@
+"""The packages that a board's Python needs, made ready here: wheels for its tags by pip, and dhox's own files.
+
+Nothing is installed on the board: it needs no internet, no pip and no venv. Its own onnxruntime and TensorRT are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distribution, distributions
+from pathlib import Path
+from typing import Any
+
+from dhox.artefacts.files import user_cache
+from dhox.errors import DhoxError, require
+
+PACKAGES = ("dhox", "dhox.distill", "dhox.export", "dhox.bench")
+OLDEST_GLIBC = {"aarch64": (2, 17), "x86_64": (2, 5)}  # of the first manylinux wheels
+OLD_NAMES = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
+NUMPY_2_FROM = (1, 19)  # earlier builds of onnxruntime import numpy 1 only
+ROUNDS = 5  # of pip, until nothing is missing
+
+
+@dataclass(frozen=True)
+class Target:
+    """What decides which wheels fit a board: its Python, processor, glibc, and the onnxruntime it has of its own."""
+
+    python: tuple[int, int]
+    machine: str
+    glibc: tuple[int, int]
+    own_onnxruntime: str | None = None
+
+    def tags(self) -> list[str]:
+        """Platform tags of wheels that run there, the newest glibc first."""
+        oldest = OLDEST_GLIBC[self.machine]
+        versions = [(2, minor) for minor in range(self.glibc[1], oldest[1] - 1, -1)]
+        tags = []
+        for version in versions:
+            tags.append(f"manylinux_{version[0]}_{version[1]}_{self.machine}")
+            if version in OLD_NAMES:
+                tags.append(f"{OLD_NAMES[version]}_{self.machine}")
+        return tags
+
+    def markers(self) -> dict[str, str]:
+        """The values that the markers of requirements have there."""
+        version = f"{self.python[0]}.{self.python[1]}"
+        return {
+            "python_version": version, "python_full_version": f"{version}.0", "platform_machine": self.machine,
+            "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
+            "implementation_name": "cpython", "platform_python_implementation": "CPython",
+        }  # fmt: skip
+
+    def name(self) -> str:
+        """A name for folders."""
+        return f"cp{self.python[0]}{self.python[1]}-glibc{self.glibc[0]}.{self.glibc[1]}-{self.machine}"
+
+
+def target_of(host: str, probe: dict[str, Any]) -> Target:
+    """The board's Target from its probe. Raises DhoxError for a system that no wheels are made for."""
+    library, version = probe["libc"]
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(probe["machine"], probe["machine"])
+    numbers = [int(number) for number in version.split(".")[:2] if number.isdigit()]
+    if probe["system"] != "Linux" or library != "glibc" or machine not in OLDEST_GLIBC or len(numbers) != 2:
+        raise DhoxError(
+            f"{host} is {probe['system']} {probe['machine']} with {library or 'an unknown C library'} {version}: dhox "
+            "knows wheels for Linux with glibc on aarch64 and x86_64.",
+            "Copy the export there and install dhox by hand.",
+        )
+    own = probe["onnxruntime"]
+    major, minor = probe["python"]["version"][:2]
+    return Target(
+        (major, minor), machine, (numbers[0], numbers[1]), own["found"].split()[0] if own["works"] else None
+    )  # fmt: skip
+
+
+def requirements(target: Target) -> list[str]:
+    """What dhox needs there, from its own metadata: the base, and onnxruntime where the board has none."""
+    wanted = [
+        *needed_by(distribution("dhox"), target, ""),
+        *([] if target.own_onnxruntime else needed_by(distribution("dhox"), target, "cpu")),
+    ]
+    if target.own_onnxruntime is not None:
+        own = tuple(int(number) for number in target.own_onnxruntime.split(".")[:2] if number.isdigit())
+        if own < NUMPY_2_FROM:
+            wanted.append("numpy<2")
+    return sorted(set(wanted))
+
+
+def needed_by(package: Distribution, target: Target, extra: str) -> list[str]:
+    """The requirements of an installed package on the target, without markers."""
+    parse = require("packaging.requirements", "remote").Requirement
+    found = []
+    for text in package.requires or []:
+        requirement = parse(text)
+        marker = requirement.marker
+        if marker is None:
+            applies = extra == ""
+        else:
+            applies = marker.evaluate(target.markers() | {"extra": extra})
+            applies = applies and (extra == "" or not marker.evaluate(target.markers() | {"extra": ""}))
+        if applies:
+            requirement.marker = None
+            found.append(str(requirement))
+    return found
+
+
+def wheel_folder(host: str, target: Target) -> Path:
+    """A folder with the packages for a board, unpacked; made by pip once, then kept in this user's cache.
+
+    Raises DhoxError where pip cannot get them, with the command that can be run elsewhere.
+    """
+    wanted = requirements(target)
+    key = hashlib.sha256(json.dumps([wanted, target.name()]).encode()).hexdigest()[:12]
+    cache = user_cache("boards")
+    final = cache / f"{target.name()}-{key}"
+    if final.is_dir():
+        return final
+    partial = cache / f".{final.name}.{os.getpid()}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for _ in range(ROUNDS):
+            shutil.rmtree(partial, ignore_errors=True)
+            install(host, wanted, target, partial, final)
+            # pip reads markers for the Python that runs it, not for the board's: what they hide is asked for by name.
+            lacking = unmet(partial, target)
+            if not lacking:
+                break
+            wanted = sorted({*wanted, *lacking})
+        else:
+            raise DhoxError(
+                f"The packages for {host} ({target.name()}) still lack {', '.join(lacking)} after {ROUNDS} times pip.",
+                f"Put a folder with all of them into {cache}, named {final.name}.",
+            )
+        shutil.rmtree(partial / "bin", ignore_errors=True)
+        if not final.is_dir():
+            partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def install(host: str, wanted: list[str], target: Target, folder: Path, final: Path) -> None:
+    """One run of pip for another platform; -I: no module of the folder that dhox is called in."""
+    options = [
+        "-m", "pip", "install", "--only-binary=:all:", "--implementation", "cp",
+        "--python-version", f"{target.python[0]}.{target.python[1]}",
+        *(word for tag in target.tags() for word in ("--platform", tag)),
+    ]  # fmt: skip
+    quiet = ["--quiet", "--no-input", "--no-compile", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [sys.executable, "-I", *options, *quiet, "--target", str(folder), *wanted],
+        capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        command = shlex.join(["python3", *options, "--target", final.name, *wanted])
+        raise DhoxError(
+            f"The packages for {host} ({target.name()}) could not be fetched here: "
+            f"{said[-1] if said else 'pip failed'}.",
+            f"Where the package index can be reached, run `{command}`, and put "
+            f"the folder {final.name} into {final.parent}.",
+        )
+
+
+def unmet(folder: Path, target: Target) -> list[str]:
+    """Requirements of the packages in a folder that no package in it meets."""
+    packages = list(distributions(path=[str(folder)]))
+    have = {canonical(package.metadata["Name"]) for package in packages}
+    parse = require("packaging.requirements", "remote").Requirement
+    return sorted(
+        text
+        for package in packages
+        for text in needed_by(package, target, "")
+        if canonical(parse(text).name) not in have
+    )
+
+
+def canonical(name: str) -> str:
+    """A package's name as the index compares it."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """Every file below a folder, by its relative path; no bytecode."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def dhox_files() -> dict[str, Path | bytes]:
+    """dhox's own files for a board by relative path, from wherever it is installed; its metadata along with them."""
+    found: dict[str, Path | bytes] = {}
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        for path in sorted(folder.rglob("*")):
+            name = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
+            if path.suffix in {".py", ".j2", ".json"} and not name.startswith("dhox/demo/"):  # the demo stays here
+                found[name] = path
+    own = distribution("dhox")
+    found[f"dhox-{own.version}.dist-info/METADATA"] = (own.read_text("METADATA") or "").encode()
+    return found

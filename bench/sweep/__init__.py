@@ -1,0 +1,1 @@
+"""dhox sweep: choosing a student by its latency."""

@@ -1,0 +1,89 @@
+"""How much memory one model takes: opened and run in a process of its own, which does nothing else.
+
+    python -m dhox.bench.sweep.footprint EXPORT PRECISION RUNNER DEVICE BATCH
+
+prints the bytes as its last line.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from dhox.bench.bench_models import open_subjects
+from dhox.bench.runners.runner import open_runner, parse_runner
+from dhox.errors import DhoxError
+from dhox.runtimes.tensorrt_api import import_tensorrt
+from dhox.system.jetson import is_jetson
+from dhox.system.jetson_state import shared_memory
+
+CALLS = 3
+LIMIT_S = 300
+METHOD = (
+    "Memory: what a process that only opens the model and runs it three times adds to its resident set at most, beyond "
+    "Python, numpy and what importing the runtime loads (ONNX Runtime, TensorRT or torch; what CUDA loads with the "
+    "first model counts). On a Jetson: by how much MemAvailable fell meanwhile, since GPU and CPU share one memory. On "
+    "a discrete GPU it is host memory only."
+)
+
+
+def measure_footprint(export: Path, precision: str, runner: str, device: str, batch: int) -> int:
+    """Peak bytes of one artefact of an export, see METHOD. Raises DhoxError with the reason where the process fails."""
+    words = [str(export.absolute()), precision, runner, device, str(batch)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "dhox.bench.sweep.footprint", *words],
+            capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd="/",  # -m looks for modules there first
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as err:
+        raise DhoxError(f"it did not end within {LIMIT_S} s", "Free the machine, and sweep again.") from err
+    lines = done.stdout.split()
+    if done.returncode == 0 and lines and lines[-1].isdecimal():
+        return int(lines[-1])
+    said = done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"]
+    raise DhoxError(said[-1].removeprefix("dhox.errors."), "Leave out --footprint.")
+
+
+def main(export: str, precision: str, runner: str, device: str, batch: str) -> None:
+    """Measure in this process."""
+    load_runtime(runner)  # before the first reading: its libraries are no part of the model
+    (subject,) = open_subjects([Path(export)], precisions=(precision,))
+    side = subject.preprocessing.crop
+    pixels = subject.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
+    before = resident("VmRSS")
+    with shared_memory() as shared:
+        opened = open_runner(subject, runner, device)
+        opened.bind(pixels)
+        for _ in range(CALLS):
+            opened.infer(pixels)
+        summary = shared.summary()
+        opened.close()
+    print(summary["peak_bytes"] if is_jetson() else max(0, resident("VmHWM") - before))
+
+
+def load_runtime(runner: str) -> None:
+    """Import what the runner computes with."""
+    name, _ = parse_runner(runner)
+    if name == "tensorrt":
+        import_tensorrt()
+    elif name == "torch":
+        import_module("dhox.bench.runners.torch_runner")
+    else:
+        import_module("onnxruntime")
+
+
+def resident(key: str) -> int:
+    """A size in /proc/self/status, in bytes."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,132 @@
+"""Images to look at before training: copies across splits, and images unlike any class."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from dhox.data.dataset import Item, Splits, class_numbers, read_image, spread
+from dhox.distill.auditing.nearest import nearest, ranks_within
+from dhox.distill.teachers.teacher import Teacher
+
+ALTERED, CONTROL = 200, 2000  # training images that calibrate the search for near-copies
+SHOWN = 16  # pairs and images named
+UNLIKE_SHARE = 0.05  # of the labelled images, by definition
+
+
+class AlteredImages(Dataset[torch.Tensor]):
+    """Lightly altered copies: 3 % cut off each side, resized back, JPEG of quality 75."""
+
+    def __init__(self, items: list[Item], teacher: Teacher) -> None:
+        self.items, self.transform = items, teacher.transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(altered(read_image(self.items[index])))
+
+
+def altered(image: Image.Image) -> Image.Image:
+    """The light change that a near-copy is expected to survive."""
+    width, height = image.size
+    left, top = max(1, round(0.03 * width)), max(1, round(0.03 * height))
+    if width > 2 * left and height > 2 * top:
+        image = image.crop((left, top, width - left, height - top)).resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return Image.open(buffer).convert("RGB")
+
+
+def near_copies(
+    teacher: Teacher,
+    sets: dict[str, list[Item]],
+    embeddings: dict[str, torch.Tensor],
+    splits: Splits,
+    content: dict[str, str],
+    labels: list[str],
+) -> dict[str, Any]:
+    """Images of val and test that training would see: exact copies by content, near-copies by the teacher's embedding.
+
+    An image counts as a near-copy where its nearest training image is more similar than 99.9 % of the labelled images
+    (training and validation, never test) are to their nearest image of *another* class, which cannot be a copy. How far
+    to trust that is measured: `recognised`, the share of lightly altered copies (`altered`) above the threshold, and
+    `control`, the share of training images above it among themselves. No threshold without two labelled classes.
+    """
+    device = teacher.device
+    training = sets["labelled"] + sets["unlabelled"]
+    z_training = torch.cat([embeddings["labelled"], embeddings["unlabelled"]])
+    known = sets["labelled"] + sets["validation"]
+    numbers = torch.from_numpy(class_numbers(known, labels))
+    threshold = recognised = control = None
+    if len(numbers.unique()) > 1:
+        z_known = torch.cat([embeddings["labelled"], embeddings["validation"]])
+        apart = nearest(z_known, z_known, device, exclude=(numbers, numbers)).similarity
+        threshold = float(apart.double().quantile(0.999, interpolation="higher"))
+        places = spread([*range(len(training))], ALTERED)
+        loader = DataLoader(AlteredImages([training[i] for i in places], teacher), batch_size=64)
+        changed = torch.cat([teacher.encode_images(images).cpu() for images in loader])
+        cosine = functional.cosine_similarity(changed, z_training[places].float())
+        recognised = float((cosine > threshold).float().mean())
+        places = spread([*range(len(training))], CONTROL)
+        own = nearest(z_training[places], z_training, device, (torch.tensor(places), torch.arange(len(training))))
+        control = float((own.similarity > threshold).float().mean())
+    seen = {content[item.name] for split in ("train", "unlabelled") for item in splits[split]}
+    result: dict[str, Any] = {
+        "threshold": threshold, "calibrated_on": len(known), "recognised": recognised, "control": control
+    }  # fmt: skip
+    for name, split in (("validation", "val"), ("test", "test")):
+        found = nearest(embeddings[name], z_training, device)
+        order = found.similarity.argsort(descending=True, stable=True)[:SHOWN].tolist()
+        result[name] = {
+            "n": len(sets[name]),
+            "exact": sum(content[item.name] in seen for item in splits[split]),
+            "near": int((found.similarity > threshold).sum()) if threshold is not None else None,
+            "pairs": [
+                {
+                    "image": sets[name][i].name,
+                    "training_image": training[int(found.row[i])].name,
+                    "cosine": float(found.similarity[i]),
+                }
+                for i in order
+            ],
+        }
+    return result
+
+
+def unlike(
+    text: torch.Tensor, sets: dict[str, list[Item]], embeddings: dict[str, torch.Tensor], device: torch.device
+) -> dict[str, Any]:
+    """The training images least like any class, by rank alone, since similarities mean something else for each teacher.
+
+    An image's place is the mean of two ranks among the training images with the same nearest class text: of its cosine
+    to that text, and of its greatest cosine to a labelled image other than itself (where there are labels). `below`:
+    the share of the unlabelled images that lie below the lowest 5 % of the labelled ones; about 5 % where both are of
+    one kind.
+    """
+    labelled, unlabelled, z_labelled = sets["labelled"], sets["unlabelled"], embeddings["labelled"]
+    items, z = labelled + unlabelled, torch.cat([z_labelled, embeddings["unlabelled"]])
+    to_text = nearest(z, text, device)
+    place = ranks_within(to_text.similarity, to_text.row)
+    if len(labelled) > 1:
+        to_labelled = nearest(z, z_labelled, device, (torch.arange(len(items)), torch.arange(len(labelled))))
+        place = (place + ranks_within(to_labelled.similarity, to_text.row)) / 2
+    below = None
+    if labelled and unlabelled:
+        lowest = place[: len(labelled)].quantile(UNLIKE_SHARE)
+        below = float((place[len(labelled) :] < lowest).double().mean())
+    first = len(labelled) if unlabelled else 0
+    order = (place[first:].argsort(stable=True)[:SHOWN] + first).tolist()
+    return {
+        "of": "unlabelled" if unlabelled else "labelled",
+        "n": len(items) - first,
+        "below": below,
+        "images": [
+            {"image": items[i].name, "place": float(place[i]), "nearest_class": int(to_text.row[i])} for i in order
+        ],
+    }

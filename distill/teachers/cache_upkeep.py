@@ -1,0 +1,86 @@
+"""`dhox cache`: filling teacher caches and packed images ahead of any training, and looking after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhox.artefacts.files import read_json
+from dhox.console import console
+from dhox.data.dataset import read_dataset
+from dhox.distill.images.scan import scan, scan_memory
+from dhox.distill.images.shards import SHARDS_FILE, SHARDS_SCHEMA, examine, repair
+from dhox.distill.processes import create_fabric, first_then_all
+from dhox.distill.teachers.cache import WHOLE, weights_hash
+from dhox.distill.teachers.targets import cached_rows, keys_of, packed_rows
+from dhox.distill.teachers.teacher import load_teacher
+from dhox.errors import DhoxError
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One cache directory. `damaged`: file -> what is wrong; contents are compared only where asked."""
+
+    folder: Path
+    rows: str
+    images: int
+    bytes: int
+    shape: list[int]
+    about: dict[str, Any]
+    damaged: dict[str, str]
+
+
+def fill(
+    data: Path,
+    root: Path,
+    *,
+    teacher: str,
+    views: int,
+    view_seed: int,
+    packed_size: int,
+    device: str,
+    workers: int,
+    skip_bad_images: bool,
+) -> list[CacheEntry]:
+    """Embed every image of DATA (`views` views of train and unlabelled, whole images of val and test), and pack the
+    training images where `packed_size` is not 0. What the caches hold already is not computed again.
+    """
+    fabric, _ = create_fabric(device, None)
+    splits = read_dataset(data)
+    with console.status("Loading the teacher"):
+        guide = load_teacher(teacher, fabric.device)
+    with first_then_all(fabric):
+        splits, seen = scan(splits, skip_bad_images, scan_memory(root, data))
+    training, whole = splits["train"] + splits["unlabelled"], splits["val"] + splits["test"]
+    weights = weights_hash(guide)
+    cached_rows(fabric, root, guide, weights, training, seen, views, view_seed, workers)
+    if whole:
+        cached_rows(fabric, root, guide, weights, whole, seen, WHOLE, view_seed, workers)
+    if packed_size:
+        packed_rows(fabric, root, training, keys_of(training, seen), packed_size)
+    return entries(root, checksums=False)
+
+
+def entries(root: Path, *, checksums: bool) -> list[CacheEntry]:
+    """Every cache directory at or below `root`. Raises DhoxError where there is none."""
+    folders = sorted({path.parent for path in [root / SHARDS_FILE, *root.glob(f"*/{SHARDS_FILE}")] if path.exists()})
+    if not folders:
+        raise DhoxError(f"{root} holds no teacher cache and no packed images.", "Give the --cache of a training.")
+    found = []
+    for folder in folders:
+        header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+        whole, damaged = examine(folder, checksums=checksums)
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        images = len({key for shard in whole for key in shard.keys})
+        found.append(
+            CacheEntry(folder, header["recipe"]["rows"], images, size, header["row_shape"], header["about"], damaged)
+        )
+    return found
+
+
+def repair_all(root: Path) -> list[CacheEntry]:
+    """Drop the damaged files of every cache directory; their rows are computed again when they are needed."""
+    for entry in entries(root, checksums=False):
+        repair(entry.folder)
+    return entries(root, checksums=False)

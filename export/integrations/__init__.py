@@ -1,0 +1,1 @@
+"""Folders and scripts for the tools that take an export: DeepStream, Triton, plain Python."""

@@ -1,0 +1,84 @@
+"""Students that nobody trained yet, as whole exports: what `dhox sweep` measures to choose one by its latency.
+
+The time of a network does not depend on its weights, so that they may be random; the graph, its precision and its
+files come from the same path as those of a trained student.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, write_json, write_npz
+from dhox.console import quietly
+from dhox.data.images import Preprocessing, decode, model_input, normalise
+from dhox.distill.students.create import create_student
+from dhox.distill.students.student import Student, save_student
+from dhox.distill.students.synthetic import write_synthetic_images
+from dhox.export.run import export
+from dhox.system.environment import now, versions
+
+UNTRAINED = "untrained"  # the method of these runs
+CALIBRATION_IMAGES = 16
+LOGIT_SPREAD = 0.5  # standard deviation of the logits: probabilities as unsure as an early student's
+
+
+def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool, out: Path) -> dict[str, Any]:
+    """Export the untrained student `name` with `classes` classes to the export directory `out`; its manifest.
+
+    `image_size` in pixels, the student's own by default. BatchNorm takes its statistics from synthetic images, so that
+    every value in the graph is finite. Raises DhoxError for a student that is unknown or cannot be exported,
+    GateFailedError where its graph does not answer as torch.
+    """
+    labels = [f"class_{number}" for number in range(classes)]
+    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student, spec, preprocessing = create_student(
+            name, "none", image_size, labels, two_heads=False, prompts=labels, templates=["{}"],
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        run = Path(folder, "untrained")
+        images = run / "images/unlabelled"
+        write_synthetic_images(images)
+        pixels = [model_input(decode(path), preprocessing) for path in sorted(images.iterdir())[:CALIBRATION_IMAGES]]
+        calibrate(student, np.stack(pixels), preprocessing)
+        save_student(student, run)
+        nothing = np.zeros((0, classes), np.float32)
+        write_npz(
+            run / "val.npz", ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64),
+            names=np.zeros(0, np.str_),
+        )  # fmt: skip
+        selection = {
+            "schema": "dhox.selection/1", "alpha": 1.0, "beta": 1.0, "searched": False, "metric": "accuracy",
+            "source": UNTRAINED, "n_validation": 0, "n_selection_labels": 0,
+        }  # fmt: skip
+        write_json(run / "selection.json", selection)
+        summary = {
+            "schema": RUN_SCHEMA, "status": "complete", "finished_at": now(), "method": UNTRAINED,
+            "data": str(run / "images"),
+            "classes": [{"id": number, "name": label, "prompt": label} for number, label in enumerate(labels)],
+            "sets": {"selection": UNTRAINED, "labelled": [], "validation": []},
+            "teacher": None, "student": spec.to_json() | {"weights": "none"},
+            "preprocessing": preprocessing.to_json(), "skipped": [], "environment": versions(),
+        }  # fmt: skip
+        write_json(run / RUN_FILE, summary)
+        with quietly():
+            return export(run, out, fp16=fp16, overwrite=True).manifest
+
+
+def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing) -> None:
+    """BatchNorm statistics of uint8 pixels [N, H, W, 3], and a head whose logits spread by LOGIT_SPREAD."""
+    for module in student.eval().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+            module.train()
+    images = torch.from_numpy(normalise(pixels, preprocessing))
+    with torch.no_grad():
+        student(images)
+        spread = student.eval()(images)[0].std()
+        student.ce_head.weight.mul_(LOGIT_SPREAD / spread.clamp(min=1e-6))

@@ -1,0 +1,297 @@
+"""Files between the stages: JSON with a schema, hashes, and writes that leave the old state or the new."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.errors import DhoxError
+
+RUN_SCHEMA = "dhox.run/1"
+EXPORT_SCHEMA = "dhox.export/2"
+BENCH_SCHEMA = "dhox.bench/2"
+COMPARISON_SCHEMA = "dhox.comparison/1"
+AUDIT_SCHEMA = "dhox.audit/1"
+SWEEP_SCHEMA = "dhox.sweep/1"
+
+# The JSON file that says what a directory is.
+RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
+COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "sweep.json"
+
+# Far above what dhox writes (logits of 50,000 images and 1,000 classes: 400 MB), and what a board can survive.
+LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31
+
+
+def write_files(contents: dict[Path, bytes]) -> None:
+    """Write whole files atomically: temporary files beside them, fsync, rename once all of them are written.
+
+    A full disk leaves every old file; a kill between two renames may leave the last ones old.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    try:
+        for path, temporary in temporaries.items():
+            with temporary.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as err:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise DhoxError(
+            f"Could not write {path}: {err.strerror}.", "Free space there, or write to another disk."
+        ) from err
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write one whole file atomically."""
+    write_files({path: content})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; NaN and Infinity are refused (ValueError)."""
+    write_bytes(path, to_json(content))
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    """JSON as every dhox file holds it; NaN and Infinity are refused (ValueError)."""
+    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write a compressed .npz atomically; equal arrays give equal bytes."""
+    assert not any(array.dtype.hasobject for array in arrays.values()), "an object array would be a pickle"
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of an .npz; nothing in it may run code, and nothing is expanded beyond LARGEST_NPZ bytes."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > LARGEST_NPZ:
+            raise DhoxError(
+                f"{path} would expand to {size:,} bytes (allowed: {LARGEST_NPZ:,}); dhox did not write it.",
+                "Delete it, and write it again with the stage that made it.",
+            )
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
+        return arrays
+    except DhoxError:
+        raise
+    except (
+        Exception
+    ) as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error, NotImplementedError ...)
+        raise DhoxError(
+            f"{path} is missing or damaged ({err}).", "Write it again with the stage that made it."
+        ) from err
+
+
+def read_json(path: Path, schema: str) -> dict[str, Any]:
+    """Read a JSON file that dhox wrote, and check that its schema has the major version that this dhox reads."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise DhoxError(f"{path} is larger than any JSON file of dhox ({LARGEST_JSON:,} bytes).", "Check the path.")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
+    except OSError as err:
+        raise DhoxError(f"Could not read {path}: {err.strerror}.", "Check the path.") from err
+    except (ValueError, RecursionError) as err:
+        raise DhoxError(f"{path} is not valid JSON ({err}).", "Write it again with the stage that made it.") from err
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise DhoxError(
+            f"{path} has the schema {found!r}, this dhox reads {schema!r}.",
+            "Check the path, or write it again with this version.",
+        )
+    return content
+
+
+def no_number(name: str) -> float:
+    """Refuse NaN and the infinities, which Python's reader takes though JSON has none."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def free_bytes(place: Path) -> int:
+    """Free space of the disk that holds a directory, or its nearest parent that exists."""
+    place = place.resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def user_cache(name: str) -> Path:
+    """$XDG_CACHE_HOME/dhox/NAME, by default below ~/.cache: what this user can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox" / name
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit hash of a text that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def newest(root: Path, file_name: str, schema: str) -> Path | None:
+    """The directory below `root` whose complete `file_name` has the greatest `finished_at`, or None."""
+    found = []
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if file_name not in names:
+            continue
+        path = Path(place, file_name)
+        try:
+            content = read_json(path, schema)
+        except DhoxError:
+            continue
+        if content.get("status") == "complete":
+            found.append((str(content.get("finished_at", "")), path.parent))
+    return max(found)[1] if found else None
+
+
+def holds(directory: Path, file_name: str, schema: str) -> bool:
+    """Whether a directory is one that dhox wrote for this schema."""
+    try:
+        return bool(read_json(directory / file_name, schema))
+    except DhoxError:
+        return False
+
+
+def free_name(place: Path) -> Path:
+    """PLACE, or PLACE-2, PLACE-3 ...: the first that is not there and that no other command writes."""
+    names = (place if number == 1 else place.with_name(f"{place.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists() and not partial_directory(name).exists())
+
+
+def partial_directory(final: Path) -> Path:
+    """Where a stage works before its output is complete."""
+    final = final.resolve()
+    return final.with_name(f"{final.name}.partial")
+
+
+def settle(final: Path, file_name: str, schema: str) -> None:
+    """Finish the last renames of `output_directory` where a kill fell between them."""
+    partial = partial_directory(final)
+    if final.exists() or not holds(partial, file_name, schema):
+        return
+    if read_json(partial / file_name, schema).get("status") == "complete":
+        partial.rename(final)
+
+
+def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
+    """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
+    settle(final, file_name, schema)
+    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+        return
+    if not holds(final, file_name, schema):
+        raise DhoxError(
+            f"{final} exists and was not written by this command, so it is never overwritten.", "Choose another --out."
+        )
+    if not overwrite:
+        raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")
+
+
+CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
+
+
+@contextlib.contextmanager
+def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
+
+    An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory,
+    unless it holds a checkpoint or results; after a kill or a bug it remains, marked `status: running`, and the next
+    run of the same command replaces it, or continues in it where `resume` is set. Raises DhoxError where another
+    process works there.
+    """
+    final = final.resolve()
+    check_output(final, file_name, schema, overwrite)
+    partial = partial_directory(final)
+    check_output(partial, file_name, schema, overwrite=True)
+    with own_directory(partial):
+        if not resume:
+            empty(partial)
+        if not holds(partial, file_name, schema):
+            write_json(partial / file_name, {"schema": schema, "status": "running"})
+        try:
+            yield partial
+        except (DhoxError, OSError) as err:
+            full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
+            if isinstance(err, OSError) and not full:
+                raise
+            if not (partial / CHECKPOINT).exists() and not has_results(partial / file_name, schema):
+                shutil.rmtree(partial)
+            if full:
+                raise DhoxError(
+                    f"The disk of temporary files is full ({err}).", "Free space, or set TMPDIR to a folder elsewhere."
+                ) from err
+            raise
+        replaced = final.with_name(f".{final.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def own_directory(folder: Path) -> Iterator[None]:
+    """Create a directory and hold it, so that no other process of dhox works in it; a killed one holds nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as err:
+        raise DhoxError(f"Could not create {folder}: {err.strerror}.", "Choose another --out.") from err
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(descriptor), folder.stat())  # not one that was just finished and renamed
+        except OSError:
+            mine = False
+        if not mine:
+            raise DhoxError(
+                f"Another dhox writes {folder} now.", "Wait until it has finished, or choose another --out."
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a directory, but not itself."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def has_results(path: Path, schema: str) -> bool:
+    """Whether the JSON file of an unfinished directory has a `finished_at`: it was written with results."""
+    try:
+        return "finished_at" in read_json(path, schema)
+    except DhoxError:
+        return False

@@ -1,0 +1,1 @@
+"""Numbers that prove: statistics, DHO inference on logits, the accuracy ledger."""

@@ -1,0 +1,40 @@
+"""The export's ledger, completed here: the same validation images through the same files on this device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhox.data.dataset import Item, data_exists, read_dataset
+from dhox.evidence.ledger import LEDGER_SCHEMA, stage_row
+
+
+def ledger_items(data: Path, classes: list[str], ledger: dict[str, Any]) -> tuple[list[Item], str | None]:
+    """The images of ledger.json found again in DATA, or none and the reason."""
+    assert ledger["schema"] == LEDGER_SCHEMA
+    if ledger["labels"] is None:
+        return [], "not run: the export had no labelled images to judge with"
+    if not data_exists(data):
+        return [], f"not run: no images at {data}. Give --data."
+    splits = read_dataset(data, labels=classes)
+    by_name = {item.name: item for split in ("val", "train", "unlabelled") for item in splits[split]}
+    missing = [name for name in ledger["names"] if name not in by_name]
+    if missing:
+        return [], f"not run: {data} lacks {len(missing)} of its images, such as {missing[0]}"
+    return [by_name[name] for name in ledger["names"]], None
+
+
+def device_row(probs: np.ndarray, precision: str, ledger: dict[str, Any], classes: int) -> dict[str, Any]:
+    """One file's row on this device: accuracy, and agreement and McNemar's test against the export's own answers,
+    where its ledger has them.
+
+    `probs` [N, C] of the ledger's images. The export stored labels, not probabilities: no largest difference here (the
+    golden check has one).
+    """
+    stage = f"onnx_{precision}"
+    answers = ledger["predictions"].get(stage)
+    exported = None if answers is None else np.eye(classes)[answers]
+    row = stage_row(probs, np.array(ledger["labels"]), exported)
+    return {"stage": stage, "precision": precision} | row | {"largest_difference": None}

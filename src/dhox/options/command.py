@@ -1,0 +1,60 @@
+"""A typer command from option records: each parameter whose type is an `Options` record becomes one per option."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from dhox.options.declare import Field, Options, build, fields_of
+
+WIDEST_CHOICE = 18  # characters; longer lists of choices stand in the help, where 80 columns can wrap them
+COMMON = "Most used"
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with its `Options` parameters spread out for typer, in panels by group, common ones first."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    records: dict[str, type[Options]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if isinstance(hints[name], type) and issubclass(hints[name], Options):
+            records[name] = hints[name]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+    for record in records.values():
+        ordered = sorted(fields_of(record).values(), key=lambda field: not field.option.common)
+        parameters += [parameter_of(field) for field in ordered]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, record in records.items():
+            given = {field: values.pop(field) for field in fields_of(record)}
+            values[name] = build(record, **{field: value for field, value in given.items() if value is not None})
+        function(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def parameter_of(field: Field) -> inspect.Parameter:
+    """One option as typer reads it."""
+    option, kind, sentence, metavar = field.option, field.kind, field.option.help, field.option.metavar
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices and metavar is None and len("|".join(choices)) > WIDEST_CHOICE:
+        metavar, sentence = field.name.upper().replace("_", "-"), f"{sentence} One of: {', '.join(choices)}."
+    info = typer.Option(
+        *[option.flags or field.flag],
+        help=sentence, metavar=metavar, min=field.low, max=field.high,
+        show_default=option.shown if option.shown is not None else field.default not in (None, False, []),
+        rich_help_panel=COMMON if option.common else field.title,
+    )  # fmt: skip
+    hint = kind | None if field.optional or field.default in ([], ()) else kind
+    default = None if field.default in ([], ()) else field.default
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
+    )

@@ -1,0 +1,1 @@
+"""What a bench and a comparison of benches show: pages, tables, charts."""

@@ -1,0 +1,197 @@
+"""What a Jetson does right now: clocks of GPU and memory, temperatures, and how much memory was taken. Files only."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dhox.system.sysroot import system_path
+
+# Nodes of the GPU below /sys/class/devfreq: 57000000.gpu (Nano), 17000000.gv11b (Xavier), 17000000.ga10b or
+# 17000000.gpu (Orin; rbonghi/jetson_stats#867), gpu-gpc-0 (Thor).
+GPU_NODE = re.compile(r"\w+\.(?:gpu|gm20b|gp10b|gv11b|ga10b)|gpu-gpc-\d+")
+EMC = "/sys/kernel/debug/bpmp/debug/clk/emc"  # of root alone
+NEEDS_ROOT = "the memory clock is in debugfs, which only root reads (run dhox with sudo to see it)"
+
+
+def read_text(path: Path) -> str | None:
+    """A small file of the kernel, stripped; None where it cannot be read.
+
+    Sensors of a part that is powered down answer "try again", which an unbuffered read gives as None.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            content = file.read()
+    except OSError:
+        return None
+    return None if content is None else content.replace(b"\0", b"").decode("utf-8", "replace").strip()
+
+
+def read_number(path: Path) -> int | None:
+    """A whole number in a file of the kernel; None where there is none."""
+    text = read_text(path)
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+
+
+def parse_show(text: str) -> dict[str, Any]:
+    """What `jetson_clocks --show` prints: clocks in MHz of the GPU, of the memory, and of each online CPU core.
+
+    `gpu`, `memory`: {"current", "min", "max"} or None; `cpus`: a list of such. `override`: whether the memory clock is
+    forced, None where this version does not print it.
+    """
+
+    def clock(line: str, per_mhz: float) -> dict[str, float]:
+        numbers = dict(re.findall(r"(Min|Max|Current)Freq=(\d+)", line))
+        return {key.lower(): int(value) / per_mhz for key, value in numbers.items()}
+
+    found: dict[str, Any] = {"gpu": None, "memory": None, "cpus": [], "override": None}
+    for line in text.splitlines():
+        if re.match(r"cpu\d+:", line) and "Online=0" not in line:
+            found["cpus"].append(clock(line, 1e3))
+        elif line.startswith("GPU ") and "MinFreq" in line:
+            found["gpu"] = clock(line, 1e6)
+        elif line.startswith("EMC ") and "MinFreq" in line:
+            found["memory"] = clock(line, 1e6)
+            forced = re.search(r"FreqOverride=(\d)", line)
+            found["override"] = None if forced is None else forced[1] == "1"
+    return found
+
+
+def gpu_node() -> Path | None:
+    """The folder of the GPU's clock below /sys/class/devfreq; None where there is none."""
+    folder = system_path("/sys/class/devfreq")
+    nodes = sorted(path for path in folder.glob("*") if GPU_NODE.fullmatch(path.name)) if folder.is_dir() else []
+    return nodes[0] if nodes else None
+
+
+def gpu_clock() -> dict[str, Any] | None:
+    """The GPU's clock, {"current", "min", "max"} in MHz and its governor; None where the kernel tells none."""
+    node = gpu_node()
+    if node is None:
+        return None
+    return megahertz(node / "cur_freq", node / "min_freq", node / "max_freq") | {
+        "governor": read_text(node / "governor")
+    }
+
+
+def megahertz(current: Path, lowest: Path, highest: Path) -> dict[str, Any]:
+    """{"current", "min", "max"} in MHz of three files in Hz; None for those that cannot be read."""
+    hertz = {"current": read_number(current), "min": read_number(lowest), "max": read_number(highest)}
+    return {key: None if value is None else value / 1e6 for key, value in hertz.items()}
+
+
+def memory_clock(show: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The memory's clock in MHz as `jetson_clocks --show` or debugfs tells root, or None and the reason."""
+    if show["memory"] is not None:
+        return show["memory"], None
+    emc = system_path(EMC)
+    clock = megahertz(emc / "rate", emc / "min_rate", emc / "max_rate")
+    if all(value is None for value in clock.values()):
+        return None, NEEDS_ROOT
+    return clock, None
+
+
+def clocks_held(gpu: dict[str, Any] | None, show: dict[str, Any]) -> str:
+    """Whether jetson_clocks holds the clocks: "on", "off" or "unknown" (where the kernel does not tell).
+
+    On: the lowest clock is the highest, of the GPU and of every online core.
+    """
+    cores = show["cpus"] or cpu_limits()
+    ranges = [(clock.get("min"), clock.get("max")) for clock in (gpu or {}, *cores)]
+    if not cores or any(None in pair for pair in ranges):
+        return "unknown"
+    return "on" if all(low == high for low, high in ranges) else "off"
+
+
+def cpu_limits() -> list[dict[str, Any]]:
+    """Lowest and highest clock that each online core may take, in MHz."""
+    limits = []
+    for core in sorted(system_path("/sys/devices/system/cpu").glob("cpu[0-9]*")):
+        if read_text(core / "online") != "0":
+            low, high = (read_number(core / f"cpufreq/scaling_{name}_freq") for name in ("min", "max"))
+            if low is not None and high is not None:
+                limits.append({"min": low / 1e3, "max": high / 1e3})
+    return limits
+
+
+def temperatures() -> dict[str, float]:
+    """Degrees Celsius by the names of the thermal zones; zones that are switched off answer with an error: left out."""
+    found = {}
+    for zone in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
+        name, value = read_text(zone / "type"), read_number(zone / "temp")
+        if name and value is not None:
+            found[name] = value / 1000
+    return found
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo in bytes."""
+    return {key: int(value) * 1024 for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+
+
+def memory() -> dict[str, int]:
+    """/proc/meminfo in bytes; empty where there is none."""
+    return parse_meminfo(read_text(system_path("/proc/meminfo")) or "")
+
+
+SHARED_MEMORY_METHOD = (
+    "GPU and CPU share one memory, and what CUDA allocates is in no process's resident set. So the peak is the largest "
+    "drop of MemAvailable (/proc/meminfo) since the start, sampled every {milliseconds:g} ms: it holds whatever else "
+    "began to use memory meanwhile, and misses shorter peaks. Beside it the process's own peak resident set (VmHWM)."
+)
+
+
+def process_peak_bytes() -> int | None:
+    """The largest resident set of this process so far; None where the kernel does not tell."""
+    status = read_text(Path("/proc/self/status")) or ""  # this process, whatever the system root is
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else None
+
+
+class SharedMemory:
+    """What a measurement took of the memory that GPU and CPU share; see `shared_memory`."""
+
+    def __init__(self, start: int | None) -> None:
+        self.start = start
+        self.lowest = start
+        self.stop = threading.Event()
+
+    def sample(self) -> None:
+        """Look once."""
+        available = memory().get("MemAvailable")
+        if available is not None and self.lowest is not None:
+            self.lowest = min(self.lowest, available)
+
+    def summary(self) -> dict[str, Any]:
+        """{"peak_bytes": of the machine, "process_peak_bytes": resident set, "method"}; None where not readable."""
+        self.sample()
+        return {
+            "peak_bytes": None if self.start is None or self.lowest is None else self.start - self.lowest,
+            "process_peak_bytes": process_peak_bytes(),
+            "method": SHARED_MEMORY_METHOD.format(milliseconds=1000 * SAMPLE_S),
+        }
+
+
+SAMPLE_S = 0.05
+
+
+@contextlib.contextmanager
+def shared_memory() -> Iterator[SharedMemory]:
+    """Watch MemAvailable from before a model is opened until after its last inference, by one thread at 20 Hz."""
+    watch = SharedMemory(memory().get("MemAvailable"))
+
+    def look() -> None:
+        while not watch.stop.wait(SAMPLE_S):
+            watch.sample()
+
+    thread = threading.Thread(target=look, name="dhox-shared-memory", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.stop.set()
+        thread.join()

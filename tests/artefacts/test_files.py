@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dhox.artefacts.files import (
+    RUN_FILE,
+    RUN_SCHEMA,
+    newest,
+    output_directory,
+    partial_directory,
+    read_json,
+    read_npz,
+    settle,
+    sha256,
+    stable_hash,
+    write_bytes,
+    write_json,
+    write_npz,
+)
+from dhox.errors import DhoxError
+
+
+def finished(folder: Path, at: str, **content: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RUN_FILE, {"schema": RUN_SCHEMA, "status": "complete", "finished_at": at, **content})
+    return folder
+
+
+def test_json_round_trip_refuses_nan_and_foreign_schemas(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"schema": "dhox.run/1", "x": "é"})
+    assert read_json(path, "dhox.run/1")["x"] == "é"
+    with pytest.raises(DhoxError, match="dhox.run/1.*reads 'dhox.run/2'"):
+        read_json(path, "dhox.run/2")
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path, "dhox.run/1")["x"] == "é"
+    path.write_text("{")
+    with pytest.raises(DhoxError, match="not valid JSON"):
+        read_json(path, "dhox.run/1")
+
+
+def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(5), "names": np.array(["x", "yz"])}
+    write_npz(tmp_path / "1.npz", **arrays)
+    write_npz(tmp_path / "2.npz", **arrays)
+    assert sha256(tmp_path / "1.npz") == sha256(tmp_path / "2.npz")
+    assert read_npz(tmp_path / "1.npz")["names"].tolist() == ["x", "yz"]
+    with pytest.raises(AssertionError, match="pickle"):
+        write_npz(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
+    np.savez(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(tmp_path / "3.npz")
+    (tmp_path / "4.npz").write_bytes((tmp_path / "1.npz").read_bytes()[:40])
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(tmp_path / "4.npz")
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DhoxError, match=r"Could not write .*write to another disk"):
+        write_bytes(tmp_path / "folder", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_stable_hash_does_not_depend_on_the_process() -> None:
+    assert stable_hash("train/cat/1.png") == 4190777528381747787
+
+
+def test_output_directory_appears_only_when_complete(tmp_path: Path) -> None:
+    final = tmp_path / "runs/a"
+    with output_directory(final, RUN_FILE, RUN_SCHEMA, overwrite=False) as folder:
+        assert not final.exists()
+        assert json.loads((folder / RUN_FILE).read_text())["status"] == "running"
+        finished(folder, "1")
+    assert final.is_dir()
+    assert not partial_directory(final).exists()
+
+
+def test_overwrite_keeps_the_old_directory_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    final = finished(tmp_path / "a", "1", kept=True)
+    with (
+        pytest.raises(DhoxError, match="not empty. Add --overwrite"),
+        output_directory(final, RUN_FILE, RUN_SCHEMA, False),
+    ):
+        pass
+    with pytest.raises(DhoxError, match="mid-way"), output_directory(final, RUN_FILE, RUN_SCHEMA, True):
+        raise DhoxError("mid-way", "")
+    assert read_json(final / RUN_FILE, RUN_SCHEMA)["kept"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with output_directory(final, RUN_FILE, RUN_SCHEMA, True) as folder:
+        finished(folder, "2")
+    assert read_json(final / RUN_FILE, RUN_SCHEMA)["finished_at"] == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a", "a.partial"])
+def test_foreign_directories_are_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious.txt").write_text("mine")
+    with (
+        pytest.raises(DhoxError, match="never overwritten"),
+        output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, True),
+    ):
+        pass
+    assert (tmp_path / name / "precious.txt").read_text() == "mine"
+
+
+def test_a_killed_command_leaves_a_running_partial_that_the_next_one_replaces(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+        raise KeyboardInterrupt
+    assert json.loads((folder / RUN_FILE).read_text())["status"] == "running"
+    with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+        finished(folder, "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_kill_between_the_last_renames_is_finished_by_the_next_reader(tmp_path: Path) -> None:
+    finished(tmp_path / "a.partial", "2", new=True)
+    finished(tmp_path / ".a.replaced", "1")
+    settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
+    assert read_json(tmp_path / "a" / RUN_FILE, RUN_SCHEMA)["new"]
+    write_json(finished(tmp_path / "b.partial", "3") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running"})
+    settle(tmp_path / "b", RUN_FILE, RUN_SCHEMA)
+    assert not (tmp_path / "b").exists()
+
+
+def test_newest_is_the_greatest_finished_at_of_complete_ones(tmp_path: Path) -> None:
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
+    finished(tmp_path / "x/old", "2026-01-01")
+    new = finished(tmp_path / "new", "2026-02-01")
+    write_json(
+        finished(tmp_path / "running", "") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "finished_at": "9"}
+    )
+    write_json(
+        finished(tmp_path / "other", "") / RUN_FILE,
+        {"schema": "dhox.bench/1", "status": "complete", "finished_at": "9"},
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / RUN_FILE).write_text("[")
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) == new
+
+
+def bomb(path: Path, size: int) -> None:
+    """An .npz of a few kB that expands to `size` bytes of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (size - 128,)})
+        for start in range(128, size, 1 << 16):
+            member.write(b"\0" * min(1 << 16, size - start))
+
+
+def test_an_npz_is_not_expanded_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "golden.npz"
+    bomb(path, 1 << 22)
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr("dhox.artefacts.files.LARGEST_NPZ", 1 << 22)
+    assert read_npz(path)["a"].shape == ((1 << 22) - 128,)
+    monkeypatch.setattr("dhox.artefacts.files.LARGEST_NPZ", (1 << 22) - 1)
+    with pytest.raises(DhoxError, match=r"golden\.npz would expand to 4,194,304 bytes .*dhox did not write it"):
+        read_npz(path)
+
+
+def test_an_npz_that_lies_about_its_size_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    bomb(path, 1 << 12)
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (100).to_bytes(4, "little")  # the size that the directory states
+    path.write_bytes(content)
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(path)
+    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
+    with pytest.raises(DhoxError, match="damaged"):
+        read_npz(path)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_npz_is_damaged_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.npz"
+    write_npz(path, a=np.arange(5), names=np.array(["x", "yz"]))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(DhoxError):
+        read_npz(path)
+
+
+def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = finished(tmp_path / "run", "2026", text="x" * 1000) / RUN_FILE
+    monkeypatch.setattr("dhox.artefacts.files.LARGEST_JSON", path.stat().st_size)
+    assert read_json(path, RUN_SCHEMA)["text"]
+    monkeypatch.setattr("dhox.artefacts.files.LARGEST_JSON", path.stat().st_size - 1)
+    with pytest.raises(DhoxError, match="larger than any JSON file of dhox"):
+        read_json(path, RUN_SCHEMA)
+    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
+    monkeypatch.undo()
+    path.write_text("[" * 100_000)
+    with pytest.raises(DhoxError, match="not valid JSON"):
+        read_json(path, RUN_SCHEMA)
+
+
+def test_two_commands_never_write_to_one_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with output_directory(out, "run.json", "dhox.run/1", overwrite=False) as folder:
+        (folder / "mine").write_text("1")
+        with (
+            pytest.raises(DhoxError, match="Another dhox writes .*Wait until it has finished, or choose another --out"),
+            output_directory(out, "run.json", "dhox.run/1", overwrite=True),
+        ):
+            pass
+        assert (folder / "mine").exists()
+        write_json(folder / "run.json", {"schema": "dhox.run/1", "status": "complete"})
+    assert (out / "mine").exists()
+    with output_directory(out, "run.json", "dhox.run/1", overwrite=True) as folder:  # nobody holds it any more
+        assert not (folder / "mine").exists()
+
+
+@pytest.mark.parametrize("results", [{}, {"finished_at": "2026"}])
+def test_an_error_after_results_keeps_them(tmp_path: Path, results: dict[str, str]) -> None:
+    def fail() -> None:
+        with output_directory(tmp_path / "out", "bench.json", "dhox.bench/2", overwrite=False) as folder:
+            write_json(folder / "bench.json", {"schema": "dhox.bench/2", "status": "running", **results})
+            raise DhoxError("full", "")
+
+    with pytest.raises(DhoxError, match="full"):
+        fail()
+    assert (tmp_path / "out.partial").exists() == bool(results)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dhox.distill.run import passes_over
+from dhox.distill.training.batch_sampler import Order
+from dhox.distill.training.train import learning_rate_at, steps_per_epoch
+
+
+def order(**changes: object) -> Order:
+    plain = {"labels": np.arange(6) % 3, "n_unlabelled": 20, "batch_labelled": 4, "batch_unlabelled": 10, "views": 3}
+    return Order(**{**plain, "seed": 0, **changes})  # type: ignore[arg-type]
+
+
+def test_batches_are_labelled_then_unlabelled_and_every_pass_is_whole() -> None:
+    batches = [order().batch(step) for step in range(6)]
+    assert all(len(numbers) == len(views) == 14 for numbers, views in batches)
+    labelled = np.concatenate([numbers[:4] for numbers, _ in batches])
+    unlabelled = np.concatenate([numbers[4:] for numbers, _ in batches])
+    assert all(set(labelled[i : i + 6]) == set(range(6)) for i in range(0, 24, 6))
+    assert all(set(unlabelled[i : i + 20]) == set(range(6, 26)) for i in range(0, 60, 20))
+    assert len({tuple(unlabelled[i : i + 20]) for i in range(0, 60, 20)}) == 3
+    assert {view for _, views in batches for view in views} == {0, 1, 2}
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
+    later = order()
+    assert all((later.batch(5)[i] == order().batch(5)[i]).all() for i in (0, 1))
+    assert not (order(seed=1).batch(5)[0] == order().batch(5)[0]).all()
+
+
+@given(step=st.integers(0, 100), world=st.sampled_from([1, 2, 4]))
+def test_processes_share_the_global_batch_without_duplicates(step: int, world: int) -> None:
+    whole = order(batch_unlabelled=8)
+    numbers, views = whole.batch(step)
+    parts = [whole.batch(step, rank, world) for rank in range(world)]
+    together = sorted((int(n), int(v)) for part in parts for n, v in zip(*part, strict=True))
+    assert together == sorted((int(n), int(v)) for n, v in zip(numbers, views, strict=True))
+    assert all((part[0] < 6).sum() == 4 // world for part in parts)
+
+
+def test_balanced_passes_hold_every_class_equally_often() -> None:
+    labels = np.array([0] * 7 + [1] * 2 + [2])
+    balanced = order(labels=labels, batch_labelled=21, n_unlabelled=0, batch_unlabelled=0, balanced=True)
+    for step in range(3):
+        numbers, _ = balanced.batch(step)
+        assert np.bincount(labels[numbers]).tolist() == [7, 7, 7]
+        assert set(numbers) == set(range(10))
+
+
+def test_no_labelled_and_no_unlabelled_images_are_possible() -> None:
+    assert (order(labels=np.zeros(0, int), batch_labelled=0).batch(3)[0] < 20).all()
+    assert len(order(n_unlabelled=0, batch_unlabelled=0).batch(3)[0]) == 4
+
+
+def test_an_epoch_is_one_pass() -> None:
+    assert steps_per_epoch(5840, 192) == 31
+    assert steps_per_epoch(160, 64) == 3
+    assert steps_per_epoch(5, 192) == 1
+
+
+def test_never_more_views_than_passes() -> None:
+    assert passes_over(5840, 20, 31, 192) == 21
+    assert passes_over(100, 1, 1, 100) == 1
+    assert passes_over(640, 2, 10, 64) == 2
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_learning_rate_rises_then_falls_to_zero(schedule: str) -> None:
+    rates = [learning_rate_at(step, 100, 0.1, 0.1, schedule) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert learning_rate_at(0, 100, 0.1, 0.0, schedule) == pytest.approx(0.1)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quick_distill import DEMO_TEACHER, QUICK
+
+from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.cli.main import main
+from dhox.distill.compare_methods import compare
+from dhox.distill.dry_run import plan
+from dhox.errors import DhoxError
+from dhox.evidence.statistics import mean_interval, student_t
+
+OPTIONS = QUICK | {
+    "device": "cpu",
+    "precision": None,
+    "epochs": 3,
+    "seed": 0,
+    "split_seed": 0,
+    "shots": 4,
+    "label_fraction": None,
+    "cache": None,
+}
+
+
+def test_methods_over_seeds_make_one_table(line: Path) -> None:
+    result = compare(
+        line / "data", Path("runs/c"), ["dho", "sho", "ce", "kd"], 2, overwrite=False, resume=False, **OPTIONS
+    )
+    content = read_json(Path("runs/c") / COMPARISON_FILE, COMPARISON_SCHEMA)
+    assert content == result.content
+    rows = {(row["method"], row["stage"]): row for row in content["rows"]}
+    assert set(rows) == {
+        ("teacher", "teacher"), ("dho", "ce_head"), ("dho", "kd_head"), ("dho", "dho_fixed"), ("dho", "dho"),
+        ("sho", "student"), ("ce", "student"), ("kd", "student"),
+    }  # fmt: skip
+    for method in ("dho", "sho", "ce", "kd"):
+        for seed in (0, 1):
+            summary = read_json(Path(f"runs/c/{method}-{seed}") / RUN_FILE, RUN_SCHEMA)
+            assert summary["training"]["seed"] == summary["training"]["split_seed"] == seed
+            stage = "dho" if method == "dho" else "student"
+            accuracy = next(row["accuracy"] for row in summary["test"] if row["stage"] == stage)
+            assert rows[method, stage]["accuracies"][seed] == accuracy
+    assert rows["ce", "student"]["minus_dho"]["mean"] == pytest.approx(
+        rows["ce", "student"]["mean"] - rows["dho", "dho"]["mean"]
+    )
+    assert "minus_dho" not in rows["dho", "dho"]
+    assert len(list(Path("runs/cache").glob("teacher-*views"))) == 1  # one cache for all eight trainings
+    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
+        compare(line / "data", Path("runs/c"), ["ce"], 1, overwrite=False, resume=False, **OPTIONS)
+    before = (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns
+    again = compare(line / "data", Path("runs/c"), ["ce"], 1, overwrite=False, resume=True, **OPTIONS)
+    assert (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns == before
+    assert again.content["rows"][0]["interval"] is None
+
+
+def test_the_command_compares_and_prints_one_table(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "distill", str(line / "data"), "--teacher", DEMO_TEACHER, "--student", "test_resnet", "--student-weights",
+        "none", "--image-size", "28", "--epochs", "1", "--shots", "4", "--method", "dho,ce", "--seeds", "2", "--out", "c",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr()
+    assert end.value.code == 0, said.err
+    assert "48 test images, 2 seeds" in said.out
+    assert "minus dho, points" in said.out
+    assert said.out.count("dho, CE head") == 1
+
+
+def test_intervals_of_a_mean_are_students() -> None:
+    published = {1: (12.706, 63.657), 2: (4.303, 9.925), 3: (3.182, 5.841), 4: (2.776, 4.604), 9: (2.262, 3.250)}
+    published |= {10: (2.228, 3.169), 38: (2.024, 2.712), 120: (1.980, 2.617)}
+    for degrees, quantiles in published.items():
+        assert [student_t(p, degrees) for p in (0.05, 0.01)] == pytest.approx(quantiles, abs=5.1e-4)
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found["mean"] == 2
+    assert found["interval"] == pytest.approx([2 - 4.3026527 / np.sqrt(3), 2 + 4.3026527 / np.sqrt(3)])
+    assert mean_interval([1.0])["interval"] is None
+
+
+def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(
+        line / "data", Path("runs/cache"), teacher=DEMO_TEACHER, student="test_resnet", image_size=28, views=2, epochs=3,
+        batch_labelled=8, batch_unlabelled=32,
+    )  # fmt: skip
+    assert (found["n_training"], found["n_validation_and_test"]) == (96, 128)
+    assert found["teacher_passes"] == 96 * 2 + 128
+    assert found["cache_bytes"] == 2 * 64 * (96 * 2 + 128)
+    assert found["packed_bytes"] == 96 * 28 * 28 * 3
+    assert found["training_s"] == pytest.approx(3 * 3 * 40 / found["student_images_per_s"])
+    assert min(found[name] for name in ("teacher_s", "decode_s", "pack_s", "memory_bytes", "free_bytes")) > 0
+    for command in (
+        ["distill", "--student", "test_resnet", "--image-size", "28", "--student-weights", "none"],
+        ["cache"],
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([command[0], str(line / "data"), *command[1:], "--teacher", DEMO_TEACHER, "--dry-run"])
+        said = capsys.readouterr()
+        assert end.value.code == 0, said.err
+        assert "teacher passes" in said.out
+        assert "Nothing was written" in said.out
+        assert max(map(len, said.out.splitlines())) <= 140
+    assert not list(Path().iterdir())

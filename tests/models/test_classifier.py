@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dhox
+from dhox.artefacts.files import read_npz, write_json
+from dhox.cli.main import main
+from dhox.errors import DhoxError
+
+
+def test_paths_pil_images_and_arrays_give_the_same(line: Path) -> None:
+    model = dhox.load(str(line / "runs/tiny/export"))
+    paths = sorted((line / "data/test/bag").iterdir())[:3]
+    probs = model(paths)
+    assert probs.shape == (3, 4)
+    assert probs.dtype == np.float32
+    opened = [Image.open(path) for path in paths]
+    assert np.array_equal(model(opened), probs)
+    assert np.array_equal(model([np.asarray(image.convert("RGB")) for image in opened]), probs)
+    assert np.array_equal(model(paths[0]), model([str(paths[0])]))
+    assert model([]).shape == (0, 4)
+    assert model.classes == ["bag", "dress", "sandal", "trousers"]
+
+
+def test_the_cpu_takes_fp32_unless_asked(line: Path) -> None:
+    assert dhox.load(line / "runs/tiny/export", device="cpu").entry["precision"] == "fp32"
+    assert dhox.load(line / "runs/tiny/export", device="cpu", precision="fp16").entry["precision"] == "fp16"
+
+
+def test_predictions_equal_the_golden_probs(line: Path) -> None:
+    golden = read_npz(line / "runs/tiny/export/golden.npz")
+    probs = dhox.load(line / "runs/tiny/export")([golden[f"decoded_{i:02d}"] for i in range(32)])
+    assert abs(probs - golden["probs"]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: dhox.load(e / "none"), "is not an export directory: no manifest.json. Run: dhox export RUN"),
+        (lambda e: dhox.load(e, precision="int8"), "holds no int8 model. Ask for one of: fp32, fp16"),
+        (lambda e: dhox.load(e, device="tpu"), "device 'tpu' is unknown"),
+        (lambda e: dhox.load(e)("none.png"), "none.png does not exist"),
+        (lambda e: dhox.load(e)(np.zeros((4, 4))), r"uint8 RGB \[H, W, 3\], not float64 \[4, 4\]"),
+    ],
+)
+def test_mistakes_are_named(line: Path, call: object, message: str) -> None:
+    with pytest.raises(DhoxError, match=message):
+        call(line / "runs/tiny/export")  # type: ignore[operator]
+
+
+def test_table_and_json(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(path) for path in sorted((line / "data/test/sandal").iterdir())[:2]]
+    main_quietly(["predict", str(line / "runs/tiny/export"), *images, "--top", "2", "--json"])
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["path"] for answer in answers] == images
+    assert [len(answer["top"]) for answer in answers] == [2, 2]
+    assert [(answer["label"], answer["unknown"]) for answer in answers] == [
+        (answer["top"][0]["class"], False) for answer in answers
+    ]
+    assert answers[0]["top"][0]["probability"] >= answers[0]["top"][1]["probability"]
+    main_quietly(["predict", str(line / "runs/tiny/export"), *images])
+    assert f"{100 * answers[0]['top'][0]['probability']:.1f} %" in capsys.readouterr().out
+
+
+def test_below_the_threshold_the_answer_is_unknown(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = own_line / "runs/tiny/export"
+    images = [str(path) for path in sorted((own_line / "data/test").rglob("*.png"))[:12]]
+    assert dhox.load(export).reject_threshold is None
+    tops = dhox.load(export)(images).max(-1)
+    threshold = float(np.sort(tops)[5])
+    manifest = json.loads((export / "manifest.json").read_text())
+    write_json(export / "manifest.json", manifest | {"reject": {"threshold": threshold}})
+    assert dhox.load(export).reject_threshold == threshold
+    main_quietly(["predict", str(export), *images, "--json"])
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["unknown"] for answer in answers] == (tops < threshold).tolist()
+    assert sum(answer["unknown"] for answer in answers) == 5
+    for answer in answers:
+        assert answer["label"] == (None if answer["unknown"] else answer["top"][0]["class"])
+        assert len(answer["top"]) == 3
+    main_quietly(["predict", str(export), *images])
+    assert capsys.readouterr().out.count("unknown") == 5
+
+
+def main_quietly(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0

@@ -1,0 +1,187 @@
+"""Whether an engine fits a machine, and whether a user trusts it. No engine runs here: that needs a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dhox
+from dhox.errors import DhoxError
+from dhox.models import engines
+from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
+from dhox.runtimes.tensorrt_api import TensorRT
+
+ORIN = Gpu("Orin", "8.7")
+L4, RTX_4090, H100 = Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA GeForce RTX 4090", "8.9"), Gpu("NVIDIA H100", "9.0")
+T4 = Gpu("Tesla T4", "7.5")
+BOARD, PC = "Linux aarch64", "Linux x86_64"
+PLAN = b"a plan"
+
+
+def sidecar(**changes: Any) -> dict[str, Any]:
+    """The sidecar of an engine of PLAN that TensorRT 10.3 built on an L4."""
+    options = {"version_compatible": False, "hardware_compatible": False, "dla": None}
+    made = {
+        "schema": engines.ENGINE_SCHEMA, "status": "complete", "finished_at": "2026-11-01", "precision": "fp16",
+        "onnx": {"file": "model.fp16.onnx", "sha256": "a" * 64},
+        "engine": {"file": "model.engine", "bytes": len(PLAN), "sha256": hashlib.sha256(PLAN).hexdigest()},
+        "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"},
+        "device": {"gpu": "NVIDIA L4", "compute_capability": "8.9", "platform": PC, "jetson": None},
+        "options": options, "golden": {"status": "passed"},
+    }  # fmt: skip
+    for path, value in changes.items():
+        part, _, name = path.partition("__")
+        if name:
+            made[part][name] = value  # type: ignore[index]
+        else:
+            made[part] = value
+    return made
+
+
+def tensorrt(version: str = "10.3.0", flavour: str = "tensorrt") -> TensorRT:
+    return TensorRT(None, flavour, version)
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+VERSIONS, HARDWARE = {"options__version_compatible": True}, {"options__hardware_compatible": True}
+RTX = {
+    "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1"},
+    "device__gpu": None,
+    "device__compute_capability": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "trt", "here", "system", "reason"),
+    [
+        ({}, tensorrt(), L4, PC, None),
+        ({}, tensorrt(), RTX_4090, PC, "built on NVIDIA L4 .*this machine has NVIDIA GeForce RTX 4090"),
+        ({}, tensorrt(), H100, PC, "compute capability 8.9.*H100 .9.0"),
+        ({}, tensorrt("10.3.1"), L4, PC, "10.3.0 .for that version only., this machine has 10.3.1"),
+        ({}, tensorrt("1.7.1", "tensorrt_rtx"), L4, PC, "built by tensorrt, this machine has tensorrt_rtx"),
+        ({}, tensorrt(), L4, BOARD, "built on Linux x86_64, this is Linux aarch64"),
+        (VERSIONS, tensorrt("10.16.1"), L4, PC, None),
+        (VERSIONS, tensorrt("11.1.0"), L4, PC, None),
+        (VERSIONS, tensorrt("10.2.9"), L4, PC, "for that version or newer"),
+        (VERSIONS, tensorrt("10.16.1"), H100, PC, "built on NVIDIA L4"),
+        (HARDWARE, tensorrt(), H100, PC, None),
+        (HARDWARE, tensorrt(), T4, PC, "8.0 or more, Tesla T4 has 7.5"),
+        (HARDWARE, tensorrt("10.4.0"), H100, PC, "for that version only"),
+        (HARDWARE, tensorrt(), ORIN, BOARD, "this is Linux aarch64"),
+        (RTX, tensorrt("1.7.1", "tensorrt_rtx"), RTX_4090, PC, None),
+        (RTX, tensorrt("1.7.1", "tensorrt_rtx"), T4, PC, "8.0 or more"),
+        (RTX, tensorrt("1.7.2", "tensorrt_rtx"), RTX_4090, PC, "for that version only"),
+    ],
+)  # fmt: skip
+def test_engine_of_another_machine_is_refused_with_the_reason(
+    changes: dict[str, Any], trt: TensorRT, here: Gpu, system: str, reason: str | None
+) -> None:
+    found = engines.mismatch(sidecar(**deepcopy(changes)), trt, here, system)
+    assert (found is None) == (reason is None), found
+    assert re.search(reason or "", found or ""), found
+
+
+def write_engine(folder: Path, content: dict[str, Any], plan: bytes = PLAN) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "engine.json").write_text(json.dumps(content))
+    (folder / "model.engine").write_bytes(plan)
+    return folder
+
+
+def test_only_the_builder_on_this_machine_is_trusted(tmp_path: Path) -> None:
+    folder, content = write_engine(tmp_path / "e", sidecar()), sidecar()
+    with pytest.raises(DhoxError, match=r"not built on this machine by this user.*can run any code.*--trust-engine"):
+        engines.read_plan(folder, content, trust_engine=False)
+    assert engines.read_plan(folder, content, trust_engine=True) == PLAN
+    engines.record_trust(content["engine"]["sha256"], folder)
+    assert engines.read_plan(folder, content, trust_engine=False) == PLAN
+    record = engines.trust_record(content["engine"]["sha256"])
+    assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    record.chmod(0o622)  # anybody could have written it
+    with pytest.raises(DhoxError, match="--trust-engine"):
+        engines.read_plan(folder, content, trust_engine=False)
+    record.chmod(0o600)
+    record.write_text("{}")
+    with pytest.raises(DhoxError, match="--trust-engine"):
+        engines.read_plan(folder, content, trust_engine=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_record_of_another_user_counts_for_nothing(tmp_path: Path) -> None:
+    engines.record_trust("b" * 64, tmp_path)
+    assert engines.is_trusted("b" * 64)
+    os.chown(engines.trust_record("b" * 64), 12345, 12345)
+    assert not engines.is_trusted("b" * 64)
+
+
+def test_a_hash_is_needed_but_not_enough(tmp_path: Path) -> None:
+    engines.record_trust(sidecar()["engine"]["sha256"], tmp_path)
+    other = write_engine(tmp_path / "other", sidecar(), b"A plan")
+    for trust in (False, True):
+        with pytest.raises(DhoxError, match=r"SHA-256 differs.*dhox export EXPORT --tensorrt"):
+            engines.read_plan(other, sidecar(), trust)
+    longer = write_engine(tmp_path / "longer", sidecar(), PLAN + b"!")
+    with pytest.raises(DhoxError, match="has not the size"):
+        engines.read_plan(longer, sidecar(), trust_engine=True)
+    (longer / "model.engine").unlink()
+    with pytest.raises(DhoxError, match="is missing"):
+        engines.read_plan(longer, sidecar(), trust_engine=True)
+
+
+def test_sizes_are_bounded_before_anything_is_read(tmp_path: Path) -> None:
+    huge = write_engine(tmp_path / "huge", sidecar(engine__bytes=engines.LARGEST_PLAN + 1))
+    with (huge / "model.engine").open("wb") as file:
+        file.truncate(engines.LARGEST_PLAN + 1)  # sparse: no disk, no memory
+    with pytest.raises(DhoxError, match="has not the size"):
+        engines.read_plan(huge, sidecar(engine__bytes=engines.LARGEST_PLAN + 1), trust_engine=True)
+    with (huge / "engine.json").open("wb") as file:
+        file.truncate(engines.LARGEST_SIDECAR + 1)
+    with pytest.raises(DhoxError, match="larger than a sidecar can be"):
+        engines.read_sidecar(huge)
+
+
+def test_the_newest_engine_that_fits_is_found_and_the_others_explained(tmp_path: Path) -> None:
+    here = {"device__platform": engines.platform_name()}
+    manifest = {"default": "fp16", "artefacts": [{"precision": "fp16", "sha256": "a" * 64}, {"precision": "fp32", "sha256": "c" * 64}]}  # fmt: skip
+    with pytest.raises(DhoxError, match=r"holds no engine for this machine\. Build one here: dhox export"):
+        engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)
+    root = tmp_path / "engines"
+    write_engine(root / "running", sidecar(status="running", **here))
+    write_engine(root / "later", sidecar(schema="dhox.engine/2", **here))
+    write_engine(root / "torn", {"schema": engines.ENGINE_SCHEMA, "status": "complete", "precision": "fp16"})
+    write_engine(root / "board", sidecar(device__platform="Linux riscv", finished_at="2027"))
+    write_engine(root / "retrained", sidecar(onnx__sha256="d" * 64, finished_at="2027", **here))
+    with pytest.raises(DhoxError) as refused:
+        engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)
+    for reason in ("board: it was built on Linux riscv", "later: .*dhox.engine/2", "retrained: it was built from another", "running: .*not finished", "torn: its engine.json is incomplete"):  # fmt: skip
+        assert refused.match(reason)
+    write_engine(root / "old", sidecar(**here))
+    new = write_engine(root / "new", sidecar(finished_at="2026-11-02", **here))
+    fp32 = write_engine(
+        root / "fp32", sidecar(precision="fp32", onnx__sha256="c" * 64, finished_at="2026-10-01", **here)
+    )
+    assert engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)[0] == new
+    assert engines.find_engine(tmp_path, manifest, "fp32", tensorrt(), L4)[0] == fp32
+    with pytest.raises(DhoxError, match="holds no int8 engine"):
+        engines.find_engine(tmp_path, manifest, "int8", tensorrt(), L4)
+
+
+def test_loading_without_a_gpu_says_so(line: Path) -> None:
+    try:
+        gpu()
+    except NoGpuError:
+        with pytest.raises(DhoxError, match="CUDA finds no GPU here|CUDA runtime .* is not on this machine"):
+            dhox.load(line / "runs/tiny/export", device="tensorrt")  # type: ignore[operator]
+    with pytest.raises(DhoxError, match="Use auto, cpu, cuda or tensorrt"):
+        dhox.load(line / "runs/tiny/export", device="tpu")  # type: ignore[operator]

@@ -1,8 +1,0 @@
-from __future__ import annotations
-
-from dhox.machine import device_card
-
-
-def test_the_card_has_no_empty_field() -> None:
-    card = device_card()
-    assert all(card[key] for key in ("host", "platform", "machine", "cpu", "cpu_cores"))
