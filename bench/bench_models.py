@@ -21,7 +21,7 @@ class Subject:
     """One model file.
 
     `name`: unique in one bench; `file`: the ONNX file, its hash checked; `precision`: what the file states;
-    `input_kind`: one of dhox.models.export_directory.INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the
+    `input_kind`: one of INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the
     directory it belongs to, None for a model of another tool. Such a model may also have the `input_kind` float-nhwc or
     uint8-nchw, take blue first (`bgr`), or have its batch size fixed in the file.
     """

@@ -124,7 +124,7 @@ def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
 class Deployable(nn.Module):
     """The whole exported function.
 
-    Input `image`, by `input_kind` (one of dhox.models.export_directory.INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
+    Input `image`, by `input_kind` (one of INPUT_KINDS): uint8 [B, H, W, 3], normalised float32
     [B, 3, H, W], or float32 [B, 3, H, W] from 0 to 255. Output `probs`: float32 [B, C].
     """
 

@@ -1,4 +1,4 @@
-"""NPZ files as frozen records of numpy arrays: dtype, named dimensions and range are declared, and checked at the door."""
+"""NPZ files as frozen records of arrays: dtype, named dimensions and range are declared, and checked at the door."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON files as frozen typed records: read and checked whole at the door, written only when they would be read again."""
+"""JSON files as frozen typed records: read and checked whole at the door, written only if readable."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def read_text(path: Path) -> bytes:
 
 
 def decode(path: Path, content: bytes, kind: type[R]) -> R:
-    """JSON text as a record. Raises DhoxError for no JSON, and for a field that is missing, mistyped or out of range."""
+    """JSON text as a record. Raises DhoxError for no JSON, and for a field that is missing or wrong."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as err:

@@ -35,8 +35,8 @@ class Option:
     """What an option is to its users.
 
     `help`: one sentence. `shown`: the default in words, where it is computed. `metavar`: what the value is called.
-    `flags`: the long options, where they are not the field's name (`--compile/--no-compile`). `common`: among those that
-    most people use first. `how`: it changes how, not what, is computed, so that --resume takes another value.
+    `flags`: the long options, where they are not the field's name (`--compile/--no-compile`). `common`: among the ten
+    that most people use first. `how`: it changes how, not what, is computed, so that --resume takes another value.
     """
 
     help: str
