@@ -13,8 +13,7 @@ from rich.console import Console
 
 from dhox.cli.main import main
 from dhox.console import console
-from dhox.doctor.examine import abilities, board, disk
-from dhox.doctor.examine.backends import (
+from dhox.doctor.backends import (
     Finding,
     Place,
     cuda_runtime,
@@ -26,7 +25,8 @@ from dhox.doctor.examine.backends import (
     tensorrt_advice,
     this_place,
 )
-from dhox.doctor.examine.targets import BOARDS, describe_target, parse_target, targets_of
+from dhox.doctor.examine import abilities, board, disk
+from dhox.doctor.targets import BOARDS, describe_target, parse_target, targets_of
 from dhox.errors import UsageError
 from dhox.reports import tables
 from dhox.system.jetpack import JETPACKS, jetpack_of

@@ -127,7 +127,7 @@ def test_preprocessing_survives_json() -> None:
 
 
 def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     files = [path for folder in ("src/dhox", "bench", "export") for path in (root / folder).rglob("*.py")]
     assert len(files) > 40
     resampling = {path.relative_to(root).as_posix() for path in files if "Resampling" in path.read_text("utf-8")}

@@ -10,7 +10,7 @@ from dhox.artefacts.files import read_json, write_json
 from dhox.distill.auditing.audit import audit
 from dhox.reports.audit.page import write_audit_page
 
-TEACHER = f"local-dir:{Path(__file__).parents[1] / 'src/dhox/demo/teacher'}"
+TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dhox.runtimes.tensorrt_api import check_version, how_to_install, import_ten
 
 trt = pytest.importorskip("tensorrt_rtx")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = (
     "src/dhox/models/tensorrt_api.py",
     "src/dhox/models/engine_session.py",

@@ -136,7 +136,7 @@ def doctor(
         return
     set_sysroot(sysroot)
     if target is not None:
-        from dhox.doctor.examine.targets import describe_target
+        from dhox.doctor.targets import describe_target
         from dhox.reports.tables import print_target
 
         print_target(describe_target(target), as_json)

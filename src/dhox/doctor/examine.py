@@ -7,7 +7,7 @@ from pathlib import Path
 from dhox.artefacts.files import free_bytes
 from dhox.bench.remote.power_modes import RESTORE, left_over
 from dhox.bench.sensors.energy import find_meter
-from dhox.doctor.examine.backends import Finding, Place, find_backends, this_place
+from dhox.doctor.backends import Finding, Place, find_backends, this_place
 from dhox.errors import DhoxError
 from dhox.system.jetson import jetson_card
 from dhox.system.machine import cpu_model

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dhox.console import console, say
-from dhox.doctor.examine.backends import Finding
+from dhox.doctor.backends import Finding
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 
 STAGES = {
