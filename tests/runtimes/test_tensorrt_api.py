@@ -20,8 +20,8 @@ trt = pytest.importorskip("tensorrt_rtx")
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    "src/dhox/models/tensorrt_api.py",
-    "src/dhox/models/engine_session.py",
+    "src/dhox/runtimes/tensorrt_api.py",
+    "src/dhox/runtimes/tensorrt_session.py",
     "bench/runners/engine_runner.py",
     "export/engines/compile_engine.py",
     "export/engines/precision_proof.py",
