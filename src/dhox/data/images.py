@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dhox.artefacts.common import Preprocessing
 from dhox.errors import DhoxError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
@@ -63,33 +63,6 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The evaluation preprocessing that ships with a model.
-
-    `resize`: length of the shorter side in pixels; `crop`: side of the centre crop; `mean`, `std`: per channel, for
-    pixels in [0, 1], applied inside the exported graph. `squash`: both sides to `resize`, whatever the image's shape;
-    models of other tools only.
-    """
-
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    squash: bool = False
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Preprocessing:
-        """Read what `to_json` wrote."""
-        return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest; `squash` only where it is set."""
-        content = asdict(self)
-        return content if self.squash else {key: value for key, value in content.items() if key != "squash"}
 
 
 def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
