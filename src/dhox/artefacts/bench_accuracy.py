@@ -1,0 +1,103 @@
+"""What bench.json says of the answers: test images, the ledger of every export, golden images. Shares in 0..1."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dhox.artefacts.record import Count, Interval, Name, NotNegative, Record, Share
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class ClassAccuracy(Record, kw_only=True):
+    """One class. `recall`: null without images of it; `precision`: null where it was never answered."""
+
+    name: str
+    n: Count
+    recall: Share | None
+    precision: Share | None
+
+
+class Paired(Record, kw_only=True):
+    """Against the reference's answers on the same images: agreement, images gained and lost, McNemar's exact p."""
+
+    agreement: Share
+    gained: Count
+    lost: Count
+    mcnemar_p: Share
+    largest_difference: Annotated[NotNegative | None, Meta(description="of a probability; null: not known")]
+
+
+class AccuracyRow(Record, kw_only=True):
+    """Top-1 of one model and runner on the test images, with Wilson's interval."""
+
+    model: Name
+    runner: Name
+    precision: Precision
+    n: Count
+    correct: Count
+    accuracy: Share
+    interval: Interval
+    top5: Annotated[Share | None, Meta(description="null with five classes or fewer")]
+    per_class: list[ClassAccuracy]
+    calibration_error: Annotated[Share | None, Meta(description="expected, of the top probability")]
+    nll: Annotated[NotNegative | None, Meta(description="mean negative log-likelihood, nats")]
+    confusion: Annotated[list[list[Count]] | None, Meta(description="[true][predicted]; null with many classes")]
+    reference: Annotated[Paired | None, Meta(description="against the first row")]
+
+    def __post_init__(self) -> None:
+        sides = {len(self.per_class)}
+        if self.confusion is not None and {len(self.confusion), *map(len, self.confusion)} != sides:
+            raise ValueError("confusion has another number of classes than per_class")
+
+
+class Accuracy(Record, kw_only=True):
+    """Accuracy on the test images."""
+
+    split: str
+    data: Annotated[str | None, Meta(description="address of the images")]
+    note: Annotated[str | None, Meta(description="why it was not measured")]
+    classes: list[str]
+    rows: list[AccuracyRow]
+
+
+class DeviceLedgerRow(Record, kw_only=True):
+    """One file on the images of its export's ledger, beside what the export answered."""
+
+    model: Name
+    runner: Name
+    stage: Name
+    precision: Precision
+    n: Count
+    correct: Count
+    accuracy: Share
+    interval: Interval
+    top5: Share | None
+    calibration_error: Share | None
+    export: Annotated[Paired | None, Meta(description="against the export's own answers")]
+
+
+class DeviceLedger(Record, kw_only=True):
+    """The ledger of an export, completed on this device."""
+
+    export: Annotated[str, Meta(description="its directory")]
+    images: Annotated[str | None, Meta(description="which images")] = None
+    note: Annotated[str | None, Meta(description="why there are no rows")] = None
+    rows: list[DeviceLedgerRow] = msgspec.field(default_factory=list)
+
+
+class GoldenRow(Record, kw_only=True):
+    """Whether this machine answers on the golden images as the exporting one did."""
+
+    model: Name
+    runner: Name
+    n: Count
+    input_equal: bool
+    jpeg_difference: Annotated[int, Meta(ge=0, description="of 255, between JPEG decoders")]
+    largest_difference: Annotated[NotNegative | None, Meta(description="of a probability; null: one is not finite")]
+    decided_argmax_equal: bool
+    agreement: Share
+    passed: bool
