@@ -41,7 +41,8 @@ def read_arrays(path: Path, kind: type[A], **dimensions: int) -> A:
     """Read an .npz whose arrays are the fields of the dataclass `kind`, each Annotated with an `Array`.
 
     `dimensions`: lengths that are known from elsewhere, such as C from the manifest. A field with a default may be
-    missing. Raises DhoxError that names the file, the array, what was found and what was expected.
+    missing. `kind.__post_init__` may check across arrays; the text of its ValueError follows the file's name. Raises
+    DhoxError that names the file, the array, what was found and what was expected.
     """
     stored = read_npz(path)
     known = dict(dimensions)
@@ -55,7 +56,10 @@ def read_arrays(path: Path, kind: type[A], **dimensions: int) -> A:
         if problem is not None:
             raise DhoxError(f"{path}: the array {field.name} {problem}.", AGAIN)
         values[field.name] = stored[field.name]
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as err:
+        raise DhoxError(f"{path} {err}.", AGAIN) from err
 
 
 def write_arrays(path: Path, arrays: Any) -> None:

@@ -19,6 +19,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1)]
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]  # plain: never a path
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Interval = tuple[float, float]  # (low, high), 95 %
 
@@ -115,8 +116,9 @@ def check_schema(path: Path, found: str, wanted: str) -> None:
 
 def field_error(err: msgspec.ValidationError, content: bytes) -> str:
     """`field: what was expected, what was found` of a validation error."""
-    said, _, path = str(err).partition(" - at `")
-    path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    said, _, place = str(err).partition(" - at ")
+    found_path = re.search(r"`\$\.?([^`]*)`", place)  # also of "`key` in `$.files`"
+    path = found_path[1] if found_path else ""
     found = look_up(content, path)
     return f"{path or 'the whole file'}: {said[:1].lower()}{said[1:]}{found}"
 
