@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, sha256
-from dhox.data.images import Preprocessing, normalise
+from dhox.data.images import normalise
 from dhox.errors import DhoxError, UsageError
 from dhox.evidence.statistics import softmax
 from dhox.models.export_directory import artefact, check_file, graph_input, read_manifest

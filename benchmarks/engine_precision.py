@@ -13,8 +13,8 @@ from pathlib import Path
 import timm
 from rich.table import Table
 
+from dhox.artefacts.common import Preprocessing
 from dhox.console import console
-from dhox.data.images import Preprocessing
 from dhox.distill.students.student import with_heads
 from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import engine_precision, layers_of_log, tally

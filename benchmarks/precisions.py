@@ -16,8 +16,9 @@ import numpy as np
 import timm
 from packed_size import network
 
+from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import read_image
-from dhox.data.images import Preprocessing, model_input
+from dhox.data.images import model_input
 from dhox.data.items import Item
 from dhox.evidence.statistics import mcnemar_p, wilson_interval
 from dhox.export.graphs.backbone import exportable

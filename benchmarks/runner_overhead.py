@@ -19,11 +19,11 @@ import numpy as np
 import timm
 from rich.table import Table
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import sha256
 from dhox.bench.bench_models import Subject
 from dhox.bench.runners.runner import open_runner
 from dhox.console import console
-from dhox.data.images import Preprocessing
 from dhox.distill.students.student import with_heads
 from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.backbone import exportable

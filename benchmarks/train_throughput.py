@@ -32,8 +32,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
+from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, read_image
-from dhox.data.images import Preprocessing
 from dhox.distill.images.packed import fill_packed, packed_side, prepare_packed
 from dhox.distill.images.shards import open_rows, row_key
 from dhox.distill.images.student_inputs import packed_inputs, resident_images

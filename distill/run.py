@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import timm
 import torch
@@ -297,7 +298,7 @@ def distill(
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
             "sets": sets_summary(sets) | {"label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by},
             "teacher": guidance.summary if guidance else None,
-            "student": spec.to_json()
+            "student": msgspec.to_builtins(spec)
             | {
                 "weights": student_weights, "init_heads": init_heads,
                 "init_from": plain(init_from),

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.common import Preprocessing
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
-from dhox.data.images import Preprocessing, model_input
+from dhox.data.images import model_input
 from dhox.distill.results.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
 from dhox.evidence.ledger import accuracy_drops, losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
 from dhox.export.half_precision.convert import BF16_OPSET, QUANTISED_OPSET

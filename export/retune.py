@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -23,7 +24,6 @@ from dhox.artefacts.files import (
     write_npz,
 )
 from dhox.data.dataset import data_address
-from dhox.data.images import Preprocessing
 from dhox.distill.results.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.device_ledger import ledger_items

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -25,8 +27,7 @@ from dhox.artefacts.files import (
     write_npz,
 )
 from dhox.data.dataset import data_address, read_image
-from dhox.data.images import Preprocessing
-from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.distill.students.student import WEIGHTS_FILE, load_student
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import ledger_content
 from dhox.export.folding.cost import with_costs
@@ -101,7 +102,7 @@ def export(
     selection = read_json(run / "selection.json", "dhox.selection/1")
     val = read_npz(run / "val.npz")
     preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    spec = StudentSpec.from_json(summary["student"])
+    spec = msgspec.convert(summary["student"], StudentSpec)
     student = load_student(run, spec)
     heads = head_arrays(student)
     choice = choose(val, selection, spec.two_heads, heads, fold_heads, fold_rule, fold_tolerance)

@@ -10,13 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, write_json, write_npz
 from dhox.console import quietly
-from dhox.data.images import Preprocessing, decode, model_input, normalise
+from dhox.data.images import decode, model_input, normalise
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.students.synthetic import write_synthetic_images
@@ -63,7 +65,7 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
             "data": str(run / "images"),
             "classes": [{"id": number, "name": label, "prompt": label} for number, label in enumerate(labels)],
             "sets": {"selection": UNTRAINED, "labelled": [], "validation": []},
-            "teacher": None, "student": spec.to_json() | {"weights": "none"},
+            "teacher": None, "student": msgspec.to_builtins(spec) | {"weights": "none"},
             "preprocessing": preprocessing.to_json(), "skipped": [], "environment": versions(),
         }  # fmt: skip
         write_json(run / RUN_FILE, summary)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, sha256
+from dhox.artefacts.files import RUN_FILE, sha256
+from dhox.artefacts.run import read_run
 from dhox.bench.bench_models import Subject
-from dhox.data.images import Preprocessing
-from dhox.distill.students.student import WEIGHTS_FILE, StudentSpec, load_student
+from dhox.distill.students.student import WEIGHTS_FILE, load_student
 from dhox.errors import DhoxError, first_line
 from dhox.export.folding.fold import Fold
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
@@ -151,10 +151,9 @@ def open_torch_runner(subject: Subject, name: str, device: str, options: frozens
 
 def deployable(run: Path, fold: Fold, input_kind: str = "uint8-nhwc") -> Deployable:
     """A run's student with the head that `fold` describes."""
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    student = load_student(run, StudentSpec.from_json(summary["student"]))
-    preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    return Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, input_kind)
+    summary = read_run(run)
+    student = load_student(run, summary.student)
+    return Deployable(student.backbone, folded_head(head_arrays(student), fold), summary.preprocessing, input_kind)
 
 
 def to_half(module: Deployable, dtype: torch.dtype) -> None:

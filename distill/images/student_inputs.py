@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.images.pixels import channels, to_model
 from dhox.distill.images.resample import model_views
 from dhox.distill.images.shards import Rows

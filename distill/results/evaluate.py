@@ -11,8 +11,9 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, class_numbers
-from dhox.data.images import Preprocessing, model_input
+from dhox.data.images import model_input
 from dhox.distill.images.pixels import WholeImages, to_model
 from dhox.distill.processes import gather_rows, share_buffers
 from dhox.distill.students.kd_head import norm, plain_parameters

@@ -12,7 +12,7 @@ import torch
 from open_clip.model import _build_vision_tower, resize_pos_embed
 from torch import nn
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.teachers.teacher import split_name
 from dhox.errors import DhoxError, UsageError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.distill.students.clip_tower import PREFIX, load_tower, text_embeddings
 from dhox.distill.students.init_from import copy_earlier, earlier_student
-from dhox.distill.students.student import Student, StudentSpec, create_backbone, preprocessing_of, with_heads
+from dhox.distill.students.student import Student, create_backbone, preprocessing_of, with_heads
 from dhox.errors import UsageError
 
 

@@ -13,10 +13,10 @@ import torchvision
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 
+from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.data.dataset import shorten
-from dhox.data.images import Preprocessing
 from dhox.distill.students.clip_tower import PREFIX, build_tower
-from dhox.distill.students.student import Student, StudentSpec, create_backbone, with_heads
+from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.distill.teachers.teacher import closest
 from dhox.errors import DhoxError
 

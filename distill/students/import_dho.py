@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from lightning_fabric import Fabric
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -97,7 +98,7 @@ def import_dho(
                 "selection": "imported", "labelled": [], "validation": [item.name for item in validation],
             },
             "teacher": None,
-            "student": spec.to_json() | {"weights": file.name},
+            "student": msgspec.to_builtins(spec) | {"weights": file.name},
             "preprocessing": preprocessing.to_json(),
             "training": None,
             "imported": {"file": str(file.absolute()), "sha256": sha256(file), "stored": stored},

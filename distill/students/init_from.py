@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, settle
+from dhox.artefacts.common import StudentSpec
+from dhox.artefacts.run import read_run
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
-from dhox.distill.students.student import WEIGHTS_FILE, Student, StudentSpec
+from dhox.distill.students.student import WEIGHTS_FILE, Student
 from dhox.errors import DhoxError
 
 
@@ -27,11 +28,8 @@ class Earlier:
 
 def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earlier:
     """Read the student of a run. Raises DhoxError for an unfinished run, another backbone, another kind of KD head."""
-    settle(run, RUN_FILE, RUN_SCHEMA)
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    if summary.get("status") != "complete":
-        raise DhoxError(f"--init-from {run}: that run did not finish.", "Give a finished run directory.")
-    spec = StudentSpec.from_json(summary["student"])
+    summary = read_run(run)
+    spec = summary.student
     if architecture_of(spec.name) != architecture_of(name):
         raise DhoxError(
             f"--init-from {run}: its student is {spec.name}, not {name}.", f"Use --student {spec.name}, or another run."
@@ -44,7 +42,7 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
         raise DhoxError(
             f"{run / WEIGHTS_FILE} is missing or damaged ({err}).", "Give another run, or train again."
         ) from err
-    return Earlier(run, spec, [entry["name"] for entry in summary["classes"]], state)
+    return Earlier(run, spec, summary.labels, state)
 
 
 def architecture_of(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.artefacts.files import write_bytes
 from dhox.data.dataset import shorten
-from dhox.data.images import Preprocessing
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
@@ -45,30 +44,6 @@ class Student(nn.Module):
         """Features [B, d] to (CE logits, KD logits), each [B, C]."""
         ce_logits = self.ce_head(z)
         return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
-
-
-@dataclass(frozen=True)
-class StudentSpec:
-    """What rebuilds a student from its weights file.
-
-    `kd_head`: one of KD_HEADS. `tower`: the configuration of an OpenCLIP image tower (see `build_tower`), or None.
-    """
-
-    name: str
-    image_size: int
-    classes: int
-    two_heads: bool
-    kd_head: str = "linear"
-    tower: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for run.json."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> StudentSpec:
-        """Read what `to_json` wrote; other keys are left out."""
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
 def check_student_name(name: str) -> None:

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import check_output, output_directory, read_json
-from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.device_ledger import device_row, ledger_items
 from dhox.evidence.ledger import LEDGER_SCHEMA

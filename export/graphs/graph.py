@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.kd_head import norm, plain_parameters, unit
 from dhox.distill.students.student import Student
 from dhox.export.folding.fold import Fold

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.errors import DhoxError
 from dhox.export.half_precision.convert import (
     LARGEST,

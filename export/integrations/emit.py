@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, output_directory, read_json, sha256, write_bytes, write_json
-from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
 from dhox.models.export_directory import artefact, check_file, read_manifest
 from dhox.system.environment import now

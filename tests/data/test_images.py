@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from dhox.data.images import Preprocessing, UnreadableImageError, decode, model_input, normalise
+from dhox.artefacts.common import Preprocessing
+from dhox.data.images import UnreadableImageError, decode, model_input, normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -7,14 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 import pytest
 import torch
+from run_example import example_run
 from safetensors import safe_open
 
-from dhox.artefacts.files import RUN_SCHEMA, write_json
+from dhox.artefacts.common import StudentSpec
+from dhox.artefacts.record import write_record
 from dhox.distill.students.create import create_student
-from dhox.distill.students.student import StudentSpec, load_student, save_student
+from dhox.distill.students.student import load_student, save_student
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
 from dhox.errors import DhoxError, UsageError
 
@@ -32,11 +35,7 @@ def create(name: str, weights: str = "pretrained", size: int | None = None, clas
 def save_run(run: Path, student: Any, spec: StudentSpec, classes: str) -> Path:
     run.mkdir()
     save_student(student, run)
-    named = [{"id": i, "name": name} for i, name in enumerate(classes)]
-    write_json(
-        run / "run.json",
-        {"schema": RUN_SCHEMA, "status": "complete", "student": spec.to_json(), "classes": named},
-    )
+    write_record(run / "run.json", example_run(spec, list(classes)))
     return run
 
 
@@ -61,7 +60,7 @@ def test_a_tower_survives_its_file_without_its_folder(tmp_path: Path, kind: str,
     student, spec, _ = create(f"open_clip:local-dir:{tmp_path / 'teacher'}", size=size, kd_head=kind)
     shutil.rmtree(tmp_path / "teacher")
     save_student(student, tmp_path)
-    spec = StudentSpec.from_json(json.loads(json.dumps(spec.to_json() | {"weights": "pretrained"})))
+    spec = msgspec.json.decode(msgspec.json.encode(spec), type=StudentSpec)
     again = load_student(tmp_path, spec)
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
@@ -215,5 +214,5 @@ def test_earlier_runs_that_do_not_fit_are_named(tmp_path: Path) -> None:
         create("test_resnet", "none", 28, init_from=run)
     content = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(content | {"status": "running"}))
-    with pytest.raises(DhoxError, match="did not finish"):
+    with pytest.raises(DhoxError, match="interrupted"):
         create("test_resnet", "none", 28, init_from=run)

@@ -17,9 +17,10 @@ from conftest import CLASSES
 from torch import nn
 
 from dhox.artefacts.files import read_json, read_npz
+from dhox.artefacts.run import read_run
 from dhox.distill.students.dho_checkpoint import read_checkpoint
 from dhox.distill.students.import_dho import import_dho, known_classes
-from dhox.distill.students.student import StudentSpec, load_student
+from dhox.distill.students.student import load_student
 from dhox.distill.students.synthetic import COUNT
 from dhox.errors import DhoxError
 from dhox.export.run import export
@@ -140,7 +141,7 @@ def test_convolutional_students_answer_as_their_formula(arch: str) -> None:
     result = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt", alpha=0.3, beta=0.7)
     assert result.summary["student"]["kd_head"] == "linear"
     assert (result.selection["alpha"], result.selection["beta"]) == (0.3, 0.7)
-    student = load_student(Path("r"), StudentSpec.from_json(result.summary["student"]))
+    student = load_student(Path("r"), read_run(Path("r")).student)
     with torch.no_grad():
         ce, kd = student(images)
         assert torch.allclose(student.backbone(images), z, atol=1e-4 * float(z.abs().max()))
@@ -281,7 +282,7 @@ def test_the_published_shapes(line: Path) -> None:
     torch.save({"model_state_dict": with_prefix(state, "module."), "epoch": 31, "alpha": 0.5, "beta": 0.5}, "c.pt")
     assert abs(Path("c.pt").stat().st_size - 348.9e6) < 0.1e6
     import_dho(Path("c.pt"), Path("r"), arch="ViT-B-16", classes="imagenet")
-    student = load_student(Path("r"), StudentSpec.from_json(read_json(Path("r/run.json"), "dhox.run/1")["student"]))
+    student = load_student(Path("r"), read_run(Path("r")).student)
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         ce, kd = student(images)

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from dhox.artefacts.common import StudentSpec
 from dhox.distill.students.student import (
-    StudentSpec,
     create_backbone,
     load_student,
     preprocessing_of,

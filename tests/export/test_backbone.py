@@ -10,7 +10,7 @@ import timm
 import torch
 from onnx_graphs import assert_runs_everywhere
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.clip_tower import build_tower
 from dhox.distill.students.student import create_backbone, with_heads
 from dhox.export.folding.fold import Fold, inference_linear

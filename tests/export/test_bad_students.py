@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, class_numbers
-from dhox.data.images import Preprocessing
 from dhox.distill.students.student import with_heads
 from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable, LinearHead

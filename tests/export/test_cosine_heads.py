@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensorrt_rtx_build import build
 from torch import nn
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.kd_head import KD_HEADS
 from dhox.distill.students.student import Student
 from dhox.evidence.statistics import softmax

@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tensorrt_rtx_build import build
 from torch import nn
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.student import create_backbone, preprocessing_of, with_heads
 from dhox.errors import DhoxError
 from dhox.export.folding.fold import inference_linear

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx_graphs import pixels
 
-from dhox.data.images import Preprocessing
+from dhox.artefacts.common import Preprocessing
 from dhox.export.graphs import onnx_export
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx

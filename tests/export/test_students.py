@@ -15,7 +15,8 @@ import torch
 from onnx_graphs import assert_runs_everywhere, pixels
 from tensorrt_rtx_build import build_plan, fused_attentions
 
-from dhox.data.images import Preprocessing, normalise
+from dhox.artefacts.common import Preprocessing
+from dhox.data.images import normalise
 from dhox.distill.students.clip_tower import build_tower
 from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.export.folding.fold import Fold, inference_linear

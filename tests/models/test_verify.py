@@ -14,9 +14,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import read_npz, sha256, write_json, write_npz
 from dhox.cli.main import main
-from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
 from dhox.models.golden import check_golden
 from dhox.models.verify import Check, verify

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from dhox.artefacts.record import AtLeastOne, Count, Interval, Name, Positive, Record, Share
+from dhox.evidence.statistics import wilson_interval
 
-Side = Annotated[int, Meta(ge=1, le=8192, description="pixels")]
+LARGEST_SIDE = 8192  # of a preprocessing that dhox takes for real
+Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE, description="pixels")]
+Versions = dict[str, str]  # package, python and platform -> version
 PerChannel = tuple[float, float, float]
 KdHead = Literal["linear", "cosine-paper", "cosine-code"]
 Metric = Literal["accuracy", "balanced", "macro-f1"]
+
+
+A = TypeVar("A", bound="Accuracy")
 
 
 class ClassEntry(Record):
@@ -24,6 +31,19 @@ class ClassEntry(Record):
 
 
 Classes = Annotated[list[ClassEntry], Meta(min_length=1, description="in index order")]
+
+
+def class_entries(classes: list[tuple[str, str]]) -> list[ClassEntry]:
+    """Classes from (label, prompt name) in index order."""
+    return [ClassEntry(i, name, prompt) for i, (name, prompt) in enumerate(classes)]
+
+
+def check_classes(classes: list[ClassEntry]) -> None:
+    """Raise ValueError where the ids are not 0, 1, 2 ... or a name stands twice."""
+    if [entry.id for entry in classes] != [*range(len(classes))]:
+        raise ValueError("the ids of the classes are not 0, 1, 2 ... in this order")
+    if len({entry.name for entry in classes}) < len(classes):
+        raise ValueError("two classes have one name")
 
 
 class Preprocessing(Record, omit_defaults=True):
@@ -41,6 +61,10 @@ class Preprocessing(Record, omit_defaults=True):
     std: tuple[Positive, Positive, Positive]
     squash: bool = False
 
+    def __post_init__(self) -> None:
+        if self.crop > self.resize:
+            raise ValueError(f"a crop of {self.crop} pixels does not fit into a side of {self.resize}")
+
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Preprocessing:
         """Read what `to_json` wrote."""
@@ -53,12 +77,23 @@ class Preprocessing(Record, omit_defaults=True):
 
 
 class Accuracy(Record, kw_only=True):
-    """Top-1 of `n` images with its 95 % interval (`dhox.evidence.statistics.accuracy_row` gives its fields)."""
+    """Top-1 of `n` images with its 95 % interval ."""
 
     n: Count
     correct: Count
     accuracy: Share
     interval: Interval
+
+    def __post_init__(self) -> None:
+        if self.correct > self.n:
+            raise ValueError(f"{self.correct} of {self.n} images cannot be right")
+
+    @classmethod
+    def of(cls: type[A], right: np.ndarray, **others: Any) -> A:
+        """From bool [N], right or wrong; `others`: the fields that a subclass adds."""
+        n, correct = len(right), int(right.sum())
+        accuracy = correct / n if n else 0.0
+        return cls(n=n, correct=correct, accuracy=accuracy, interval=wilson_interval(correct, n), **others)
 
 
 class StudentSpec(Record):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dhox.data.images import Preprocessing, decode, model_input, to_rgb
+from dhox.artefacts.common import Preprocessing
+from dhox.data.images import decode, model_input, to_rgb
 from dhox.errors import DhoxError
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import artefact, check_file, graph_input, read_manifest, run_session

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.common import LARGEST_SIDE, Preprocessing
 from dhox.data.dataset import read_class_file
-from dhox.data.images import INTERPOLATIONS, Preprocessing
+from dhox.data.images import INTERPOLATIONS
 from dhox.errors import DhoxError
-from dhox.models.export_directory import LARGEST_SIDE
 from dhox.models.onnx_graph import Graph, Tensor, read_graph
 from dhox.options.recipe import read_toml
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.common import LARGEST_SIDE
 from dhox.artefacts.files import write_bytes
 from dhox.data.dataset import read_class_file
 from dhox.data.images import INTERPOLATIONS
 from dhox.errors import DhoxError
 from dhox.models.contract import CONTRACT_SCHEMA, DTYPES
-from dhox.models.export_directory import LARGEST_SIDE
 from dhox.models.onnx_graph import Graph, Tensor, read_graph
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

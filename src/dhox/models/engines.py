@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import read_json, read_npz, write_json
-from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError, GateFailedError
 from dhox.models.export_directory import artefact, check_file, graph_input, run_session
 from dhox.models.golden import GoldenResult, check_golden

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.common import LARGEST_SIDE, Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
-from dhox.data.images import INTERPOLATIONS, Preprocessing, model_input, normalise
+from dhox.data.images import INTERPOLATIONS, model_input, normalise
 from dhox.errors import DhoxError
 
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
@@ -25,7 +26,6 @@ MANIFEST_KEYS = {
 }  # fmt: skip
 FOLD_KEYS = {"rule", "alpha", "beta", "c_ce", "c_kd", "r", "tau", "tuned_on", "calibrated", "z_norm"}
 BATCH = 32
-LARGEST_SIDE = 8192  # pixels, of a preprocessing contract that dhox takes for real
 
 
 def read_manifest(export: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import read_npz, sha256
-from dhox.data.images import Preprocessing
 from dhox.errors import DhoxError
 from dhox.models.engines import ENGINE_FILE, PLAN_FILE, read_sidecar
 from dhox.models.export_directory import check_file, graph_input, read_manifest, run_session
