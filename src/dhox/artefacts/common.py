@@ -77,7 +77,7 @@ class Preprocessing(Record, omit_defaults=True):
 
 
 class Accuracy(Record, kw_only=True):
-    """Top-1 of `n` images with its 95 % interval ."""
+    """Top-1 of `n` images with its 95 % interval."""
 
     n: Count
     correct: Count
