@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
@@ -86,7 +87,7 @@ def bench(
         require_loadgen()
     subjects, not_run = runnable(every, used)
     check_batches(subjects, batches)
-    card = device_card() | {"gpu": gpu_card()}
+    card = msgspec.to_builtins(device_card()) | {"gpu": gpu_card()}
     if out is not None:
         check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
     items, where, accuracy_note = evaluation_items(data, subjects)
@@ -147,7 +148,7 @@ def bench(
                                 write_results(folder, found, "running")
                     finally:
                         found.conditions = conditions.summary()
-                        found.memory = watch.summary() if watch else own_memory()
+                        found.memory = msgspec.to_builtins(watch.summary()) if watch else own_memory()
                 if streams or scenario:
                     not_run += [
                         f"{subject} by {runner} in streams or by LoadGen not run: this device emulates its precision"

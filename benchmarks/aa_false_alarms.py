@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
 
     card = device_card()
-    print(f"{card['host']}: {card['cpu']}, {card['cpu_cores']} cores")
+    print(f"{card.host}: {card.cpu}, {card.cpu_cores} cores")
     if options.export is not None:
         start = time.perf_counter()
         measured = [

@@ -308,7 +308,8 @@ def answers(about: Example, folder: Path) -> tuple[Accuracy, DeviceLedger]:
             DeviceLedgerRow(
                 model=row.model, runner=row.runner, stage=f"onnx_{row.precision}", precision=row.precision, n=row.n,
                 correct=row.correct, accuracy=row.accuracy, interval=row.interval, top5=row.top5,
-                calibration_error=row.calibration_error, export=row.reference,
+                calibration_error=row.calibration_error,
+                **{name: getattr(row.reference, name, None) for name in Paired.__struct_fields__},
             ) for row in rows
         ],
     )  # fmt: skip

@@ -64,7 +64,7 @@ def main(export: str, precision: str, runner: str, device: str, batch: str) -> N
             opened.infer(pixels)
         summary = shared.summary()
         opened.close()
-    print(summary["peak_bytes"] if is_jetson() else max(0, resident("VmHWM") - before))
+    print(summary.peak_bytes if is_jetson() else max(0, resident("VmHWM") - before))
 
 
 def load_runtime(runner: str) -> None:

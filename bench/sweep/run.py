@@ -86,7 +86,7 @@ def sweep(
         found, failed = prepare(students, candidates, image_size, classes or CLASSES, precision, say)
     else:
         found, failed = all_cached(candidates, precision, image_size, classes), []
-    out = out or Path("sweeps", f"{host or device_card()['host']}-{datetime.now():%Y%m%d-%H%M%S}")
+    out = out or Path("sweeps", f"{host or device_card().host}-{datetime.now():%Y%m%d-%H%M%S}")
 
     with output_directory(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite) as folder:
         result = measure_all(

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dhox.artefacts.files import write_bytes, write_json
 from dhox.export.engines.compile_engine import Compiled, Options
 from dhox.models import engines
@@ -55,7 +57,7 @@ def write_engine(
             "gpu": device.name if device else None,
             "compute_capability": device.compute_capability if device else None,
             "platform": engines.platform_name(),
-            "jetson": jetson_card(),
+            "jetson": msgspec.to_builtins(jetson_card()),
         },
         "options": asdict(options),
         "dla_fallback": compiled.on_gpu,

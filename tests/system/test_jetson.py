@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from board import RECORDINGS, board_with_modes, recorded_board, write_command, write_file
 
+from dhox.artefacts.machine import Clock, JetsonCard, SetPowerMode
 from dhox.system.commands import ask
 from dhox.system.jetpack import JETPACKS, jetpack_of, parse_core_package, parse_release
 from dhox.system.jetson import is_jetson, jetson_card, module_name, why_no_tensorrt
@@ -63,11 +65,11 @@ def test_an_unknown_release_keeps_its_number_and_gets_no_jetpack(root: Path) -> 
     write_file(root, "/etc/nv_tegra_release", "# R36 (release), REVISION: 9.1, GCID: 1, BOARD: generic\n")
     card = jetson_card()
     assert card is not None
-    assert (card["l4t"], card["jetpack"]) == ("36.9.1", None)
+    assert (card.l4t, card.jetpack) == ("36.9.1", None)
     write_file(root, "/etc/nv_tegra_release", "# a vendor's own words\n")
     card = jetson_card()
     assert card is not None
-    assert (card["l4t"], card["jetpack"]) == ("# a vendor's own words", None)
+    assert (card.l4t, card.jetpack) == ("# a vendor's own words", None)
 
 
 def test_no_release_belongs_to_two_jetpacks() -> None:
@@ -83,7 +85,7 @@ def test_the_core_package_tells_the_release_where_the_file_is_missing(root: Path
     write_command(root, "dpkg-query", "#!/bin/sh\n[ $4 = nvidia-l4t-core ] && printf 36.4.7-20250918154033\n")
     card = jetson_card()
     assert card is not None
-    assert (card["l4t"], card["jetpack"], card["module"]) == ("36.4.7", "6.2.1", "Jetson AGX Orin 64 GB")
+    assert (card.l4t, card.jetpack, card.module) == ("36.4.7", "6.2.1", "Jetson AGX Orin 64 GB")
     assert parse_core_package("no version") is None
 
 
@@ -97,13 +99,13 @@ def test_the_core_package_tells_the_release_where_the_file_is_missing(root: Path
 )
 def test_boards_by_their_device_tree(root: Path, folder: str, soc: str, capability: str, module: str) -> None:
     card = jetson_card_of(recorded_board(root, folder))
-    assert (card["soc"], card["compute_capability"], card["module"]) == (soc, capability, module)
+    assert (card.soc, card.compute_capability, card.module) == (soc, capability, module)
 
 
-def jetson_card_of(root: Path) -> dict:
+def jetson_card_of(root: Path) -> JetsonCard:
     card = jetson_card()
     assert card is not None
-    json.dumps(card, allow_nan=False)
+    assert msgspec.json.decode(msgspec.json.encode(card), type=JetsonCard) == card
     return card
 
 
@@ -167,8 +169,8 @@ def test_why_the_power_mode_is_unknown(root: Path) -> None:
     assert current_mode() == (None, "nvpmodel -q: nvpmodel is not on this machine")
     write_command(root, "nvpmodel", f"#!/bin/sh\ncat '{RECORDINGS / 'nvpmodel/orin_nano_4gb_refused'}'\nexit 255\n")
     card = jetson_card_of(root)
-    assert card["power_mode"] is None
-    assert "optMask is 1, no request for power mode" in card["power_mode_note"]
+    assert card.power_mode is None
+    assert "optMask is 1, no request for power mode" in card.power_mode_note
 
 
 def test_a_command_that_hangs_is_given_up(root: Path) -> None:
@@ -181,29 +183,28 @@ def test_a_command_that_hangs_is_given_up(root: Path) -> None:
 
 def test_clocks_as_root_sees_them(root: Path) -> None:
     card = jetson_card_of(recorded_board(recorded_board(root, "orin_nano_r35.3.1"), "orin_nano_jp6"))
-    assert card["power_mode"] == {"id": 0, "name": "15W"}
-    assert card["gpu_clock_mhz"] == {"min": 306.0, "max": 624.75, "current": 306.0}
-    assert card["memory_clock_mhz"] == {"min": 204.0, "max": 2133.0, "current": 665.6}
-    assert card["jetson_clocks"] == "off"
+    assert card.power_mode == SetPowerMode(0, "15W")
+    assert card.gpu_clock_mhz == Clock(min=306.0, max=624.75, current=306.0)
+    assert card.memory_clock_mhz == Clock(min=204.0, max=2133.0, current=665.6)
+    assert card.jetson_clocks == "off"
 
 
 def test_cores_that_are_off_do_not_count() -> None:
     show = parse_show(recording("jetson_clocks/tx2"))
-    assert len(show["cpus"]) == 4
-    assert show["override"] is False
-    assert clocks_held(show["gpu"], show) == "off"
+    assert len(show.cores) == 4
+    assert show.override is False
+    assert clocks_held(show.gpu, show) == "off"
 
 
 def test_held_clocks_in_the_newer_format() -> None:
     show = parse_show(recording("jetson_clocks/synthetic_jp7_held"))
-    assert show["override"] is None
-    assert clocks_held(show["gpu"], show) == "on"
-    show["cpus"][0]["min"] = 1.0
-    assert clocks_held(show["gpu"], show) == "off"
+    assert show.override is None
+    assert clocks_held(show.gpu, show) == "on"
+    cores = (msgspec.structs.replace(show.cores[0], min=1.0), *show.cores[1:])
+    assert clocks_held(show.gpu, replace(show, cores=cores)) == "off"
     assert clocks_held(None, show) == "unknown"
     assert (
-        clocks_held(show["gpu"], parse_show("Error: Run this script(/usr/bin/jetson_clocks) as a root user"))
-        == "unknown"
+        clocks_held(show.gpu, parse_show("Error: Run this script(/usr/bin/jetson_clocks) as a root user")) == "unknown"
     )
 
 
@@ -214,7 +215,7 @@ def test_the_gpu_clock_of_every_generation(root: Path, node: str) -> None:
         write_file(root, f"{folder}/{name}", f"{value}\n")
     for other in ("15480000.nvdec", "gpu-nvd-0", "13e40000.host1x"):
         write_file(root, f"/sys/class/devfreq/{other}/cur_freq", "1\n")
-    assert gpu_clock() == {"current": 306.0, "min": 306.0, "max": 1300.5, "governor": "nvhost_podgov"}
+    assert gpu_clock() == Clock(current=306.0, min=306.0, max=1300.5, governor="nvhost_podgov")
     cores = "/sys/devices/system/cpu/cpu0/cpufreq/scaling"
     write_file(root, f"{cores}_min_freq", "729600\n")
     write_file(root, f"{cores}_max_freq", "729600\n")
@@ -255,8 +256,8 @@ def test_the_peak_of_shared_memory_is_what_was_taken_meanwhile(root: Path) -> No
             time.sleep(0.01)
         write_file(root, "/proc/meminfo", meminfo.format(2500))
     found = watch.summary()
-    assert found["peak_bytes"] == 2000 * 1024
-    assert "VmHWM" in found["method"]
+    assert found.peak_bytes == 2000 * 1024
+    assert "VmHWM" in found.method
 
 
 def test_the_process_peak_holds_what_it_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,15 +268,15 @@ def test_the_process_peak_holds_what_it_allocated(monkeypatch: pytest.MonkeyPatc
         del held
     resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
     found = watch.summary()
-    assert found["process_peak_bytes"] > 0.99 * resident > 50_000_000  # the kernel counts pages in batches
-    assert found["peak_bytes"] >= 0
+    assert found.process_peak_bytes > 0.99 * resident > 50_000_000  # the kernel counts pages in batches
+    assert found.peak_bytes >= 0
 
 
 def test_a_board_that_tells_nothing_has_a_card_all_the_same(root: Path) -> None:
     write_file(root, "/proc/device-tree/compatible", b"nvidia,tegra999\0")
     card = jetson_card_of(root)
-    assert (card["soc"], card["compute_capability"], card["l4t"], card["power_mode"]) == ("tegra999", None, None, None)
-    assert card["jetson_clocks"] == "unknown"
-    assert "root" in card["memory_clock_note"]
-    assert "apt install" in card["tensorrt"]["why_not"]
+    assert (card.soc, card.compute_capability, card.l4t, card.power_mode) == ("tegra999", None, None, None)
+    assert card.jetson_clocks == "unknown"
+    assert "root" in card.memory_clock_note
+    assert "apt install" in card.tensorrt.why_not
     assert board_with_modes(root) == root

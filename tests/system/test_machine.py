@@ -5,4 +5,4 @@ from dhox.system.machine import device_card
 
 def test_the_card_has_no_empty_field() -> None:
     card = device_card()
-    assert all(card[key] for key in ("host", "platform", "machine", "cpu", "cpu_cores"))
+    assert all((card.host, card.platform, card.machine, card.cpu, card.cpu_cores))

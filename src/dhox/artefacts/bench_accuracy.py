@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dhox.artefacts.record import Count, Interval, Name, NotNegative, Record, Share
+from dhox.artefacts import common
+from dhox.artefacts.golden import GoldenResult
+from dhox.artefacts.ledger import DeviceRow
+from dhox.artefacts.record import Count, Name, NotNegative, Record, Share
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -31,16 +34,12 @@ class Paired(Record, kw_only=True):
     largest_difference: Annotated[NotNegative | None, Meta(description="of a probability; null: not known")]
 
 
-class AccuracyRow(Record, kw_only=True):
+class AccuracyRow(common.Accuracy, kw_only=True):
     """Top-1 of one model and runner on the test images, with Wilson's interval."""
 
     model: Name
     runner: Name
     precision: Precision
-    n: Count
-    correct: Count
-    accuracy: Share
-    interval: Interval
     top5: Annotated[Share | None, Meta(description="null with five classes or fewer")]
     per_class: list[ClassAccuracy]
     calibration_error: Annotated[Share | None, Meta(description="expected, of the top probability")]
@@ -64,20 +63,11 @@ class Accuracy(Record, kw_only=True):
     rows: list[AccuracyRow]
 
 
-class DeviceLedgerRow(Record, kw_only=True):
-    """One file on the images of its export's ledger, beside what the export answered."""
+class DeviceLedgerRow(DeviceRow, kw_only=True):
+    """One file on the images of its export's ledger, against the export's own answers."""
 
     model: Name
     runner: Name
-    stage: Name
-    precision: Precision
-    n: Count
-    correct: Count
-    accuracy: Share
-    interval: Interval
-    top5: Share | None
-    calibration_error: Share | None
-    export: Annotated[Paired | None, Meta(description="against the export's own answers")]
 
 
 class DeviceLedger(Record, kw_only=True):
@@ -89,15 +79,8 @@ class DeviceLedger(Record, kw_only=True):
     rows: list[DeviceLedgerRow] = msgspec.field(default_factory=list)
 
 
-class GoldenRow(Record, kw_only=True):
+class GoldenRow(GoldenResult, kw_only=True):
     """Whether this machine answers on the golden images as the exporting one did."""
 
     model: Name
     runner: Name
-    n: Count
-    input_equal: bool
-    jpeg_difference: Annotated[int, Meta(ge=0, description="of 255, between JPEG decoders")]
-    largest_difference: Annotated[NotNegative | None, Meta(description="of a probability; null: one is not finite")]
-    decided_argmax_equal: bool
-    agreement: Share
-    passed: bool

@@ -136,7 +136,7 @@ def tensorrt(flavour: str, place: Place) -> Finding:
     except DhoxError as err:
         return Finding(what, False, "too old", str(err))
     except Exception as err:
-        why = tensorrt_found()["why_not"] if place.gpu == "jetson" and flavour == "tensorrt" else None
+        why = tensorrt_found().why_not if place.gpu == "jetson" and flavour == "tensorrt" else None
         return Finding(what, False, f"{error_text(err)}{f'. {why}' if why else ''}", tensorrt_advice(flavour, place))
     return Finding(what, True, version)
 

@@ -71,23 +71,23 @@ def board() -> list[Finding]:
         return [
             Finding(what, False, "no NVIDIA Tegra in the device tree", "run dhox bench on the board, or with --host")
         ]
-    mode = card["power_mode"]
-    gpu = card["gpu_clock_mhz"]
-    clock = f"GPU at {gpu['current']} MHz of {gpu['min']} to {gpu['max']}" if gpu else "the GPU's clock cannot be read"
-    release = f"L4T {card['l4t'] or 'unknown'}, JetPack {card['jetpack'] or 'unknown: no table names this L4T'}"
-    chip = f"{card['soc']}, compute capability {card['compute_capability'] or 'unknown'}"
+    mode = card.power_mode
+    gpu = card.gpu_clock_mhz
+    clock = f"GPU at {gpu.current} MHz of {gpu.min} to {gpu.max}" if gpu else "the GPU's clock cannot be read"
+    release = f"L4T {card.l4t or 'unknown'}, JetPack {card.jetpack or 'unknown: no table names this L4T'}"
+    chip = f"{card.soc}, compute capability {card.compute_capability or 'unknown'}"
     return [
-        Finding(what, True, f"{card['model']} ({card['module'] or 'unknown module'}; {chip}); {release}"),
+        Finding(what, True, f"{card.model} ({card.module or 'unknown module'}; {chip}); {release}"),
         Finding(
             "power mode",
             mode is not None,
-            f"{mode['name']} (id {mode['id']})" if mode else card["power_mode_note"],
+            f"{mode.name} (id {mode.id})" if mode else card.power_mode_note,
             "bench cannot tell at which power it measured: mount nvpmodel into the container, or run as root",
         ),
         Finding(
             "clocks held (jetson_clocks)",
-            card["jetson_clocks"] == "on",
-            f"{card['jetson_clocks']}; {clock}",
+            card.jetson_clocks == "on",
+            f"{card.jetson_clocks}; {clock}",
             "for steady figures: sudo jetson_clocks",
         ),
     ]

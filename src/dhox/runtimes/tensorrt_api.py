@@ -38,7 +38,7 @@ def import_tensorrt(flavour: str | None = None) -> TensorRT:
         check_version(name, str(api.__version__))
         return TensorRT(api, name, str(api.__version__))
     on_jetson = is_jetson()
-    missing = tensorrt_found()["why_not"] if on_jetson else None
+    missing = tensorrt_found().why_not if on_jetson else None
     reasons += [missing] if missing else []
     raise DhoxError(f"TensorRT could not be imported ({'; '.join(reasons)}).", f"{how_to_install(on_jetson)}")
 

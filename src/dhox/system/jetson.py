@@ -8,8 +8,8 @@ import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from dhox.artefacts.machine import JetsonCard, SetPowerMode, SystemTensorRT
 from dhox.system.commands import ask
 from dhox.system.jetpack import jetpack_of, parse_core_package, parse_release
 from dhox.system.jetson_state import clocks_held, gpu_clock, memory, memory_clock, parse_show, read_text, temperatures
@@ -41,40 +41,38 @@ def is_jetson() -> bool:
     return soc() is not None
 
 
-def jetson_card() -> dict[str, Any] | None:
+def jetson_card() -> JetsonCard | None:
     """The board as bench.json records it; None where the device tree names no NVIDIA Tegra.
 
-    Clocks are in MHz, temperatures in degrees Celsius, memory in bytes. What could not be read is None, with the reason
-    beside it (`power_mode_note`, `memory_clock_note`, `tensorrt.why_not`). An L4T that no table names keeps its number,
-    and `jetpack` is None.
+    An L4T that no table names keeps its number, and has no JetPack.
     """
     chip = soc()
     if chip is None:
         return None
     mode, mode_note = current_mode()
-    show = parse_show(ask("jetson_clocks", "--show").text)
-    gpu = gpu_clock() or show["gpu"]
-    memory_mhz, memory_note = memory_clock(show)
+    shown = parse_show(ask("jetson_clocks", "--show").text)
+    gpu = gpu_clock() or shown.gpu
+    memory_mhz, memory_note = memory_clock(shown)
     release = l4t()
     jetpack = jetpack_of(release)
-    return {
-        "model": read_text(system_path("/proc/device-tree/model")) or "",
-        "module": module_name(compatible()),
-        "soc": chip,
-        "compute_capability": COMPUTE_CAPABILITY.get(chip),
-        "l4t": release or read_release(),
-        "jetpack": jetpack.version if jetpack else None,
-        "power_mode": {"id": mode.id, "name": mode.name} if mode else None,
-        "power_mode_note": mode_note or None,
-        "jetson_clocks": clocks_held(gpu, show),
-        "gpu_clock_mhz": gpu,
-        "memory_clock_mhz": memory_mhz,
-        "memory_clock_note": memory_note,
-        "temperature_c": temperatures(),
-        "memory_bytes": memory().get("MemTotal"),
-        "python": platform.python_version(),
-        "tensorrt": tensorrt_found(),
-    }
+    return JetsonCard(
+        model=read_text(system_path("/proc/device-tree/model")) or "",
+        module=module_name(compatible()),
+        soc=chip,
+        compute_capability=COMPUTE_CAPABILITY.get(chip),
+        l4t=release or read_release(),
+        jetpack=jetpack.version if jetpack else None,
+        power_mode=SetPowerMode(mode.id, mode.name) if mode else None,
+        power_mode_note=mode_note or None,
+        jetson_clocks=clocks_held(gpu, shown),
+        gpu_clock_mhz=gpu,
+        memory_clock_mhz=memory_mhz,
+        memory_clock_note=memory_note,
+        temperature_c=temperatures(),
+        memory_bytes=memory().get("MemTotal"),
+        python=platform.python_version(),
+        tensorrt=tensorrt_found(),
+    )
 
 
 def compatible() -> list[str]:
@@ -121,17 +119,18 @@ def package_version(name: str) -> str | None:
     return answer.text.strip() or None if answer.code == 0 else None
 
 
-def tensorrt_found() -> dict[str, str | None]:
-    """JetPack's TensorRT for Python: {"version", "why_not"}; it is looked for, not loaded (that takes memory)."""
+def tensorrt_found() -> SystemTensorRT:
+    """JetPack's TensorRT for Python; it is looked for, not loaded (that takes memory)."""
     installed = package_version(PYTHON_PACKAGE)
     if find_spec("tensorrt") is not None:
-        return {"version": installed, "why_not": None}
+        return SystemTensorRT(version=installed, why_not=None)
     minors = sorted(
         path.parents[1].name.removeprefix("python")
         for path in system_path("/usr/lib").glob("python3*/dist-packages/tensorrt")
     )
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"version": installed, "why_not": why_no_tensorrt(minors, installed, running, system_site_packages())}
+    why_not = why_no_tensorrt(minors, installed, running, system_site_packages())
+    return SystemTensorRT(version=installed, why_not=why_not)
 
 
 def why_no_tensorrt(minors: list[str], installed: str | None, running: str, sees_system: bool) -> str:

@@ -6,15 +6,20 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import msgspec
+
+from dhox.artefacts.machine import Clock, Memory
 from dhox.system.sysroot import system_path
 
 # Nodes of the GPU below /sys/class/devfreq: 57000000.gpu (Nano), 17000000.gv11b (Xavier), 17000000.ga10b or
 # 17000000.gpu (Orin; rbonghi/jetson_stats#867), gpu-gpc-0 (Thor).
 GPU_NODE = re.compile(r"\w+\.(?:gpu|gm20b|gp10b|gv11b|ga10b)|gpu-gpc-\d+")
 EMC = "/sys/kernel/debug/bpmp/debug/clk/emc"  # of root alone
+SAMPLE_S = 0.05  # between looks at the shared memory
 NEEDS_ROOT = "the memory clock is in debugfs, which only root reads (run dhox with sudo to see it)"
 
 
@@ -37,28 +42,37 @@ def read_number(path: Path) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
 
 
-def parse_show(text: str) -> dict[str, Any]:
-    """What `jetson_clocks --show` prints: clocks in MHz of the GPU, of the memory, and of each online CPU core.
+@dataclass(frozen=True)
+class Shown:
+    """What `jetson_clocks --show` prints: the GPU's and the memory's clock, those of the online cores, and whether the
+    memory clock is forced; None where this version does not print it."""
 
-    `gpu`, `memory`: {"current", "min", "max"} or None; `cpus`: a list of such. `override`: whether the memory clock is
-    forced, None where this version does not print it.
-    """
+    gpu: Clock | None = None
+    memory: Clock | None = None
+    cores: tuple[Clock, ...] = ()
+    override: bool | None = None
 
-    def clock(line: str, per_mhz: float) -> dict[str, float]:
-        numbers = dict(re.findall(r"(Min|Max|Current)Freq=(\d+)", line))
-        return {key.lower(): int(value) / per_mhz for key, value in numbers.items()}
 
-    found: dict[str, Any] = {"gpu": None, "memory": None, "cpus": [], "override": None}
+def parse_show(text: str) -> Shown:
+    """Read what `jetson_clocks --show` prints; empty for an error message."""
+    gpu = memory = override = None
+    cores = []
     for line in text.splitlines():
         if re.match(r"cpu\d+:", line) and "Online=0" not in line:
-            found["cpus"].append(clock(line, 1e3))
+            cores.append(shown_clock(line, 1e3))
         elif line.startswith("GPU ") and "MinFreq" in line:
-            found["gpu"] = clock(line, 1e6)
+            gpu = shown_clock(line, 1e6)
         elif line.startswith("EMC ") and "MinFreq" in line:
-            found["memory"] = clock(line, 1e6)
+            memory = shown_clock(line, 1e6)
             forced = re.search(r"FreqOverride=(\d)", line)
-            found["override"] = None if forced is None else forced[1] == "1"
-    return found
+            override = None if forced is None else forced[1] == "1"
+    return Shown(gpu, memory, tuple(cores), override)
+
+
+def shown_clock(line: str, per_mhz: float) -> Clock:
+    """The clock of one printed line."""
+    numbers = {name.lower(): int(value) / per_mhz for name, value in re.findall(r"(Min|Max|Current)Freq=(\d+)", line)}
+    return Clock(**numbers)
 
 
 def gpu_node() -> Path | None:
@@ -68,53 +82,53 @@ def gpu_node() -> Path | None:
     return nodes[0] if nodes else None
 
 
-def gpu_clock() -> dict[str, Any] | None:
-    """The GPU's clock, {"current", "min", "max"} in MHz and its governor; None where the kernel tells none."""
+def gpu_clock() -> Clock | None:
+    """The GPU's clock with its governor; None where the kernel tells none."""
     node = gpu_node()
     if node is None:
         return None
-    return megahertz(node / "cur_freq", node / "min_freq", node / "max_freq") | {
-        "governor": read_text(node / "governor")
-    }
+    clock = read_clock(node / "cur_freq", node / "min_freq", node / "max_freq")
+    return msgspec.structs.replace(clock, governor=read_text(node / "governor"))
 
 
-def megahertz(current: Path, lowest: Path, highest: Path) -> dict[str, Any]:
-    """{"current", "min", "max"} in MHz of three files in Hz; None for those that cannot be read."""
+def read_clock(current: Path, lowest: Path, highest: Path, per_mhz: float = 1e6) -> Clock:
+    """A clock from files in Hz, or `per_mhz` of another unit."""
     hertz = {"current": read_number(current), "min": read_number(lowest), "max": read_number(highest)}
-    return {key: None if value is None else value / 1e6 for key, value in hertz.items()}
+    return Clock(**{name: None if value is None else value / per_mhz for name, value in hertz.items()})
 
 
-def memory_clock(show: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """The memory's clock in MHz as `jetson_clocks --show` or debugfs tells root, or None and the reason."""
-    if show["memory"] is not None:
-        return show["memory"], None
+def memory_clock(shown: Shown) -> tuple[Clock | None, str | None]:
+    """The memory's clock as `jetson_clocks --show` or debugfs tells root, or None and the reason."""
+    if shown.memory is not None:
+        return shown.memory, None
     emc = system_path(EMC)
-    clock = megahertz(emc / "rate", emc / "min_rate", emc / "max_rate")
-    if all(value is None for value in clock.values()):
-        return None, NEEDS_ROOT
-    return clock, None
+    clock = read_clock(emc / "rate", emc / "min_rate", emc / "max_rate")
+    return (None, NEEDS_ROOT) if clock == Clock() else (clock, None)
 
 
-def clocks_held(gpu: dict[str, Any] | None, show: dict[str, Any]) -> str:
-    """Whether jetson_clocks holds the clocks: "on", "off" or "unknown" (where the kernel does not tell).
+def clocks_held(gpu: Clock | None, shown: Shown) -> Literal["on", "off", "unknown"]:
+    """Whether jetson_clocks holds the clocks; unknown where the kernel does not tell.
 
     On: the lowest clock is the highest, of the GPU and of every online core.
     """
-    cores = show["cpus"] or cpu_limits()
-    ranges = [(clock.get("min"), clock.get("max")) for clock in (gpu or {}, *cores)]
+    cores = shown.cores or core_limits()
+    ranges = [(clock.min, clock.max) for clock in (gpu or Clock(), *cores)]
     if not cores or any(None in pair for pair in ranges):
         return "unknown"
     return "on" if all(low == high for low, high in ranges) else "off"
 
 
-def cpu_limits() -> list[dict[str, Any]]:
-    """Lowest and highest clock that each online core may take, in MHz."""
+def core_limits() -> list[Clock]:
+    """Lowest and highest clock that each online core may take."""
     limits = []
     for core in sorted(system_path("/sys/devices/system/cpu").glob("cpu[0-9]*")):
         if read_text(core / "online") != "0":
-            low, high = (read_number(core / f"cpufreq/scaling_{name}_freq") for name in ("min", "max"))
-            if low is not None and high is not None:
-                limits.append({"min": low / 1e3, "max": high / 1e3})
+            scaling = core / "cpufreq"
+            clock = read_clock(
+                scaling / "scaling_cur_freq", scaling / "scaling_min_freq", scaling / "scaling_max_freq", 1e3
+            )
+            if clock.min is not None and clock.max is not None:
+                limits.append(clock)
     return limits
 
 
@@ -140,7 +154,7 @@ def memory() -> dict[str, int]:
 
 SHARED_MEMORY_METHOD = (
     "GPU and CPU share one memory, and what CUDA allocates is in no process's resident set. So the peak is the largest "
-    "drop of MemAvailable (/proc/meminfo) since the start, sampled every {milliseconds:g} ms: it holds whatever else "
+    "drop of MemAvailable (/proc/meminfo) since the start, sampled 20 times a second: it holds whatever else "
     "began to use memory meanwhile, and misses shorter peaks. Beside it the process's own peak resident set (VmHWM)."
 )
 
@@ -166,17 +180,14 @@ class SharedMemory:
         if available is not None and self.lowest is not None:
             self.lowest = min(self.lowest, available)
 
-    def summary(self) -> dict[str, Any]:
-        """{"peak_bytes": of the machine, "process_peak_bytes": resident set, "method"}; None where not readable."""
+    def summary(self) -> Memory:
+        """What was taken until now; None where it cannot be read."""
         self.sample()
-        return {
-            "peak_bytes": None if self.start is None or self.lowest is None else self.start - self.lowest,
-            "process_peak_bytes": process_peak_bytes(),
-            "method": SHARED_MEMORY_METHOD.format(milliseconds=1000 * SAMPLE_S),
-        }
-
-
-SAMPLE_S = 0.05
+        return Memory(
+            peak_bytes=None if self.start is None or self.lowest is None else self.start - self.lowest,
+            process_peak_bytes=process_peak_bytes(),
+            method=SHARED_MEMORY_METHOD,
+        )
 
 
 @contextlib.contextmanager
