@@ -1,0 +1,109 @@
+"""Sections on the terminal: tables that fit it, sentences that break between words. User text is escaped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dhox.console import WIDTH_OF_LOGS, console
+from dhox.reports.sections import Cell, Column, Page, Section, Table
+
+SHORTEST_NAME, SHORTEST_TEXT = 12, 24  # columns; a longer name or text may break
+TONES = {"good": "green", "doubtful": "yellow", "bad": "red", "strong": "bold", "dim": "dim"}
+
+
+def show(page: Page) -> None:
+    """Print a page."""
+    if page.title or page.subtitle:
+        tell(": ".join(escape(text) for text in (page.title, page.subtitle) if text))
+    for section in page.seen("terminal"):
+        show_section(section)
+    for line in page.ends:
+        console.print(escape(line), soft_wrap=True)
+
+
+def show_section(section: Section) -> None:
+    """Print a section: its tables carry its title; without tables it is a few sentences."""
+    for line in section.intro:
+        tell(escape(line))
+    for number, table in enumerate(section.tables):
+        title = section.title if number == 0 else ""
+        heading = [f"[bold]{escape(title)}[/bold]"] * bool(title) + [escape(table.caption)] * bool(table.caption)
+        if heading:
+            tell(". ".join(heading))
+        for part in fitting(table.seen("terminal")):
+            console.print(rich_table(part))
+    for line in section.notes:
+        tell(escape(line))
+    for part in section.parts:
+        if part.holds("terminal"):
+            show_section(part)
+
+
+def tell(markup: str) -> None:
+    """Print a sentence: broken between words on a terminal, whole in a log. A path is never broken."""
+    console.print(markup, overflow="ignore", crop=False, soft_wrap=console.width >= WIDTH_OF_LOGS)
+
+
+def fitting(table: Table) -> list[Table]:
+    """The table, or where it is too wide several of them, each with the key columns and some of the others."""
+    widths = [width(column, [row[number] for row in table.rows]) for number, column in enumerate(table.columns)]
+    parts: list[list[int]] = [[]]
+    for number in range(table.keys, len(table.columns)):
+        taken = [*range(table.keys), *parts[-1], number]
+        if parts[-1] and sum(widths[one] + 2 for one in taken) > console.width:
+            parts.append([])
+        parts[-1].append(number)
+    return [
+        replace(
+            table,
+            columns=tuple(table.columns[one] for one in (*range(table.keys), *part)),
+            rows=tuple(tuple(row[one] for one in (*range(table.keys), *part)) for row in table.rows),
+        )
+        for part in parts
+    ]
+
+
+def width(column: Column, cells: list[Cell]) -> int:
+    """Columns of the terminal that a column needs at least."""
+    texts = [column.title, *(cell.text for cell in cells)]
+    if column.kind == "number":
+        return max(Text(text).cell_len for text in texts)
+    longest = max((len(word) for text in texts for word in jointed(text).split()), default=0)
+    return min(longest, SHORTEST_NAME if column.kind == "name" else SHORTEST_TEXT)
+
+
+def rich_table(table: Table) -> RichTable:
+    """A table without vertical lines, so that many columns fit."""
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate(table.columns):
+        whole = column.kind == "number"
+        least = width(column, [row[number] for row in table.rows])
+        drawn.add_column(
+            escape(column.title),
+            justify="right" if whole else "left",
+            no_wrap=whole,
+            overflow="fold",
+            min_width=least,
+        )
+    for number, row in enumerate(table.rows):
+        if number in table.breaks:
+            drawn.add_section()
+        drawn.add_row(*[markup(cell, column) for cell, column in zip(row, table.columns, strict=True)])
+    return drawn
+
+
+def markup(cell: Cell, column: Column) -> str:
+    """A cell in its tone."""
+    text = escape(jointed(cell.text) if column.kind == "name" else cell.text)
+    return f"[{TONES[cell.tone]}]{text}[/]" if cell.tone and text else text
+
+
+def jointed(name: str) -> str:
+    """A name with places to break before its parts, where it is long."""
+    return re.sub(r"(?<=\S)(?=[/:])", " ", name) if len(name) > SHORTEST_NAME else name
