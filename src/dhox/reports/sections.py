@@ -35,11 +35,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `name`: may break at its joints (`/`, `:`, `_`); `number`: never breaks; `text`: breaks between words."""
+    """A column. `name`: may break at its joints (`/`, `:`, `_`); `number`: never; `text`: between words. `spare`: it
+    stands in another table too, so a terminal that is too narrow leaves it out."""
 
     title: str
     kind: Literal["name", "number", "text"] = "number"
     where: Where = "both"
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class Table:
 
     def seen(self, where: Where) -> Table:
         """The table with the columns that the terminal, or the page, shows."""
-        kept = [number for number, column in enumerate(self.columns) if column.where in ("both", where)]
-        columns = tuple(self.columns[number] for number in kept)
-        rows = tuple(tuple(row[number] for number in kept) for row in self.rows)
-        return replace(self, columns=columns, rows=rows)
+        return self.only([number for number, column in enumerate(self.columns) if column.where in ("both", where)])
+
+    def only(self, numbers: list[int]) -> Table:
+        """The table with some of its columns."""
+        columns = tuple(self.columns[number] for number in numbers)
+        return replace(self, columns=columns, rows=tuple(tuple(row[number] for number in numbers) for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """One subject: sentences, then tables, charts and pictures, then notes, then parts with titles of their own.
+    """One subject: sentences, tables, notes, charts and pictures, then parts with titles of their own.
 
     `folded`: the page shows it when it is clicked; `marked`: it stands out.
     """
@@ -81,9 +85,9 @@ class Section:
     title: str = ""
     intro: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    notes: tuple[str, ...] = ()
     parts: tuple[Section, ...] = ()
     folded: bool = False
     marked: bool = False
@@ -116,8 +120,18 @@ def cells(*values: Cell | str | int | None) -> tuple[Cell, ...]:
 
 
 def table(titles: str, rows: list[tuple[Cell, ...]], caption: str = "") -> tuple[Table, ...]:
-    """A simple table as the `tables` of a section, none where there are no rows. `titles`: separated by `|`, the first
-    is a name, the others are numbers, or texts where they begin with `<`."""
+    """A simple table as the `tables` of a section, none where there are no rows.
+
+    `titles`: separated by `|`; the first is a name, the others are numbers, or texts where they begin with `<`, and
+    texts on the page alone where they begin with `page:`.
+    """
     first, *others = titles.split("|")
-    columns = [Column(title.removeprefix("<"), "text" if title.startswith("<") else "number") for title in others]
-    return (Table((Column(first, "name"), *columns), tuple(rows), caption),) if rows else ()
+    columns = [Column(first, "name"), *map(titled, others)]
+    return (Table(tuple(columns), tuple(rows), caption),) if rows else ()
+
+
+def titled(title: str) -> Column:
+    """A column by its title, see `table`."""
+    if title.startswith("page:"):
+        return Column(title.removeprefix("page:"), "text", "page")
+    return Column(title.removeprefix("<"), "text" if title.startswith("<") else "number")

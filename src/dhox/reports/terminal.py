@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+import textwrap
 
 from rich import box
 from rich.markup import escape
@@ -20,7 +20,7 @@ TONES = {"good": "green", "doubtful": "yellow", "bad": "red", "strong": "bold", 
 def show(page: Page) -> None:
     """Print a page."""
     if page.title or page.subtitle:
-        tell(": ".join(escape(text) for text in (page.title, page.subtitle) if text))
+        tell(": ".join(text for text in (page.title, page.subtitle) if text))
     for section in page.seen("terminal"):
         show_section(section)
     for line in page.ends:
@@ -30,43 +30,45 @@ def show(page: Page) -> None:
 def show_section(section: Section) -> None:
     """Print a section: its tables carry its title; without tables it is a few sentences."""
     for line in section.intro:
-        tell(escape(line))
+        tell(line)
     for number, table in enumerate(section.tables):
-        title = section.title if number == 0 else ""
-        heading = [f"[bold]{escape(title)}[/bold]"] * bool(title) + [escape(table.caption)] * bool(table.caption)
-        if heading:
-            tell(". ".join(heading))
+        if section.title and number == 0:
+            console.print()
+            tell(f"{section.title}. {table.caption}".rstrip(), bold=len(section.title))
+        elif table.caption:
+            tell(table.caption)
         for part in fitting(table.seen("terminal")):
             console.print(rich_table(part))
     for line in section.notes:
-        tell(escape(line))
+        tell(line)
     for part in section.parts:
         if part.holds("terminal"):
             show_section(part)
 
 
-def tell(markup: str) -> None:
-    """Print a sentence: broken between words on a terminal, whole in a log. A path is never broken."""
-    console.print(markup, overflow="ignore", crop=False, soft_wrap=console.width >= WIDTH_OF_LOGS)
+def tell(text: str, bold: int = 0) -> None:
+    """Print a sentence, its first `bold` letters in bold: broken between words on a terminal, whole in a log. A path is
+    never broken."""
+    if console.width < WIDTH_OF_LOGS:
+        text = "\n".join(textwrap.wrap(text, console.width, break_long_words=False, break_on_hyphens=False))
+    start = f"[bold]{escape(text[:bold])}[/bold]" if bold else ""
+    console.print(start + escape(text[bold:]), soft_wrap=True)
 
 
 def fitting(table: Table) -> list[Table]:
-    """The table, or where it is too wide several of them, each with the key columns and some of the others."""
-    widths = [width(column, [row[number] for row in table.rows]) for number, column in enumerate(table.columns)]
+    """The table; where it is too wide without its spare columns, else several, each with the keys and some others."""
+    least = [width(column, [row[number] for row in table.rows]) + 2 for number, column in enumerate(table.columns)]
+    keys, others = [*range(table.keys)], [*range(table.keys, len(table.columns))]
+    while sum(least[one] for one in (*keys, *others)) > console.width and any(
+        table.columns[one].spare for one in others
+    ):
+        others.remove(max(one for one in others if table.columns[one].spare))
     parts: list[list[int]] = [[]]
-    for number in range(table.keys, len(table.columns)):
-        taken = [*range(table.keys), *parts[-1], number]
-        if parts[-1] and sum(widths[one] + 2 for one in taken) > console.width:
+    for number in others:
+        if parts[-1] and sum(least[one] for one in (*keys, *parts[-1], number)) > console.width:
             parts.append([])
         parts[-1].append(number)
-    return [
-        replace(
-            table,
-            columns=tuple(table.columns[one] for one in (*range(table.keys), *part)),
-            rows=tuple(tuple(row[one] for one in (*range(table.keys), *part)) for row in table.rows),
-        )
-        for part in parts
-    ]
+    return [table.only([*keys, *part]) for part in parts]
 
 
 def width(column: Column, cells: list[Cell]) -> int:

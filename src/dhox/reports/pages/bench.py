@@ -18,12 +18,10 @@ from dhox.artefacts.record import read_record
 from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
 from dhox.errors import DhoxError
 from dhox.reports.pages.bench_charts import calibration_charts, latency_charts, pareto_charts, power_charts
-from dhox.reports.pages.device import card_lines, device_sentence
 from dhox.reports.pages.bench_findings import (
     MARKS,
     emulated,
     energy_lines,
-    facts_of,
     interval_lines,
     marks,
     not_as_asked,
@@ -32,6 +30,7 @@ from dhox.reports.pages.bench_findings import (
     several_runners,
     who,
 )
+from dhox.reports.pages.device import card_lines, device_sentence
 from dhox.reports.pages.export import ledger_cells, ledger_table, loss_sentence
 from dhox.reports.sections import Cell, Column, Page, Section, Table, cells, table
 from dhox.reports.text import (
@@ -122,9 +121,9 @@ def latency_section(bench: Bench) -> Section:
     runners, found = several_runners(bench), [marks(bench, row) for row in rows]
     keys = [Column("model", "name"), *[Column("runner", "name")] * runners, Column("batch"), Column("scope", "text")]
     keys += [Column("", "text")] * any(found)
-    values = [Column("p50"), Column("p99"), Column("p99 (95 %)", where="page"), Column("max", where="page")]
-    values += [Column("images/s"), *[Column("mJ/image")] * bool(energy), *[Column("top-1, %")] * bool(correct)]
-    values[1] = Column("p99", where="terminal")
+    values = [Column("p50"), Column("p99", where="terminal"), Column("p99", where="page"), Column("max", where="page")]
+    values += [Column("images/s"), *[Column("mJ/image", spare=True)] * bool(energy)]
+    values += [Column("top-1, %", spare=True)] * bool(correct)
     lines = []
     for row, letters in zip(rows, found, strict=True):
         ms, spent, right = row.latency_ms, energy.get(row.key), correct.get((row.model, row.runner))
@@ -207,7 +206,7 @@ def stream_section(bench: Bench) -> Section:
 
 
 def energy_section(bench: Bench, beside: Beside) -> Section:
-    """Energy of every window; on the terminal it stands beside the latencies, and only the sentences are here."""
+    """Energy of every window, and what measured it."""
     rails = len(bench.energy.rails) > 1
     rows = [
         cells(
@@ -220,11 +219,10 @@ def energy_section(bench: Bench, beside: Beside) -> Section:
         )
         for row in bench.energy.rows
     ]
-    titles = "row|seconds|W|mJ/image|net|images/J|mJ/correct" + "|<rails, mean W" * rails
+    titles = "row|seconds|W|mJ/image|net|images/J|mJ/correct" + "|page:rails, mean W" * rails
     caption = "mJ/image holds everything that the meter sees; net: without the idle power."
-    lines = tuple(energy_lines(bench))
-    part = Section(tables=table(titles, rows, caption), charts=power_charts(bench, beside.samples), where="page")
-    return Section("Energy", notes=lines, parts=(part,))
+    charts = power_charts(bench, beside.samples)
+    return Section("Energy", tables=table(titles, rows, caption), charts=charts, notes=tuple(energy_lines(bench)))
 
 
 def accuracy_section(bench: Bench, beside: Beside) -> Section:
@@ -256,8 +254,8 @@ def ledger_section(here: DeviceLedger, ledger: Ledger | None) -> Section:
         name = Cell(f"{row.model} by {row.runner}, here", "strong")
         rows.append(ledger_cells(name, row, row.export))
     caption = (
-        f"{here.export}; images: {ledger.images if ledger else here.images}. Stages of the export are compared with the "
-        "stage before, rows in bold (this device) with the answers of the same file when it was exported."
+        f"{here.export}; images: {ledger.images if ledger else here.images}. Stages are compared with the stage "
+        "before, rows in bold (this device) with the answers of the same file when it was exported."
     )
     notes = (f"{loss_sentence(ledger)}.",) if ledger else ()
     lost = Section(notes=() if ledger else ("The export's own rows are not on this machine.",), where="page")
@@ -343,16 +341,17 @@ def method_sections(bench: Bench) -> tuple[Section, ...]:
     asked = bench.settings
     settings = (
         f"Asked: device {bench.device_asked}, {', '.join(asked.runners)}, batch {', '.join(map(str, asked.batches))}, "
-        f"scopes {', '.join(asked.scopes)}, {asked.duration_s:g} s and at least {asked.rounds} rounds for each row, seed "
-        f"{asked.seed}. Timed images: {asked.images}."
+        f"scopes {', '.join(asked.scopes)}, {asked.duration_s:g} s and at least {asked.rounds} rounds for each row, "
+        f"seed {asked.seed}. Timed images: {asked.images}."
     )
+    method = (*map(sentence, bench.method), settings, *interval_lines(bench), *not_asked(bench))
     return (
         Section("Cross-checks", notes=tuple(cross_check_sentence(bench, row) for row in bench.cross_checks)),
         Section("Not measured", notes=tuple(not_measured(bench))),
-        Section("Method", notes=(*map(sentence, bench.method), settings, *interval_lines(bench), *not_asked(bench)), where="page"),
+        Section("Method", notes=method, where="page"),
         Section("Device", notes=(*card_lines(bench), versions(bench.environment)), where="page"),
         Section("What was measured", tables=(*model_tables(bench), *runner_tables(bench)), where="page"),
-    )  # fmt: skip
+    )
 
 
 def model_tables(bench: Bench) -> tuple[Table, ...]:

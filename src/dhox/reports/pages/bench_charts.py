@@ -10,8 +10,8 @@ import numpy as np
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.predictions import Answers
 from dhox.artefacts.samples import Samples
-from dhox.reports.pages.bench_findings import OfModel, who
 from dhox.reports.charts import COLOURS, plain_ticks, svg
+from dhox.reports.pages.bench_findings import OfModel, who
 from dhox.reports.sections import Chart
 
 MOST_LINES = 8  # in one chart; the fastest are drawn
@@ -74,8 +74,8 @@ def distribution_caption(bench: Bench) -> str:
     """What the chart of distributions shows and leaves out."""
     rows, left_out = told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
     return (
-        f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every raw "
-        "sample; the slowest 0.1 % lie outside."
+        f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every "
+        "raw sample; the slowest 0.1 % lie outside."
         + (f" The fastest {MOST_LINES} of {len(rows)}." if len(rows) > MOST_LINES else "")
         + (f" Left out, since it is emulated here: {', '.join(left_out)}." if left_out else "")
     )
@@ -250,7 +250,7 @@ def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
         plain_ticks(axes[0].xaxis)
 
     caption = (
-        f"Top-1 on the {bench.accuracy.split} split against the median of one call, scope {told_scope(bench)}, smallest "
-        "batch; 95 % intervals. Filled, on the line: nothing is faster and better."
+        f"Top-1 on the {bench.accuracy.split} split against the median of one call, scope {told_scope(bench)}, "
+        "smallest batch; 95 % intervals. Filled, on the line: nothing is faster and better."
     )
     return (Chart("Accuracy against latency", lambda: svg(draw), caption),)

@@ -118,8 +118,8 @@ def ledger_section(ledger: Ledger) -> Section:
     if not ledger.rows:
         return Section(notes=(f"Ledger {ledger.note}.",))
     caption = (
-        f"{ledger.rows[0].n} images of {ledger.images}. Each stage against the one before: same label, images gained and "
-        "lost, exact McNemar test. ECE: expected calibration error."
+        f"{ledger.rows[0].n} images of {ledger.images}. Each stage against the one before: same label, images gained "
+        "and lost, exact McNemar test. ECE: expected calibration error."
     )
     rows = [ledger_cells(Cell(STAGES[row.stage]), row, row) for row in ledger.rows]
     return Section("Accuracy ledger", tables=(ledger_table(rows, caption),), notes=(f"{loss_sentence(ledger)}.",))
@@ -240,8 +240,8 @@ def precision_lines(manifest: Manifest) -> list[str]:
         low, high = reject.coverage_interval
         lines.append(
             f"Below a probability of {reject.threshold:.3f} the answer is unknown: {share(reject.coverage)} % "
-            f"({share(low)}-{share(high)}) of {reject.n} validation images ({reject.images}) are answered, with accuracy "
-            f"{percent(reject.answered)}, all of them with {percent(reject.all)}."
+            f"({share(low)}-{share(high)}) of {reject.n} validation images ({reject.images}) are answered, with "
+            f"accuracy {percent(reject.answered)}, all of them with {percent(reject.all)}."
         )
     return lines
 
