@@ -1,0 +1,57 @@
+"""Headers of caches: shards.json of teacher embeddings and packed images, their files' headers, scans, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dhox.artefacts.record import AtLeastOne, Count, Kind, Record, Sha256
+
+SHARDS_FILE = "shards.json"
+KEY_BYTES = 16
+
+Plain = bool | int | float | str | None
+Recipe = dict[str, Plain | list[Plain | list[Plain]]]  # what rows depend on besides their images
+
+
+class Shards(Kind, kw_only=True):
+    """shards.json: what the rows of a directory are."""
+
+    schema: Literal["dhox.shards/1"] = "dhox.shards/1"
+    about: Annotated[dict[str, str], Meta(description="for readers, never compared")]
+    recipe: Annotated[Recipe, Meta(description="what the rows depend on besides their images")]
+    row_shape: Annotated[list[AtLeastOne], Meta(min_length=1)]
+    dtype: Literal["float16", "uint8"]
+    files: Annotated[dict[str, Count], Meta(description="file -> its rows, as far as they were listed")]
+
+
+class ShardHeader(Record):
+    """What a file of rows says of itself, under `dhox` in its safetensors metadata."""
+
+    keys: Annotated[str, Meta(pattern="^([0-9a-f]{32})*$", description="hexadecimal, 16 bytes per row")]
+    sha256: Annotated[Sha256, Meta(description="of the rows' bytes")]
+
+    @property
+    def row_keys(self) -> list[bytes]:
+        """The key of each row."""
+        joined = bytes.fromhex(self.keys)
+        return [joined[i : i + KEY_BYTES] for i in range(0, len(joined), KEY_BYTES)]
+
+
+ScanRow = tuple[str, str, AtLeastOne, AtLeastOne]  # stamp, content hash, width, height of a readable image
+ScanMemory = dict[str, ScanRow]  # scan-*.json: name of an image -> what it was
+
+
+class EpochMetrics(Record):
+    """The metrics of one epoch, counted from 1."""
+
+    epoch: AtLeastOne
+    metrics: dict[str, float]
+
+
+class History(Record):
+    """What a training had measured when its checkpoint was written."""
+
+    epochs: list[EpochMetrics] = msgspec.field(default_factory=list)
