@@ -11,9 +11,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import dhox
 from dhox.demo.data import write_image_folder
 from dhox.demo.run import RECIPE
-from dhox.distill.run import distill
 from dhox.distill.teachers.cache_upkeep import entries
 from dhox.evidence.statistics import mean_interval
 
@@ -32,7 +32,7 @@ def main() -> None:
         for views in options.views:
             accuracies = []
             for seed in range(options.seeds):
-                result = distill(
+                result = dhox.distill(
                     root / "data", root / "run", teacher=f"local-dir:{root / 'data/teacher'}", shots=options.shots,
                     seed=seed, split_seed=seed, views=views, cache=root / "cache", overwrite=True,
                     **RECIPE | {"epochs": options.epochs},

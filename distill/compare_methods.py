@@ -9,17 +9,19 @@ from typing import Any
 from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, read_json, write_json
 from dhox.console import say
 from dhox.data.dataset import data_address, read_dataset
+from dhox.distill.options import DistillOptions, check
 from dhox.distill.processes import create_fabric
 from dhox.distill.run import DistillResult, distill
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import mean_interval
+from dhox.options.declare import replaced
 from dhox.system.environment import now, versions
 
 CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
 
 
 # kd uses no label, so nothing can be drawn or held out for it.
-NO_LABELS = {
+NO_LABELS: dict[str, Any] = {
     "shots": None,
     "label_fraction": None,
     "label_sampler": "dhox",
@@ -37,18 +39,19 @@ class ComparisonResult:
     content: dict[str, Any]
 
 
-def compare(
-    data: Path, out: Path, methods: list[str], seeds: int, *, overwrite: bool, resume: bool, **options: Any
-) -> ComparisonResult:
-    """Train every method with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
+def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
+    """Train every method of the options with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
 
     Seed i adds i to `seed` (weights, order) and to `split_seed` (which images are labelled), so that the interval over
-    seeds covers both. `options`: of `distill`. The teacher cache is shared. Accuracies are on test; with `resume` the
+    seeds covers both. The teacher cache is shared. Accuracies are on test; with `resume` the
     finished trainings are kept.
     """
+    check(options)
+    methods, seeds = options.training.methods, options.training.seeds or 1
+    overwrite, resume = options.output.overwrite, options.output.resume
     if not read_dataset(data)["test"]:
         raise DhoxError(f"{data} has no test images, which methods are compared on.", "Add test/CLASS/*.")
-    fabric, _ = create_fabric(options["device"], options["precision"])
+    fabric, _ = create_fabric(options.speed.device, options.speed.precision)
     header = {"schema": COMPARISON_SCHEMA, "methods": methods, "seeds": seeds}
     begun = holds(out, COMPARISON_FILE, COMPARISON_SCHEMA) and unfinished(out)
     check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume or begun)
@@ -56,21 +59,19 @@ def compare(
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / COMPARISON_FILE, header | {"status": "running"})
-    first, first_split = options.pop("seed"), options.pop("split_seed")
-    options["cache"] = options["cache"] or out.absolute().parent / "cache"
+    first, first_split = options.training.seed, options.labels.split_seed
     results: dict[str, list[DistillResult]] = {method: [] for method in methods}
     for i in range(seeds):
         for method in methods:
             say(f"{method}, seed {first + i}")
-            of_method = options | (NO_LABELS if method == "kd" else {})
-            if method != "dho":
-                of_method["kd_head"] = "linear"  # of their one head
-            results[method].append(
-                distill(
-                    data, out / f"{method}-{first + i}", method=method, seed=first + i, split_seed=first_split + i,
-                    overwrite=overwrite or resume or begun, resume=resume, **of_method,
-                )
+            of_method = replaced(
+                options, method=method, seeds=None, seed=first + i, split_seed=first_split + i,
+                cache=options.speed.cache or out.absolute().parent / "cache",
+                overwrite=overwrite or resume or begun,
+                kd_head=options.student.kd_head if method == "dho" else "linear",  # of their one head
+                **(NO_LABELS if method == "kd" else {}),
             )  # fmt: skip
+            results[method].append(distill(data, out / f"{method}-{first + i}", of_method))
     content = header | {
         "status": "complete",
         "finished_at": now(),

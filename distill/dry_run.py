@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,17 +15,43 @@ from lightning_fabric import Fabric
 from dhox.artefacts.files import free_bytes
 from dhox.data.dataset import Splits, class_names, listed_labels, own_classes, read_dataset, read_image, spread
 from dhox.distill.images.packed import packed_side
+from dhox.distill.options import DistillOptions, worker_count
 from dhox.distill.processes import create_fabric
+from dhox.distill.small_options import CacheOptions
 from dhox.distill.students.create import create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.errors import DhoxError
+from dhox.options.declare import flat
 
 SAMPLE = 32  # images that are decoded to see their sizes
 TRIALS = 3
 
 
-def plan(
+def plan(data: Path, out: Path, options: DistillOptions) -> dict[str, Any]:
+    """What `dhox distill` would cost."""
+    of = SimpleNamespace(**flat(options))
+    teacherless = options.training.methods == ["ce"] or options.teacher.from_files
+    return measured_plan(
+        data, of.cache or out.parent, teacher=None if teacherless else of.teacher, student=of.student,
+        student_weights=of.student_weights, class_file=of.classes, image_size=of.image_size, views=of.views,
+        packed_size=of.packed_size, epochs=of.epochs, batch_labelled=of.batch_labelled,
+        batch_unlabelled=of.batch_unlabelled, device=of.device, precision=of.precision,
+        workers=worker_count(of.workers), trainings=len(options.training.methods) * (of.seeds or 1),
+        epoch_over=of.epoch_over, online=of.online_teacher,
+    )  # fmt: skip
+
+
+def plan_cache(data: Path, root: Path, options: CacheOptions) -> dict[str, Any]:
+    """What `dhox cache` would cost."""
+    of = SimpleNamespace(**flat(options))
+    return measured_plan(
+        data, root, teacher=of.teacher, student=None, views=of.views, packed_size=of.packed_size, device=of.device,
+        workers=worker_count(of.workers),
+    )  # fmt: skip
+
+
+def measured_plan(
     data: Path,
     root: Path,
     *,

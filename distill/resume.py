@@ -14,12 +14,6 @@ from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
 
 CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
-HOW_ONLY = ("out", "overwrite", "resume", "workers", "cache", "device")  # arguments that change no result
-
-
-def plain(value: Any) -> Any:
-    """An argument as JSON keeps it."""
-    return str(value.absolute()) if isinstance(value, Path) else value
 
 
 def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

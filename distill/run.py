@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from dhox.distill.images.packed import packed_side
 from dhox.distill.images.scan import contents, scan, scan_memory, sizes_of
 from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.images.student_inputs import decoded_inputs, packed_inputs, resident_images
+from dhox.distill.options import METHODS, DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
 from dhox.distill.results.evaluate import (
     logit_arrays,
@@ -44,7 +46,7 @@ from dhox.distill.results.evaluate import (
 )
 from dhox.distill.results.outcome import select, test_rows
 from dhox.distill.results.selection import FEWEST_IMAGES
-from dhox.distill.resume import HOW_ONLY, earlier_state, identity_of, on_divergence, plain
+from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import save_student
 from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
@@ -56,16 +58,18 @@ from dhox.distill.teachers.targets import (
     keys_of,
     packed_rows,
 )
-from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
+from dhox.distill.teachers.teacher import load_teacher
+from dhox.distill.teachers.templates import template_list
 from dhox.distill.training.batch_sampler import Order
 from dhox.distill.training.metrics_log import Curves
 from dhox.distill.training.out_of_memory import out_of_memory
 from dhox.distill.training.prefetch import Boxes, DecodedPixels, prepared
 from dhox.distill.training.train import steps_per_epoch, train
 from dhox.errors import DhoxError
+from dhox.options.declare import flat, plain
+from dhox.options.declare import settings as settings_of
 from dhox.system.environment import now, versions
 
-METHODS = {"dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True)}  # (use CE, use KD)
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
 MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing is searched
 
@@ -79,130 +83,71 @@ class DistillResult:
     selection: dict[str, Any]
 
 
-def distill(
-    data: Path,
-    out: Path,
-    *,
-    teacher: str,
-    student: str,
-    student_weights: str = "pretrained",
-    method: str = "dho",
-    shots: int | None = None,
-    label_fraction: float | None = None,
-    label_sampler: str = "dhox",
-    tune_on: str = "val",
-    group_by: str | None = None,
-    class_file: Path | None = None,
-    templates: list[str] | None = None,
-    teacher_scale: float | None = None,
-    teacher_embeddings: Path | None = None,
-    class_embeddings: Path | None = None,
-    teacher_logits: Path | None = None,
-    online_teacher: bool = False,
-    image_size: int | None = None,
-    kd_head: str = "linear",
-    init_heads: str = "random",
-    init_from: Path | None = None,
-    epochs: int = 30,
-    epoch_over: str = "unlabelled",
-    batch_labelled: int = 64,
-    batch_unlabelled: int = 192,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    warm_up: float = 0.1,
-    schedule: str = "cosine",
-    top_k: int | None = None,
-    views: int = 8,
-    packed_size: int | None = None,
-    balance_labels: bool = False,
-    seed: int = 0,
-    split_seed: int = 0,
-    view_seed: int = 0,
-    metric: str = "accuracy",
-    alpha: float | None = None,
-    beta: float | None = None,
-    adapter: str = "none",
-    device: str = "auto",
-    precision: str | None = None,
-    compiled: bool | None = None,
-    probe_gradients: int = 0,
-    workers: int = 0,
-    cache: Path | None = None,
-    skip_bad_images: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> DistillResult:
-    """Train a student on DATA and write the run directory `out`.
+def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
+    """Train a student on DATA and write the run directory `out`; `options` hold a single method.
 
-    `method`: dho (two heads), sho (one head, both losses), ce (labels only), kd (teacher only, no label needed).
-    `epoch_over`: unlabelled or labelled, the images that an epoch passes over once. `warm_up`: share of the steps.
-    `schedule`: cosine or linear. `top_k`: see dhox.distill.training.loss. `views` per image in the teacher cache; with
-    `online_teacher` a fresh view at every use. `packed_size`: side of the packed images in pixels, 0 to decode in every
-    epoch. `label_sampler`, `tune_on`: see dhox.distill.images.sets.choose_sets. `group_by`: see
-    dhox.data.dataset.read_dataset. `cache`: root of teacher caches and packed images, by default OUT/../cache.
-    `metric`: accuracy, balanced or macro-f1; alpha, beta and later r maximise it on validation, unless `alpha` and
-    `beta` are given. `adapter`: none, tip or tip-f, a few-shot teacher on the labelled images. `kd_head`, `init_heads`,
-    `init_from`: see dhox.distill.students.create.create_student. `precision`: a Lightning Fabric precision, by default
-    bf16-mixed on CUDA and 32-true on the CPU. `compiled`: torch.compile, by default on CUDA. `resume`: continue an
-    interrupted training of the same settings. Raises DhoxError for every mistake in DATA or the options, before
-    anything is written but caches.
+    Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
     """
-    settings = {name: plain(value) for name, value in sorted(locals().items()) if name not in HOW_ONLY}
-    settings["data"] = data_address(data)
+    check(options)
+    of = SimpleNamespace(**flat(options))
+    method, seed, split_seed, view_seed, views = of.method, of.seed, of.split_seed, of.view_seed, of.views
+    precision, compiled, workers = of.precision, of.compiled, worker_count(of.workers)
+    used_templates = template_list(options.teacher.templates, list(options.teacher.template))
+    settings = settings_of(options) | {"data": data_address(data), "template": used_templates}
+    resume, overwrite = options.output.resume, options.output.overwrite
     use_ce, use_kd = METHODS[method]
     if resume:
         finished = earlier_state(out, settings)
         if finished is not None:
             return DistillResult(out, finished, read_json(out / "selection.json", "dhox.selection/1"))
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
-    fabric, precision = create_fabric(device, precision)
+    fabric, precision = create_fabric(of.device, precision)
     # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
-    compiled = not probe_gradients and (fabric.device.type == "cuda" if compiled is None else compiled)
-    splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file))
+    compiled = not of.probe_gradients and (fabric.device.type == "cuda" if compiled is None else compiled)
+    splits = read_dataset(data, group_by=of.group_by, labels=listed_labels(of.classes))
     manifest_rows = sum(len(items) for items in splits.values())
-    classes = class_names(splits, class_file, own_classes(data))
+    classes = class_names(splits, of.classes, own_classes(data))
     labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
-    from_files = teacher_embeddings is not None or teacher_logits is not None
+    from_files = of.teacher_embeddings is not None or of.teacher_logits is not None
 
     with console.status("Loading the models"):
         torch.manual_seed(seed)
-        used_templates = list(templates or DEFAULT_TEMPLATES)
         model, spec, preprocessing = create_student(
-            student, student_weights, image_size, labels, two_heads=method == "dho", kd_head=kd_head,
-            init_heads=init_heads, prompts=prompts,
-            templates=used_templates, init_from=init_from,
+            of.student, of.student_weights, of.image_size, labels, two_heads=method == "dho", kd_head=of.kd_head,
+            init_heads=of.init_heads, prompts=prompts,
+            templates=used_templates, init_from=of.init_from,
             device=fabric.device,
         )  # fmt: skip
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = timm.layers.convert_sync_batchnorm(model)
         model = fabric.to_device(model)
-        guide = load_teacher(teacher, fabric.device, teacher_scale) if use_kd and not from_files else None
+        guide = load_teacher(of.teacher, fabric.device, of.teacher_scale) if use_kd and not from_files else None
 
     # What there is: every image looked at once, the sets, the length of training.
-    root = cache or out.absolute().parent / "cache"
+    root = of.cache or out.absolute().parent / "cache"
     with first_then_all(fabric):
-        splits, seen = scan(splits, skip_bad_images, scan_memory(root, data))
-    fixed = (alpha, beta) if alpha is not None and beta is not None else None
+        splits, seen = scan(splits, of.skip_bad_images, scan_memory(root, data))
+    fixed = (of.alpha, of.beta) if of.alpha is not None and of.beta is not None else None
     skipped = sorted(name for name, what in seen.items() if what.reason is not None)
     sets = choose_sets(
-        splits, labels, contents(seen), shots=shots, label_fraction=label_fraction, use_labels=use_ce,
-        split_seed=split_seed, label_sampler=label_sampler, tune_on=tune_on,
+        splits, labels, contents(seen), shots=of.shots, label_fraction=of.label_fraction, use_labels=use_ce,
+        split_seed=split_seed, label_sampler=of.label_sampler, tune_on=of.tune_on,
     )  # fmt: skip
     notes = [*sets.notes, *set_notes(sets, skipped, use_ce, use_kd)]
     items = sets.labelled + (sets.unlabelled if use_kd else [])
     label_numbers, validation_numbers = class_numbers(sets.labelled, labels), class_numbers(sets.validation, labels)
-    over_labelled = not sets.unlabelled or (epoch_over == "labelled" and bool(sets.labelled))
-    n, batch = (len(sets.labelled), batch_labelled) if over_labelled else (len(sets.unlabelled), batch_unlabelled)
+    over_labelled = not sets.unlabelled or (of.epoch_over == "labelled" and bool(sets.labelled))
+    n, batch = (len(sets.labelled), of.batch_labelled) if over_labelled else (len(sets.unlabelled), of.batch_unlabelled)
     epoch_steps = steps_per_epoch(n, batch)
     world = fabric.world_size
-    n_labelled = per_process("--batch-labelled", batch_labelled, len(sets.labelled), world)
-    n_unlabelled = per_process("--batch-unlabelled", batch_unlabelled, len(items) - len(sets.labelled), world)
+    n_labelled = per_process("--batch-labelled", of.batch_labelled, len(sets.labelled), world)
+    n_unlabelled = per_process("--batch-unlabelled", of.batch_unlabelled, len(items) - len(sets.labelled), world)
     if (n_labelled + n_unlabelled) // world < 2:
         raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
     parts = [(len(sets.labelled), n_labelled), (len(items) - len(sets.labelled), n_unlabelled)]
-    passes = max(passes_over(n, epochs, epoch_steps, batch) for n, batch in parts if n)
+    passes = max(passes_over(n, of.epochs, epoch_steps, batch) for n, batch in parts if n)
     if use_kd:  # without a teacher a view costs nothing
-        views = passes if online_teacher else min(views, passes)
+        views = passes if of.online_teacher else min(views, passes)
 
     # The teacher's part and the packed images, from the cache where it has them.
     keys, sizes = keys_of(items, seen), sizes_of(items, seen)
@@ -214,19 +159,19 @@ def distill(
     if guide is not None:
         guidance = guidance_of_model(
             fabric, guide, root, items, whole, seen, boxes, prompts, used_templates, views=views,
-            view_seed=view_seed, online=online_teacher, workers=workers, adapter=adapter, labels=label_numbers,
+            view_seed=view_seed, online=of.online_teacher, workers=workers, adapter=of.adapter, labels=label_numbers,
             validation_labels=validation_numbers, seed=seed,
         )  # fmt: skip
     elif use_kd:
         guidance = guidance_of_files(
-            data, teacher_embeddings, class_embeddings, teacher_logits, teacher_scale or 100.0, items, whole,
-            manifest_rows, len(classes), fabric.device,
+            data, of.teacher_embeddings, of.class_embeddings, of.teacher_logits, of.teacher_scale or 100.0, items,
+            whole, manifest_rows, len(classes), fabric.device,
         )  # fmt: skip
     if guidance is not None and guidance.adapter is not None:
-        notes.append(adapter_sentence(guidance.adapter, adapter))
+        notes.append(adapter_sentence(guidance.adapter, of.adapter))
     if use_kd and from_files and guidance is not None and guidance.summary["views"] > 1:
         views = guidance.summary["views"]  # a single one stands for every crop of the student
-    side = packed_side(preprocessing.crop, sizes) if packed_size is None else packed_size
+    side = packed_side(preprocessing.crop, sizes) if of.packed_size is None else of.packed_size
     if side:
         rows = packed_rows(fabric, root, items, keys, side)
         resident = resident_images(rows, fabric)
@@ -236,9 +181,11 @@ def distill(
         pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)
     identity = identity_of(
         keys + keys_of(sets.validation, seen), [epoch_steps, n_labelled, n_unlabelled, views, side],
-        [path for path in (teacher_embeddings, class_embeddings, teacher_logits) if path is not None],
+        [path for path in (of.teacher_embeddings, of.class_embeddings, of.teacher_logits) if path is not None],
     )  # fmt: skip
-    order = Order(label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, balance_labels)
+    order = Order(
+        label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, of.balance_labels
+    )
 
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, overwrite, resume) as run:
         if fabric.is_global_zero:
@@ -264,11 +211,11 @@ def distill(
                     order, steps, pixels, guidance.signal.of_views if guidance else None, threads=max(1, workers),
                     pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=world,
                 ),
-                images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=epochs,
+                images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=of.epochs,
                 epoch_steps=epoch_steps, n_labelled=n_labelled // world, n_unlabelled=n_unlabelled // world,
-                learning_rate=learning_rate, weight_decay=weight_decay, warm_up=warm_up, schedule=schedule, top_k=top_k,
-                seed=seed, compiled=compiled, identity=identity, probe_gradients=probe_gradients, run=run,
-                validate=validate, record=curves.add,
+                learning_rate=of.learning_rate, weight_decay=of.weight_decay, warm_up=of.warm_up, schedule=of.schedule,
+                top_k=of.top_k, seed=seed, compiled=compiled, identity=identity, probe_gradients=of.probe_gradients,
+                run=run, validate=validate, record=curves.add,
             )  # fmt: skip
         curves.close()
 
@@ -288,7 +235,7 @@ def distill(
             arrays["test"]["teacher_predictions"] = guidance.answers["test"]
             if sample:
                 arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]
-        selection = select(arrays["val"], sets.selection, spec.two_heads, metric, fixed)
+        selection = select(arrays["val"], sets.selection, spec.two_heads, of.metric, fixed)
         summary = {
             "schema": RUN_SCHEMA,
             "status": "complete",
@@ -296,18 +243,19 @@ def distill(
             "method": method,
             "data": data_address(data),
             "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
-            "sets": sets_summary(sets) | {"label_sampler": label_sampler, "tune_on": tune_on, "group_by": group_by},
+            "sets": sets_summary(sets)
+            | {"label_sampler": of.label_sampler, "tune_on": of.tune_on, "group_by": of.group_by},
             "teacher": guidance.summary if guidance else None,
             "student": msgspec.to_builtins(spec)
             | {
-                "weights": student_weights, "init_heads": init_heads,
-                "init_from": plain(init_from),
+                "weights": of.student_weights, "init_heads": of.init_heads,
+                "init_from": plain(of.init_from),
             },
             "preprocessing": preprocessing.to_json(),
             "training": {
-                "epochs": epochs, "epoch_steps": epoch_steps, "batch_labelled": n_labelled,
-                "batch_unlabelled": n_unlabelled, "learning_rate": learning_rate, "weight_decay": weight_decay,
-                "warm_up": warm_up, "schedule": schedule, "views": views, "packed_size": side, "seed": seed,
+                "epochs": of.epochs, "epoch_steps": epoch_steps, "batch_labelled": n_labelled,
+                "batch_unlabelled": n_unlabelled, "learning_rate": of.learning_rate, "weight_decay": of.weight_decay,
+                "warm_up": of.warm_up, "schedule": of.schedule, "views": views, "packed_size": side, "seed": seed,
                 "split_seed": split_seed, "view_seed": view_seed, "precision": precision,
                 "device": str(fabric.device), "processes": world,
             },

@@ -12,6 +12,8 @@ from hypothesis import settings
 from loopback import NO_INDEX, NO_SSHD, SSHD
 from PIL import Image
 
+import dhox
+
 DEMO = Path(__file__).parents[1] / "src/dhox/demo"
 TEACHER = f"local-dir:{DEMO / 'teacher'}"
 CLASSES = ("bag", "dress", "sandal", "trousers")
@@ -53,13 +55,12 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ (four demo classes), runs/tiny (dho), runs/tiny/export (fp32 and fp16), runs/tiny/bench."""
     from dhox.bench.run import bench
-    from dhox.distill.run import distill
     from dhox.export.run import export
 
     root = tmp_path_factory.mktemp("line")
     write_data(root / "data")
     run = root / "runs/tiny"
-    distill(
+    dhox.distill(  # type: ignore[operator]
         root / "data", run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=8,
         epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2,
     )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from dhox.distill.run import DistillResult, distill
+import dhox
+from dhox.distill.run import DistillResult
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[1] / 'src/dhox/demo/teacher'}"
 QUICK = {
@@ -15,7 +16,7 @@ QUICK = {
 
 
 def quick(data: Path, out: str = "runs/x", **options: object) -> DistillResult:
-    return distill(data, Path(out), **{**QUICK, **options})  # type: ignore[arg-type]
+    return dhox.distill(data, out, **{**QUICK, **options})  # type: ignore[operator]
 
 
 def without(data: Path, *parts: str) -> Path:

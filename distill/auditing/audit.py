@@ -31,8 +31,11 @@ from dhox.distill.auditing.nearest import nearest
 from dhox.distill.images.pixels import WholeImages
 from dhox.distill.images.scan import contents, scan
 from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric
+from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import Teacher, load_teacher
+from dhox.distill.teachers.templates import template_list
 from dhox.errors import UsageError
 from dhox.evidence.statistics import accuracy_row, confusion_matrix
 from dhox.system.environment import now, versions
@@ -59,37 +62,26 @@ class Judges:
     words: str
 
 
-def audit(
-    data: Path,
-    out: Path,
-    *,
-    teacher: str,
-    templates: list[str],
-    small_clips: list[str] | None = None,
-    class_file: Path | None = None,
-    shots: int | None = None,
-    split_seed: int = 0,
-    device: str = "auto",
-    workers: int = 0,
-    skip_bad_images: bool = False,
-    overwrite: bool = False,
-) -> AuditResult:
+def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
     """Measure the teacher on DATA and write the audit directory `out`.
 
-    `shots`, `split_seed`: which images of train are labelled, as `distill` draws them. `small_clips`: other OpenCLIP
-    models to compare with. Every accuracy is of the val split, or, without one, of the labelled images: zero-shot on
+    Every accuracy is of the val split, or, without one, of the labelled images: zero-shot on
     all of them, the probe cross-validated. Test is looked at for copies alone, its labels never. Raises DhoxError for
     every mistake in DATA or the options, before anything is written.
     """
-    if len({teacher, *(small_clips or [])}) <= len(small_clips or []):
+    teacher, small_clips = options.teacher.teacher, list(options.teacher.small_clip)
+    templates = template_list(options.teacher.templates, list(options.teacher.template))
+    class_file, shots, split_seed = options.images.classes, options.images.shots, options.images.split_seed
+    overwrite, workers = options.images.overwrite, worker_count(options.machine.workers)
+    if len({teacher, *small_clips}) <= len(small_clips):
         raise UsageError("--small-clip names the teacher or the same model twice.", "Name each model once.")
     check_output(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite)
-    fabric, _ = create_fabric(device, None)
+    fabric, _ = create_fabric(options.machine.device, None)
     splits = read_dataset(data, labels=listed_labels(class_file))
     classes = class_names(splits, class_file, own_classes(data))
     labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
     guide = load_teacher(teacher, fabric.device)
-    splits, seen = scan(splits, skip_bad_images)
+    splits, seen = scan(splits, options.images.skip_bad_images)
     content = contents(seen)
     every_class = {item.label for item in splits["train"]} >= set(labels)
     sets = choose_sets(splits, labels, content, shots=shots, use_labels=every_class, split_seed=split_seed)
@@ -104,7 +96,7 @@ def audit(
     numbers = torch.from_numpy(class_numbers(labelled, labels))
     z_judges = embeddings["labelled" if judges.cross_validated else "validation"]
     ways = ways_of(guide, text, z_judges, embeddings["labelled"], numbers, labelled, judges)
-    for name in small_clips or []:
+    for name in small_clips:
         small = load_teacher(name, fabric.device)
         their_text = small.encode_classes(prompts, templates)
         ours, theirs = (

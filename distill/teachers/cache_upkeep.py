@@ -11,7 +11,9 @@ from dhox.console import console
 from dhox.data.dataset import read_dataset
 from dhox.distill.images.scan import scan, scan_memory
 from dhox.distill.images.shards import SHARDS_FILE, SHARDS_SCHEMA, examine, repair
+from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric, first_then_all
+from dhox.distill.small_options import CacheOptions
 from dhox.distill.teachers.cache import WHOLE, weights_hash
 from dhox.distill.teachers.targets import cached_rows, keys_of, packed_rows
 from dhox.distill.teachers.teacher import load_teacher
@@ -31,34 +33,24 @@ class CacheEntry:
     damaged: dict[str, str]
 
 
-def fill(
-    data: Path,
-    root: Path,
-    *,
-    teacher: str,
-    views: int,
-    view_seed: int,
-    packed_size: int,
-    device: str,
-    workers: int,
-    skip_bad_images: bool,
-) -> list[CacheEntry]:
+def fill(data: Path, root: Path, options: CacheOptions) -> list[CacheEntry]:
     """Embed every image of DATA (`views` views of train and unlabelled, whole images of val and test), and pack the
     training images where `packed_size` is not 0. What the caches hold already is not computed again.
     """
-    fabric, _ = create_fabric(device, None)
+    content, workers = options.content, worker_count(options.machine.workers)
+    fabric, _ = create_fabric(options.machine.device, None)
     splits = read_dataset(data)
     with console.status("Loading the teacher"):
-        guide = load_teacher(teacher, fabric.device)
+        guide = load_teacher(content.teacher, fabric.device)
     with first_then_all(fabric):
-        splits, seen = scan(splits, skip_bad_images, scan_memory(root, data))
+        splits, seen = scan(splits, content.skip_bad_images, scan_memory(root, data))
     training, whole = splits["train"] + splits["unlabelled"], splits["val"] + splits["test"]
     weights = weights_hash(guide)
-    cached_rows(fabric, root, guide, weights, training, seen, views, view_seed, workers)
+    cached_rows(fabric, root, guide, weights, training, seen, content.views, content.view_seed, workers)
     if whole:
-        cached_rows(fabric, root, guide, weights, whole, seen, WHOLE, view_seed, workers)
-    if packed_size:
-        packed_rows(fabric, root, training, keys_of(training, seen), packed_size)
+        cached_rows(fabric, root, guide, weights, whole, seen, WHOLE, content.view_seed, workers)
+    if content.packed_size:
+        packed_rows(fabric, root, training, keys_of(training, seen), content.packed_size)
     return entries(root, checksums=False)
 
 

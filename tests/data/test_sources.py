@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import dhox
 from dhox.data.dataset import (
     Item,
     class_names,
@@ -324,7 +325,6 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
     from conftest import TEACHER
 
     from dhox.bench.run import bench
-    from dhox.distill.run import distill
     from dhox.export.run import export
 
     classes = sorted(path.name for path in (line / "data/train").iterdir())
@@ -344,11 +344,11 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
     predictions = {}
     for name, root, workers in (("shards", tmp_path / "shards", 0), ("saved", saved(tmp_path / "d", **splits), 2)):
         run = tmp_path / "runs" / name
-        result = distill(
+        result = dhox.distill(
             root, run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=8, epochs=1,
             batch_labelled=8, batch_unlabelled=32, views=1, workers=workers, tune_on="held-out",
             label_sampler="few-shot-reference", group_by="(.*)",
-            class_file=tmp_path / "classes.txt" if name == "shards" else None,
+            classes=tmp_path / "classes.txt" if name == "shards" else None,
         )  # fmt: skip
         assert [entry["name"] for entry in result.summary["classes"]] == classes
         sets = result.summary["sets"]

@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from dhox.artefacts.files import read_json, read_npz
 from dhox.distill.auditing.audit import audit
 from dhox.distill.auditing.leaks_and_outliers import altered
+from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES
 from dhox.errors import DhoxError, UsageError
+from dhox.options.declare import build
 from dhox.reports.audit.page import write_audit_page
 from dhox.reports.tables import print_audit
 
@@ -23,8 +25,8 @@ DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}
 
 
 def run_audit(data: Path, out: str = "a", **options: object) -> dict:  # type: ignore[type-arg]
-    options = {"teacher": DEMO_TEACHER, "templates": list(DEFAULT_TEMPLATES), "device": "cpu", **options}
-    return audit(data, Path(out), **options).content  # type: ignore[arg-type]
+    given = build(AuditOptions, **{"teacher": DEMO_TEACHER, "device": "cpu", "workers": 0} | options)
+    return audit(data, Path(out), given).content
 
 
 def copied(data: Path, *without: str) -> Path:
@@ -67,7 +69,7 @@ def test_accuracies_are_of_the_val_split_and_agree_with_distill(line: Path) -> N
 
 
 def test_one_template_is_the_ensemble(line: Path) -> None:
-    content = run_audit(line / "data", templates=["a photo of a {}."])
+    content = run_audit(line / "data", template=["a photo of a {}."])
     assert content["templates"][0]["correct"] == content["ways"][0]["correct"]
 
 
@@ -105,7 +107,7 @@ def test_without_labels_there_is_no_accuracy_but_the_rest(line: Path) -> None:
     data = copied(line / "data", "val", "test")
     (data / "train").rename(data / "unlabelled")
     Path("classes.txt").write_text("bag\ndress\n")
-    content = run_audit(data, class_file=Path("classes.txt"))
+    content = run_audit(data, classes=Path("classes.txt"))
     assert (content["ways"], content["per_class"], content["verdict"]) == ([], [], "cannot tell")
     assert content["near_copies"]["threshold"] is None
     assert (content["unlike"]["of"], content["unlike"]["n"], content["unlike"]["below"]) == ("unlabelled", 96, None)
@@ -152,7 +154,7 @@ def test_images_of_another_kind_rank_low(line: Path) -> None:
 
 
 def test_a_small_model_is_measured_on_the_same_images(line: Path, small_clip: str) -> None:
-    content = run_audit(line / "data", small_clips=[small_clip])
+    content = run_audit(line / "data", small_clip=[small_clip])
     rows = {(row["model"] == small_clip, row["way"]): row for row in content["ways"]}
     assert len(rows) == 4
     assert {row["n"] for row in rows.values()} == {80}
@@ -160,7 +162,7 @@ def test_a_small_model_is_measured_on_the_same_images(line: Path, small_clip: st
         100 * (rows[True, "zero-shot"]["correct"] - rows[False, "zero-shot"]["correct"]) / 80
     )
     with pytest.raises(UsageError, match="--small-clip names the teacher or the same model twice"):
-        run_audit(line / "data", "b", small_clips=[DEMO_TEACHER])
+        run_audit(line / "data", "b", small_clip=[DEMO_TEACHER])
 
 
 def test_wrong_data_writes_nothing_and_foreign_folders_stay(line: Path) -> None:
@@ -182,7 +184,7 @@ def test_the_table_fits_eighty_columns(line: Path, small_clip: str, capsys: pyte
 
     from dhox.reports import tables
 
-    content = run_audit(line / "data", small_clips=[small_clip])
+    content = run_audit(line / "data", small_clip=[small_clip])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "console", Console(width=80))
         print_audit(Path("a"), content)

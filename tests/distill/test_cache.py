@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,18 +22,20 @@ from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
 from dhox.distill.images.scan import scan
 from dhox.distill.images.views import render, view_boxes, view_keys
+from dhox.distill.small_options import CacheOptions
 from dhox.distill.teachers.cache import WHOLE, TeacherViews, cache_folder, cache_recipe, embedding_batches, weights_hash
 from dhox.distill.teachers.cache_upkeep import entries, fill
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.errors import DhoxError
+from dhox.options.declare import build
 
 CPU = torch.device("cpu")
-OPTIONS = {"view_seed": 0, "packed_size": 28, "device": "cpu", "workers": 0, "skip_bad_images": False}
+OPTIONS: dict[str, Any] = {"packed_size": 28, "device": "cpu", "workers": 0}
 
 
 def fill_here(data: Path, views: int = 2) -> dict[str, int]:
     """Fill ./c; images per kind of cache."""
-    found = fill(data, Path("c"), teacher=DEMO_TEACHER, views=views, **OPTIONS)  # type: ignore[arg-type]
+    found = fill(data, Path("c"), build(CacheOptions, teacher=DEMO_TEACHER, views=views, **OPTIONS))
     return {entry.folder.name: entry.images for entry in found}
 
 

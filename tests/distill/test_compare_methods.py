@@ -8,27 +8,23 @@ from quick_distill import DEMO_TEACHER, QUICK
 
 from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 from dhox.cli.main import main
-from dhox.distill.compare_methods import compare
+from dhox.distill.compare_methods import ComparisonResult, compare
 from dhox.distill.dry_run import plan
+from dhox.distill.options import DistillOptions
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import mean_interval, student_t
+from dhox.options.declare import build
 
-OPTIONS = QUICK | {
-    "device": "cpu",
-    "precision": None,
-    "epochs": 3,
-    "seed": 0,
-    "split_seed": 0,
-    "shots": 4,
-    "label_fraction": None,
-    "cache": None,
-}
+OPTIONS = QUICK | {"device": "cpu", "epochs": 3, "shots": 4, "workers": 0}
+
+
+def compared(data: Path, methods: str, seeds: int, **options: object) -> ComparisonResult:
+    given = build(DistillOptions, **OPTIONS, method=methods, seeds=seeds, **options)
+    return compare(data, Path("runs/c"), given)
 
 
 def test_methods_over_seeds_make_one_table(line: Path) -> None:
-    result = compare(
-        line / "data", Path("runs/c"), ["dho", "sho", "ce", "kd"], 2, overwrite=False, resume=False, **OPTIONS
-    )
+    result = compared(line / "data", "dho,sho,ce,kd", 2)
     content = read_json(Path("runs/c") / COMPARISON_FILE, COMPARISON_SCHEMA)
     assert content == result.content
     rows = {(row["method"], row["stage"]): row for row in content["rows"]}
@@ -48,10 +44,10 @@ def test_methods_over_seeds_make_one_table(line: Path) -> None:
     )
     assert "minus_dho" not in rows["dho", "dho"]
     assert len(list(Path("runs/cache").glob("teacher-*views"))) == 1  # one cache for all eight trainings
-    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
-        compare(line / "data", Path("runs/c"), ["ce"], 1, overwrite=False, resume=False, **OPTIONS)
+    with pytest.raises(DhoxError, match="--overwrite"):
+        compared(line / "data", "ce", 1)
     before = (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns
-    again = compare(line / "data", Path("runs/c"), ["ce"], 1, overwrite=False, resume=True, **OPTIONS)
+    again = compared(line / "data", "ce", 1, resume=True)
     assert (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns == before
     assert again.content["rows"][0]["interval"] is None
 
@@ -82,10 +78,7 @@ def test_intervals_of_a_mean_are_students() -> None:
 
 
 def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plan(
-        line / "data", Path("runs/cache"), teacher=DEMO_TEACHER, student="test_resnet", image_size=28, views=2, epochs=3,
-        batch_labelled=8, batch_unlabelled=32,
-    )  # fmt: skip
+    found = plan(line / "data", Path("runs/x"), build(DistillOptions, **QUICK | {"epochs": 3, "workers": 0}))
     assert (found["n_training"], found["n_validation_and_test"]) == (96, 128)
     assert found["teacher_passes"] == 96 * 2 + 128
     assert found["cache_bytes"] == 2 * 64 * (96 * 2 + 128)

@@ -68,7 +68,7 @@ def test_resume_refuses_other_settings_and_knows_a_finished_run(
         patch.setattr(train_module, "learning_rate_at", dying_at(8))
         with pytest.raises(KilledError):
             quick(line / "data", **CASE)
-    with pytest.raises(DhoxError, match="other settings .weight_decay 0.01 there, 0.5 here.*without --resume"):
+    with pytest.raises(DhoxError, match="weight_decay 0.01.*0.5.*--resume"):
         quick(line / "data", resume=True, weight_decay=0.5, **CASE)
     first = quick(line / "data", resume=True, workers=1, **CASE)
     again = quick(line / "data", resume=True, **CASE)
@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_is_an_error(line: Path, monkeypatch: pytest.Monkey
             quick(line / "data", **CASE)
     path = Path("runs/x.partial/checkpoint/checkpoint.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DhoxError, match="is not a checkpoint of this training.*without --resume"):
+    with pytest.raises(DhoxError, match="checkpoint.safetensors.*--resume"):
         quick(line / "data", resume=True, **CASE)
 
 
@@ -94,5 +94,5 @@ def test_resume_refuses_other_images(line: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(KilledError):
             quick(data, **CASE)
     Image.new("RGB", (28, 28)).save(data / "train/bag/new.png")
-    with pytest.raises(DhoxError, match="training on other images: DATA.*has changed.*without --resume"):
+    with pytest.raises(DhoxError, match="DATA.*--resume"):
         quick(data, resume=True, **CASE)

@@ -56,7 +56,7 @@ def test_same_seed_same_bits_other_seed_other_bits(line: Path) -> None:
 
 @pytest.mark.parametrize("method", ["ce", "sho", "kd"])
 def test_baselines_have_one_head(line: Path, method: str) -> None:
-    result = quick(line / "data", method=method, shots=4)
+    result = quick(line / "data", method=method, shots=None if method == "kd" else 4)
     weights = load_file("runs/x/student.safetensors")
     assert not [name for name in weights if name.startswith("kd_head")]
     stages = [row["stage"] for row in result.summary["test"]]
@@ -68,7 +68,7 @@ def test_kd_needs_no_label(line: Path) -> None:
     data = without(line / "data", "val", "test")
     (data / "train").rename(data / "unlabelled")
     Path("classes.txt").write_text("bag\ndress\n")
-    result = quick(data, method="kd", class_file=Path("classes.txt"))
+    result = quick(data, method="kd", classes=Path("classes.txt"))
     assert result.summary["test"] is None
     assert result.summary["sets"]["n_unlabelled"] == 96
 
@@ -103,7 +103,7 @@ def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
     (data / "test/dress/text.jpg").write_text("no image")
     with pytest.raises(
         DhoxError,
-        match=r"2 of 226 images cannot be read: test/dress/text.jpg \(not an image.*train/bag/bad.png.*--skip-bad-images",
+        match=r"2 of 226.*test/dress/text.jpg.*train/bag/bad.png.*--skip-bad-images",
     ):
         quick(data)
     assert nothing_but_caches()
@@ -130,11 +130,11 @@ def test_images_of_every_mode_train(line: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": 25}, r"--shots 25 asks for more .*bag \(24\)"),
-        ({"student": "resnet19"}, "not a timm model. Closest"),
-        ({"teacher": "ViT-B-16/laion"}, "has no weights 'laion'. Closest"),
-        ({"precision": "bf16-true"}, "bf16-true on cpu: use one of 32-true, bf16-mixed"),
-        ({"class_file": Path("missing.txt")}, "class list missing.txt cannot be read"),
+        ({"shots": 25}, r"--shots 25.*bag \(24\)"),
+        ({"student": "resnet19"}, "resnet19"),
+        ({"teacher": "ViT-B-16/laion"}, "laion.*laion2b"),
+        ({"precision": "bf16-true"}, "--precision.*32-true, bf16-mixed"),
+        ({"classes": Path("missing.txt")}, "missing.txt"),
     ],
 )
 def test_wrong_options_write_nothing(line: Path, options: dict[str, object], message: str) -> None:
@@ -145,16 +145,16 @@ def test_wrong_options_write_nothing(line: Path, options: dict[str, object], mes
 
 def test_cuda_that_is_not_there_is_an_error(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(DhoxError, match="--device cuda: torch finds no CUDA device here"):
+    with pytest.raises(DhoxError, match="--device cuda"):
         quick(line / "data", device="cuda")
 
 
 def test_an_old_run_survives_a_failed_overwrite(line: Path) -> None:
     quick(line / "data", shots=4)
     before = sha256(Path("runs/x/student.safetensors"))
-    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
+    with pytest.raises(DhoxError, match="--overwrite"):
         quick(line / "data", shots=4)
-    with pytest.raises(DhoxError, match="asks for more"):
+    with pytest.raises(DhoxError, match="--shots 99"):
         quick(line / "data", shots=99, overwrite=True)
     assert sha256(Path("runs/x/student.safetensors")) == before
     quick(line / "data", shots=4, seed=3, overwrite=True)
@@ -165,7 +165,7 @@ def test_an_old_run_survives_a_failed_overwrite(line: Path) -> None:
 def test_a_diverged_training_names_the_step_and_its_images(line: Path) -> None:
     with pytest.raises(
         DhoxError,
-        match=r"weights of step \d \(epoch 1\) are not finite. Its images: \d+ train/.*lower --learning-rate",
+        match=r"step \d \(epoch 1\).*\d+ train/.*--learning-rate",
     ):
         quick(line / "data", shots=4, learning_rate=1e30, epochs=2)
     assert nothing_but_caches()
@@ -178,21 +178,19 @@ def test_a_training_that_diverges_later_keeps_its_last_good_checkpoint(
 
     real = module.learning_rate_at
     monkeypatch.setattr(module, "learning_rate_at", lambda step, *rest: 1e30 if step >= 7 else real(step, *rest))
-    with pytest.raises(
-        DhoxError, match=r"weights of step \d \(epoch 3\).*checkpoint of epoch 2 is kept in .*x.partial.*--resume"
-    ):
+    with pytest.raises(DhoxError, match=r"step \d \(epoch 3\).*epoch 2.*x.partial.*--resume"):
         quick(line / "data", shots=4, epochs=4)
     with safe_open("runs/x.partial/checkpoint/checkpoint.safetensors", "np") as file:
         assert file.metadata()["step"] == "6"
         assert all(np.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
     monkeypatch.setattr(module, "learning_rate_at", real)
-    with pytest.raises(DhoxError, match="other settings .weight_decay"):
+    with pytest.raises(DhoxError, match="weight_decay"):
         quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4, weight_decay=0.0)
     assert quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4).summary["status"] == "complete"
 
 
 def test_weights_that_diverge_in_the_last_step_are_never_a_finished_run(line: Path) -> None:
-    with pytest.raises(DhoxError, match=r"weights of step 0 \(epoch 1\) are not finite"):
+    with pytest.raises(DhoxError, match=r"step 0 \(epoch 1\)"):
         quick(line / "data", shots=4, batch_unlabelled=500, learning_rate=1e39)
     assert nothing_but_caches()
 

@@ -12,9 +12,9 @@ from conftest import CLASSES, TEACHER
 from onnx import numpy_helper
 from tensorrt_rtx_build import build
 
+import dhox
 from dhox.artefacts.files import read_json, read_npz
 from dhox.bench.run import bench
-from dhox.distill.run import distill
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", ["cosine-paper", "cosine-code"])
 def test_from_data_to_bench(line: Path, kind: str) -> None:
-    result = distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
+    result = dhox.distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
     student = result.summary["student"]
     assert (student["kd_head"], student["init_heads"], student["init_from"]) == (kind, "text", None)
     assert student["tower"]["vision_cfg"]["patch_size"] == 4
@@ -84,8 +84,8 @@ def test_a_student_grows_by_a_class(line: Path) -> None:
         (Path("three") / split).mkdir()
         for name in CLASSES[:3]:
             (Path("three") / split / name).symlink_to(line / "data" / split / name)
-    distill(Path("three"), Path("a"), kd_head="cosine-code", init_heads="text", **OPTIONS)
-    distill(line / "data", Path("b"), kd_head="cosine-code", init_heads="text", init_from=Path("a"), **OPTIONS)
+    dhox.distill(Path("three"), Path("a"), kd_head="cosine-code", init_heads="text", **OPTIONS)
+    dhox.distill(line / "data", Path("b"), kd_head="cosine-code", init_heads="text", init_from=Path("a"), **OPTIONS)
     summary = read_json(Path("b/run.json"), "dhox.run/1")
     assert summary["student"]["init_from"] == str(Path("a").absolute())
     assert len(summary["classes"]) == 4

@@ -110,10 +110,8 @@ def test_auto_without_evidence_is_exact_and_agrees_with_two_heads(line: Path) ->
 
 @pytest.mark.parametrize("method", ["ce", "kd"])
 def test_single_head_runs_export(line: Path, method: str) -> None:
-    from dhox.distill.run import distill
-
     demo_teacher = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
-    distill(
+    dhox.distill(  # type: ignore[operator]
         line / "data",
         Path("r"),
         teacher=demo_teacher,

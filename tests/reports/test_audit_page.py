@@ -8,6 +8,8 @@ import pytest
 
 from dhox.artefacts.files import read_json, write_json
 from dhox.distill.auditing.audit import audit
+from dhox.distill.small_options import AuditOptions
+from dhox.options.declare import build
 from dhox.reports.audit.page import write_audit_page
 
 TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
@@ -16,7 +18,11 @@ TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 @pytest.fixture
 def audited(line: Path) -> Path:
     shutil.copytree(line / "data", "data")
-    return audit(Path("data"), Path("a"), teacher=TEACHER, templates=["a {}", "the {}"], shots=8, device="cpu").audit
+    return audit(
+        Path("data"),
+        Path("a"),
+        build(AuditOptions, teacher=TEACHER, template=["a {}", "the {}"], shots=8, device="cpu"),
+    ).audit
 
 
 def test_the_page_has_its_sections_and_pictures_and_nothing_from_outside(audited: Path) -> None:

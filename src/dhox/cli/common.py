@@ -59,11 +59,6 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def default_workers() -> int:
-    """Decoding processes: the cores that training leaves, at most 8."""
-    return max(0, min(8, (os.cpu_count() or 1) - 2))
-
-
 def say_report(directory: Path) -> None:
     """Write DIRECTORY/report.html where the report's libraries are installed."""
     from dhox.reports.run.page import report_libraries_missing, write_report

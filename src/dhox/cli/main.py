@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 
 import dhox
+from dhox.cli import audit, cache, distill, import_dho, retune
 from dhox.cli.bench import bench
 from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
 from dhox.cli.compare import compare
 from dhox.cli.export import export
 from dhox.cli.sweep import contract, sweep
-from dhox.cli.training import audit, cache_command, distill, import_dho, retune
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
 
@@ -45,11 +45,11 @@ def root(
     """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""
 
 
-app.command()(audit)
-app.command("cache")(cache_command)
-app.command()(distill)
-app.command()(retune)
-app.command("import-dho")(import_dho)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
+app.command(epilog=distill.EXAMPLES)(distill.distill)
+app.command(epilog=cache.EXAMPLES)(cache.cache)
+app.command(epilog=retune.EXAMPLES)(retune.retune)
+app.command(epilog=import_dho.EXAMPLES)(import_dho.import_dho)
 app.command()(export)
 app.command()(sweep)
 app.command()(contract)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from dhox.options.declare import Field, Options, build, fields_of
 
-WIDEST_CHOICE = 18  # characters; longer lists of choices stand in the help, where 80 columns can wrap them
-COMMON = "Most used"
+METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}  # narrow, so that 80 columns hold the help
+WIDEST_CHOICE = 17  # characters; longer lists of choices stand in the help, where 80 columns can wrap them
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with its `Options` parameters spread out for typer, in panels by group, common ones first."""
+    """The function with its `Options` parameters spread out for typer, in panels by group.
+
+    The common ones stand in typer's own first panel, behind the options that the function declares itself.
+    """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
     records: dict[str, type[Options]] = {}
@@ -44,17 +48,26 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 def parameter_of(field: Field) -> inspect.Parameter:
     """One option as typer reads it."""
     option, kind, sentence, metavar = field.option, field.kind, field.option.help, field.option.metavar
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if choices and metavar is None and len("|".join(choices)) > WIDEST_CHOICE:
-        metavar, sentence = field.name.upper().replace("_", "-"), f"{sentence} One of: {', '.join(choices)}."
+    several = get_origin(kind) in (list, tuple)
+    one = get_args(kind)[0] if several else kind
+    choices = get_args(one) if get_origin(one) is Literal else ()
+    if choices and len("|".join(choices)) > WIDEST_CHOICE:
+        metavar, sentence = "NAME", f"{sentence} One of: {', '.join(choices)}."
+    elif not choices:
+        metavar = metavar or METAVARS.get(one)
     info = typer.Option(
         *[option.flags or field.flag],
         help=sentence, metavar=metavar, min=field.low, max=field.high,
-        show_default=option.shown if option.shown is not None else field.default not in (None, False, []),
-        rich_help_panel=COMMON if option.common else field.title,
+        show_default=option.shown if option.shown is not None else field.default not in (None, False, [], ()),
+        rich_help_panel=None if option.common else field.title,
     )  # fmt: skip
-    hint = kind | None if field.optional or field.default in ([], ()) else kind
-    default = None if field.default in ([], ()) else field.default
+    hint = list[one] | None if several else kind | None if field.optional else kind  # type: ignore[valid-type]
+    default = None if several and not field.default else field.default
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
     )
+
+
+def examples(*lines: str) -> str:
+    """Example lines as a command's epilog: typer keeps the line breaks of paragraphs alone."""
+    return "\n\n".join(["Examples:", *(f"  {line}".replace("[", r"\[") for line in lines)])

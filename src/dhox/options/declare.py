@@ -176,4 +176,4 @@ def replaced(options: O, **values: Any) -> O:
 def closest(name: str, known: list[str]) -> str:
     """Which option was meant."""
     near = difflib.get_close_matches(name, known, 1)
-    return f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+    return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known[:8])} ..., see --help."

@@ -1,0 +1,144 @@
+"""The options of the commands beside `dhox distill`: audit, cache, retune and import-dho."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from dhox.distill.options import (
+    DEFAULT_TEACHER,
+    AboveZero,
+    Alpha,
+    Beta,
+    Classes,
+    Device,
+    Metric,
+    Overwrite,
+    Shots,
+    SkipBadImages,
+    SplitSeed,
+    TeacherName,
+    Template,
+    Templates,
+    Views,
+    ViewSeed,
+    Workers,
+)
+from dhox.errors import UsageError
+from dhox.options.declare import Group, Natural, NotNegative, Option, Options, Share
+
+Positive = Annotated[float, Meta(ge=0.001)]
+
+
+class Machine(Group):
+    """Speed"""
+
+    device: Device = "auto"
+    workers: Workers = None
+
+
+class AuditTeacher(Group):
+    """The teacher"""
+
+    teacher: TeacherName = DEFAULT_TEACHER
+    small_clip: Annotated[
+        tuple[str, ...], Option("A small OpenCLIP model to compare with; repeatable.", metavar="MODEL")
+    ] = ()
+    template: Template = ()
+    templates: Templates = None
+
+
+class AuditImages(Group):
+    """Images"""
+
+    shots: Shots = None
+    split_seed: SplitSeed = 0
+    classes: Classes = None
+    skip_bad_images: SkipBadImages = False
+    overwrite: Overwrite = False
+
+
+class AuditOptions(Options):
+    """The options of `dhox audit`."""
+
+    teacher: AuditTeacher = AuditTeacher()
+    images: AuditImages = AuditImages()
+    machine: Machine = Machine()
+
+
+class CacheContent(Group):
+    """What is cached"""
+
+    teacher: TeacherName = DEFAULT_TEACHER
+    views: Views = 8
+    view_seed: ViewSeed = 0
+    packed_size: Annotated[Natural, Option("Also pack the training images to this side in pixels.", shown="not")] = 0
+    skip_bad_images: SkipBadImages = False
+
+
+class CacheOptions(Options):
+    """The options of `dhox cache`."""
+
+    content: CacheContent = CacheContent()
+    machine: Machine = Machine()
+
+
+class Chosen(Group):
+    """What to choose"""
+
+    metric: Annotated[
+        Metric | None, Option("What alpha and beta (and r) maximise on validation.", shown="the run's")
+    ] = None
+    alpha: Alpha = None
+    beta: Beta = None
+
+    @property
+    def mixture(self) -> tuple[float, float] | None:
+        """(alpha, beta) of the user; None where they are searched. Raises UsageError for one of the two."""
+        if self.alpha is None and self.beta is None:
+            return None
+        if self.alpha is None or self.beta is None:
+            raise UsageError("--alpha and --beta belong together.", "Give both, or neither to search them.")
+        return self.alpha, self.beta
+
+
+class RetunedExport(Group):
+    """Of an export"""
+
+    r: Annotated[
+        NotNegative | None,
+        Option("With a linear fold: weight of the KD head against the CE head; inf is the KD head alone."),
+    ] = None
+    tau: Annotated[Positive | None, Option("With a linear fold: temperature.", shown="fitted again")] = None
+    data: Annotated[
+        Path | None,
+        Option("Where its check images are now, for the ledger.", shown="where the export found them"),
+    ] = None
+    overwrite: Overwrite = False
+
+
+class RetuneOptions(Options):
+    """The options of `dhox retune`."""
+
+    chosen: Chosen = Chosen()
+    export: RetunedExport = RetunedExport()
+
+
+class Imported(Group):
+    """Inference"""
+
+    alpha: Annotated[
+        Share | None, Option("Weight of the CE head at inference.", shown="0.5 for CLIP students, else 0.4")
+    ] = None
+    beta: Annotated[AboveZero | None, Option("Temperature of the KD head at inference.", shown="0.5")] = None
+    data: Annotated[Path | None, Option("DATA whose val split judges the folds at export.")] = None
+    workers: Workers = None
+    overwrite: Overwrite = False
+
+
+class ImportOptions(Options):
+    """The options of `dhox import-dho`."""
+
+    imported: Imported = Imported()

@@ -1,0 +1,62 @@
+"""The cache command. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhox.cli.common import quiet_training_libraries
+from dhox.distill.small_options import CacheOptions
+from dhox.errors import DhoxError, UsageError
+from dhox.options.command import examples, with_options
+
+EXAMPLES = examples(
+    "dhox cache photos --views 8 --packed-size 320",
+    "dhox cache --verify runs/cache",
+    "dhox cache --repair runs/cache",
+)
+
+
+@with_options
+def cache(
+    data: Annotated[Path | None, typer.Argument(help="DATA, as for distill: embed its images.", show_default=False)] = None,
+    cache: Annotated[Path, typer.Option(help="Where the caches are kept.")] = Path("runs/cache"),
+    info: Annotated[Path | None, typer.Option(help="List the caches at or below a directory.", show_default=False)] = None,
+    verify: Annotated[Path | None, typer.Option(help="Compare every checksum at or below a directory.", show_default=False)] = None,
+    repair: Annotated[Path | None, typer.Option(help="Drop the damaged files at or below a directory.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
+    options: CacheOptions = CacheOptions(),
+) -> None:  # fmt: skip
+    """Compute a teacher cache ahead of training, or look after the caches that are there."""
+    if sum(value is not None for value in (data, info, verify, repair)) != 1:
+        raise UsageError(
+            "dhox cache does one thing at a time.",
+            "Give one of: DATA (to fill), --info DIR, --verify DIR, --repair DIR.",
+        )
+    quiet_training_libraries()
+    from dhox.distill.processes import leave, told_of_lost_processes
+    from dhox.distill.teachers.cache_upkeep import entries, fill, repair_all
+    from dhox.reports.tables import print_caches, print_plan
+
+    if data is not None and dry_run:
+        from dhox.distill.dry_run import plan_cache
+
+        print_plan(plan_cache(data, cache, options))
+        return
+    if data is not None:
+        with told_of_lost_processes():
+            found = fill(data, cache, options)
+            leave()
+    elif repair is not None:
+        found = repair_all(repair)
+    else:
+        found = entries(info or verify or Path(), checksums=verify is not None)
+    print_caches(found)
+    damaged = sum(len(entry.damaged) for entry in found)
+    if damaged:
+        raise DhoxError(
+            f"{damaged} cache files are damaged or missing.",
+            "`dhox cache --repair DIR` drops them; the next training computes their images again.",
+        )

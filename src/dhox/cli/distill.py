@@ -1,0 +1,75 @@
+"""The distill command. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhox.cli.common import (
+    is_first_process,
+    quiet_training_libraries,
+    say_next,
+    say_report,
+)
+from dhox.distill.options import DistillOptions, check
+from dhox.errors import UsageError
+from dhox.options.command import examples, with_options
+from dhox.options.recipe import read_recipe
+
+EXAMPLES = examples(
+    "dhox distill photos --shots 16 --student resnet18",
+    "dhox distill photos --shots 16 --dry-run",
+    "dhox distill photos --method dho,ce --seeds 3 --out runs/comparison",
+)
+
+
+def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
+    """--recipe: its values become the command's defaults, before any other option is read."""
+    if file is not None:
+        context.default_map = read_recipe(file, DistillOptions)
+    return file
+
+
+@with_options
+def distill(
+    data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.parquet manifest, folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=use_recipe, is_eager=True)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, hours), and stop.")] = False,
+    options: DistillOptions = DistillOptions(),
+) -> None:  # fmt: skip
+    """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
+    from dhox.data.dataset import WHAT_DATA_MAY_BE, data_name
+
+    if data is None:
+        raise UsageError("dhox distill needs DATA.", f"{WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
+    check(options)
+    out = out or Path("runs") / data_name(data)
+    quiet_training_libraries()
+    from dhox.distill.processes import leave, told_of_lost_processes
+    from dhox.reports.tables import print_comparison, print_distill, print_plan
+
+    if dry_run:
+        from dhox.distill.dry_run import plan
+
+        print_plan(plan(data, out, options))
+        return
+    if len(options.training.methods) > 1 or options.training.seeds is not None:
+        from dhox.distill.compare_methods import compare
+
+        with told_of_lost_processes():
+            comparison = compare(data, out, options)
+            leave()
+        print_comparison(comparison.out, comparison.content)
+        return
+    from dhox.distill.run import distill as run_distill
+
+    with told_of_lost_processes():
+        result = run_distill(data, out, options)
+        leave()
+    print_distill(result.run, result.summary, result.selection)
+    if is_first_process():
+        say_report(result.run)
+    say_next(f"dhox export {result.run} --fold-heads --fp16")

@@ -1,0 +1,57 @@
+"""The retune command. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhox.cli.common import say_next, say_report
+from dhox.console import say
+from dhox.distill.small_options import RetunedExport, RetuneOptions
+from dhox.errors import UsageError, require
+from dhox.options.command import examples, with_options
+
+EXAMPLES = examples(
+    "dhox retune runs/photos --metric balanced",
+    "dhox retune runs/photos --alpha 0.4 --beta 0.5",
+    "dhox retune runs/photos/export --r 1.5 --out runs/photos/retuned",
+)
+
+
+@with_options
+def retune(
+    directory: Annotated[Path, typer.Argument(help="Run directory of method dho, rewritten; or export directory, which gives a new one.", metavar="RUN|EXPORT")],
+    out: Annotated[Path | None, typer.Option(help="The new export directory.", show_default="EXPORT-retuned")] = None,
+    options: RetuneOptions = RetuneOptions(),
+) -> None:  # fmt: skip
+    """Choose alpha, beta, r and tau again, or set them, from stored validation logits. Needs no torch."""
+    from dhox.artefacts.files import EXPORT_FILE
+    from dhox.distill.results.retune import retune as run_retune
+    from dhox.reports.tables import print_distill
+
+    metric, mixture, of_export = options.chosen.metric, options.chosen.mixture, options.export
+    if (directory / EXPORT_FILE).is_file():
+        require("onnx", "export")
+        from dhox.export.retune import retune_export
+        from dhox.reports.export.tables import print_export, retuned_sentence
+
+        retuned = retune_export(
+            directory, out, metric=metric, mixture=mixture, r=of_export.r, tau=of_export.tau, data=of_export.data,
+            overwrite=of_export.overwrite,
+        )  # fmt: skip
+        print_export(retuned.export, retuned.manifest, retuned.ledger)
+        say(retuned_sentence(retuned.manifest))
+        say_next(f"dhox bench {retuned.export} --device auto")
+        return
+    if out is not None or of_export != RetunedExport():
+        raise UsageError(
+            f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports.",
+            "Give the directory that dhox export wrote.",
+        )
+    result = run_retune(directory, metric=metric, fixed=mixture)
+    print_distill(result.run, result.summary, result.selection)
+    say("alpha, beta before: ({:g}, {:g})".format(*result.before))
+    say_report(result.run)
+    say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")
