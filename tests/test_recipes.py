@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from dhox.cli.main import app, main
+from dhox.distill.options import DistillOptions, check
 from dhox.distill.teachers.templates import check_template
+from dhox.options.declare import build, plain
 from dhox.options.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -41,11 +43,10 @@ def test_there_is_a_recipe_for_every_regime() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_command_takes_every_key(path: Path) -> None:
-    content = read_recipe(path)
-    live = {option for p in get_command(app).commands["distill"].params for option in p.opts}  # type: ignore[attr-defined]
-    assert {f"--{key}" for key in content} <= live
+    content = read_recipe(path, DistillOptions)
     given_by = parse("--recipe", str(path))
-    assert {key: given_by[key.replace("-", "_")] for key in content} == content
+    assert {name: plain(given_by[name]) for name in content} == {name: plain(value) for name, value in content.items()}
+    check(build(DistillOptions, **{"shots": 1} if path.parent.name == "few-shot" else {}, **content))
     for template in content["template"]:
         check_template(template, path.stem)
 
@@ -62,12 +63,12 @@ def test_the_comment_says_how_what_and_where_it_comes_from(path: Path) -> None:
 
 def test_few_shot_recipes_leave_the_shots_to_the_command_line() -> None:
     for path in RECIPES:
-        content = read_recipe(path)
+        content = read_recipe(path, DistillOptions)
         few = path.parent.name == "few-shot"
-        assert ("shots" in content, "label-fraction" in content) == (False, not few)
-        assert content["label-sampler"] == ("few-shot-reference" if few else "percent-reference")
+        assert ("shots" in content, "label_fraction" in content) == (False, not few)
+        assert content["label_sampler"] == ("few-shot-reference" if few else "percent-reference")
         fixed = "imagenet" in path.name
-        assert content["tune-on"] == ("none" if fixed else "val")
+        assert content["tune_on"] == ("none" if fixed else "val")
         assert ("alpha" in content and "beta" in content) == fixed
 
 
@@ -99,24 +100,25 @@ def test_values_have_the_types_of_their_options() -> None:
 @pytest.mark.parametrize(
     ("code", "text", "message"),
     [
-        (2, "epoch = 3", "r.toml: 'epoch' is no option of dhox distill. Did you mean epochs?"),
-        (2, "batch_labelled = 3", "Did you mean batch-labelled?"),
-        (2, "zzz = 3", "Keys are long options without --, such as batch-labelled."),
-        (2, 'recipe = "x"', "'recipe' is no option"),
-        (2, 'data = "x"', "'data' is no option"),
-        (2, 'epochs = "3"', "epochs = '3' should be a whole number."),
-        (2, "epochs = true", "epochs = True should be a whole number."),
-        (2, "epochs = 2.5", "should be a whole number."),
-        (2, 'learning-rate = "fast"', "should be a number."),
-        (2, "student = 3", "should be a text in quotes."),
-        (2, "overwrite = 1", "should be true or false."),
-        (2, 'template = "a {}."', "should be a list."),
-        (2, "template = [1]", "should be a text in quotes."),
-        (2, 'student = ["resnet18"]', "should be one value."),
-        (2, "epochs = 0", "--epochs"),
-        (2, 'method = "best"', "--method best is unknown"),
-        (1, "epochs =", "The recipe r.toml is not valid TOML"),
-        (1, "epochs = 3", "missing does not exist. DATA is an image folder"),
+        (2, "epoch = 3", "r.toml.*'epoch'.*epochs"),
+        (2, "batch_labelled = 3", "batch-labelled"),
+        (2, "zzz = 3", "r.toml.*'zzz'"),
+        (2, 'recipe = "x"', "'recipe'"),
+        (2, 'data = "x"', "'data'"),
+        (2, 'epochs = "3"', "r.toml.*--epochs.*whole number"),
+        (2, "epochs = true", "--epochs.*whole number"),
+        (2, "epochs = 2.5", "--epochs.*whole number"),
+        (2, 'learning-rate = "fast"', "--learning-rate.*a number"),
+        (2, "student = 3", "--student.*a text"),
+        (2, "overwrite = 1", "--overwrite.*true or false"),
+        (2, 'template = "a {}."', "--template.*a list"),
+        (2, "template = [1]", "--template"),
+        (2, 'student = ["resnet18"]', "--student.*a text"),
+        (2, "epochs = 0", "--epochs.*at least 1"),
+        (2, 'schedule = "flat"', "--schedule.*cosine, linear"),
+        (2, 'method = "best"', "--method best.*dho"),
+        (1, "epochs =", "r.toml"),
+        (1, "epochs = 3", "missing"),
     ],
 )
 def test_wrong_recipes_are_one_message(capsys: pytest.CaptureFixture[str], code: int, text: str, message: str) -> None:
@@ -124,10 +126,10 @@ def test_wrong_recipes_are_one_message(capsys: pytest.CaptureFixture[str], code:
         main(["distill", "missing", "--recipe", recipe(text)])
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert end.value.code == code
-    assert message in error
+    assert re.search(message, error), error
 
 
 def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["distill", "missing", "--recipe", "none.toml"])
-    assert "The recipe none.toml cannot be read (No such file or directory)" in capsys.readouterr().err
+    assert "none.toml" in capsys.readouterr().err
