@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dhox.bench.bench_models import Subject
-from dhox.console import progress_bar
-from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, read_image, shorten
-from dhox.data.images import model_input
+from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, shorten
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import stage_row
 from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
-
-BATCH = 32
 
 
 def evaluation_items(data: Path | None, subjects: list[Subject]) -> tuple[list[Item], Path | None, str | None]:
@@ -49,20 +44,6 @@ def evaluation_items(data: Path | None, subjects: list[Subject]) -> tuple[list[I
                 "Check --data, or the model's class list.",
             )
     return items, where, None
-
-
-def predict(subject: Subject, infer: Callable[[np.ndarray], np.ndarray], items: list[Item], words: str) -> np.ndarray:
-    """Probabilities [N, C] of image files, by the preprocessing contract; `infer`: the runner's."""
-    parts, size = [], subject.fixed_batch or BATCH
-    with progress_bar(words, len(items)) as advance:
-        for start in range(0, len(items), size):
-            chunk = items[start : start + size]
-            pixels = np.stack([model_input(read_image(item), subject.preprocessing) for item in chunk])
-            if subject.fixed_batch or start:  # images again, to fill the last batch: some runtimes build for every size
-                pixels = np.resize(pixels, (size, *pixels.shape[1:]))
-            parts.append(subject.probs(infer(subject.graph_input(pixels)))[: len(chunk)])
-            advance(len(chunk))
-    return np.concatenate(parts)
 
 
 def accuracy_row(

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, sha256
-from dhox.data.images import normalise
 from dhox.errors import DhoxError, UsageError
-from dhox.evidence.statistics import softmax
-from dhox.models.export_directory import artefact, check_file, graph_input, read_manifest
+from dhox.models.export_directory import artefact, check_file, read_manifest
+from dhox.runtimes.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -45,21 +42,13 @@ class Subject:
     bgr: bool = False
     fixed_batch: int | None = None
 
-    def graph_input(self, pixels: np.ndarray) -> np.ndarray:
-        """Preprocessed pixels uint8 [B, crop, crop, 3] as the graph takes them."""
-        if self.bgr:
-            pixels = np.ascontiguousarray(pixels[..., ::-1])
-        if self.input_kind == "uint8-nchw":
-            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        if self.input_kind == "float-nhwc":
-            taken = np.ascontiguousarray(normalise(pixels, self.preprocessing).transpose(0, 2, 3, 1))
-        else:
-            taken = graph_input(pixels, self.input_kind, self.preprocessing)
-        return taken.astype(self.input_dtype, copy=False)
-
-    def probs(self, output: np.ndarray) -> np.ndarray:
-        """The graph's output [B, C] as probabilities float32 [B, C]."""
-        return (softmax(output) if self.output_kind == "logits" else output).astype(np.float32, copy=False)
+    @property
+    def tensors(self) -> Tensors:
+        """What the file takes and gives."""
+        return Tensors(
+            self.preprocessing, self.input_kind, self.input_name, self.output_name, self.input_dtype, self.bgr,
+            self.output_kind == "logits", self.fixed_batch,
+        )  # fmt: skip
 
 
 def open_subjects(paths: list[Path], contract: Path | None = None, precisions: tuple[str, ...] = ()) -> list[Subject]:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from dhox.artefacts.files import read_json, read_npz
-from dhox.bench.accuracy import accuracy_row, predict
+from dhox.bench.accuracy import accuracy_row
 from dhox.bench.bench_models import Subject
-from dhox.bench.runners.runner import Runner
 from dhox.data.dataset import Item, data_address
 from dhox.evidence.device_ledger import device_row, ledger_items
 from dhox.evidence.ledger import LEDGER_SCHEMA
 from dhox.models.export_directory import artefact, check_file
 from dhox.models.golden import check_golden
+from dhox.runtimes.predict import predict
+from dhox.runtimes.runtime import Session
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class Verdicts:
     golden: list[dict[str, Any]] = field(default_factory=list)
 
 
-def judge(subject: Subject, opened: Runner, items: list[Item], data: Path | None, into: Verdicts) -> None:
+def judge(subject: Subject, opened: Session, items: list[Item], data: Path | None, into: Verdicts) -> None:
     """Run one opened model over everything that it can be judged with; a model of another tool has test images only.
 
     `items`: test images. `data`: where the images of ledgers are, by default where each export says.
     """
     if items:
         words = f"{subject.name}, {opened.name}, test images"
-        into.answers[subject.name, opened.name] = predict(subject, opened.infer, items, words)
+        into.answers[subject.name, opened.name] = predict(opened, subject.tensors, items, words)
     if subject.export is None or subject.manifest is None:
         return
     if subject.export not in into.ledgers:
@@ -54,12 +55,12 @@ def judge(subject: Subject, opened: Runner, items: list[Item], data: Path | None
         into.ledgers[subject.export] = Ledger(content, *found)
     ledger = into.ledgers[subject.export]
     if ledger.items:
-        answers = predict(subject, opened.infer, ledger.items, f"{subject.name}, {opened.name}, ledger images")
+        answers = predict(opened, subject.tensors, ledger.items, f"{subject.name}, {opened.name}, ledger images")
         row = device_row(answers, subject.precision, ledger.content, len(subject.classes))
         ledger.rows.append({"subject": subject.name, "runner": opened.name, **row})
     result = check_golden(
         read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"])),
-        lambda pixels: subject.probs(opened.infer(subject.graph_input(pixels))),
+        lambda pixels: predict(opened, subject.tensors, pixels),
         subject.precision,
         subject.preprocessing,
         artefact(subject.manifest, subject.precision)["golden_agreement"],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
@@ -16,13 +17,13 @@ from dhox.bench.evaluate import Verdicts, accuracy_content, ledgers_content
 from dhox.bench.latency_statistics import METHOD as STATISTICS
 from dhox.bench.latency_statistics import comparisons
 from dhox.bench.rounds import METHOD, Key, Samples
-from dhox.bench.runners.runner import Runner
 from dhox.bench.runners.streams import METHOD as STREAMS
 from dhox.bench.scopes import SCOPES
 from dhox.bench.sensors import energy
 from dhox.bench.sensors.meter import Meter
 from dhox.bench.timed_cells import latency_rows, sample_arrays
 from dhox.data.dataset import Item, class_numbers
+from dhox.runtimes.runtime import Session
 from dhox.system.environment import now, versions
 
 
@@ -52,10 +53,16 @@ class Found:
     memory: dict[str, Any] | None = None
     cross_checks: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_runners(self, models: list[tuple[Subject, Runner, float]], batch: int) -> None:
+    def add_runners(self, models: list[tuple[Subject, Session, float]], batch: int) -> None:
         """What the runners of a batch size really are, once they are bound."""
         self.runners += [
-            {"subject": subject.name, "runner": runner.name, "batch": batch, "open_s": open_s, **runner.facts}
+            {
+                "subject": subject.name,
+                "runner": runner.name,
+                "batch": batch,
+                "open_s": open_s,
+                **msgspec.to_builtins(runner.facts),
+            }
             for subject, runner, open_s in models
         ]
 

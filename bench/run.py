@@ -34,7 +34,7 @@ from dhox.console import say
 from dhox.data.dataset import Item
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.runtimes.onnxruntime_session import NO_CPU_KERNELS
+from dhox.runtimes.onnxruntime_api import NO_CPU_KERNELS
 from dhox.system.jetson_state import process_peak_bytes, shared_memory
 from dhox.system.machine import device_card
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dhox.bench.bench_models import Subject
-from dhox.bench.runners.runner import Runner
 from dhox.data.images import decode, model_input
+from dhox.runtimes.runtime import Session
 
 SCOPES = {
     "device": "input on the device to output on the device, synchronised; nothing is copied",
@@ -19,17 +19,17 @@ SCOPES = {
 
 
 def scope_calls(
-    subject: Subject, runner: Runner, pixels: np.ndarray, encoded: list[bytes]
+    subject: Subject, runner: Session, pixels: np.ndarray, encoded: list[bytes]
 ) -> dict[str, Callable[[], object]]:
     """One synchronised call per scope, for a batch given as preprocessed `pixels` uint8 [B, crop, crop, 3] and as
     the `encoded` images behind them. Binds the runner to the batch."""
-    runner.bind(subject.graph_input(pixels))
+    runner.bind(subject.tensors.graph_input(pixels))
 
     def e2e() -> np.ndarray:
-        return subject.probs(runner.infer(subject.graph_input(pixels)))
+        return subject.tensors.probs(runner.infer(subject.tensors.graph_input(pixels)))
 
     def pipeline() -> np.ndarray:
         images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in encoded]
-        return subject.probs(runner.infer(subject.graph_input(np.stack(images))))
+        return subject.tensors.probs(runner.infer(subject.tensors.graph_input(np.stack(images))))
 
     return {"device": runner.run, "e2e": e2e, "pipeline": pipeline}

@@ -15,12 +15,13 @@ from dhox.bench.bench_models import Subject
 from dhox.bench.contract_model import check_batch
 from dhox.bench.latency_statistics import latency_row
 from dhox.bench.rounds import Cell, Key, Samples
-from dhox.bench.runners.runner import Runner, open_runner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.scopes import scope_calls
 from dhox.data.images import decode, model_input
 from dhox.data.items import Item, image_bytes, spread
 from dhox.errors import UsageError, run_failure
 from dhox.models.export_directory import check_file
+from dhox.runtimes.runtime import Session
 
 Pair = tuple[Subject, str]  # a model, and the runner asked for
 MOST_IMAGES = 64  # encoded images that are kept in memory and timed in turn
@@ -44,7 +45,7 @@ def timed_images(subjects: list[Subject], items: list[Item]) -> tuple[str, list[
 @contextmanager
 def opened(
     pairs: list[Pair], device: str, trust_engine: bool, not_run: list[str]
-) -> Iterator[list[tuple[Subject, Runner, float]]]:
+) -> Iterator[list[tuple[Subject, Session, float]]]:
     """Every pair opened, with the seconds that took; closed at the end. Those that fail are named in `not_run`."""
     with ExitStack() as stack:
         found = []
@@ -68,7 +69,7 @@ def words_of(err: Exception) -> str:
 
 
 def cells_of_batch(
-    opened_pairs: list[tuple[Subject, Runner, float]], batch: int, encoded: list[bytes], not_run: list[str]
+    opened_pairs: list[tuple[Subject, Session, float]], batch: int, encoded: list[bytes], not_run: list[str]
 ) -> list[Cell]:
     """One cell per opened model and scope, bound to a batch of `encoded` images, in turn and repeated as needed.
 

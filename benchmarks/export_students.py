@@ -28,8 +28,7 @@ from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import shape_arithmetic
 from dhox.export.half_precision.convert import convert
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.system.environment import versions
 from dhox.system.machine import cpu_model
 
@@ -71,12 +70,12 @@ def pixels(n: int, size: int) -> np.ndarray:
 
 def difference(content: bytes, module: Deployable, size: int) -> float:
     """Largest difference of a probability to torch, over a batch of 1 and one of 5."""
-    session, worst = open_session(content), 0.0
+    session, worst = OnnxSession(content), 0.0
     for n in (1, 5):
         batch = pixels(n, size)
         with torch.inference_mode():
             expected = module(torch.from_numpy(batch)).numpy()
-        worst = max(worst, float(abs(run_session(session, batch) - expected).max()))
+        worst = max(worst, float(abs(session.infer(batch) - expected).max()))
     return worst
 
 

@@ -45,7 +45,7 @@ from dhox.export.half_precision.calibrated import PRODUCT_OPS, to_half
 from dhox.export.half_precision.convert import fp32_nodes
 from dhox.export.half_precision.emulated import HALF_TYPES, emulated, typed_graph
 from dhox.export.half_precision.sensitivity import largest_difference
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 STUDENTS = [
     "mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224", "efficientvit_b0", "resnet18", "repvit_m1",

@@ -29,8 +29,8 @@ from dhox.data.images import INTERPOLATIONS, model_input
 from dhox.data.items import Item, image_bytes, read_image
 from dhox.evidence.statistics import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
 from dhox.models.classifier import load
-from dhox.models.export_directory import graph_input, run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.models.export_directory import graph_input
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 BATCH = 32
 KERNELS = {"nearest": 0, "linear": 1, "cubic": 2, "area": 3}  # cv2.INTER_*
@@ -205,7 +205,7 @@ def timm_graph(name: str, weights: Path | None, size: int | None) -> tuple[Any, 
     resize = int(crop / config["crop_pct"])  # as timm's own transform rounds
     contract = Preprocessing(resize, crop, config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
     graph = Deployable(model, torch.nn.Softmax(-1), contract, "float-nchw").eval()
-    return open_session(export_onnx(graph, contract.crop, {}), "cpu"), contract, "float-nchw"
+    return OnnxSession(export_onnx(graph, contract.crop, {}), "cpu"), contract, "float-nchw"
 
 
 def labelled_items(options: argparse.Namespace, classes: list[str] | None) -> tuple[list[Item], np.ndarray]:
@@ -319,7 +319,7 @@ def main() -> None:
         session, contract, kind = timm_graph(options.student, options.weights, options.image_size)
         name, classes = options.student, None
     items, labels = labelled_items(options, classes)
-    answers, errors, notes = measure(lambda batch: run_session(session, batch), kind, contract, items)
+    answers, errors, notes = measure(lambda batch: session.infer(batch), kind, contract, items)
     print(
         f"{name}, {len(items)} images; the contract: shorter side to {contract.resize}, {contract.interpolation}, "
         f"centre crop {contract.crop}, Pillow {Image.__version__}; {platform.machine()}, ONNX Runtime CPU; "

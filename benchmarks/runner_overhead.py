@@ -62,7 +62,7 @@ def onnxruntime_pairs(runner: Any, batch: np.ndarray) -> list[Pair]:
     """Against ONNX Runtime's own calls, on the runner's session and arrays."""
     session, binding = runner.session, runner.binding
     # A CUDA graph is named in the run's options; without one the shortest call has none.
-    options = (runner.run_options,) if runner.facts["graph"] else ()
+    options = (runner.run_options,) if runner.facts.graph else ()
     pairs = [Pair("run / run_with_iobinding", partial(session.run_with_iobinding, binding, *options), runner.run)]
     if runner.device == "cpu":
         bare = partial(session.run, ["probs"], {"image": batch})

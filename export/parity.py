@@ -10,17 +10,17 @@ import numpy as np
 
 from dhox.artefacts.common import Preprocessing
 from dhox.console import progress_bar
-from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, read_image, spread
-from dhox.data.images import model_input
+from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, spread
 from dhox.distill.results.selection import selecting_half
 from dhox.errors import DhoxError, GateFailedError
 from dhox.evidence.ledger import accuracy_drops, losses
 from dhox.evidence.statistics import softmax
 from dhox.export.folding.fold import gate_images
 from dhox.export.half_precision.emulated import emulated
-from dhox.models.export_directory import in_batches, run_session
 from dhox.models.golden import TOLERANCE
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import pixels_of, predict
+from dhox.runtimes.tensors import Tensors
 
 MOST_CHECK_IMAGES = 2000
 MOST_CALIBRATION_IMAGES = 256
@@ -116,15 +116,14 @@ def load_pixels(items: list[Item], preprocessing: Preprocessing, description: st
     with progress_bar(description, len(items)) as advance:
         pixels = []
         for item in items:
-            pixels.append(model_input(read_image(item), preprocessing))
+            pixels.append(pixels_of([item], preprocessing))
             advance(1)
-    return np.stack(pixels)
+    return np.concatenate(pixels)
 
 
 def onnx_probs(content: bytes, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Probs of ONNX Runtime's CPU provider, float32 [N, C]."""
-    session = open_session(content, "cpu")
-    return np.concatenate([run_session(session, batch) for batch in in_batches(pixels, kind, preprocessing, BATCH)])
+    return predict(OnnxSession(content), Tensors(preprocessing, kind), pixels)
 
 
 def cpu_graph(precision: str, content: bytes) -> bytes:

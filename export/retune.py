@@ -36,7 +36,7 @@ from dhox.export.integrations.emit import example_text
 from dhox.export.parity import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
 from dhox.export.quantization.int8 import lost_points
 from dhox.models.export_directory import SIDE_FILES, check_file, graph_input, read_manifest
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 from dhox.system.environment import now, versions
 
 WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}

@@ -9,8 +9,7 @@ from tensorrt_rtx_build import build
 from dhox.export.graphs.graph import Deployable
 from dhox.export.graphs.placement import shape_arithmetic
 from dhox.export.half_precision.calibrated import to_half
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 
 def pixels(size: int, n: int = 5) -> np.ndarray:
@@ -31,8 +30,8 @@ def assert_runs_everywhere(module: Deployable, fp32: bytes, size: int, half_tole
     for n in (1, 5):
         batch = pixels(size, n)
         expected = torch_answer(module, batch)
-        assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
-        half = run_session(open_session(fp16), batch)
+        assert abs(OnnxSession(fp32).infer(batch) - expected).max() < 1e-4
+        half = OnnxSession(fp16).infer(batch)
         assert np.isfinite(half).all()
         assert abs(half - expected).max() < half_tolerance
     assert shape_arithmetic(fp32) == shape_arithmetic(fp16) == []

@@ -11,19 +11,21 @@ from dhox.bench.bench_models import Subject
 from dhox.bench.crosscheck.loadgen import cross_check_loadgen
 from dhox.bench.crosscheck.trtexec import cross_check_trtexec, find_trtexec
 from dhox.bench.results import Found
-from dhox.bench.runners.runner import Runner
 from dhox.bench.timed_cells import MOST_IMAGES, Pair, batch_pixels
 from dhox.console import say
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 from dhox.models.engines import read_sidecar
+from dhox.runtimes.runtime import Session
 
 
-def trtexec_checks(models: list[tuple[Subject, Runner, float]], batch: int, encoded: list[bytes], found: Found) -> None:
+def trtexec_checks(
+    models: list[tuple[Subject, Session, float]], batch: int, encoded: list[bytes], found: Found
+) -> None:
     """Every engine of a batch size, if trtexec is on this machine; what fails is named in `not_run`."""
     tool = find_trtexec()
     for subject, runner, _ in models:
-        engine = runner.facts.get("engine")
+        engine = runner.facts.engine
         if tool is None or engine is None:
             continue
         ours = {
@@ -32,12 +34,12 @@ def trtexec_checks(models: list[tuple[Subject, Runner, float]], batch: int, enco
             if (name, by, size) == (subject.name, runner.name, batch) and taken.rounds
         }
         say(f"trtexec: {subject.name} by {runner.name}, batch {batch}")
-        shape = subject.graph_input(batch_pixels(subject, encoded, 1)).shape[1:]
+        shape = subject.tensors.graph_input(batch_pixels(subject, encoded, 1)).shape[1:]
         try:
             options = trtexec_options(Path(engine).parent)
             rows = cross_check_trtexec(
                 Path(engine), batch, ours, trtexec=tool, input_shape=shape, input_name=subject.input_name,
-                dynamic=subject.fixed_batch is None, graph=runner.facts["graph"],
+                dynamic=subject.fixed_batch is None, graph=runner.facts.graph,
                 version_compatible=options["version_compatible"], dla=options["dla"],
             )  # fmt: skip
         except DhoxError as err:

@@ -55,7 +55,7 @@ def pairs_of(spec: dict[str, Any], pixels: np.ndarray, folder: Path) -> dict[str
         def answer(numbers: list[int]) -> np.ndarray:
             # One image is a view, so that both loops add nothing to the inference.
             chosen = pixels[numbers[0] : numbers[0] + 1] if len(numbers) == 1 else pixels[numbers]
-            return subject.probs(runner.infer(subject.graph_input(chosen)))
+            return subject.tensors.probs(runner.infer(subject.tensors.graph_input(chosen)))
 
         per_call = {"multistream": SAMPLES_PER_QUERY, "offline": OFFLINE_BATCH}.get(scenario, 1)
         one_call = rng.integers(0, len(pixels), per_call).tolist()

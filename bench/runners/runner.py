@@ -1,18 +1,15 @@
-"""Runners: what executes a model for the clock, which one a name means, and which device `--device` means."""
+"""Runners: which session a name means, and which device `--device` means."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import numpy as np
-
 from dhox.bench.bench_models import Subject
-from dhox.bench.runners.engine_runner import open_engine_runner
-from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.errors import DhoxError, UsageError
-from dhox.models.engines import find_engine
+from dhox.export.engines.cached_engine import open_cached_engine
+from dhox.models.engines import find_engine, open_engine
 from dhox.runtimes.cuda import gpu
-from dhox.runtimes.onnxruntime_session import PROVIDERS, available_providers, default_device
+from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, default_device
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import import_tensorrt
 from dhox.system.jetson import is_jetson
 from dhox.system.machine import DEVICES
@@ -20,39 +17,6 @@ from dhox.system.machine import DEVICES
 # What a runner may be asked for after its name: --runner onnxruntime:graph+nhwc
 OPTIONS = {"onnxruntime": {"graph", "nhwc"}, "ort-tensorrt": set(), "tensorrt": {"graph"}, "torch": {"graph"}}
 ON_GPU_ONLY = {"ort-tensorrt", "tensorrt"}
-
-
-class Runner(Protocol):
-    """One opened model on one device. One thread opens, binds, runs and closes it.
-
-    `name`: as asked, NAME[:OPTION[+OPTION]]. `facts`: plain values, complete after the first `bind`:
-    "device" (cpu, cuda or tensorrt), "provider_asked", "provider" (what is really used), "graph_asked", "graph"
-    (whether a CUDA graph is replayed), "graph_note" (the runtime's own words where it was asked for and is not),
-    "precision_asked", "precision_proven" (None where nothing proves it), "precision_note", "nodes_off_device" (None
-    where that was not counted), "notes" (sentences).
-    """
-
-    name: str
-    facts: dict[str, Any]
-
-    def bind(self, batch: np.ndarray) -> None:
-        """Put a batch [B, ...], as the graph takes it, where `run` finds it, and run it once.
-
-        Whatever depends on the shape is allocated, tuned or captured now, outside any timing.
-        """
-
-    def run(self) -> None:
-        """One inference of what is bound, waited for. Inputs and outputs stay on the device (scope `device`)."""
-
-    def infer(self, batch: np.ndarray) -> np.ndarray:
-        """The graph's raw output [B, C] in host memory, of a batch [B, ...] of any size in host memory.
-
-        Answers when the output is there; how often that copies and waits differs by runner (docs/bench.md). Where the
-        shape differs from what is bound, it binds first.
-        """
-
-    def close(self) -> None:
-        """Give back sessions and memory."""
 
 
 def parse_runner(text: str) -> tuple[str, frozenset[str]]:
@@ -77,21 +41,26 @@ def check_runner(text: str, device: str) -> None:
         )
 
 
-def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Runner:
+def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Session:
     """Open a subject with a runner on a device of `choose_device`; `close` it.
 
+    `tensorrt` is the newest fitting engine of the export, or, without an export, one that is built and kept here.
     Raises UsageError as `check_runner` does, and DhoxError where the runtime, the GPU, an engine or the run is missing.
     """
     check_runner(runner, device)
     name, options = parse_runner(runner)
+    names = subject.input_name, subject.output_name
     if name == "tensorrt":
-        return open_engine_runner(subject, runner, options, trust_engine)
+        gpu()
+        if subject.export is None or subject.manifest is None:
+            return open_cached_engine(subject.file, subject.precision, names, runner)
+        return open_engine(subject.export, subject.manifest, subject.precision, trust_engine, runner)
     if name == "torch":
-        from dhox.bench.runners.torch_runner import open_torch_runner  # torch is not on a board
+        from dhox.bench.runners.torch_reference import open_torch_session  # torch is not on a board
 
-        return open_torch_runner(subject, runner, device, options)
-    where = "cpu" if device == "cpu" else "cuda"
-    return OnnxRuntimeRunner(subject, runner, "ort-tensorrt" if name == "ort-tensorrt" else where, options)
+        return open_torch_session(subject, runner, device, options)
+    where = name if name == "ort-tensorrt" else "cpu" if device == "cpu" else "cuda"
+    return OnnxSession(subject.file, where, precision=subject.precision, names=names, options=options, name=runner)
 
 
 def default_runners(device: str, subject: Subject) -> list[str]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from dhox.bench.bench_models import Subject
-from dhox.bench.runners.runner import Runner, open_runner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.timed_cells import batch_pixels, words_of
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
+from dhox.runtimes.runtime import Session
 
 WARM_UP_SECONDS = 0.5  # under load, before calls count
 SLICES = 40  # of the duration, which the interval resamples
@@ -48,10 +49,10 @@ def stream_rows(
     be run is named in `not_run`.
     """
     for subject, runner in pairs:
-        taken = subject.graph_input(batch_pixels(subject, encoded, batch))
+        taken = subject.tensors.graph_input(batch_pixels(subject, encoded, batch))
         for count in counts:
 
-            def open_one(subject: Subject = subject, runner: str = runner) -> Runner:
+            def open_one(subject: Subject = subject, runner: str = runner) -> Session:
                 return open_runner(subject, runner, device, trust_engine)
 
             try:
@@ -64,7 +65,7 @@ def stream_rows(
 
 
 def concurrent_streams(
-    open_one: Callable[[], Runner], batch: np.ndarray, streams: int, duration_s: float
+    open_one: Callable[[], Session], batch: np.ndarray, streams: int, duration_s: float
 ) -> dict[str, Any]:
     """Throughput of `streams` runners that run at the same time, from host batch to host output each (`infer`).
 

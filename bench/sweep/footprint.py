@@ -54,7 +54,7 @@ def main(export: str, precision: str, runner: str, device: str, batch: str) -> N
     load_runtime(runner)  # before the first reading: its libraries are no part of the model
     (subject,) = open_subjects([Path(export)], precisions=(precision,))
     side = subject.preprocessing.crop
-    pixels = subject.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
+    pixels = subject.tensors.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
     before = resident("VmRSS")
     with shared_memory() as shared:
@@ -73,7 +73,7 @@ def load_runtime(runner: str) -> None:
     if name == "tensorrt":
         import_tensorrt()
     elif name == "torch":
-        import_module("dhox.bench.runners.torch_runner")
+        import_module("dhox.bench.runners.torch_reference")
     else:
         import_module("onnxruntime")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ OPTIONS = Options(1, 8, 32, None, False, False, None)
 
 
 def open_cached_engine(
-    onnx: Path, precision: str, names: tuple[str, str]
-) -> tuple[dict[str, Any], EngineSession]:  # fmt: skip
-    """The sidecar and a session of the engine of an ONNX file, built now unless this user built it here before.
+    onnx: Path, precision: str, names: tuple[str, str], name: str = "tensorrt"
+) -> EngineSession:  # fmt: skip
+    """The engine of an ONNX file, built now unless this user built it here before.
 
     It is for batches of 1 to 32, or for the file's own where that is fixed. There is no golden check: without an export
-    nothing says what the file should answer. `names`: of its input and its output. Raises DhoxError in TensorRT's own
-    words, and GateFailedError where the engine is not of the file's precision.
+    nothing says what the file should answer. `names`: of its input and its output; `name`: of the runner, see
+    `open_engine`. Raises DhoxError in TensorRT's own words, and GateFailedError where the engine is not of the file's
+    precision.
     """
     here, trt = gpu(), import_tensorrt()
     folder = engine_folder(onnx, trt, here)
@@ -37,8 +39,9 @@ def open_cached_engine(
         sidecar = engines.read_sidecar(folder)
         plan = engines.read_plan(folder, sidecar, trust_engine=False)
     except DhoxError:  # not there yet, unfinished, or not the file that this user built
-        return build(onnx, precision, names, folder, trt, here)
-    return sidecar, EngineSession(trt, plan, names=names)
+        sidecar, plan = build(onnx, precision, names, folder, trt, here)
+    facts = engines.engine_facts(sidecar, folder / engines.PLAN_FILE, name.endswith(":graph"))
+    return EngineSession(trt, plan, names=names, facts=facts, name=name)
 
 
 def engine_folder(onnx: Path, trt: TensorRT, here: Gpu) -> Path:
@@ -48,31 +51,22 @@ def engine_folder(onnx: Path, trt: TensorRT, here: Gpu) -> Path:
     return user_cache("engines") / key
 
 
-def plan_of(sidecar: dict[str, Any]) -> Path:
-    """Where the engine that `open_cached_engine` answered with lies."""
-    return user_cache("engines") / str(sidecar["folder"]) / engines.PLAN_FILE
-
-
 def build(
     onnx: Path, precision: str, names: tuple[str, str], folder: Path, trt: TensorRT, here: Gpu
-) -> tuple[dict[str, Any], EngineSession]:
-    """Build, prove and keep an engine."""
+) -> tuple[dict[str, Any], bytes]:
+    """Build, prove and keep an engine; answers with its sidecar and itself."""
     with output_directory(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite=True) as partial:
         start = time.perf_counter()
         compiled = compile_onnx(onnx, precision, trt, here, OPTIONS, message_logger(trt))
         seconds = time.perf_counter() - start
-        session = EngineSession(trt, compiled.plan, names=names)
-        layers = layers_of_inspector(session.layer_information(trt))
+        with closing(EngineSession(trt, compiled.plan, names=names)) as session:
+            layers = layers_of_inspector(session.layer_information())
         proof = precision_record(engine_precision(layers, compiled.products, precision), "inspector")
-        try:
-            check_promise(precision, compiled.graph, proof)
-        except DhoxError:
-            session.close()
-            raise
+        check_promise(precision, compiled.graph, proof)
         sidecar = write_engine(
             partial, folder, compiled, onnx={"file": onnx.name, "sha256": sha256(onnx)}, precision=precision, trt=trt,
             device=here, options=OPTIONS, seconds=seconds, proof=proof,
             golden={"status": "not run: no export says what the file should answer"},
             ledger={"note": "not run: no export, so no ledger", "row": None},
         )  # fmt: skip
-    return sidecar, session
+    return sidecar, compiled.plan

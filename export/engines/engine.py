@@ -20,10 +20,13 @@ from dhox.export.engines.compile_engine import Options, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector, layers_of_log
 from dhox.export.engines.sidecar import precision_record, write_engine
 from dhox.models import engines
-from dhox.models.export_directory import artefact, check_file, predict_items, read_manifest, run_session
+from dhox.models.export_directory import artefact, check_file, read_manifest
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
+from dhox.runtimes.predict import predict
+from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
 from dhox.runtimes.tensorrt_session import EngineSession
+from dhox.runtimes.tensors import Tensors
 
 HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
 
@@ -133,8 +136,10 @@ def build_engine(
             golden: dict[str, Any] = {"status": "not run: no GPU here; whoever loads the engine runs it first"}
             ledger: dict[str, Any] = {"note": "not run: no GPU here", "row": None}
         else:
-            with closing(EngineSession(trt, compiled.plan, options.version_compatible, options.dla)) as session:
-                layers, source = layers_of_inspector(session.layer_information(trt)), "inspector"
+            with closing(
+                EngineSession(trt, compiled.plan, host_code=options.version_compatible, dla=options.dla)
+            ) as session:
+                layers, source = layers_of_inspector(session.layer_information()), "inspector"
                 proof = precision_record(engine_precision(layers, compiled.products, precision), source)
                 check_promise(precision, compiled.graph, proof, promised)
                 golden = prove_golden(export, manifest, entry, session)
@@ -145,9 +150,7 @@ def build_engine(
         )  # fmt: skip
 
 
-def prove_golden(
-    export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: EngineSession
-) -> dict[str, Any]:
+def prove_golden(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Session) -> dict[str, Any]:
     """`golden` of the sidecar. Raises GateFailedError where the engine does not give the golden outputs."""
     result = engines.run_golden(export, manifest, entry, session)
     if not result.passed:
@@ -159,18 +162,13 @@ def prove_golden(
     return {"status": "passed", **asdict(result)}
 
 
-def engine_ledger(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Any) -> dict[str, Any]:
-    """`ledger` of the sidecar: the engine's row on the images of the export's ledger, or the reason why there is none.
-
-    `session`: an EngineSession, or whatever else runs the artefact `entry` as an InferenceSession does.
-    """
+def engine_ledger(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Session) -> dict[str, Any]:
+    """`ledger` of the sidecar: the engine's row on the images of the export's ledger, or why there is none."""
     ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
     classes = [item["name"] for item in manifest["classes"]]
     items, note = ledger_items(Path(manifest["data"]), classes, ledger)
     if note is not None:
         return {"note": note, "row": None}
-    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-    probs = predict_items(
-        lambda batch: run_session(session, batch), items, preprocessing, entry["input"], "Engine, ledger images"
-    )
+    tensors = Tensors(Preprocessing.from_json(manifest["preprocessing"]), entry["input"])
+    probs = predict(session, tensors, items, "Engine, ledger images")
     return {"note": None, "row": device_row(probs, entry["precision"], ledger, len(classes))}

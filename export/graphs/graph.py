@@ -11,8 +11,9 @@ from dhox.distill.students.kd_head import norm, plain_parameters, unit
 from dhox.distill.students.student import Student
 from dhox.export.folding.fold import Fold
 from dhox.export.folding.head_weights import head_weights, is_cosine
-from dhox.export.parity import BATCH
-from dhox.models.export_directory import in_batches
+from dhox.export.graphs.torch_session import TorchSession
+from dhox.runtimes.predict import predict
+from dhox.runtimes.tensors import Tensors
 
 
 class LinearHead(nn.Module):
@@ -149,8 +150,4 @@ class Deployable(nn.Module):
 
 def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Probs of the torch module, float32 [N, C]."""
-    parts = []
-    with torch.inference_mode():
-        for batch in in_batches(pixels, kind, preprocessing, BATCH):
-            parts.append(module(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
-    return np.concatenate(parts)
+    return predict(TorchSession(module), Tensors(preprocessing, kind), pixels)

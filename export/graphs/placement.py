@@ -15,8 +15,7 @@ import numpy as np
 
 from dhox.data.dataset import shorten
 from dhox.errors import GateFailedError, require
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import PROVIDERS, available_providers, nodes_run, open_session
+from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, nodes_run, open_session
 
 GATED = {"fp32", "fp16"}
 SIZE_OPS = {"Shape", "Size"}
@@ -87,5 +86,5 @@ def profiled_nodes(content: bytes, batch: np.ndarray, device: str) -> list[tuple
     """(name, operator, provider) of every node that ONNX Runtime ran for one batch, after its own fusions."""
     with TemporaryDirectory() as folder:
         session = open_session(content, device, profile=Path(folder, "profile"))
-        run_session(session, batch)
+        session.run(["probs"], {"image": batch})
         return nodes_run(session)

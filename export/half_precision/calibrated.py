@@ -31,7 +31,7 @@ from dhox.export.half_precision.ranges import Ranges, measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
 from dhox.models.export_directory import in_batches
 from dhox.models.golden import TOLERANCE
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 CALIBRATION_IMAGES = 64
 BATCH = 16

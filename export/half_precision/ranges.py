@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from dhox.export.half_precision.convert import float_tensors
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 SUM_OPS = {"ReduceMean", "ReduceSum", "ReduceSumSquare"}
 DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}  # operator -> the input that must not become 0

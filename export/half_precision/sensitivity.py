@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from dhox.console import progress_bar
 from dhox.export.half_precision.convert import FP32_INPUTS, TYPES, float_tensors
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 
 def node_damage(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
 
 from dhox.console import progress_bar
 from dhox.export.quantization.qdq import Ranges, quantise
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 SENSITIVITY_IMAGES = 32
 SMALLEST_PROBABILITY = 1e-12
@@ -19,13 +18,10 @@ SMALLEST_PROBABILITY = 1e-12
 
 def answers(content: bytes, batches: Sequence[np.ndarray], progress: str = "") -> np.ndarray:
     """Probs of a graph on ONNX Runtime's CPU provider, float32 [N, C]; with `progress` under a bar of that name."""
-    session: Any = open_session(content, "cpu")
-    if not progress:
-        return np.concatenate([run_session(session, batch) for batch in batches])
-    parts = []
-    with progress_bar(progress, sum(map(len, batches))) as advance:
+    session, parts = OnnxSession(content), []
+    with progress_bar(progress, sum(map(len, batches))) if progress else nullcontext(lambda n: None) as advance:
         for batch in batches:
-            parts.append(run_session(session, batch))
+            parts.append(session.infer(batch))
             advance(len(batch))
     return np.concatenate(parts)
 

@@ -30,7 +30,7 @@ from dhox.models.contract import Contract, check_model, read_contract
 from dhox.models.contract_draft import literal, toml, write_draft
 from dhox.models.onnx_graph import read_graph
 from dhox.options.recipe import tomllib
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 SIDE = 32
 
@@ -280,20 +280,20 @@ def test_inputs_are_laid_out_as_the_contract_says(tmp_path: Path) -> None:
     file.write_text(text.replace('"rgb"', '"bgr"').replace("range = 1 ", "range = 255 ").replace("0.485", "104.0"))
     subject = contract_subject(path, file)
     expected = (pixels[..., ::-1].astype(np.float64) - [104.0, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    taken = subject.graph_input(pixels)
+    taken = subject.tensors.graph_input(pixels)
     assert (taken.dtype, taken.flags.c_contiguous) == (np.float32, True)
     np.testing.assert_allclose(taken, expected, rtol=1e-4, atol=1e-3)
 
     planar = saved(classifier(["batch", 3, SIDE, SIDE], TensorProto.UINT8), tmp_path, "planar")
     drafted(planar)
-    taken = contract_subject(planar, planar.with_suffix(".toml")).graph_input(pixels)
+    taken = contract_subject(planar, planar.with_suffix(".toml")).tensors.graph_input(pixels)
     assert np.array_equal(taken, pixels.transpose(0, 3, 1, 2))
 
     half = saved(classifier(dtype=TensorProto.FLOAT16), tmp_path, "half")
     drafted(half)
     subject = contract_subject(half, half.with_suffix(".toml"))
-    assert subject.graph_input(pixels).dtype == np.float16
-    probs = subject.probs(np.array([[0, 1]], np.float16))
+    assert subject.tensors.graph_input(pixels).dtype == np.float16
+    probs = subject.tensors.probs(np.array([[0, 1]], np.float16))
     assert probs.dtype == np.float32
     assert probs.sum() == pytest.approx(1)
 

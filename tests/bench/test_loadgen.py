@@ -16,8 +16,8 @@ from dhox.artefacts.files import read_npz
 from dhox.bench.bench_models import Subject, open_subjects
 from dhox.bench.crosscheck.loadgen import SCENARIOS, cross_check_loadgen
 from dhox.bench.crosscheck.loadgen_child import paired_numbers, pairs_of
-from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.errors import DhoxError
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 pytest.importorskip("mlperf_loadgen")
 positive = st.floats(1e-3, 1e6)
@@ -70,13 +70,13 @@ def test_the_arrivals_of_server_follow_the_mean_of_calls_not_their_median(
 ) -> None:
     """Every fifth call is held up by 20 ms: a queue filled at half of what the median promises would only grow."""
     subject, pixels = model
-    real, calls = OnnxRuntimeRunner.infer, count(1)
+    real, calls = OnnxSession.infer, count(1)
 
-    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+    def infer(self: OnnxSession, batch: np.ndarray) -> np.ndarray:
         time.sleep(0.02 * (next(calls) % 5 == 0))
         return real(self, batch)
 
-    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    monkeypatch.setattr(OnnxSession, "infer", infer)
     spec = {
         "file": str(subject.file), "contract": None, "runner": "onnxruntime", "device": "cpu", "trust_engine": False,
         "scenario": "server", "pairs": 1, "duration_s": 0.05, "latency_limit_ms": 1e4, "seed": 0,

@@ -16,13 +16,13 @@ from dhox.artefacts.files import read_json, read_npz, write_npz
 from dhox.bench.bench_models import open_subjects
 from dhox.bench.rounds import FEWEST_ROUNDS, measure
 from dhox.bench.run import BenchResult, bench
-from dhox.bench.runners.ort_runner import OnnxRuntimeRunner
 from dhox.bench.runners.runner import open_runner
 from dhox.bench.runners.streams import stream_rows
 from dhox.bench.timed_cells import samples_key
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 from dhox.reports.bench.text import not_as_asked, not_measured
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 
 def rewrite_manifest(export: Path, **changes: object) -> None:
@@ -177,7 +177,7 @@ def test_wrong_golden_outputs_fail(own_line: Path) -> None:
 
 def test_outputs_that_are_not_finite_fail_and_are_written(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = np.float32("nan")
-    monkeypatch.setattr(OnnxRuntimeRunner, "infer", lambda self, batch: np.full((len(batch), 4), nan))
+    monkeypatch.setattr(OnnxSession, "infer", lambda self, batch: np.full((len(batch), 4), nan))
     result = quick(own_line / "runs/tiny/export")
     assert not result.passed
     assert {row["largest_difference"] for row in read_json(Path("b/bench.json"), "dhox.bench/2")["golden"]} == {None}
@@ -208,8 +208,13 @@ def test_the_runner_answers_as_the_session_and_names_its_provider(line: Path) ->
     (subject,) = open_subjects([line / "runs/tiny/export/model.onnx"])
     golden = read_npz(line / "runs/tiny/export/golden.npz")
     with closing(open_runner(subject, "onnxruntime", "cpu")) as runner:
-        assert abs(subject.probs(runner.infer(subject.graph_input(golden["input"]))) - golden["probs"]).max() < 1e-4
-        assert (runner.name, runner.facts["provider"]) == ("onnxruntime", "CPUExecutionProvider")
+        assert (
+            abs(
+                subject.tensors.probs(runner.infer(subject.tensors.graph_input(golden["input"]))) - golden["probs"]
+            ).max()
+            < 1e-4
+        )
+        assert (runner.name, runner.facts.provider) == ("onnxruntime", "CPUExecutionProvider")
 
 
 @pytest.mark.gpu
@@ -239,15 +244,15 @@ def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) ->
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int) -> None:
     """Batches of two fail once `after` calls were made."""
     calls = []
-    real = OnnxRuntimeRunner.infer
+    real = OnnxSession.infer
 
-    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+    def infer(self: OnnxSession, batch: np.ndarray) -> np.ndarray:
         calls.extend([1] * (len(batch) == 2))
         if len(calls) > after:
             raise error
         return real(self, batch)
 
-    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    monkeypatch.setattr(OnnxSession, "infer", infer)
 
 
 def test_a_model_that_its_runtime_fails_to_run_drops_out(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,14 +269,14 @@ def test_a_model_that_fails_in_streams_is_named_and_the_others_go_on(
     """ONNX Runtime's own exception in the threads of streams, where batches of two find no memory."""
     from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
-    real = OnnxRuntimeRunner.infer
+    real = OnnxSession.infer
 
-    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+    def infer(self: OnnxSession, batch: np.ndarray) -> np.ndarray:
         if len(batch) == 2 and threading.current_thread() is not threading.main_thread():
             raise RuntimeException("CUDA failure 2: out of memory")
         return real(self, batch)
 
-    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    monkeypatch.setattr(OnnxSession, "infer", infer)
     content = quick(own_line / "runs/tiny/export", precisions=("fp32",), batches=(2, 1), streams=(2,)).content
     assert content["status"] == "complete"
     assert [row["batch"] for row in content["latency"]] == [2, 1]
@@ -280,11 +285,11 @@ def test_a_model_that_fails_in_streams_is_named_and_the_others_go_on(
 
 
 def test_a_bug_in_streams_keeps_its_traceback(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def infer(self: OnnxRuntimeRunner, batch: np.ndarray) -> np.ndarray:
+    def infer(self: OnnxSession, batch: np.ndarray) -> np.ndarray:
         raise TypeError("a bug")
 
     def stream(*arguments: Any) -> None:
-        monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+        monkeypatch.setattr(OnnxSession, "infer", infer)
         stream_rows(*arguments)
 
     monkeypatch.setattr("dhox.bench.run.stream_rows", stream)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -17,28 +18,25 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime import OrtValue
 
+from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.files import read_npz
 from dhox.bench.bench_models import Subject, open_subjects
 from dhox.bench.runners import runner as runners
-from dhox.bench.runners.ort_runner import (
+from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
+from dhox.bench.runners.torch_reference import open_torch_session
+from dhox.errors import DhoxError, UsageError
+from dhox.runtimes.cuda import Gpu
+from dhox.runtimes.onnxruntime_api import nodes_run, open_session
+from dhox.runtimes.onnxruntime_session import (
     DEQUANTISED,
     EMULATED,
     WEAKLY_TYPED,
-    OnnxRuntimeRunner,
+    OnnxSession,
     engine_cache,
     precision_facts,
     provider_options,
 )
-from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
-from dhox.bench.runners.torch_runner import open_torch_runner
-from dhox.errors import DhoxError, UsageError
-from dhox.runtimes.cuda import Gpu
-from dhox.runtimes.onnxruntime_session import nodes_run, open_session
 
-FACTS = {
-    "device", "provider_asked", "provider", "graph_asked", "graph", "graph_note", "precision_asked",
-    "precision_proven", "precision_note", "nodes_off_device", "notes",
-}  # fmt: skip
 CPU = ["CPUExecutionProvider"]
 CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -65,10 +63,9 @@ def test_every_batch_is_answered_row_by_row(
             assert (probs.shape, probs.dtype) == ((n, 4), np.float32)
             assert abs(probs - golden["probs"][:n]).max() < tolerance
         assert opened.name == runner
-        assert opened.facts.keys() == FACTS
-        assert json.loads(json.dumps(opened.facts)) == opened.facts
-        assert opened.facts["precision_asked"] == precision
-        assert (opened.facts["precision_note"] is None) == (precision == "fp32")
+        assert msgspec.json.decode(msgspec.json.encode(opened.facts), type=RunnerFacts) == opened.facts
+        assert opened.facts.precision_asked == precision
+        assert (opened.facts.precision_note is None) == (precision == "fp32")
 
 
 def test_run_computes_what_is_bound_into_arrays_of_its_own(
@@ -118,12 +115,12 @@ def test_a_refused_graph_is_said_and_the_runner_goes_on_without(
             session.run_with_iobinding = run
         return session
 
-    monkeypatch.setattr("dhox.bench.runners.ort_runner.open_session", refusing)
-    with closing(OnnxRuntimeRunner(subjects["fp32"], "onnxruntime:graph", "cpu", frozenset({"graph"}))) as opened:
+    monkeypatch.setattr("dhox.runtimes.onnxruntime_session.open_session", refusing)
+    with closing(OnnxSession(subjects["fp32"].file, options=frozenset({"graph"}))) as opened:
         opened.bind(golden["input"][:4])
         opened.run()
         assert abs(opened.output.numpy() - golden["probs"][:4]).max() < 1e-4
-        assert (opened.facts["graph_asked"], opened.facts["graph"], opened.facts["graph_note"]) == (
+        assert (opened.facts.graph_asked, opened.facts.graph, opened.facts.graph_note) == (
             True,
             False,
             REFUSED,
@@ -171,17 +168,17 @@ def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, Su
 
 def test_torch_needs_the_run_that_was_exported(subjects: dict[str, Subject], own_line: Path) -> None:
     with pytest.raises(DhoxError, match="has no int8"):
-        open_torch_runner(replace(subjects["fp32"], precision="int8"), "torch", "cpu", frozenset())
+        open_torch_session(replace(subjects["fp32"], precision="int8"), "torch", "cpu", frozenset())
     manifest = json.loads((own_line / "runs/tiny/export/manifest.json").read_text())
     moved = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(own_line / "runs/x")}})
     with pytest.raises(DhoxError, match=r"runs/x is not here\. Leave it out"):
-        open_torch_runner(moved, "torch", "cpu", frozenset())
+        open_torch_session(moved, "torch", "cpu", frozenset())
     run = own_line / "runs/tiny"
     here = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(run)}})
-    assert open_torch_runner(here, "torch", "cpu", frozenset()).facts["precision_proven"] == "fp32"
+    assert open_torch_session(here, "torch", "cpu", frozenset()).facts.precision_proven == "fp32"
     (run / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes() + b" ")
     with pytest.raises(DhoxError, match="trained again since this export"):
-        open_torch_runner(here, "torch", "cpu", frozenset())
+        open_torch_session(here, "torch", "cpu", frozenset())
 
 
 @given(st.sampled_from(sorted(runners.OPTIONS)), st.data())
@@ -226,18 +223,18 @@ def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, Subjec
 def test_providers_say_what_they_do_not_prove(
     subjects: dict[str, Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert precision_facts("fp32", "cpu") == {"precision_proven": "fp32", "precision_note": None}
-    assert precision_facts("fp16", "cuda") == {"precision_proven": "fp16", "precision_note": None}
+    assert precision_facts("fp32", "cpu") == ("fp32", None)
+    assert precision_facts("fp16", "cuda") == ("fp16", None)
     for precision, device, note in (
         ("fp16", "cpu", EMULATED),
         ("int8", "cuda", DEQUANTISED),
         ("fp32", "ort-tensorrt", WEAKLY_TYPED),
     ):
-        assert precision_facts(precision, device) == {"precision_proven": None, "precision_note": note}
+        assert precision_facts(precision, device) == (None, note)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fp16 = [provider_options(subjects[one], "ort-tensorrt", frozenset())["trt_fp16_enable"] for one in ("fp32", "fp16")]
+    fp16 = [provider_options(one, "ort-tensorrt", frozenset())["trt_fp16_enable"] for one in ("fp32", "fp16")]
     assert fp16 == ["0", "1"]
-    assert provider_options(subjects["fp32"], "cuda", frozenset({"nhwc"})) == {"prefer_nhwc": "1"}
+    assert provider_options("fp32", "cuda", frozenset({"nhwc"})) == {"prefer_nhwc": "1"}
 
 
 def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
@@ -260,10 +257,11 @@ def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
         return session
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("dhox.bench.runners.ort_runner.open_session", opening)
+    monkeypatch.setattr("dhox.runtimes.onnxruntime_session.open_session", opening)
     on_cpu = OrtValue.ortvalue_from_numpy
     monkeypatch.setattr(OrtValue, "ortvalue_from_numpy", lambda array, *_: on_cpu(array))
-    with closing(OnnxRuntimeRunner(subjects["fp32"], "ort-tensorrt", "ort-tensorrt")) as opened:
+    with closing(OnnxSession(subjects["fp32"].file, "ort-tensorrt")) as opened:
+        opened.bind(golden["input"][:4])
         for batch in (4, 4, 1, 4):
             assert abs(opened.infer(golden["input"][:batch]) - golden["probs"][:batch]).max() < 1e-4
     assert {(cache.rsplit("-", 1)[1], batch) for cache, batch in ran} == {("4", 4), ("1", 1)}
@@ -273,16 +271,16 @@ def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
 
 def test_an_engine_cache_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = engine_cache("a" * 64, 1)
-    assert folder == engine_cache("a" * 64, 1) != engine_cache("b" * 64, 1)
-    assert engine_cache("a" * 64, 8) != folder
+    folder = engine_cache(b"a", 1)
+    assert folder == engine_cache(b"a", 1) != engine_cache(b"b", 1)
+    assert engine_cache(b"a", 8) != folder
     folder.chmod(0o777)
     with pytest.raises(DhoxError, match="can be written by others"):
-        engine_cache("a" * 64, 1)
+        engine_cache(b"a", 1)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DhoxError, match="Set XDG_CACHE_HOME"):
-        engine_cache("a" * 64, 1)
+        engine_cache(b"a", 1)
 
 
 # Devices.
@@ -386,10 +384,10 @@ def test_cuda_answers_as_the_golden_outputs(
             opened.bind(golden["input"][:n])
             opened.run()
             assert abs(opened.infer(golden["input"][-n:]) - golden["probs"][-n:]).max() < tolerance
-        assert opened.facts["graph"] == runner.endswith("graph"), opened.facts["graph_note"]
+        assert opened.facts.graph == runner.endswith("graph"), opened.facts.graph_note
         if runner.startswith("onnxruntime"):
-            assert opened.facts["nodes_off_device"] == 0
-            assert opened.facts["provider"] == "CUDAExecutionProvider"
+            assert opened.facts.nodes_off_device == 0
+            assert opened.facts.provider == "CUDAExecutionProvider"
 
 
 @pytest.mark.gpu
@@ -416,15 +414,15 @@ def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, Subject], t
     ) as opened:
         opened.bind(np.ones((2, 3), np.float32))
         opened.run()
-        assert (opened.facts["graph_asked"], opened.facts["graph"]) == (True, False)
-        assert opened.facts["graph_note"]
-        assert opened.facts["nodes_off_device"] > 0
+        assert (opened.facts.graph_asked, opened.facts.graph) == (True, False)
+        assert opened.facts.graph_note
+        assert opened.facts.nodes_off_device > 0
 
 
 def test_the_cache_of_another_user_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    engine_cache("a" * 64, 1)
+    engine_cache(b"a", 1)
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     with pytest.raises(DhoxError, match="can be written by others"):
-        engine_cache("a" * 64, 1)
+        engine_cache(b"a", 1)

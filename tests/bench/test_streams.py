@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhox.bench.bench_models import open_subjects
-from dhox.bench.runners.runner import Runner, open_runner
+from dhox.bench.runners.runner import open_runner
 from dhox.bench.runners.streams import concurrent_streams, stream_rows, throughput
 from dhox.errors import DhoxError
 from dhox.reports.bench.text import not_measured
+from dhox.runtimes.runtime import Session
 
 
 @given(st.integers(1, 4), st.floats(0.01, 0.29), st.floats(0, 1), st.integers(1, 32))
@@ -110,7 +111,7 @@ def test_calls_longer_than_the_window_are_an_error() -> None:
 class Counted:
     """A real runner that says when it is closed, and fails from its `limit`-th call on."""
 
-    def __init__(self, runner: Runner, log: list[tuple[str, str]], limit: int | None) -> None:
+    def __init__(self, runner: Session, log: list[tuple[str, str]], limit: int | None) -> None:
         self.runner, self.log, self.limit = runner, log, limit
         self.name, self.facts = runner.name, runner.facts
         self.log.append(("open", threading.current_thread().name))

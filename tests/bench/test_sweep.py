@@ -32,7 +32,7 @@ from dhox.errors import DhoxError, UsageError
 from dhox.models.classifier import load
 from dhox.models.export_directory import read_manifest
 from dhox.reports.sweep.tables import print_sweep
-from dhox.runtimes.onnxruntime_session import available_providers
+from dhox.runtimes.onnxruntime_api import available_providers
 
 SIDE = 32
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from dhox.errors import DhoxError
 from dhox.export.engines import cached_engine
-from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine, plan_of
+from dhox.export.engines.cached_engine import OPTIONS, open_cached_engine
 from dhox.export.engines.compile_engine import compile_onnx
 from dhox.models import engines
 from dhox.runtimes.cuda import Gpu
@@ -23,10 +23,10 @@ trt = pytest.importorskip("tensorrt_rtx")
 class Session:
     """In the place of EngineSession, which needs a GPU: keeps the plan, tells no layer."""
 
-    def __init__(self, trt: Any, plan: bytes, names: tuple[str, str]) -> None:
-        self.plan, self.names = plan, names
+    def __init__(self, trt: Any, plan: bytes, names: tuple[str, str], facts: Any = None, name: str = "") -> None:
+        self.plan, self.names, self.facts = plan, names, facts
 
-    def layer_information(self, trt: Any) -> str:
+    def layer_information(self) -> str:
         return '{"Layers": []}'
 
     def close(self) -> None:
@@ -72,16 +72,17 @@ def test_an_engine_is_built_once_and_again_when_it_is_not_the_users_own(
         cached_engine, "compile_onnx", lambda onnx, *rest: builds.append(onnx) or compile_onnx(onnx, *rest)
     )
     path = model(tmp_path / "m.onnx", "n")
-    sidecar, session = open_cached_engine(path, "fp32", ("data", "scores"))
-    again, found = open_cached_engine(path, "fp32", ("data", "scores"))
+    session = open_cached_engine(path, "fp32", ("data", "scores"))
+    found = open_cached_engine(path, "fp32", ("data", "scores"))
     assert len(builds) == 1
-    assert again == sidecar
+    assert found.facts == session.facts
     assert (found.plan, found.names) == (session.plan, ("data", "scores"))  # type: ignore[attr-defined]
-    assert sidecar["golden"]["status"].startswith("not run")
 
-    folder = tmp_path / "cache/dhox/engines" / sidecar["folder"]
-    assert plan_of(sidecar).read_bytes() == session.plan  # type: ignore[attr-defined]
-    assert plan_of(sidecar).parent == folder
+    assert session.facts.engine is not None
+    folder = Path(session.facts.engine).parent
+    assert folder.parent == tmp_path / "cache/dhox/engines"
+    assert Path(session.facts.engine).read_bytes() == session.plan  # type: ignore[attr-defined]
+    assert engines.read_sidecar(folder)["golden"]["status"].startswith("not run")
     (folder / "model.engine").write_bytes(session.plan + b" ")  # type: ignore[attr-defined]
     open_cached_engine(path, "fp32", ("data", "scores"))
     assert len(builds) == 2

@@ -20,8 +20,7 @@ from dhox.export.folding.fold import Fold, coefficients, inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 ALPHA = st.floats(0, 1)
 BETA = st.floats(0.1, 4)
@@ -118,9 +117,9 @@ def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str, z_norm: flo
     expected = (
         softmax(fold.c_ce * ce + fold.c_kd * kd) if rule == "linear" else 0.4 * softmax(ce) + 0.6 * softmax(kd / 0.5)
     )
-    assert abs(run_session(open_session(fp32), batch) - expected).max() < 1e-4
+    assert abs(OnnxSession(fp32).infer(batch) - expected).max() < 1e-4
     fp16 = convert(fp32, {}, {})
-    assert abs(run_session(open_session(fp16), batch) - expected).max() < 2e-2
+    assert abs(OnnxSession(fp16).infer(batch) - expected).max() < 2e-2
     assert build(fp32)["HALF"] == 0
     assert build(fp16)["HALF"] > 0
     operators = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
@@ -139,7 +138,7 @@ def test_fp16_computes_norms_in_fp32() -> None:
     z = (batch.transpose(0, 3, 1, 2) / 255 / 0.01).reshape(4, -1) + 0.1
     assert (np.linalg.norm(z, axis=1) > 256).all()
     fp16 = convert(export_onnx(module, 4, {}), {}, {})
-    assert abs(run_session(open_session(fp16), batch) - softmax(logits_of(student, z)[1])).max() < 2e-2
+    assert abs(OnnxSession(fp16).infer(batch) - softmax(logits_of(student, z)[1])).max() < 2e-2
     graph = onnx.load_from_string(fp16).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     norms = [node for node in graph.node if node.op_type == "ReduceL2"]

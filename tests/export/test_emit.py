@@ -21,8 +21,9 @@ import dhox
 from dhox.artefacts.files import EXPORT_SCHEMA, sha256, write_json
 from dhox.errors import DhoxError
 from dhox.export.integrations.emit import emit, example_text
-from dhox.models.export_directory import FOLD_KEYS, INPUT_KINDS, MANIFEST_KEYS, SIDE_FILES, read_manifest
+from dhox.models.export_directory import FOLD_KEYS, MANIFEST_KEYS, SIDE_FILES, read_manifest
 from dhox.models.onnx_file import check_onnx
+from dhox.runtimes.tensors import INPUT_KINDS
 
 CLASSES = ["bag", "a dress; or a gown", "sandal", "two\nlines", "größer"]
 CROP = 16

@@ -24,7 +24,7 @@ from dhox.models import engines
 from dhox.models.export_directory import read_manifest
 from dhox.reports.export.engine_tables import print_engines
 from dhox.runtimes.cuda import Gpu
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt
 
 pytest.importorskip("tensorrt_rtx")
@@ -278,7 +278,7 @@ def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
     """With ONNX Runtime's session in the place of the engine's: both are called alike."""
     manifest = read_manifest(export)
     entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == "fp32")
-    found = engine.engine_ledger(export, manifest, entry, open_session(export / entry["file"]))
+    found = engine.engine_ledger(export, manifest, entry, OnnxSession(export / entry["file"]))
     exported = next(
         row
         for row in read_json(export / "ledger.json", "dhox.evidence.ledger/2")["rows"]

@@ -15,8 +15,9 @@ from dhox.export.folding.fold import Fold, inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert, fp32_nodes
-from dhox.models.export_directory import INPUT_KINDS, graph_input, run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.models.export_directory import graph_input
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.tensors import INPUT_KINDS
 
 STUDENTS = {"test_resnet": 28, "mobilenetv2_050": 32}  # as they were trained; test_students has them as exported
 
@@ -48,7 +49,7 @@ def test_every_head_and_input_builds(rule: str, kind: str) -> None:
     module = deployable("test_resnet", 28, rule, kind)
     fp32 = export_onnx(module, 28, {})
     batch = graph_input(pixels(28), kind, module_preprocessing())
-    assert abs(run_session(open_session(fp32), batch) - torch_answer(module, batch)).max() < 1e-4
+    assert abs(OnnxSession(fp32).infer(batch) - torch_answer(module, batch)).max() < 1e-4
     layers = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     assert layers.count("Gemm") == (2 if rule == "heads" else 1)
     for content in (fp32, convert(fp32, {}, {})):

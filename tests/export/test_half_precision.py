@@ -31,7 +31,7 @@ from dhox.export.half_precision.convert import SMALLEST_SCALE, convert, fp32_nod
 from dhox.export.half_precision.emulated import emulated, typed_graph
 from dhox.export.half_precision.ranges import measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 SIZE = 28
 

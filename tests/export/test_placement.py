@@ -16,7 +16,7 @@ from dhox.errors import GateFailedError
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement, cuda_placement, profiled_nodes, shape_arithmetic
-from dhox.runtimes.onnxruntime_session import PROVIDERS, available_providers
+from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers
 
 NO_CUDA = "not run: ONNX Runtime here has no CUDAExecutionProvider"
 

@@ -13,8 +13,7 @@ from dhox.export.graphs import onnx_export
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import shape_arithmetic
-from dhox.models.export_directory import run_session
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_session import OnnxSession
 
 
 class Tokens(torch.nn.Module):
@@ -61,7 +60,7 @@ def test_class_tokens_are_padded_in(tokens: int, kind: str, monkeypatch: pytest.
     assert operators.count("Pad") == 1
     assert operators.count("Add") == (2 if kind == "broadcast" else 1)  # one constant where a position follows
     for n in (1, 5):
-        answers = [run_session(open_session(content), pixels(8, n)) for content in (plain, simple)]
+        answers = [OnnxSession(content).infer(pixels(8, n)) for content in (plain, simple)]
         assert np.array_equal(*answers)
 
 

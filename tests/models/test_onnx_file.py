@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from dhox.errors import DhoxError
 from dhox.models import onnx_file
 from dhox.models.onnx_file import check_onnx, read_onnx
-from dhox.runtimes.onnxruntime_session import open_session
+from dhox.runtimes.onnxruntime_api import open_session
 
 VALUES = np.arange(4, dtype=np.float32)
 

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 FILES = (
     "src/dhox/runtimes/tensorrt_api.py",
     "src/dhox/runtimes/tensorrt_session.py",
-    "bench/runners/engine_runner.py",
     "export/engines/compile_engine.py",
     "export/engines/precision_proof.py",
 )
@@ -39,7 +38,6 @@ OBJECTS = {
     "self.runtime": "Runtime",
     "self.engine": "ICudaEngine",
     "self.context": "IExecutionContext",
-    "session.context": "IExecutionContext",
     "inspector": "EngineInspector",
     "network.get_layer(...)": "ILayer",
     "network.get_layer(...).get_output(...)": "ITensor",

@@ -29,7 +29,7 @@ def test_every_batch_size_is_answered_row_by_row(device: SyntheticDevice) -> Non
         trt, batches = synthetic_tensorrt(smallest, smallest + more)
         session = EngineSession(trt, b"plan")
         pixels = np.random.default_rng(n).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
-        (probs,) = session.run(["probs"], {"image": pixels})
+        probs = session.infer(pixels)
         assert (probs.shape, probs.dtype) == ((n, 2), np.float32)
         np.testing.assert_array_equal(probs[:, 0], pixels.reshape(n, -1).sum(1))
         assert all(smallest <= batch <= smallest + more for batch in batches)
@@ -72,9 +72,9 @@ def test_no_memory_for_the_batch_gives_back_the_rest(device: SyntheticDevice, mo
 def test_an_engine_that_does_not_run_is_one_clear_error(device: SyntheticDevice) -> None:
     session = EngineSession(synthetic_tensorrt(1, 4, run=True)[0], b"plan")
     with pytest.raises(DhoxError, match="The engine did not run"):
-        session.run(["probs"], {"image": np.zeros((2, SIDE, SIDE, 3), np.uint8)})
+        session.infer(np.zeros((2, SIDE, SIDE, 3), np.uint8))
     with pytest.raises(DhoxError, match=r"does not take a batch of \[2, 5, 5, 3\]"):
-        session.run(["probs"], {"image": np.zeros((2, 5, 5, 3), np.uint8)})
+        session.infer(np.zeros((2, 5, 5, 3), np.uint8))
 
 
 @pytest.mark.gpu

@@ -66,6 +66,11 @@ class RunnerFacts(Record, kw_only=True):
     notes: list[str] = msgspec.field(default_factory=list)
     engine: Annotated[str | None, Meta(description="path of the TensorRT engine")] = None
 
+    @property
+    def emulated(self) -> str | None:
+        """Why this runner's time says nothing about the device that its precision is made for."""
+        return self.precision_note if self.device == "cpu" and self.precision_proven is None else None
+
 
 class RunnerRow(Record, kw_only=True):
     """One runner of a model at a batch size. `runner` as asked: NAME[:OPTION[+OPTION]]."""

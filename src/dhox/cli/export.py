@@ -44,7 +44,8 @@ def export(
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and neighbours' files from them."""
     from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds
-    from dhox.models.export_directory import INPUT_KINDS, PRECISIONS
+    from dhox.models.export_directory import PRECISIONS
+    from dhox.runtimes.tensors import INPUT_KINDS
 
     check_choice("--fold-rule", fold_rule, ("auto", "linear", "exact"))
     check_choice("--input", input_kind, INPUT_KINDS)

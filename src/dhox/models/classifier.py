@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
-from dhox.data.images import decode, model_input, to_rgb
 from dhox.errors import DhoxError
 from dhox.models.engines import open_engine
-from dhox.models.export_directory import artefact, check_file, graph_input, read_manifest, run_session
-from dhox.runtimes.onnxruntime_session import NO_CPU_KERNELS, default_device, open_session
-
-ImageLike = str | Path | Image.Image | np.ndarray
+from dhox.models.export_directory import artefact, check_file, read_manifest
+from dhox.runtimes.onnxruntime_api import NO_CPU_KERNELS, default_device
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import ImageLike, predict
+from dhox.runtimes.runtime import Session
+from dhox.runtimes.tensors import Tensors
 
 
 class ExportedModel:
-    """A loaded export: call it with images to get class probabilities.
+    """A loaded export: call it with images to get class probabilities. Threads take turns.
 
     `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
     probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
@@ -29,10 +31,11 @@ class ExportedModel:
     def __init__(
         self, export: Path, manifest: dict[str, Any], device: str, precision: str | None, trust_engine: bool = False
     ) -> None:
-        self.session: Any
+        self.session: Session
+        self.lock = Lock()
         if device == "tensorrt":
-            sidecar, self.session = open_engine(export, manifest, precision, trust_engine)
-            self.entry = artefact(manifest, sidecar["precision"])
+            self.session = open_engine(export, manifest, precision, trust_engine)
+            self.entry = artefact(manifest, self.session.facts.precision_asked)
         else:
             self.entry = artefact(manifest, precision)
             if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
@@ -40,37 +43,20 @@ class ExportedModel:
                     f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}.",
                     "Use --precision fp32, or a GPU.",
                 )
-            self.session = open_session(check_file(export, self.entry["file"], self.entry["sha256"]), device)
+            file = check_file(export, self.entry["file"], self.entry["sha256"])
+            self.session = OnnxSession(file, device, precision=self.entry["precision"])
         self.classes = [entry["name"] for entry in manifest["classes"]]
         self.reject_threshold: float | None = (manifest["reject"] or {}).get("threshold")
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+        self.tensors = Tensors(self.preprocessing, self.entry["input"])
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
         batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
-        return self.run(np.stack([model_input(as_image(image), self.preprocessing) for image in batch]))
-
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N, C] of preprocessed pixels, uint8 [N, crop, crop, 3]."""
-        return run_session(self.session, graph_input(pixels, self.entry["input"], self.preprocessing))
-
-
-def as_image(image: ImageLike) -> Image.Image:
-    """Any accepted image as upright RGB."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DhoxError(
-                f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}.", "Convert it."
-            )
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image, "image")
-    path = Path(image)
-    if not path.is_file():
-        raise DhoxError(f"{path} does not exist.", "Check the path.")
-    return decode(path)
+        with self.lock:
+            return predict(self.session, self.tensors, batch)
 
 
 def load(

@@ -9,20 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import read_json, read_npz, write_json
 from dhox.errors import DhoxError, GateFailedError
-from dhox.models.export_directory import artefact, check_file, graph_input, run_session
+from dhox.models.export_directory import artefact, check_file
 from dhox.models.golden import GoldenResult, check_golden
 from dhox.runtimes.cuda import Gpu, gpu
+from dhox.runtimes.predict import predict
+from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, numbers
 from dhox.runtimes.tensorrt_session import EngineSession
+from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now
 
 ENGINE_SCHEMA, ENGINE_FILE, PLAN_FILE = "dhox.engine/1", "engine.json", "model.engine"
 LARGEST_PLAN, LARGEST_SIDECAR = 4 << 30, 16 << 20  # bytes that are read at most
 TRUST_SCHEMA = "dhox.trust/1"
 BUILD = "Build one here: dhox export EXPORT --tensorrt"
+EXPERIMENTAL = "TensorRT-RTX is experimental here: dhox builds and checks its engines, and has not run one yet"
 
 
 def platform_name() -> str:
@@ -156,34 +161,53 @@ def find_engine(
     return folder, sidecar
 
 
-def run_golden(
-    export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: EngineSession
-) -> GoldenResult:  # fmt: skip
-    """The golden check of the export through an engine of one of its artefacts."""
+def engine_facts(sidecar: dict[str, Any], plan: Path, graph: bool = False) -> RunnerFacts:
+    """What the sidecar of an engine proves. `plan`: the engine's file; `graph`: whether a CUDA graph is asked for."""
+    tensorrt, precision = sidecar["tensorrt"], sidecar["precision"]
+    status = sidecar["engine_precision"]["status"]
+    share = sidecar["engine_precision"].get("share", sidecar["graph_precision"]["share"])
+    notes = [EXPERIMENTAL] if tensorrt["flavour"] == "tensorrt_rtx" else []
+    if sidecar["dla_fallback"]:
+        notes.append(f"{len(sidecar['dla_fallback'])} layers run on the GPU, not on DLA")
+    return RunnerFacts(
+        device="tensorrt", provider_asked="tensorrt", provider=f"{tensorrt['flavour']} {tensorrt['version']}",
+        graph_asked=graph, precision_asked=precision,
+        precision_proven=precision if status.startswith("proven") else None,
+        precision_note=f"{status}; {share:.0%} of convolutions and matrix products {precision}",
+        nodes_off_device=0, notes=notes, engine=str(plan),
+    )  # fmt: skip
+
+
+def run_golden(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Session) -> GoldenResult:
+    """The golden check of the export through an opened artefact, the one of `entry`."""
     golden = read_npz(check_file(export, "golden.npz", manifest["files"]["golden.npz"]))
-    preprocessing = Preprocessing.from_json(manifest["preprocessing"])
+    tensors = Tensors(Preprocessing.from_json(manifest["preprocessing"]), entry["input"])
     return check_golden(
         golden,
-        lambda pixels: run_session(session, graph_input(pixels, entry["input"], preprocessing)),
+        lambda pixels: predict(session, tensors, pixels),
         entry["precision"],
-        preprocessing,
+        tensors.preprocessing,
         entry["golden_agreement"],
     )
 
 
 def open_engine(
-    export: Path, manifest: dict[str, Any], precision: str | None, trust_engine: bool
-) -> tuple[dict[str, Any], EngineSession]:
-    """The sidecar and a session of the newest engine that fits this machine (see `find_engine`, `read_plan`).
+    export: Path, manifest: dict[str, Any], precision: str | None, trust_engine: bool, name: str = "tensorrt"
+) -> EngineSession:
+    """The newest engine that fits this machine (see `find_engine`, `read_plan`), of a precision or of any.
 
-    An engine that was built where no GPU could run it passes its golden check now, or GateFailedError is raised.
+    `name`: of the runner; with the option `graph` it replays a CUDA graph. An engine that was built where no GPU could
+    run it passes its golden check now, or GateFailedError is raised.
     """
     here = gpu()
     trt = import_tensorrt()
     folder, sidecar = find_engine(export, manifest, precision, trt, here)
     plan = read_plan(folder, sidecar, trust_engine)
     options = sidecar["options"]
-    session = EngineSession(trt, plan, host_code=options["version_compatible"], dla=options["dla"])
+    facts = engine_facts(sidecar, folder / PLAN_FILE, name.endswith(":graph"))
+    session = EngineSession(
+        trt, plan, host_code=options["version_compatible"], dla=options["dla"], facts=facts, name=name
+    )
     if sidecar["golden"]["status"] != "passed":
         result = run_golden(export, manifest, artefact(manifest, sidecar["precision"]), session)
         if not result.passed:
@@ -191,4 +215,4 @@ def open_engine(
             raise GateFailedError(
                 f"{folder} does not give the golden outputs ({asdict(result)}). Delete it.", f"{BUILD}"
             )
-    return sidecar, session
+    return session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,16 @@ import numpy as np
 
 from dhox.artefacts.common import LARGEST_SIDE, Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
-from dhox.console import progress_bar
-from dhox.data.dataset import Item, read_image
-from dhox.data.images import INTERPOLATIONS, model_input, normalise
+from dhox.data.images import INTERPOLATIONS
 from dhox.errors import DhoxError
+from dhox.runtimes.tensors import INPUT_KINDS, Tensors
 
-# What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
-# by one factor and knows no standard deviation) planar pixels from 0 to 255.
-INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 MANIFEST_KEYS = {
     "run", "skipped", "student", "teacher", "n_selection_labels", "searched", "evidence", "comparison", "checks",
 }  # fmt: skip
 FOLD_KEYS = {"rule", "alpha", "beta", "c_ce", "c_kd", "r", "tau", "tuned_on", "calibrated", "z_norm"}
-BATCH = 32
 
 
 def read_manifest(export: Path) -> dict[str, Any]:
@@ -95,44 +90,12 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
     return entry
 
 
-def run_session(session: Any, batch: np.ndarray) -> np.ndarray:
-    """`probs` of one batch."""
-    probs: np.ndarray = session.run(["probs"], {"image": batch})[0]
-    return probs
-
-
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
-    if kind not in INPUT_KINDS:
-        raise DhoxError(
-            f"The input kind {kind!r} is unknown (known: {', '.join(INPUT_KINDS)}).", "Export again with this version."
-        )
-    if kind == "uint8-nhwc":
-        return pixels
-    if kind == "float-nchw":
-        return normalise(pixels, preprocessing)
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+    return Tensors(preprocessing, kind).graph_input(pixels)
 
 
 def in_batches(pixels: np.ndarray, kind: str, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
     """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them, at most `size` at a time."""
     for start in range(0, len(pixels), size):
         yield graph_input(pixels[start : start + size], kind, preprocessing)
-
-
-def predict_items(
-    run: Callable[[np.ndarray], np.ndarray],
-    items: list[Item],
-    preprocessing: Preprocessing,
-    input_kind: str,
-    description: str,
-) -> np.ndarray:
-    """Probabilities [N, C] of image files by `run`, which takes batches as the graph does."""
-    parts = []
-    with progress_bar(description, len(items)) as advance:
-        for start in range(0, len(items), BATCH):
-            chunk = items[start : start + BATCH]
-            pixels = np.stack([model_input(read_image(item), preprocessing) for item in chunk])
-            parts.append(run(graph_input(pixels, input_kind, preprocessing)))
-            advance(len(chunk))
-    return np.concatenate(parts)

@@ -15,10 +15,13 @@ from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import read_npz, sha256
 from dhox.errors import DhoxError
 from dhox.models.engines import ENGINE_FILE, PLAN_FILE, read_sidecar
-from dhox.models.export_directory import check_file, graph_input, read_manifest, run_session
+from dhox.models.export_directory import check_file, read_manifest
 from dhox.models.golden import JPEG_TOLERANCE, TOLERANCE, GoldenResult, check_golden, outputs_passed
 from dhox.models.onnx_file import OnnxFile, check_onnx
-from dhox.runtimes.onnxruntime_session import NO_CPU_KERNELS, default_device, open_session
+from dhox.runtimes.onnxruntime_api import NO_CPU_KERNELS, default_device
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import predict
+from dhox.runtimes.tensors import Tensors
 
 EMULATED = "the CPU provider computes much of it in fp32"
 
@@ -137,20 +140,8 @@ def golden_words(
 ) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
     precision, agreement = entry["precision"], entry["golden_agreement"]
-    try:
-        session = open_session(path, device)
-        result = check_golden(
-            golden,
-            lambda pixels: run_session(session, graph_input(pixels, entry["input"], preprocessing)),
-            precision,
-            preprocessing,
-            agreement,
-        )
-    except DhoxError:
-        raise
-    except Exception as err:  # ONNX Runtime's own exceptions share no type
-        line = (str(err).splitlines() or [""])[0]
-        raise DhoxError(f"ONNX Runtime here cannot run it ({line[:300]}).", "Compare versions of onnxruntime.") from err
+    session, tensors = OnnxSession(path, device, precision=precision), Tensors(preprocessing, entry["input"])
+    result = check_golden(golden, lambda pixels: predict(session, tensors, pixels), precision, preprocessing, agreement)
     if not outputs_passed(
         result.largest_difference, result.decided_argmax_equal, result.agreement, precision, agreement
     ):
@@ -160,8 +151,7 @@ def golden_words(
             "Do not ship it: compare the versions of onnxruntime here "
             "and where it was exported, then copy the directory again, or export again.",
         )
-    emulated = device == "cpu" and precision in {"fp16", "bf16"}
-    return f"{device}: {result_words(result)}{f'; {EMULATED}' if emulated else ''}"
+    return f"{device}: {result_words(result)}{f'; {EMULATED}' if session.facts.emulated else ''}"
 
 
 def result_words(result: GoldenResult) -> str:

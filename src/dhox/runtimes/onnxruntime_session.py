@@ -1,90 +1,226 @@
-"""ONNX Runtime sessions: which provider runs a file, asked and used (onnxruntime is imported here only)."""
+"""An ONNX file opened by ONNX Runtime: its CPU, CUDA and TensorRT providers, on a GPU by I/O binding."""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
+import numpy as np
+
+from dhox.artefacts.bench import RunnerFacts
+from dhox.artefacts.files import sha256, user_cache
 from dhox.errors import DhoxError, first_line, require
 from dhox.models.onnx_file import check_onnx
+from dhox.runtimes.onnxruntime_api import PROVIDERS, nodes_run, open_session
 
-NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "ort-tensorrt": "TensorrtExecutionProvider",
-}
-
-
-def available_providers() -> list[str]:
-    """The providers that the installed ONNX Runtime can load. Raises DhoxError where it is not installed."""
-    return list(require("onnxruntime", "cpu").get_available_providers())
+EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
+DEQUANTISED = "the CUDA provider dequantises and computes in floats: TensorRT is what computes in int8"
+WEAKLY_TYPED = (
+    "the TensorRT provider is weakly typed: TensorRT may choose another precision for a layer, and TF32 for fp32; "
+    "the runner `tensorrt` proves its precision"
+)
+NO_CAPTURE = "-1"  # the gpu_graph_id of runs that are neither captured nor replayed
 
 
-def default_device() -> str:
-    """What `auto` means: cuda where ONNX Runtime has it, else cpu."""
-    return "cuda" if PROVIDERS["cuda"] in available_providers() else "cpu"
+class OnnxSession:
+    """A Session (see dhox.runtimes.runtime) on `cpu`, `cuda` or `ort-tensorrt` (see PROVIDERS).
 
-
-def open_session(
-    model: Path | bytes,
-    device: str = "cpu",
-    profile: Path | None = None,
-    provider_options: dict[str, str] | None = None,
-) -> Any:
-    """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
-
-    The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
-    `profile`: the beginning of the name of the file that `nodes_run` reads. `provider_options`: of the first provider.
+    A CUDA graph belongs to the thread that captured it: open, bind and run in the same one. On `ort-tensorrt` every
+    batch size has a session and an engine cache of its own: with one for all, ONNX Runtime widens the engine's profile
+    to every shape that comes, keeps that for the next process, and tunes the engine for the largest. (Profiles given as
+    options would do too, but ONNX Runtime refuses them where the graph is cut into several parts.)
     """
-    check_onnx(model)
-    ort = require("onnxruntime", "cpu")
-    provider = PROVIDERS[device]
-    if provider not in ort.get_available_providers():
-        raise DhoxError(
-            f"ONNX Runtime here has no {provider} (it has: {', '.join(ort.get_available_providers())}).",
-            "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]'), or use --device cpu.",
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        device: str = "cpu",
+        *,
+        precision: str = "fp32",
+        names: tuple[str, str] = ("image", "probs"),
+        options: frozenset[str] = frozenset(),
+        name: str = "onnxruntime",
+    ) -> None:
+        """`precision`: what the file states. `names`: of its input and its output. `options`: of {"graph", "nhwc"}, on
+        `cuda` only. Raises DhoxError where the provider does not start or does not take the file."""
+        self.name, self.model, self.device, self.names = name, model, device, names
+        self.options, self.graph_asked = provider_options(precision, device, options), "graph" in options
+        proven, note = precision_facts(precision, device)
+        self.facts = RunnerFacts(
+            device="cpu" if device == "cpu" else "cuda", provider_asked=PROVIDERS[device], provider=PROVIDERS[device],
+            graph_asked=self.graph_asked, precision_asked=precision, precision_proven=proven, precision_note=note,
+            nodes_off_device=0 if device == "cpu" else None,
+        )  # fmt: skip
+        self.ort = require("onnxruntime", "cpu")
+        self.bound_shape: tuple[int, ...] | None = None
+        self.tuned_for: int | None = None  # the batch size of the session's TensorRT engine
+        self.graphs = 0
+        self.input: Any = None
+        self.output: Any = None
+        self.open(self.graph_asked)
+        first = (self.session.get_inputs()[0].shape or [None])[0]
+        self.fixed_batch = self.tuned_for = first if isinstance(first, int) else None
+
+    def note(self, **facts: Any) -> None:
+        """Keep what was found out."""
+        self.facts = msgspec.structs.replace(self.facts, **facts)
+
+    def asked(self) -> dict[str, str]:
+        """What the provider is told."""
+        if self.device != "ort-tensorrt":
+            return self.options
+        return self.options | {"trt_engine_cache_path": str(engine_cache(self.model, self.tuned_for))}
+
+    def open(self, graph: bool) -> None:
+        """Open the session; where it cannot have a CUDA graph, one without, and say why."""
+        capture = {"enable_cuda_graph": "1"} if graph else {}
+        try:
+            self.session = open_session(self.model, self.device, provider_options=self.asked() | capture)
+        except Exception as err:  # ONNX Runtime's own exceptions share no type
+            if not graph:
+                raise self.failure("does not open", "", err) from err
+            self.note(graph_note=first_line(err))
+            self.open(graph=False)
+            return
+        self.note(graph=graph, provider=self.session.get_providers()[0])
+        self.binding = self.session.io_binding()
+        # None without a graph: ONNX Runtime 1.32 takes 26 us more per run where options name no graph.
+        self.run_options: Any = self.ort.RunOptions() if graph else None
+
+    def bind(self, batch: np.ndarray) -> None:
+        """See Session. Captures the CUDA graph of this shape, and counts the nodes off the device the first time."""
+        self.place(np.ascontiguousarray(batch))
+        if self.facts.nodes_off_device is None:
+            self.count_nodes(batch)
+
+    def place(self, batch: np.ndarray) -> None:
+        """Arrays on the device for a batch of this shape, filled by one run of it."""
+        self.bound_shape = None
+        if self.device == "ort-tensorrt" and self.tuned_for != len(batch):
+            self.tuned_for = len(batch)
+            self.open(graph=False)
+        plain = self.ort.RunOptions()
+        plain.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
+        answer = self.run_once(batch, plain)
+        place = "cpu" if self.device == "cpu" else "cuda"
+        # On the CPU an OrtValue is the array itself, so both are copies of this session's own.
+        self.input = self.ort.OrtValue.ortvalue_from_numpy(batch.copy(), place, 0)
+        self.output = self.ort.OrtValue.ortvalue_from_numpy(np.zeros_like(answer), place, 0)
+        self.binding.bind_ortvalue_input(self.names[0], self.input)
+        self.binding.bind_ortvalue_output(self.names[1], self.output)
+        if self.facts.graph:
+            self.graphs += 1
+            self.run_options.add_run_config_entry("gpu_graph_id", str(self.graphs))
+        try:
+            self.run()
+        except Exception as err:
+            if not self.facts.graph:
+                raise
+            self.note(graph_note=first_line(err))
+            self.open(graph=False)
+            self.place(batch)
+        self.bound_shape = batch.shape
+
+    def run_once(self, batch: np.ndarray, options: Any = None) -> np.ndarray:
+        """The output of a batch without binding. Raises DhoxError in ONNX Runtime's own words."""
+        try:
+            answer: np.ndarray = self.session.run([self.names[1]], {self.names[0]: batch}, options)[0]
+        except Exception as err:
+            raise self.failure("does not run", f" with a batch of {len(batch)}", err) from err
+        return answer
+
+    def failure(self, what: str, how: str, err: Exception) -> DhoxError:
+        """What ONNX Runtime refused, in its own words."""
+        if isinstance(err, DhoxError):
+            return err
+        model = "the graph" if isinstance(self.model, bytes) else self.model
+        fixed = getattr(self, "fixed_batch", None)
+        return DhoxError(
+            f"ONNX Runtime {what} {model}{how} ({first_line(err)}).",
+            f"The file takes batches of {fixed} only: use that size, or export it with a dynamic batch."
+            if fixed
+            else "Leave it out, use another runtime, or compare the versions of onnxruntime.",
         )
-    if device != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    # fp32 means fp32, also on a GPU whose default is TF32: the golden tolerance of 1e-4 needs it.
-    exact = {"use_tf32": "0"}
-    asked = provider_options or {}
-    cpu = PROVIDERS["cpu"]
-    providers: dict[str, list[Any]] = {
-        "cpu": [cpu],
-        "cuda": [(PROVIDERS["cuda"], exact | asked), cpu],
-        "ort-tensorrt": [(provider, asked), (PROVIDERS["cuda"], exact), cpu],
-    }
-    content = model if isinstance(model, bytes) else str(model)
-    advice = "Run `dhox doctor`, check the CUDA and cuDNN libraries, or use --device cpu."
+
+    def count_nodes(self, batch: np.ndarray) -> None:
+        """How many nodes run on another device than was asked, by one profiled run in a session of its own."""
+        with TemporaryDirectory() as folder:
+            profile = Path(folder, "profile")
+            session = open_session(self.model, self.device, profile, provider_options=self.asked())
+            session.run([self.names[1]], {self.names[0]: batch})
+            providers = Counter(provider for _, _, provider in nodes_run(session))
+        self.note(nodes_off_device=providers[PROVIDERS["cpu"]])
+        if self.device == "ort-tensorrt" and (outside := providers[PROVIDERS["cuda"]]):
+            self.note(notes=[f"{outside} nodes run on CUDA, outside TensorRT's engines"])
+
+    def run(self) -> None:
+        """See Session. ONNX Runtime waits for the device at the end of a run, a replayed CUDA graph included."""
+        self.session.run_with_iobinding(self.binding, self.run_options)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """See Session. On the CPU without binding: ONNX Runtime reads the caller's array and makes its own output."""
+        if self.device == "cpu":
+            return self.run_once(batch)
+        batch = np.ascontiguousarray(batch)
+        if batch.shape != self.bound_shape:
+            self.place(batch)
+        self.input.update_inplace(batch)
+        self.session.run_with_iobinding(self.binding, self.run_options)
+        answer: np.ndarray = self.output.numpy()
+        return answer
+
+    def close(self) -> None:
+        """See Session."""
+        self.input = self.output = self.binding = self.session = None
+
+
+def precision_facts(precision: str, device: str) -> tuple[str | None, str | None]:
+    """The precision that the file's types prove, and what else there is to say of it."""
+    if device == "ort-tensorrt":
+        return None, WEAKLY_TYPED
+    if device == "cpu" and precision != "fp32":
+        return None, EMULATED
+    return (None, DEQUANTISED) if precision == "int8" else (precision, None)  # it computes in the file's types
+
+
+def provider_options(precision: str, device: str, options: frozenset[str]) -> dict[str, str]:
+    """What the provider is told beyond `open_session`'s own settings, for every batch size."""
+    if "nhwc" in options:
+        return {"prefer_nhwc": "1"}
+    if device == "ort-tensorrt":
+        return {
+            "trt_fp16_enable": "1" if precision in {"fp16", "int8"} else "0",  # int8 files rest in fp16
+            "trt_int8_enable": "1" if precision == "int8" else "0",
+            "trt_engine_cache_enable": "1",
+        }
+    return {}
+
+
+def engine_cache(model: Path | bytes, batch: int | None) -> Path:
+    """Where the TensorRT provider keeps its engines of one model: a folder of this user, per ONNX Runtime version and
+    batch size (None: the file's own, or any before one is known, when no engine is built).
+
+    What lies there is loaded as code, so nobody else may write it. Raises DhoxError where it cannot be made.
+    """
+    content = hashlib.sha256(require("onnxruntime", "cuda").__version__.encode())
+    if isinstance(model, bytes):
+        content.update(model)
+    else:
+        for file in [model, *sorted({model.parent / name for name in check_onnx(model).external})]:
+            content.update(sha256(file).encode())
+    folder = user_cache("ort-tensorrt") / f"{content.hexdigest()[:16]}-{batch or 'any'}"
     try:
-        # Without enable_fallback=0 ONNX Runtime goes on with the CPU when a provider fails, now or in a later run.
-        session = ort.InferenceSession(content, options, providers=providers[device], enable_fallback=0)
-    except (ValueError, RuntimeError) as err:
-        if device == "cpu":
-            raise
-        raise DhoxError(f"ONNX Runtime could not start {provider} ({first_line(err)}).", f"{advice}") from err
-    if session.get_providers()[0] != provider:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as err:
         raise DhoxError(
-            f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}.", f"{advice}"
-        )
-    return session
-
-
-def nodes_run(session: Any) -> list[tuple[str, str, str]]:
-    """(name, operator, provider) of every node that a session with `profile` has run; it profiles no longer."""
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    suffix = "_kernel_time"
-    return [
-        (event["name"].removesuffix(suffix), event["args"]["op_name"], event["args"]["provider"])
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith(suffix)
-    ]
+            f"Could not create {folder}: {err.strerror}.", "Set XDG_CACHE_HOME to a folder of your own."
+        ) from err
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise DhoxError(f"{folder} can be written by others, and engines in it are run as code.", "Delete it.")
+    return folder

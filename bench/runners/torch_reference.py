@@ -1,0 +1,48 @@
+"""The student of the run behind an export, as the runner `torch` (needs torch; a board does not have it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dhox.artefacts.files import RUN_FILE, sha256
+from dhox.artefacts.run import read_run
+from dhox.bench.bench_models import Subject
+from dhox.distill.students.student import WEIGHTS_FILE, load_student
+from dhox.errors import DhoxError
+from dhox.export.folding.fold import Fold
+from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.torch_session import HALVES, TorchSession, to_half
+
+
+def open_torch_session(subject: Subject, name: str, device: str, options: frozenset[str]) -> TorchSession:
+    """The student of the run that an export came from, with the head that the export folded.
+
+    Raises DhoxError for a model without an export, where the run is not on this machine or was trained again, and for
+    int8, which torch does not compute.
+    """
+    if subject.manifest is None:
+        raise DhoxError(
+            f"The runner torch needs the run behind a model, and {subject.file} has no export.", "Leave it out."
+        )
+    if subject.precision not in {"fp32", *HALVES}:
+        raise DhoxError(
+            f"The runner torch has no {subject.precision}.", "Give it the fp32 or fp16 model: --precision fp32."
+        )
+    run = Path(subject.manifest["run"]["path"])
+    if not (run / RUN_FILE).is_file():
+        raise DhoxError(f"The runner torch needs the run of this export, and {run} is not here.", "Leave it out.")
+    if sha256(run / WEIGHTS_FILE) != subject.manifest["run"]["weights_sha256"]:
+        raise DhoxError(
+            f"The run in {run} was trained again since this export.", "Export it again, or leave torch out."
+        )
+    module = deployable(run, Fold(**subject.manifest["fold"]), subject.input_kind)
+    if subject.precision in HALVES:
+        to_half(module, subject.precision)
+    return TorchSession(module, device, precision=subject.precision, graph="graph" in options, name=name)
+
+
+def deployable(run: Path, fold: Fold, input_kind: str = "uint8-nhwc") -> Deployable:
+    """A run's student with the head that `fold` describes."""
+    summary = read_run(run)
+    student = load_student(run, summary.student)
+    return Deployable(student.backbone, folded_head(head_arrays(student), fold), summary.preprocessing, input_kind)

@@ -1,0 +1,90 @@
+"""ONNX Runtime as a library: its providers, an InferenceSession on one of them, and which nodes ran where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dhox.errors import DhoxError, first_line, require
+from dhox.models.onnx_file import check_onnx
+
+NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def available_providers() -> list[str]:
+    """The providers that the installed ONNX Runtime can load. Raises DhoxError where it is not installed."""
+    return list(require("onnxruntime", "cpu").get_available_providers())
+
+
+def default_device() -> str:
+    """What `auto` means: cuda where ONNX Runtime has it, else cpu."""
+    return "cuda" if PROVIDERS["cuda"] in available_providers() else "cpu"
+
+
+def open_session(
+    model: Path | bytes,
+    device: str = "cpu",
+    profile: Path | None = None,
+    provider_options: dict[str, str] | None = None,
+) -> Any:
+    """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
+
+    The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
+    `profile`: the beginning of the name of the file that `nodes_run` reads. `provider_options`: of the first provider.
+    """
+    check_onnx(model)
+    ort = require("onnxruntime", "cpu")
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise DhoxError(
+            f"ONNX Runtime here has no {provider} (it has: {', '.join(ort.get_available_providers())}).",
+            "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]'), or use --device cpu.",
+        )
+    if device != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    # fp32 means fp32, also on a GPU whose default is TF32: the golden tolerance of 1e-4 needs it.
+    exact = {"use_tf32": "0"}
+    asked = provider_options or {}
+    cpu = PROVIDERS["cpu"]
+    providers: dict[str, list[Any]] = {
+        "cpu": [cpu],
+        "cuda": [(PROVIDERS["cuda"], exact | asked), cpu],
+        "ort-tensorrt": [(provider, asked), (PROVIDERS["cuda"], exact), cpu],
+    }
+    content = model if isinstance(model, bytes) else str(model)
+    advice = "Run `dhox doctor`, check the CUDA and cuDNN libraries, or use --device cpu."
+    try:
+        # Without enable_fallback=0 ONNX Runtime goes on with the CPU when a provider fails, now or in a later run.
+        session = ort.InferenceSession(content, options, providers=providers[device], enable_fallback=0)
+    except (ValueError, RuntimeError) as err:
+        if device == "cpu":
+            raise
+        raise DhoxError(f"ONNX Runtime could not start {provider} ({first_line(err)}).", f"{advice}") from err
+    if session.get_providers()[0] != provider:
+        raise DhoxError(
+            f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}.", f"{advice}"
+        )
+    return session
+
+
+def nodes_run(session: Any) -> list[tuple[str, str, str]]:
+    """(name, operator, provider) of every node that a session with `profile` has run; it profiles no longer."""
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    suffix = "_kernel_time"
+    return [
+        (event["name"].removesuffix(suffix), event["args"]["op_name"], event["args"]["provider"])
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(suffix)
+    ]

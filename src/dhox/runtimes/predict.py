@@ -1,0 +1,64 @@
+"""The one way from images to probabilities, whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dhox.artefacts.common import Preprocessing
+from dhox.console import progress_bar
+from dhox.data.images import decode, model_input, to_rgb
+from dhox.data.items import Item, read_image
+from dhox.errors import DhoxError
+from dhox.runtimes.runtime import Session
+from dhox.runtimes.tensors import Tensors
+
+BATCH = 32
+ImageLike = str | Path | Image.Image | np.ndarray | Item
+
+
+def predict(
+    session: Session, tensors: Tensors, images: np.ndarray | Sequence[ImageLike], description: str | None = None
+) -> np.ndarray:
+    """Probabilities float32 [N, C] of at least one image, in batches; with a `description` under a progress bar.
+
+    `images`: preprocessed pixels uint8 [N, crop, crop, 3], or what `opened` takes. Raises DhoxError for an image that
+    cannot be read and where the runtime refuses a batch.
+    """
+    size = tensors.fixed_batch or BATCH
+    parts = []
+    with progress_bar(description, len(images)) if description else nullcontext(lambda n: None) as advance:
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            pixels = chunk if isinstance(chunk, np.ndarray) else pixels_of(chunk, tensors.preprocessing)
+            if tensors.fixed_batch or start:  # images again fill the last batch: some runtimes build for every size
+                pixels = np.resize(pixels, (size, *pixels.shape[1:]))
+            parts.append(tensors.probs(session.infer(tensors.graph_input(pixels)))[: len(chunk)])
+            advance(len(chunk))
+    return np.concatenate(parts)
+
+
+def pixels_of(images: Sequence[ImageLike], preprocessing: Preprocessing) -> np.ndarray:
+    """Images (see `opened`) as preprocessed pixels, uint8 [N, crop, crop, 3]."""
+    return np.stack([model_input(opened(image), preprocessing) for image in images])
+
+
+def opened(image: ImageLike) -> Image.Image:
+    """An image of DATA, a path, a PIL image or an array uint8 RGB [H, W, 3], as upright RGB. Raises DhoxError."""
+    if isinstance(image, Item):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DhoxError(
+                f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}.", "Convert it."
+            )
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image, "image")
+    if not Path(image).is_file():
+        raise DhoxError(f"{image} does not exist.", "Check the path.")
+    return decode(Path(image))
