@@ -13,7 +13,7 @@ from torch import nn
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
 from dhox.bench.latency_statistics import latency_row
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
-from dhox.bench.runners.torch_runner import deployable
+from dhox.bench.runners.torch_reference import deployable
 from dhox.distill.images.pixels import to_model
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.export.folding.fold import Fold
