@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,7 @@ def foreign_subject(path: Path, contract: Path | None) -> Subject:
         raise DhoxError(
             f"{path} is neither an export directory nor a model file of one.",
             "Give an export directory, or describe the "
-            f"model in a contract file: {shlex.join(['dhox', 'contract', str(path)])}, then --contract FILE.",
+            "model in a contract file (docs/sweep.md), then give --contract FILE.",
         )
     from dhox.bench.contract_model import contract_subject  # which builds on this file
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from dhox.artefacts.contract import read_contract
 from dhox.artefacts.files import sha256
 from dhox.bench.bench_models import Subject
 from dhox.errors import DhoxError
-from dhox.models.contract import check_model, read_contract
+from dhox.models.contract import check_model
 from dhox.models.onnx_file import check_onnx
 
 
@@ -22,14 +23,14 @@ def contract_subject(model: Path, contract: Path) -> Subject:
     graph, fixed_batch = check_model(model, agreed)
     files = [model, *sorted({model.parent / name for name in check_onnx(model).external})]
     digests = [sha256(file) for file in files]
-    pixels = "uint8" if agreed.dtype == "uint8" else "float"
+    pixels = "uint8" if agreed.input.dtype == "uint8" else "float"
     return Subject(
         name=model.stem, file=model, precision=graph.precision,
         sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
-        bytes=sum(file.stat().st_size for file in files), input_kind=f"{pixels}-{agreed.layout}",
-        classes=agreed.classes, preprocessing=agreed.preprocessing, input_name=agreed.input_name,
-        input_dtype=agreed.dtype, output_name=agreed.output_name, output_kind=agreed.kind, contract=contract,
-        bgr=agreed.bgr, fixed_batch=fixed_batch,
+        bytes=sum(file.stat().st_size for file in files), input_kind=f"{pixels}-{agreed.input.layout}",
+        classes=agreed.classes, preprocessing=agreed.preprocessing, input_name=agreed.input.name,
+        input_dtype=agreed.input.dtype, output_name=agreed.output.name, output_kind=agreed.output.kind,
+        contract=contract, bgr=agreed.input.colour == "bgr", fixed_batch=fixed_batch,
     )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from dhox.errors import DhoxError, GateFailedError
 from dhox.evidence.ledger import accuracy_drops, losses
 from dhox.evidence.statistics import softmax
 from dhox.export.folding.fold import gate_images
-from dhox.export.half_precision.emulated import emulated
 from dhox.models.golden import TOLERANCE
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import pixels_of, predict
@@ -31,7 +30,6 @@ BATCH = 64
 CPU_RUNNERS = {
     "fp32": "ONNX Runtime CPU",
     "fp16": "ONNX Runtime CPU, which computes much of fp16 in fp32",
-    "bf16": "ONNX Runtime CPU, emulated: fp32 arithmetic, rounded to bf16 wherever a value is stored",
     "int8": "ONNX Runtime CPU, emulated: rounded to int8, computed in floating point",
 }
 # (kind, all of it): what the check images are, in words
@@ -124,11 +122,6 @@ def load_pixels(items: list[Item], preprocessing: Preprocessing, description: st
 def onnx_probs(content: bytes, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Probs of ONNX Runtime's CPU provider, float32 [N, C]."""
     return predict(OnnxSession(content), Tensors(preprocessing, kind), pixels)
-
-
-def cpu_graph(precision: str, content: bytes) -> bytes:
-    """What ONNX Runtime's CPU provider can run for a file: bf16, for which it has no kernels, emulated in fp32."""
-    return emulated(content) if precision == "bf16" else content
 
 
 def check_against_torch(precision: str, probs: np.ndarray, reference: np.ndarray) -> dict[str, Any]:

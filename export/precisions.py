@@ -8,12 +8,11 @@ from typing import Any
 from dhox.artefacts.common import Preprocessing
 from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
-from dhox.export.half_precision.convert import BF16_OPSET, QUANTISED_OPSET
+from dhox.export.half_precision.convert import QUANTISED_OPSET
 from dhox.export.parity import BATCH, CheckImages, load_pixels
 from dhox.export.quantization.int8 import to_int8
 from dhox.models.export_directory import in_batches
 
-HALVES = {"fp16": OPSET, "bf16": BF16_OPSET}  # and the opset of their files
 INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say
 
 
@@ -38,7 +37,7 @@ def converted(
     quantize_head: bool,
     max_drop: float | None,
 ) -> dict[str, Model]:
-    """The fp32 graph and, by name, what `wanted` (of fp16, bf16 and int8) asks for besides.
+    """The fp32 graph and, by name, what `wanted` (of fp16 and int8) asks for besides.
 
     Ranges are measured on `images.calibration`; int8 returns layers to fp16 until it loses at most `max_drop` points of
     top-1 to fp32 on `images.tuning`. `quantize_head`: int8 takes the last linear layer too. Raises DhoxError where a
@@ -49,10 +48,9 @@ def converted(
         return models
     pixels = load_pixels(images.calibration, preprocessing, "Reading calibration images")
     inputs = calibration_inputs(pixels, input_kind, preprocessing)
-    for dtype, opset in HALVES.items():
-        if dtype in wanted:
-            half = to_half(fp32, metadata, inputs, dtype)
-            models[dtype] = Model(half.content, opset, half.to_json())
+    if "fp16" in wanted:
+        half = to_half(fp32, metadata, inputs)
+        models["fp16"] = Model(half.content, OPSET, half.to_json())
     if "int8" in wanted:
         fp16 = models["fp16"].conversion if "fp16" in models else to_half(fp32, metadata, inputs).to_json()
         assert fp16 is not None

@@ -33,7 +33,7 @@ from dhox.export.folding.head_weights import head_weights, is_cosine
 from dhox.export.folding.refold import refold, with_features
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.integrations.emit import example_text
-from dhox.export.parity import check_against, cpu_graph, load_pixels, onnx_probs, teacher_probs, val_rows
+from dhox.export.parity import check_against, load_pixels, onnx_probs, teacher_probs, val_rows
 from dhox.export.quantization.int8 import lost_points
 from dhox.models.export_directory import SIDE_FILES, check_file, graph_input, read_manifest
 from dhox.runtimes.onnxruntime_api import open_session
@@ -233,9 +233,7 @@ def proof(
     checks = [check_rewritten("fp32", probs, expected, "heads.npz in numpy")]
     for entry in artefacts:
         if entry is not fp32:
-            answers = onnx_probs(
-                cpu_graph(entry["precision"], files[entry["file"]]), inputs, entry["input"], preprocessing
-            )
+            answers = onnx_probs(files[entry["file"]], inputs, entry["input"], preprocessing)
             checks.append(check_rewritten(entry["precision"], answers, probs, "the fp32 graph"))
     return probs, checks
 
@@ -287,7 +285,7 @@ def ledger_again(
         stages["two_head_torch"] = fold_probs(val, Fold("exact", fold.alpha, fold.beta))[rows]
         stages["folded_torch"] = fold_probs(val, fold)[rows]
     for entry in manifest["artefacts"]:
-        probs = onnx_probs(cpu_graph(entry["precision"], files[entry["file"]]), pixels, entry["input"], preprocessing)
+        probs = onnx_probs(files[entry["file"]], pixels, entry["input"], preprocessing)
         stages[f"onnx_{entry['precision']}"] = probs
     for entry in manifest["artefacts"]:
         probs, fp32 = stages[f"onnx_{entry['precision']}"], stages["onnx_fp32"]

@@ -44,7 +44,6 @@ from dhox.export.parity import (
     check_accuracy_drop,
     check_against_torch,
     check_images,
-    cpu_graph,
     load_pixels,
     onnx_probs,
     teacher_probs,
@@ -54,9 +53,7 @@ from dhox.models.export_directory import SIDE_FILES, graph_input
 from dhox.models.golden import TOLERANCE, golden_arrays
 from dhox.system.environment import now, versions
 
-MODEL_FILES = {
-    "fp32": "model.onnx", "fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "int8": "model.int8.onnx",
-}  # fmt: skip
+MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,6 @@ def export(
     fold_rule: str = "auto",
     fold_tolerance: float = 1.0,
     fp16: bool = False,
-    bf16: bool = False,
     int8: bool = False,
     int8_ranges: str = "minmax",
     quantize_head: bool = False,
@@ -88,7 +84,7 @@ def export(
 ) -> ExportResult:
     """Fold, export, check, and write the export directory `out`.
 
-    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `bf16`, `int8`:
+    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `int8`:
     files to write besides fp32; `int8_ranges`: one of qdq.METHODS; `quantize_head`: int8 takes the last linear layer
     too. `input_kind`: one of INPUT_KINDS.
     `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch, and int8 less than
@@ -125,7 +121,7 @@ def export(
         }
         module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, input_kind).eval()
         graph = Deployable(exportable(student.backbone), module.head, preprocessing, input_kind).eval()
-        wanted = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
+        wanted = [name for name, asked in (("fp16", fp16), ("int8", int8)) if asked]
         models = converted(
             export_onnx(graph, spec.image_size, metadata), metadata, wanted, images, preprocessing, input_kind,
             int8_ranges=int8_ranges, quantize_head=quantize_head, max_drop=max_accuracy_drop,
@@ -135,7 +131,7 @@ def export(
 
         # The proof: against torch, and stage by stage.
         answers = {
-            precision: onnx_probs(cpu_graph(precision, model.content), pixels, input_kind, preprocessing)
+            precision: onnx_probs(model.content, pixels, input_kind, preprocessing)
             for precision, model in models.items()
         }
         stages = {"torch": torch_probs(module, pixels, input_kind, preprocessing)}
@@ -193,7 +189,7 @@ def export(
             "checks": checks,
             "reject": reject,
             "artefacts": entries,
-            "default": next(precision for precision in ("int8", "fp16", "bf16", "fp32") if precision in models),
+            "default": next(precision for precision in ("int8", "fp16", "fp32") if precision in models),
             "environment": versions(),
         }  # fmt: skip
         write_bytes(folder / "example.py", example_text(manifest).encode())

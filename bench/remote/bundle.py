@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from dhox.artefacts.contract import read_contract_file
 from dhox.artefacts.files import EXPORT_FILE, sha256
 from dhox.data.dataset import Item, image_bytes
 from dhox.errors import DhoxError
 from dhox.models.export_directory import check_file, read_manifest
 from dhox.models.onnx_file import check_onnx
-from dhox.options.recipe import read_toml
 
 Source = Path | bytes | Item
 DATA_FILE = "data.csv"
@@ -115,7 +115,7 @@ def export_files(export: Path) -> dict[str, Path]:
 
 def class_files(contract: Path) -> list[str]:
     """The file that a contract names in place of a class list, if it names one."""
-    classes = read_toml(contract, "contract", "`dhox contract MODEL.onnx` drafts one.").get("classes")
+    classes = read_contract_file(contract).classes
     return [classes] if isinstance(classes, str) else []
 
 

@@ -28,7 +28,7 @@ from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
 from dhox.runtimes.tensorrt_session import EngineSession
 from dhox.runtimes.tensors import Tensors
 
-HALVES = {"fp16", "bf16"}  # int8's share is of multiply-adds, which a parsed network does not count
+HALF = "fp16"  # int8's share is of multiply-adds, which a parsed network does not count
 
 
 def parse_batches(text: str) -> tuple[int, int, int]:
@@ -128,7 +128,7 @@ def build_engine(
         start = time.perf_counter()
         compiled = compile_onnx(onnx, precision, trt, device, options, logger)
         seconds = time.perf_counter() - start
-        promised = entry["conversion"]["share"] if precision in HALVES else None
+        promised = entry["conversion"]["share"] if precision == HALF else None
         if device is None:
             layers, source = layers_of_log(logger.layers), "builder's log"
             proof = precision_record(engine_precision(layers, compiled.products, precision), source)

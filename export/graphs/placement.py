@@ -63,7 +63,7 @@ def shape_arithmetic(content: bytes) -> list[str]:
 def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[str, int] | str:
     """Number of nodes by provider in one run on CUDA, or "not run: REASON".
 
-    Raises GateFailedError where a node of an fp32 or fp16 graph ran anywhere but on CUDA; bf16 and int8 are for
+    Raises GateFailedError where a node of an fp32 or fp16 graph ran anywhere but on CUDA; int8 is for
     TensorRT, and ONNX Runtime need not have a CUDA kernel for each of their nodes.
     """
     if PROVIDERS["cuda"] not in available_providers():

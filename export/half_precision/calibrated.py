@@ -1,4 +1,4 @@
-"""fp32 ONNX to half precision by what real images show: which nodes must stay fp32, and why (no torch).
+"""fp32 ONNX to fp16 by what real images show: which nodes must stay fp32, and why (no torch).
 
 In order: what is always kept (`half.fp32_nodes`), what overflows or vanishes on the images, the last linear layer where
 rounded logits would cost, and then, if the probabilities still differ too much, the nodes that do the most damage.
@@ -39,8 +39,8 @@ MARGIN = 4.0  # other images may give values this many times larger
 AIM = 0.5  # the share of the tolerance that these images may use up: others differ more
 LOGIT_SHARE = 0.25  # the share of the tolerance that rounded logits may use up
 WORST_IMAGES = 8  # on which the damage of single nodes is measured
-SMALLEST = {"fp16": 2.0**-14, "bf16": 2.0**-126}  # smaller values lose bits
-ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}  # largest relative error of rounding a value
+SMALLEST = 2.0**-14  # smaller values lose bits
+ROUNDING = 2.0**-11  # largest relative error of rounding a value
 PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -71,23 +71,23 @@ def calibration_inputs(pixels: np.ndarray, kind: str, preprocessing: Preprocessi
     return list(in_batches(chosen, kind, preprocessing, BATCH))
 
 
-def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray], dtype: str = "fp16") -> Half:
+def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Half:
     """Convert an fp32 file of dhox by what it computes on `inputs`: batches of real images as its input takes them.
 
-    `dtype`: fp16 or bf16. Raises DhoxError where the fp32 graph itself is not finite, or where nothing could be half.
+    Raises DhoxError where the fp32 graph itself is not finite, or where nothing could be half.
     """
     graph = typed_graph(fp32).graph
     ranges = measure_ranges(fp32, inputs)
     check_finite(graph, ranges)
     session = open_session(fp32)
     reference = [session.run(["probs"], {"image": batch})[0] for batch in inputs]
-    tolerance = TOLERANCE[dtype]
-    kept = joined(graph, reasons(graph, ranges, dtype, tolerance))
-    content, differences = attempt(fp32, metadata, kept, inputs, reference, dtype)
+    tolerance = TOLERANCE["fp16"]
+    kept = joined(graph, reasons(graph, ranges, tolerance))
+    content, differences = attempt(fp32, metadata, kept, inputs, reference)
     if max(differences) > AIM * tolerance:
         worst = np.argsort(differences)[::-1][:WORST_IMAGES]
-        kept = mended(fp32, metadata, kept, inputs, reference, worst, dtype)
-        content, differences = attempt(fp32, metadata, kept, inputs, reference, dtype)
+        kept = mended(fp32, metadata, kept, inputs, reference, worst)
+        content, differences = attempt(fp32, metadata, kept, inputs, reference)
 
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     why = kept | fp32_nodes(graph)
@@ -96,8 +96,8 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray],
     if not share:
         raise DhoxError(
             f"Every convolution and matrix product would stay fp32 ({products[0]}: {why[products[0]]}), so the "
-            f"{dtype} file would not be one.",
-            f"Export without --{dtype}.",
+            "fp16 file would not be one.",
+            "Export without --fp16.",
         )
     floats = float_tensors(graph)
     listed = [
@@ -113,10 +113,10 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray],
 
 def attempt(
     fp32: bytes, metadata: dict[str, Any], kept: dict[str, str], inputs: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray], dtype: str,
+    reference: Sequence[np.ndarray],
 ) -> tuple[bytes, list[float]]:  # fmt: skip
     """The converted file, and its largest difference of a probability on each image, emulated."""
-    content = convert(fp32, metadata, kept, dtype)
+    content = convert(fp32, metadata, kept)
     session = open_session(emulated(content))
     differences: list[float] = []
     for batch, expected in zip(inputs, reference, strict=True):
@@ -135,7 +135,7 @@ def check_finite(graph: onnx.GraphProto, ranges: Ranges) -> None:
             )
 
 
-def reasons(graph: onnx.GraphProto, ranges: Ranges, dtype: str, tolerance: float) -> dict[str, str]:
+def reasons(graph: onnx.GraphProto, ranges: Ranges, tolerance: float) -> dict[str, str]:
     """Nodes that cannot be half precision on these images, and why."""
     weights = {
         tensor.name: float(abs(numpy_helper.to_array(tensor)).max(initial=0.0))
@@ -146,7 +146,7 @@ def reasons(graph: onnx.GraphProto, ranges: Ranges, dtype: str, tolerance: float
     tail = [node for node in graph.node if always.get(node.name) == TAIL]
     tail_inputs = {name for node in tail for name in node.input}
     logits = max((ranges.largest[node.input[0]] for node in tail if node.op_type == "Softmax"), default=0.0)
-    shift = logits * ROUNDING[dtype] / 2  # a softmax moves by at most half of what its logits move by
+    shift = logits * ROUNDING / 2  # a softmax moves by at most half of what its logits move by
     found = {}
     for node in graph.node:
         if node.name in always:
@@ -155,14 +155,14 @@ def reasons(graph: onnx.GraphProto, ranges: Ranges, dtype: str, tolerance: float
         inside = [weights[name] for name in node.input if name in weights]
         divisors = [ranges.smallest[name] for name in [*node.input, *node.output] if name in ranges.smallest]
         largest = max(values, default=0.0)
-        if max(inside, default=0.0) > LARGEST[dtype]:
-            found[node.name] = f"weights up to {max(inside):.3g}, beyond {dtype}"
-        elif largest > LARGEST[dtype] / MARGIN:
-            found[node.name] = f"values up to {largest:.3g}, too near to {dtype}'s {LARGEST[dtype]:g}"
-        elif ranges.sums.get(node.name, 0.0) > LARGEST[dtype]:
-            found[node.name] = f"sums up to {ranges.sums[node.name]:.3g}, beyond {dtype}"
-        elif min(divisors, default=1.0) < SMALLEST[dtype]:
-            found[node.name] = f"a divisor or root of {min(divisors):.3g}, where {dtype} loses bits"
+        if max(inside, default=0.0) > LARGEST:
+            found[node.name] = f"weights up to {max(inside):.3g}, beyond fp16"
+        elif largest > LARGEST / MARGIN:
+            found[node.name] = f"values up to {largest:.3g}, too near to fp16's {LARGEST:g}"
+        elif ranges.sums.get(node.name, 0.0) > LARGEST:
+            found[node.name] = f"sums up to {ranges.sums[node.name]:.3g}, beyond fp16"
+        elif min(divisors, default=1.0) < SMALLEST:
+            found[node.name] = f"a divisor or root of {min(divisors):.3g}, where fp16 loses bits"
         elif node.op_type in LINEAR_OPS and set(node.output) & tail_inputs and shift > LOGIT_SHARE * tolerance:
             found[node.name] = f"logits up to {logits:.3g}: rounded, they move a probability by up to {shift:.2g}"
     return found
@@ -195,7 +195,7 @@ def joined(graph: onnx.GraphProto, kept: dict[str, str]) -> dict[str, str]:
 
 def mended(
     fp32: bytes, metadata: dict[str, Any], kept: dict[str, str], inputs: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray], worst: np.ndarray, dtype: str,
+    reference: Sequence[np.ndarray], worst: np.ndarray,
 ) -> dict[str, str]:  # fmt: skip
     """`kept` with the fewest of the most harmful nodes that bring the difference on all images to AIM of the tolerance.
 
@@ -205,7 +205,7 @@ def mended(
     images, expected = np.concatenate(inputs)[worst], np.concatenate(reference)[worst]
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     candidates = [node.name for node in graph.node if node.name not in full and node.op_type not in MOVING_OPS]
-    damage = node_damage(fp32, candidates, images, expected, dtype)
+    damage = node_damage(fp32, candidates, images, expected)
     order = sorted(candidates, key=lambda name: -damage[name])
 
     def with_worst(count: int) -> dict[str, str]:
@@ -215,6 +215,6 @@ def mended(
     low, high = 0, len(order)  # too few, enough
     while high - low > 1:
         middle = (low + high) // 2
-        fits = max(attempt(fp32, metadata, with_worst(middle), inputs, reference, dtype)[1]) <= AIM * TOLERANCE[dtype]
+        fits = max(attempt(fp32, metadata, with_worst(middle), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
         low, high = (low, middle) if fits else (middle, high)
     return with_worst(high)

@@ -1,4 +1,4 @@
-"""fp32 ONNX bytes to half precision, with the types written into the graph (no torch).
+"""fp32 ONNX bytes to fp16, with the types written into the graph (no torch).
 
 TensorRT 11 has no other way to fp16, and strongly typed TensorRT 10 reads the same file. `convert` types a graph as it
 is told; `to_half` (export/half_precision/calibrated.py) finds out on real images what has to stay fp32.
@@ -16,8 +16,7 @@ from onnx import TensorProto, numpy_helper
 from dhox.errors import DhoxError
 from dhox.export.graphs.onnx_contract import OPSET, finish
 
-TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
+LARGEST = 65504.0
 PREPROCESSING_OPS = {"Cast", "Transpose", "Sub", "Mul", "Div"}
 LINEAR_OPS = {"Gemm", "MatMul"}
 NORM_OPS = {"ReduceL2"}  # |z| of a cosine KD head: its squares would overflow fp16
@@ -25,16 +24,15 @@ ROOTS = {"Sqrt", "Reciprocal"}  # behind a mean of squares: a norm that is not o
 TAIL = "the head's tail"
 FP32_INPUTS = {"Resize": (1, 2)}  # roi and scales are float32 by the operator's definition
 QUANTISED_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take half types
-BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
 SMALLEST_SCALE = 2.0**-17  # fp16 rounds a scale above it by less than half a step of int8 (1/127) at full range
 
 
-def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dtype: str = "fp16") -> bytes:
-    """Type a file of dhox: half precision between the normalisation and the head's tail, but for the nodes `kept`.
+def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> bytes:
+    """Type a file of dhox: fp16 between the normalisation and the head's tail, but for the nodes `kept`.
 
-    `model`: fp32, opset 18. The file has the first opset whose operators take the types: 18 for fp16, 19 with
-    QuantizeLinear and DequantizeLinear, 22 for bf16. `kept`: name of a node -> why it stays fp32. `dtype`: fp16 or
-    bf16. One Cast stands at each border. Raises DhoxError where a weight of a half node is beyond the type.
+    `model`: fp32, opset 18. The file has the first opset whose operators take the types: 18, or 19 with
+    QuantizeLinear and DequantizeLinear. `kept`: name of a node -> why it stays fp32. One Cast stands at each border.
+    Raises DhoxError where a weight of a half node is beyond fp16.
 
     ONNX Runtime runs the half Q/DQ pairs as they stand with the session option session.disable_quant_qdq = 1.
     """
@@ -55,8 +53,8 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
     cast: set[str] = set()
     for node in graph.node:
         is_half = node.name not in full
-        target, suffix = (TYPES[dtype], dtype) if is_half else (TensorProto.FLOAT, "fp32")
-        if is_half and dtype == "fp16" and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        target, suffix = (TensorProto.FLOAT16, "fp16") if is_half else (TensorProto.FLOAT, "fp32")
+        if is_half and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             raise_scale(node, weights, added)
         for position, name in enumerate(node.input):
             if is_half and position in FP32_INPUTS.get(node.op_type, ()):
@@ -64,8 +62,8 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
             tensor = added.get(name) or weights.get(name)
             if tensor is not None:
                 if is_half and tensor.data_type == TensorProto.FLOAT:
-                    node.input[position] = f"{name}_{dtype}"
-                    added[f"{name}_{dtype}"] = half_tensor(tensor, node, dtype)
+                    node.input[position] = f"{name}_fp16"
+                    added[f"{name}_fp16"] = half_tensor(tensor, node)
             elif name in floats and (name in half_outputs) != is_half:
                 casted = f"{name}_{suffix}"
                 if casted not in cast:
@@ -73,7 +71,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
                     cast.add(casted)
                 node.input[position] = casted
         if is_half:
-            retype_attributes(node, dtype)
+            retype_attributes(node)
         nodes.append(node)
 
     used = {name for node in nodes for name in node.input}
@@ -81,9 +79,9 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str], dty
     for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
         graph.ClearField(field)
         getattr(graph, field).extend(content)
-    # Up to 22 these operators gained only types, and attributes with the old behaviour as default (a test holds this).
+    # Up to 19 these operators gained only types, and attributes with the old behaviour as default (a test holds this).
     quantised = any(node.op_type == "QuantizeLinear" for node in nodes)
-    opset = BF16_OPSET if dtype == "bf16" else QUANTISED_OPSET if quantised else OPSET
+    opset = QUANTISED_OPSET if quantised else OPSET
     next(entry for entry in source.opset_import if not entry.domain).version = opset
     return finish(onnx.shape_inference.infer_shapes(source, strict_mode=True), metadata, opset)
 
@@ -172,16 +170,16 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
     graph.node.extend(rest)
 
 
-def half_tensor(tensor: TensorProto, node: onnx.NodeProto, dtype: str) -> TensorProto:
-    """A float32 initializer of `node` in `dtype`, under a name of its own."""
+def half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:
+    """A float32 initializer of `node` in fp16, under a name of its own."""
     array = numpy_helper.to_array(tensor)
-    if not (abs(array) <= LARGEST[dtype]).all():
+    if not (abs(array) <= LARGEST).all():
         raise DhoxError(
-            f"The weight {tensor.name} of {node.name} ({node.op_type}) holds {abs(array).max():.3g}, beyond {dtype}.",
-            f"Export without --{dtype}.",
+            f"The weight {tensor.name} of {node.name} ({node.op_type}) holds {abs(array).max():.3g}, beyond fp16.",
+            "Export without --fp16.",
         )
-    half = array.astype(onnx.helper.tensor_dtype_to_np_dtype(TYPES[dtype]))
-    return numpy_helper.from_array(half, f"{tensor.name}_{dtype}")
+    half = array.astype(np.float16)
+    return numpy_helper.from_array(half, f"{tensor.name}_fp16")
 
 
 def raise_scale(node: onnx.NodeProto, weights: Mapping[str, TensorProto], added: dict[str, TensorProto]) -> None:
@@ -205,10 +203,10 @@ def raise_scale(node: onnx.NodeProto, weights: Mapping[str, TensorProto], added:
     node.input[1] = f"{node.input[1]}_raised"
 
 
-def retype_attributes(node: onnx.NodeProto, dtype: str) -> None:
+def retype_attributes(node: onnx.NodeProto) -> None:
     """float32 inside a half node's attributes: the target of a Cast, the value of a ConstantOfShape."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-            attribute.i = TYPES[dtype]
+            attribute.i = TensorProto.FLOAT16
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(half_tensor(attribute.t, node, dtype))
+            attribute.t.CopyFrom(half_tensor(attribute.t, node))

@@ -1,8 +1,8 @@
 """A half-precision graph in fp32 arithmetic, rounded wherever it stores a value (no torch).
 
 This is what a tensor core does: it reads half values, multiplies and adds in fp32, and stores half. ONNX Runtime's CPU
-provider does something else: it has kernels for few fp16 operators and for next to none in bf16, computes the others
-in fp32, and rounds between some of them only. So precision is judged on this graph, and reports say "emulated".
+provider does something else: it has kernels for few fp16 operators, computes the others in fp32, and rounds between
+some of them only. So precision is judged on this graph, and reports say "emulated".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from dhox.export.half_precision.convert import constants_to_initializers
 
-HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+HALF = TensorProto.FLOAT16
 # Operators whose outputs are among their inputs, or constants: nothing to round
 MOVING_OPS = {
     "Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape", "Slice", "Split", "Squeeze",
@@ -22,20 +22,16 @@ MOVING_OPS = {
 
 
 def emulated(model: bytes) -> bytes:
-    """The fp32 graph that answers as `model` (fp16 or bf16 in its types) does where products are summed in fp32."""
+    """The fp32 graph that answers as `model` (fp16 in its types) does where products are summed in fp32."""
     source = typed_graph(model)
     graph = source.graph
-    half = {
-        value.name: value.type.tensor_type.elem_type
-        for value in graph.value_info
-        if value.type.tensor_type.elem_type in HALF_TYPES
-    }
+    half = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == HALF}
     nodes = []
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALF_TYPES:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == HALF:
                 attribute.i = TensorProto.FLOAT
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALF_TYPES:
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == HALF:
                 attribute.t.CopyFrom(single(attribute.t))
         nodes.append(node)
         for position, name in enumerate(node.output):
@@ -43,9 +39,9 @@ def emulated(model: bytes) -> bytes:
                 continue
             exact, rounded = f"{name}_exact", f"{name}_rounded"
             node.output[position] = exact
-            nodes.append(onnx.helper.make_node("Cast", [exact], [rounded], f"{rounded}_down", to=half[name]))
+            nodes.append(onnx.helper.make_node("Cast", [exact], [rounded], f"{rounded}_down", to=HALF))
             nodes.append(onnx.helper.make_node("Cast", [rounded], [name], f"{rounded}_up", to=TensorProto.FLOAT))
-    initializers = [single(tensor) if tensor.data_type in HALF_TYPES else tensor for tensor in graph.initializer]
+    initializers = [single(tensor) if tensor.data_type == HALF else tensor for tensor in graph.initializer]
     for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
         graph.ClearField(field)
         getattr(graph, field).extend(content)

@@ -9,19 +9,17 @@ import onnx
 from onnx import TensorProto
 
 from dhox.console import progress_bar
-from dhox.export.half_precision.convert import FP32_INPUTS, TYPES, float_tensors
+from dhox.export.half_precision.convert import FP32_INPUTS, float_tensors
 from dhox.runtimes.onnxruntime_api import open_session
 
 
-def node_damage(
-    model: bytes, nodes: Sequence[str], image: np.ndarray, reference: np.ndarray, dtype: str
-) -> dict[str, float]:
-    """Largest difference of a probability for each of `nodes` of an fp32 graph, where it alone is in `dtype`.
+def node_damage(model: bytes, nodes: Sequence[str], image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Largest difference of a probability for each of `nodes` of an fp32 graph, where it alone is fp16.
 
     Half means: what the node reads, its weights among it, and what it writes are rounded; it sums in fp32. `image`: a
     batch as the graph takes it; `reference`: its fp32 probs [N, C]. Infinite where an answer is not finite.
     """
-    session = open_session(switched(model, nodes, dtype))
+    session = open_session(switched(model, nodes))
     answers = {}
     with progress_bar("Measuring nodes in half precision", len(nodes)) as advance:
         for name in nodes:
@@ -36,7 +34,7 @@ def largest_difference(probs: np.ndarray, reference: np.ndarray) -> float:
     return float(abs(probs - reference).max()) if np.isfinite(probs).all() else float("inf")
 
 
-def switched(model: bytes, names: Sequence[str], dtype: str) -> bytes:
+def switched(model: bytes, names: Sequence[str]) -> bytes:
     """The fp32 graph with an input `half/NODE`, bool [], for each node in `names`: whether it rounds."""
     source = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
     graph = source.graph
@@ -45,7 +43,7 @@ def switched(model: bytes, names: Sequence[str], dtype: str) -> bytes:
 
     def rounded(value: str, switch: str, output: str) -> None:
         down, up = f"{output}/down", f"{output}/up"
-        nodes.append(onnx.helper.make_node("Cast", [value], [down], to=TYPES[dtype]))
+        nodes.append(onnx.helper.make_node("Cast", [value], [down], to=TensorProto.FLOAT16))
         nodes.append(onnx.helper.make_node("Cast", [down], [up], to=TensorProto.FLOAT))
         nodes.append(onnx.helper.make_node("Where", [switch, up, value], [output]))
 

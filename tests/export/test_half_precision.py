@@ -159,8 +159,9 @@ def linear() -> bytes:
     return export_onnx(Deployable(PixelFeatures(), head, preprocessing, "uint8-nhwc").eval(), 4, {})
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("fp16", 13), ("bf16", 16)])
-def test_emulation_rounds_what_is_stored_and_sums_in_fp32(linear: bytes, dtype: str, bits: int) -> None:
+def test_emulation_rounds_what_is_stored_and_sums_in_fp32(linear: bytes) -> None:
+    bits = 13  # that fp16 has less than fp32
+
     def rounded(x: np.ndarray) -> np.ndarray:
         """float32 rounded to nearest even at the `bits` last bits."""
         whole = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.int64)
@@ -172,7 +173,7 @@ def test_emulation_rounds_what_is_stored_and_sums_in_fp32(linear: bytes, dtype: 
     z = rounded(rounded(x).clip(0).reshape(len(batch), -1) * rounded(np.array([0.3], np.float32)))
     logits = rounded(z @ rounded(WEIGHT).T)
     expected = np.exp(logits - logits.max(1, keepdims=True))
-    answer = probs(emulated(convert(linear, {}, {}, dtype)), batch)
+    answer = probs(emulated(convert(linear, {}, {})), batch)
     assert abs(answer - expected / expected.sum(1, keepdims=True)).max() < 1e-5
 
 
@@ -248,22 +249,12 @@ def test_ranges_are_those_of_the_tensors(linear: bytes) -> None:
 def test_damage_of_single_nodes(fp32: bytes) -> None:
     graph = typed_graph(fp32).graph
     nodes = [node.name for node in graph.node if node.op_type in {"Conv", "Gemm", "Relu"}]
-    damage = node_damage(fp32, nodes, pixels(SIZE), probs(fp32), "fp16")
-    coarse = node_damage(fp32, nodes, pixels(SIZE), probs(fp32), "bf16")
-    assert 0 < 3 * sum(damage.values()) < sum(coarse.values())  # 8 times coarser
+    damage = node_damage(fp32, nodes, pixels(SIZE), probs(fp32))
+    assert sum(damage.values()) > 0
     for name in (nodes[0], nodes[-1]):  # the same as a file in which everything else is fp32
         others = {node.name: "" for node in graph.node if node.name != name}
         alone = largest_difference(probs(emulated(convert(fp32, {}, others))), probs(fp32))
         assert damage[name] == pytest.approx(alone, abs=1e-6)
-
-
-def test_bf16_files(fp32: bytes, large: bytes) -> None:
-    half = to_half(fp32, {}, [pixels(SIZE)], "bf16")
-    model = onnx.load_from_string(half.content)
-    assert (model.ir_version, [(e.domain, e.version) for e in model.opset_import]) == (10, [("", 22)])
-    assert half.difference <= 1e-2
-    assert build(half.content)["BF16"] > build(half.content)["FLOAT"]
-    assert to_half(large, {}, [pixels(SIZE)], "bf16").share == half.share  # nothing overflows
 
 
 class OneBatch(CalibrationDataReader):  # type: ignore[misc]

@@ -255,16 +255,16 @@ def test_int8_weights_get_new_scales(per_channel: bool, half: bool) -> None:
     assert refold(changed.SerializeToString(deterministic=True), new, old, {}) == content  # there and back
 
 
-def test_bfloat16_and_refusals() -> None:
+def test_fp16_and_refusals() -> None:
     old, new = two_folds()
 
     def graph(weight: np.ndarray, *more: onnx.NodeProto) -> bytes:
         tensors = [
-            helper.make_tensor("head.linear.weight_bf16", TensorProto.BFLOAT16, (3, 4), weight.ravel().tolist()),
+            helper.make_tensor("head.linear.weight_fp16", TensorProto.FLOAT16, (3, 4), weight.ravel().tolist()),
             numpy_helper.from_array(old["linear.bias"], "head.linear.bias"),
         ]
         nodes = [
-            helper.make_node("Cast", ["head.linear.weight_bf16"], ["w"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["head.linear.weight_fp16"], ["w"], to=TensorProto.FLOAT),
             helper.make_node("Gemm", ["image", "w", "head.linear.bias"], ["logits"], transB=1),
             helper.make_node("Softmax", ["logits"], ["probs"]),
         ]

@@ -24,7 +24,6 @@ def export(
     fold_rule: Annotated[str, typer.Option(help="linear (C rows), exact (2C rows), or auto: linear where validation shows it is not worse.", metavar="auto|linear|exact")] = "auto",
     fold_tolerance: Annotated[float, typer.Option(help="Points of accuracy that auto may risk (one-sided 95 % bound).", min=0.0)] = 1.0,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write model.fp16.onnx, and make it the default.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Also write model.bf16.onnx.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Also write model.int8.onnx, calibrated on unlabelled images, and make it the default. Layers that cost too much accuracy stay fp16.")] = False,
     int8_ranges: Annotated[str, typer.Option(help="With --int8: the largest values seen, or their 99.999 % percentile (where a few values lie far out).", metavar="minmax|percentile")] = "minmax",
     quantize_head: Annotated[bool, typer.Option("--quantize-head", help="int8 for the last linear layer too.")] = False,
@@ -32,7 +31,7 @@ def export(
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Points of validation accuracy that a file may lose to the student in torch; beyond: exit 3.", show_default="report only", min=0.0)] = None,
     reject_coverage: Annotated[float | None, typer.Option(help="Share of validation images to be answered; below that threshold predict says unknown. In (0, 1].", show_default="answer all")] = None,
     tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Build TensorRT engines for this machine into EXPORT/engines.")] = False,
-    precision: Annotated[list[str] | None, typer.Option(help="With --tensorrt: model to build; repeatable.", show_default="the export's default", metavar="fp32|fp16|bf16|int8")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="With --tensorrt: model to build; repeatable.", show_default="the export's default", metavar="fp32|fp16|int8")] = None,
     batch: Annotated[str, typer.Option(help="With --tensorrt: batch sizes, smallest, usual, largest.", metavar="MIN:OPT:MAX")] = "1:8:16",
     workspace: Annotated[int | None, typer.Option(help="With --tensorrt: memory limit of the builder in MiB, for small boards.", show_default="TensorRT's", min=1)] = None,
     version_compatible: Annotated[bool, typer.Option("--version-compatible", help="With --tensorrt: runs with later TensorRT versions, somewhat slower.")] = False,
@@ -80,7 +79,7 @@ def export(
         if not tensorrt and not emit:
             raise UsageError(f"{directory} is an export already.", "Give --tensorrt or --emit, or the run directory.")
     else:
-        written = {"fp32"} | {name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked}
+        written = {"fp32"} | {name for name, asked in (("fp16", fp16), ("int8", int8)) if asked}
         lacking = sorted(set(precision or []) - written)
         if lacking:
             raise UsageError(f"--precision {lacking[0]} is not among the models to be written.", f"Add --{lacking[0]}.")
@@ -99,7 +98,7 @@ def export(
 
         result = run_export(
             directory, out or directory / "export", fold_heads=fold_heads, fold_rule=fold_rule,
-            fold_tolerance=fold_tolerance, fp16=fp16, bf16=bf16, int8=int8, int8_ranges=int8_ranges,
+            fold_tolerance=fold_tolerance, fp16=fp16, int8=int8, int8_ranges=int8_ranges,
             quantize_head=quantize_head, input_kind=input_kind, max_accuracy_drop=max_accuracy_drop, reject_coverage=reject_coverage, data=data,
             overwrite=overwrite,
         )  # fmt: skip

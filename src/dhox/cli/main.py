@@ -15,7 +15,7 @@ from dhox.cli.bench import bench
 from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
 from dhox.cli.compare import compare
 from dhox.cli.export import export
-from dhox.cli.sweep import contract, sweep
+from dhox.cli.sweep import sweep
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError
 
@@ -52,7 +52,6 @@ app.command(epilog=retune.EXAMPLES)(retune.retune)
 app.command(epilog=import_dho.EXAMPLES)(import_dho.import_dho)
 app.command()(export)
 app.command()(sweep)
-app.command()(contract)
 app.command()(bench)
 app.command()(compare)
 
@@ -71,7 +70,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 3,
     device: Annotated[str, typer.Option(help="tensorrt: the newest engine of the export that fits this machine.", metavar="auto|cpu|cuda|tensorrt")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|bf16|int8", show_default="the export's choice; fp32 on the CPU")] = None,
+    precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|int8", show_default="the export's choice; fp32 on the CPU")] = None,
     trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip

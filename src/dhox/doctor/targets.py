@@ -49,7 +49,7 @@ PRECISIONS = {
 }
 # By TensorRT before 10, as far as docs/operators.md of onnx/onnx-tensorrt was read.
 NEWEST_OPSET: dict[tuple[int, ...], int] = {(8, 0): 13, (8, 2): 13, (8, 5): 17}
-OURS = "dhox writes opset 18 (int8: 19, bf16: 22), IR 10"
+OURS = "dhox writes opset 18 (int8: 19), IR 10"
 
 
 def parse_target(text: str) -> tuple[Board, JetPack]:
@@ -188,8 +188,8 @@ def onnx_limit(version: tuple[int, ...]) -> str:
         return f"opset {NEWEST_OPSET[version[:2]]} in TensorRT's parser; {OURS}, which is newer"
     if version[0] < 10:
         return f"not known of this TensorRT's parser; {OURS}, which may be too new"
-    newest, fits = (24, "which fits") if version >= (10, 15) else (20, "which fits but for bf16")
-    return f"opset {newest} in TensorRT's parser; {OURS}, {fits}"
+    newest = 24 if version >= (10, 15) else 20
+    return f"opset {newest} in TensorRT's parser; {OURS}, which fits"
 
 
 def onnxruntime_route(jetpack: JetPack) -> str:

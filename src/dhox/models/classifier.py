@@ -14,7 +14,7 @@ from dhox.artefacts.common import Preprocessing
 from dhox.errors import DhoxError
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import artefact, check_file, read_manifest
-from dhox.runtimes.onnxruntime_api import NO_CPU_KERNELS, default_device
+from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import ImageLike, predict
 from dhox.runtimes.runtime import Session
@@ -38,11 +38,6 @@ class ExportedModel:
             self.entry = artefact(manifest, self.session.facts.precision_asked)
         else:
             self.entry = artefact(manifest, precision)
-            if device == "cpu" and self.entry["precision"] in NO_CPU_KERNELS:
-                raise DhoxError(
-                    f"ONNX Runtime's CPU provider cannot run {self.entry['precision']}.",
-                    "Use --precision fp32, or a GPU.",
-                )
             file = check_file(export, self.entry["file"], self.entry["sha256"])
             self.session = OnnxSession(file, device, precision=self.entry["precision"])
         self.classes = [entry["name"] for entry in manifest["classes"]]

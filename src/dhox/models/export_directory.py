@@ -15,7 +15,7 @@ from dhox.data.images import INTERPOLATIONS
 from dhox.errors import DhoxError
 from dhox.runtimes.tensors import INPUT_KINDS, Tensors
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
 MANIFEST_KEYS = {
     "run", "skipped", "student", "teacher", "n_selection_labels", "searched", "evidence", "comparison", "checks",

@@ -20,7 +20,6 @@ DTYPES = {
 }  # fmt: skip
 WEIGHT_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
-PASSING = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze"}  # what may stand between Softmax and the output
 
 
 @dataclass(frozen=True)
@@ -40,47 +39,35 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph. `inputs`: without initialisers that old files list among them. `last_op`: for each output, the
-    operator that makes it, casts and reshapes aside. `precision`: what most weights are stored as; int8 with Q/DQ.
-    `weights`: how many numbers the initialisers and constants hold, by dtype.
+    """The main graph. `inputs`: without initialisers that old files list among them. `precision`: what most weights are
+    stored as; int8 with Q/DQ.
     """
 
     inputs: list[Tensor]
     outputs: list[Tensor]
-    last_op: dict[str, str]
     precision: str
-    weights: dict[str, int]
-    producer: str
-    metadata: dict[str, str]
 
 
 def read_graph(path: Path) -> Graph:
     """Read an ONNX file. Raises DhoxError where it is none, is damaged, or reaches out of its folder."""
-    metadata = check_onnx(path).metadata
+    check_onnx(path)
     try:
-        return walk(path.read_bytes(), metadata)
+        return walk(path.read_bytes())
     except (DamagedError, UnicodeDecodeError) as err:
         raise DhoxError(f"{path} is not an ONNX file, or is damaged ({err}).", "Copy it again.") from err
 
 
-def walk(content: bytes, metadata: dict[str, str]) -> Graph:
+def walk(content: bytes) -> Graph:
     """The graph of a ModelProto."""
-    producer, graph = "", memoryview(b"")
-    for number, value in fields(memoryview(content)):
-        if number == 2:
-            producer = text(value)
-        elif number == 7:
-            graph = block(value)
+    graph = next((block(value) for number, value in fields(memoryview(content)) if number == 7), memoryview(b""))
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-    made_by: dict[str, tuple[str, str]] = {}  # output -> (operator, its first input)
-    weights: Counter[str] = Counter()
+    weights: Counter[str] = Counter()  # how many numbers, by dtype
     initialisers: set[str] = set()
     quantised = False
     for number, value in fields(graph):
         if number == 1:
-            op, takes, gives, constants = node(block(value))
-            made_by |= dict.fromkeys(gives, (op, takes[0] if takes else ""))
+            op, constants = node(block(value))
             quantised = quantised or op in QUANTISERS
             for _, dtype, count in constants:
                 weights[dtype] += count
@@ -94,40 +81,19 @@ def walk(content: bytes, metadata: dict[str, str]) -> Graph:
             outputs.append(described(block(value)))
     floats = {dtype: count for dtype, count in weights.items() if dtype in WEIGHT_PRECISIONS}
     stored = WEIGHT_PRECISIONS[max(floats, key=floats.__getitem__)] if floats else "fp32"
-    return Graph(
-        [entry for entry in inputs if entry.name not in initialisers],
-        outputs,
-        {entry.name: last_operator(entry.name, made_by) for entry in outputs},
-        "int8" if quantised else stored,
-        dict(weights),
-        producer,
-        metadata,
-    )
+    inputs = [entry for entry in inputs if entry.name not in initialisers]
+    return Graph(inputs, outputs, "int8" if quantised else stored)
 
 
-def last_operator(name: str, made_by: dict[str, tuple[str, str]]) -> str:
-    """The operator that makes a tensor, behind casts and reshapes; empty where nothing does."""
-    op, before = made_by.get(name, ("", ""))
-    for _ in range(len(made_by)):
-        if op not in PASSING or before not in made_by:
-            break
-        op, before = made_by[before]
-    return op
-
-
-def node(message: memoryview) -> tuple[str, list[str], list[str], list[tuple[str, str, int]]]:
-    """(operator, inputs, outputs, tensors in its attributes) of a NodeProto."""
-    op, takes, gives, constants = "", [], [], []
+def node(message: memoryview) -> tuple[str, list[tuple[str, str, int]]]:
+    """(operator, tensors in its attributes) of a NodeProto."""
+    op, constants = "", []
     for number, value in fields(message):
-        if number == 1:
-            takes.append(text(value))
-        elif number == 2:
-            gives.append(text(value))
-        elif number == 4:
+        if number == 4:
             op = text(value)
         elif number == 5:
             constants += [tensor(block(entry)) for field, entry in fields(block(value)) if field == 5]
-    return op, takes, gives, constants
+    return op, constants
 
 
 def tensor(message: memoryview) -> tuple[str, str, int]:

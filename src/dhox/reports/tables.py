@@ -32,7 +32,6 @@ STAGES = {
     "torch": "torch",
     "onnx_fp32": "ONNX fp32",
     "onnx_fp16": "ONNX fp16",
-    "onnx_bf16": "ONNX bf16",
     "onnx_int8": "ONNX int8",
 }
 
