@@ -12,6 +12,7 @@ import onnx
 import pytest
 from tensorrt_rtx_build import build
 
+import dhox
 from dhox.artefacts.files import read_npz, sha256
 from dhox.bench.run import bench
 from dhox.errors import DhoxError, GateFailedError
