@@ -1,0 +1,295 @@
+"""A run as sections: what its student answers, how it was trained, and with its export and bench what ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.common import Accuracy
+from dhox.artefacts.files import BENCH_FILE, EXPORT_FILE, RUN_FILE, newest, sha256
+from dhox.artefacts.ledger import LEDGER_FILE, Ledger
+from dhox.artefacts.manifest import Manifest
+from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
+from dhox.artefacts.record import read_record, schema_of
+from dhox.artefacts.run import Run, read_run
+from dhox.artefacts.run_directory import RunDirectory, open_run
+from dhox.artefacts.selection import Selection
+from dhox.errors import DhoxError
+from dhox.evidence.dho_inference import dho_probs
+from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
+from dhox.export.folding.fold import fold_probs
+from dhox.reports.charts import svg
+from dhox.reports.html import write_page
+from dhox.reports.pages.bench import (
+    Beside,
+    bench_page,
+    confusion_table,
+    confusion_tables,
+    golden_sentence,
+    ledger_sections,
+    read_bench,
+)
+from dhox.reports.pages.bench_charts import latency_charts
+from dhox.reports.pages.device import device_sentence
+from dhox.reports.pages.export import export_sections
+from dhox.reports.pages.selection import selection_section
+from dhox.reports.sections import Chart, Page, Section, cells, table
+from dhox.reports.text import STAGES, decimals, percent, sentence, versions
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Weights in bytes, and the median of one image in ms; None where the CPU emulated the precision."""
+
+    bytes: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run with what else there is of its line: its export, the newest bench of that very export, other figures.
+
+    `costs`: of stages that no bench measures; `labels_only`: a run to compare with.
+    """
+
+    folder: RunDirectory
+    manifest: Manifest | None = None
+    ledger: Ledger | None = None
+    bench: Bench | None = None
+    beside: Beside = field(default_factory=Beside)
+    costs: dict[str, Cost] = field(default_factory=dict)
+    labels_only: Run | None = None
+
+
+def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Path:
+    """Write FOLDER/report.html for a run or a bench directory; a run brings its own export and newest bench.
+
+    `costs` and `labels_only`: see `Line`. Raises DhoxError for a directory that is neither, and for files that dhox did
+    not write.
+    """
+    if (folder / BENCH_FILE).exists():
+        bench, beside = read_bench(folder)
+        return write_page(folder / "report.html", bench_page(bench, folder, beside))
+    if not (folder / RUN_FILE).exists():
+        fix = f"Give one that holds {RUN_FILE} or {BENCH_FILE}."
+        raise DhoxError(f"{folder} is neither a run nor a bench directory.", fix)
+    return write_page(folder / "report.html", line_page(read_line(folder, costs, labels_only)))
+
+
+def read_line(run: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Line:
+    """A run directory with its export and bench, where it has them. Raises DhoxError for damaged files."""
+    folder, export = open_run(run), run / "export"
+    compared = read_run(labels_only) if labels_only else None
+    if not (export / EXPORT_FILE).exists():
+        return Line(folder, costs=costs or {}, labels_only=compared)
+    manifest, ledger = read_record(export / EXPORT_FILE, Manifest), read_record(export / LEDGER_FILE, Ledger)
+    place = newest(run / "bench", BENCH_FILE, schema_of(Bench))
+    whole, beside = read_bench(place) if place else (None, Beside())
+    bench = own_part(whole, sha256(export / EXPORT_FILE)) if whole else None
+    return Line(folder, manifest, ledger, bench, beside, costs or {}, compared)
+
+
+def own_part(bench: Bench, manifest_sha256: str) -> Bench | None:
+    """What a bench says of the models of one export, by the first runner; None where it measured others."""
+    names = [
+        model.name for model in bench.models if model.export and model.export.manifest_sha256 == manifest_sha256
+    ]
+    runner = next((row.runner for row in bench.runners if row.model in names), None)
+    if runner is None:
+        return None
+
+    def own(rows: list[Any]) -> list[Any]:
+        return [row for row in rows if row.model in names and row.runner == runner]
+
+    replace = msgspec.structs.replace
+    ledgers = [replace(ledger, rows=own(ledger.rows)) for ledger in bench.ledgers]
+    accuracy = replace(bench.accuracy, rows=own(bench.accuracy.rows))
+    parts = {"runners": own(bench.runners), "latency": own(bench.latency), "golden": own(bench.golden)}
+    return replace(bench, **parts, accuracy=accuracy, ledgers=ledgers)
+
+
+def run_page(path: Path, run: Run, selection: Selection) -> Page:
+    """What `dhox distill`, `retune` and `import-dho` print."""
+    return Page(f"{path}: {run.student.name}", run_sentence(run), run_sections(run, selection))
+
+
+def run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
+    """Notes, test accuracies, and the choice of alpha and beta."""
+    rows = [cells(STAGES[row.stage], percent(row)) for row in run.test or []]
+    return (
+        Section(notes=tuple(f"Note: {note.rstrip('.')}." for note in run.notes)),
+        Section("Accuracy on test", tables=table(f"{run.method}|accuracy (95 % interval)", rows)),
+        selection_section(selection, run.method),
+    )
+
+
+def run_sentence(run: Run) -> str:
+    """Method, sets, classes, teacher."""
+    sets = run.sets
+    return (
+        f"{run.method} with {sets.n_labelled} labelled and {sets.n_unlabelled} unlabelled images, {sets.n_validation} "
+        f"validation, {sets.n_test} test; {len(run.classes)} classes; "
+        + (f"teacher {run.teacher.name}" if run.teacher else "no teacher")
+    )
+
+
+def line_page(line: Line) -> Page:
+    """report.html of a run."""
+    run, selection = line.folder.run, line.folder.selection
+    subtitle = run_sentence(run)
+    if line.bench:
+        subtitle += f"; measured on {device_sentence(line.bench.device)}, {line.bench.finished_at[:10]}"
+    exported = export_sections(line.manifest, line.ledger) if line.manifest and line.ledger else ()
+    times = latency_charts(line.bench, line.beside.samples)[:1] if line.bench else ()
+    sections = (
+        line_section(line),
+        *exported,
+        *(ledger_sections(line.bench, line.beside) if line.bench else ()),
+        Section("Training and latency", charts=(*training_charts(line.folder), *times)),
+        selection_section(selection, run.method),
+        confusion_section(line),
+        Section("Method", notes=tuple(method_lines(line))),
+    )
+    return Page(f"{line.folder.path.name}: {run.student.name}", subtitle, sections)
+
+
+def line_section(line: Line) -> Section:
+    """The line stage by stage on test: accuracy, size and latency."""
+    costs = (onnx_costs(line.bench) if line.bench else {}) | line.costs
+    rows = [
+        cells(STAGES[stage], percent(row), *(cost_texts(costs.get(stage)) if line.bench else ()))
+        for stage, row in stage_rows(line)
+    ]
+    caption = f"Test split, {line.folder.run.sets.n_test} images; nothing was chosen on it. Wilson intervals."
+    if line.bench:
+        runner = line.bench.runners[0].runner
+        caption += f" MB: weights. Latency: median of one image, e2e; ONNX rows by {runner}"
+        caption += ", the others in torch on the CPU, with the same clock." if line.costs else "."
+    titles = "stage|test accuracy" + ("|MB|latency, ms" if line.bench else "")
+    return Section("Accuracy, size and latency", tables=table(titles, rows, caption))
+
+
+def stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
+    """The stages of a line with their accuracy on test."""
+    rows: list[tuple[str, Any]] = [(row.stage, row) for row in line.folder.run.test or []]
+    if line.labels_only and line.labels_only.test:
+        rows.insert(1, ("labels_only", line.labels_only.test[0]))
+    test = line.folder.test
+    if test is not None and line.manifest and line.manifest.fold.rule in {"linear", "exact"}:
+        right = fold_probs(test, line.manifest.fold).argmax(-1) == test.labels
+        rows.append(("folded_torch", msgspec.convert(accuracy_row(right), Accuracy)))
+    benched = line.bench.accuracy.rows if line.bench else []
+    return rows + [(f"onnx_{row.precision}", row) for row in benched]
+
+
+def onnx_costs(bench: Bench) -> dict[str, Cost]:
+    """Size and batch-1 latency of each benched file."""
+    models = {model.name: model for model in bench.models}
+    return {
+        f"onnx_{models[row.model].precision}": Cost(
+            models[row.model].bytes, None if row.emulated else row.latency_ms.p50
+        )
+        for row in bench.latency
+        if row.batch == 1 and row.scope == "e2e"
+    }
+
+
+def cost_texts(cost: Cost | None) -> tuple[str, str]:
+    """MB and ms as cells."""
+    if cost is None:
+        return "", ""
+    latency = "emulated on CPU" if cost.latency_ms is None else decimals(cost.latency_ms)
+    return f"{cost.bytes / 1e6:.2f}", latency
+
+
+def confusion_section(line: Line) -> Section:
+    """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
+    run, test, selection = line.folder.run, line.folder.test, line.folder.selection
+    if line.bench and line.bench.accuracy.rows:
+        row = line.bench.accuracy.rows[-1]
+        intro = (f"Test images through the {row.precision} ONNX file.",)
+        return Section("Confusion matrix", intro if row.confusion else (), confusion_tables(row))
+    if test is None or len(run.classes) > MOST_CONFUSION_CLASSES:
+        return Section()
+    answers = dho_probs(test.ce_logits, test.kd_logits, selection.alpha, selection.beta).argmax(-1)
+    matrix = confusion_matrix(test.labels, answers, len(run.classes))
+    tables = (confusion_table(matrix, run.labels),)
+    return Section("Confusion matrix", ("Test images through the student in torch.",), tables)
+
+
+def method_lines(line: Line) -> list[str]:
+    """How the numbers came about."""
+    run, bench = line.folder.run, line.bench
+    lines = [f"Note: {note.rstrip('.')}." for note in run.notes]
+    if training := run.training:
+        lines.append(
+            f"Training: {training.epochs} epochs of {training.epoch_steps} steps, {training.batch_labelled} labelled and "
+            f"{training.batch_unlabelled} unlabelled images per step, AdamW {training.learning_rate:g}, "
+            f"{training.views} teacher views per image, seed {training.seed}; the last weights are kept."
+        )
+    if bench:
+        lines += map(sentence, bench.method)
+        lines += sorted({f"{row.model}: {row.emulated}." for row in bench.latency if row.emulated})
+        lines += map(golden_sentence, bench.golden)
+    return [*lines, versions(bench.environment if bench else run.environment)]
+
+
+def training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
+    """Learning curves, and where it was probed the conflict of the two losses."""
+    metrics, gradients = folder.metrics, read_gradients(folder.path / GRADIENTS_FILE)
+    curves = "Loss per epoch (mean over its steps), and accuracy on all validation images."
+    conflict = (
+        "Cosine between the gradients of the CE loss and of the KD loss on the shared backbone, of the same batch (arXiv "
+        "2505.07675, figure 3). Below 0 the losses pull against each other. More: gradients.csv."
+    )
+    charts = []
+    if metrics:
+        charts.append(Chart("Learning curves", lambda: learning_curves(metrics), curves))
+    if gradients:
+        charts.append(Chart("Gradient conflict", lambda: gradient_chart(gradients), conflict))
+    return tuple(charts)
+
+
+def learning_curves(metrics: Metrics) -> str:
+    """Losses and validation accuracies over epochs."""
+    accuracies = [name for name in metrics.columns if name.startswith("val_")]
+
+    def draw(axes: Any) -> None:
+        for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
+            axes[0].plot(metrics.epochs, metrics.columns[name], label=label)
+        axes[0].set(ylabel="loss", yscale="log")
+        for name in accuracies:
+            label = STAGES.get(name.removeprefix("val_"), "student")
+            axes[-1].plot(metrics.epochs, 100 * np.array(metrics.columns[name]), label=label)
+        if "head_agreement" in metrics.columns:
+            agreement = 100 * np.array(metrics.columns["head_agreement"])
+            axes[-1].plot(metrics.epochs, agreement, linestyle=":", color="gray", label="heads agree")
+        if accuracies:
+            axes[-1].set_ylabel("validation accuracy, %")
+        for ax in axes:
+            ax.legend()
+        axes[-1].set_xlabel("epoch")
+
+    return svg(draw, panels=2 if accuracies else 1)
+
+
+def gradient_chart(rows: list[GradientRow]) -> str:
+    """Cosine of the two losses' backbone gradients over the steps, and its mean per stage."""
+    whole = [row for row in rows if row.stage == "backbone"]
+    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != "backbone"))
+    means = [float(np.mean([row.cosine for row in rows if row.stage == stage])) for stage in stages]
+
+    def draw(axes: Any) -> None:
+        axes[0].plot([row.step for row in whole], [row.cosine for row in whole], label="whole backbone")
+        axes[0].axhline(0, color="gray", linewidth=0.8)
+        axes[0].set(xlabel="step", ylabel="cosine")
+        axes[1].barh(stages[::-1], means[::-1])
+        axes[1].axvline(0, color="gray", linewidth=0.8)
+        axes[1].set(xlabel="mean cosine, by stage")
+
+    return svg(draw, panels=2, share_x=False)
