@@ -252,7 +252,7 @@ def ledger_section(here: DeviceLedger, ledger: Ledger | None) -> Section:
     rows = [ledger_cells(Cell(STAGES[row.stage]), row, row) for row in (ledger.rows if ledger else [])]
     for row in here.rows:
         name = Cell(f"{row.model} by {row.runner}, here", "strong")
-        rows.append(ledger_cells(name, row, row.export))
+        rows.append(ledger_cells(name, row, row))
     caption = (
         f"{here.export}; images: {ledger.images if ledger else here.images}. Stages are compared with the stage "
         "before, rows in bold (this device) with the answers of the same file when it was exported."

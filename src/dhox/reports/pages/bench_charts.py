@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,12 +62,12 @@ def latency_charts(bench: Bench, samples: Samples | None) -> tuple[Chart, ...]:
     """The distribution of calls, their drift over time, and batch sizes; those that there are samples for."""
     charts = []
     if samples and told_rows(bench):
-        charts.append(Chart("Latency distribution", lambda: distribution(bench, samples), distribution_caption(bench)))
+        charts.append(Chart("Latency distribution", partial(distribution, bench, samples), distribution_caption(bench)))
         caption = "A slope is drift: the device warms up or changes its clocks. Every round visits all models, so "
-        charts.append(Chart("Latency over time", lambda: drift(bench, samples), f"{caption}drift hits them alike."))
+        charts.append(Chart("Latency over time", partial(drift, bench, samples), f"{caption}drift hits them alike."))
     if len({row.batch for row in bench.measured_latency if row.scope == told_scope(bench)}) > 1:
         caption = f"Timing scope {told_scope(bench)}. Medians of all calls; images/s of the same calls."
-        charts.append(Chart("Batch size", lambda: batch_sizes(bench), caption))
+        charts.append(Chart("Batch size", partial(batch_sizes, bench), caption))
     return tuple(charts)
 
 
@@ -199,7 +200,7 @@ def calibration_charts(bench: Bench, predictions: dict[tuple[str, str], Answers]
         f"Share of right answers over the probability that the model gave them, in {BINS} bins, on the test images. "
         "Below the dashed line it is too sure of itself."
     )
-    return (Chart("Calibration", lambda: svg(draw, labels=labels), caption),)
+    return (Chart("Calibration", partial(svg, draw, labels=labels), caption),)
 
 
 class Point(NamedTuple):
@@ -253,4 +254,4 @@ def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
         f"Top-1 on the {bench.accuracy.split} split against the median of one call, scope {told_scope(bench)}, "
         "smallest batch; 95 % intervals. Filled, on the line: nothing is faster and better."
     )
-    return (Chart("Accuracy against latency", lambda: svg(draw), caption),)
+    return (Chart("Accuracy against latency", partial(svg, draw), caption),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ def heads_section(manifest: Manifest, ledger: Ledger) -> Section:
     return Section(
         "Heads and folds",
         tables=table("head|accuracy|as DHO|ECE|size|time", listed, caption),
-        charts=(Chart("", lambda: heads_chart(rows, manifest.fold), orange),) if rows else (),
+        charts=(Chart("", partial(heads_chart, rows, manifest.fold), orange),) if rows else (),
         notes=(f"Fold: {fold_sentence(manifest)}",),
     )
 

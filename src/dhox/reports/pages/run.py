@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,7 @@ def read_line(run: Path, costs: dict[str, Cost] | None = None, labels_only: Path
 
 def own_part(bench: Bench, manifest_sha256: str) -> Bench | None:
     """What a bench says of the models of one export, by the first runner; None where it measured others."""
-    names = [
-        model.name for model in bench.models if model.export and model.export.manifest_sha256 == manifest_sha256
-    ]
+    names = [model.name for model in bench.models if model.export and model.export.manifest_sha256 == manifest_sha256]
     runner = next((row.runner for row in bench.runners if row.model in names), None)
     if runner is None:
         return None
@@ -228,8 +227,8 @@ def method_lines(line: Line) -> list[str]:
     lines = [f"Note: {note.rstrip('.')}." for note in run.notes]
     if training := run.training:
         lines.append(
-            f"Training: {training.epochs} epochs of {training.epoch_steps} steps, {training.batch_labelled} labelled and "
-            f"{training.batch_unlabelled} unlabelled images per step, AdamW {training.learning_rate:g}, "
+            f"Training: {training.epochs} epochs of {training.epoch_steps} steps, {training.batch_labelled} labelled "
+            f"and {training.batch_unlabelled} unlabelled images per step, AdamW {training.learning_rate:g}, "
             f"{training.views} teacher views per image, seed {training.seed}; the last weights are kept."
         )
     if bench:
@@ -244,14 +243,14 @@ def training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
     metrics, gradients = folder.metrics, read_gradients(folder.path / GRADIENTS_FILE)
     curves = "Loss per epoch (mean over its steps), and accuracy on all validation images."
     conflict = (
-        "Cosine between the gradients of the CE loss and of the KD loss on the shared backbone, of the same batch (arXiv "
-        "2505.07675, figure 3). Below 0 the losses pull against each other. More: gradients.csv."
+        "Cosine between the gradients of the CE loss and of the KD loss on the shared backbone, of the same batch "
+        "(arXiv 2505.07675, figure 3). Below 0 the losses pull against each other. More: gradients.csv."
     )
     charts = []
     if metrics:
-        charts.append(Chart("Learning curves", lambda: learning_curves(metrics), curves))
+        charts.append(Chart("Learning curves", partial(learning_curves, metrics), curves))
     if gradients:
-        charts.append(Chart("Gradient conflict", lambda: gradient_chart(gradients), conflict))
+        charts.append(Chart("Gradient conflict", partial(gradient_chart, gradients), conflict))
     return tuple(charts)
 
 

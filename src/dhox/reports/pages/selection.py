@@ -83,6 +83,6 @@ def label_free_sentence(check: LabelFree) -> str:
     teacher = "" if agrees.teacher is None else f", the teacher on {share(agrees.teacher)} %"
     return (
         f"Without labels, on {check.n} unlabelled images: the heads agree on {share(check.heads_agree)} %; the mixture "
-        f"agrees with the CE head on {share(agrees.ce_head)} %, the KD head on {share(agrees.kd_head)} %{teacher}; mean "
-        f"top probability {top.ce_head:.2f} CE, {top.kd_head:.2f} KD, {top.dho:.2f} mixture"
+        f"agrees with the CE head on {share(agrees.ce_head)} %, the KD head on {share(agrees.kd_head)} %{teacher}; "
+        f"mean top probability {top.ce_head:.2f} CE, {top.kd_head:.2f} KD, {top.dho:.2f} mixture"
     )

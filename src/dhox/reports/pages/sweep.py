@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def student_section(sweep: Sweep) -> Section:
     }
     if any(row.memory_bytes is not None for row in rows):
         columns[Column("memory, MB")] = lambda row: "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
-    columns[Column("p50, ms (95 %)")] = lambda row: "{:.3g} ({:.3g}-{:.3g})".format(row.latency_ms.p50, *row.p50_interval)
+    columns[Column("p50, ms (95 %)")] = lambda row: "{:.3g} ({:.3g}-{:.3g})".format(
+        row.latency_ms.p50, *row.p50_interval
+    )
     columns[Column("p99")] = lambda row: f"{row.latency_ms.p99:.3g}"
     columns[Column("images/s", where="page")] = lambda row: count_text(row.images_per_s)
     if any(row.mj_per_image is not None for row in rows):
@@ -96,12 +99,13 @@ def sweep_charts(sweep: Sweep) -> tuple[Chart, ...]:
     size = "The area of a point: the size of its file."
     charts = []
     if known:
-        charts.append(Chart("Accuracy", lambda: scatter(known, "accuracy, % (95 % interval)", front.accuracy, budget), size))
+        draw = partial(scatter, known, "accuracy, % (95 % interval)", front.accuracy, budget)
+        charts.append(Chart("Accuracy", draw, size))
     if sweep.rows:
-        draw = lambda: scatter(sweep.rows, "parameters, millions", front.parameters, budget)  # noqa: E731
+        draw = partial(scatter, sweep.rows, "parameters, millions", front.parameters, budget)
         charts.append(Chart("Parameters", draw, size))
     if metered:
-        charts.append(Chart("Energy", lambda: scatter(metered, "energy, mJ per image", [], budget), size))
+        charts.append(Chart("Energy", partial(scatter, metered, "energy, mJ per image", [], budget), size))
     return tuple(charts)
 
 

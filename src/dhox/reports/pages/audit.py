@@ -1,0 +1,237 @@
+"""An audit as sections: what the teacher knows of DATA, and whether distilling can pay."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from dhox.artefacts.audit import Audit, Confusion, NearCopies, Unlike
+from dhox.artefacts.files import AUDIT_FILE
+from dhox.artefacts.record import read_record
+from dhox.data.dataset import Item, read_dataset, read_image
+from dhox.data.images import UnreadableImageError
+from dhox.reports.html import write_page
+from dhox.reports.sections import Cell, Column, Page, Picture, Section, Table, cells, table
+from dhox.reports.text import percent, share, versions
+
+THUMBNAIL = 96  # pixels, the longer side at most
+MOST_CLASSES, MOST_TEMPLATES, MOST_PAIRS = 40, 20, 8
+FEWEST_RECOGNISED = 0.5  # share of altered copies, below which a count of near-copies means little
+
+
+class Pictures:
+    """Thumbnails of the images of DATA, by name; a grey one where an image is gone."""
+
+    def __init__(self, data: str) -> None:
+        self.items = {item.name: item for split in read_dataset(Path(data)).values() for item in split}
+
+    def of(self, name: str, text: str) -> Picture:
+        """One image."""
+        return Picture(thumbnail(self.items.get(name)), text)
+
+
+def thumbnail(item: Item | None) -> str:
+    """A picture as a data URI; an empty grey one where the image is gone."""
+    try:
+        image = read_image(item) if item else Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128))
+    except UnreadableImageError:
+        image = Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_audit_page(folder: Path) -> Path:
+    """Write FOLDER/audit.html from FOLDER/audit.json; pictures come from DATA, where it still is."""
+    audit = read_record(folder / AUDIT_FILE, Audit)
+    return write_page(folder / "audit.html", audit_page(folder, audit, Pictures(audit.data)))
+
+
+def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> Page:
+    """The whole audit; without `pictures` it is for the terminal."""
+    sets = audit.sets
+    subtitle = (
+        f"{sets.labelled} labelled, {sets.unlabelled} unlabelled, {sets.validation} validation and {sets.test} test "
+        f"images, {len(audit.classes)} classes, teacher {audit.teacher.name}"
+    )
+    notes = tuple(f"Note: {note.rstrip('.')}." for note in audit.notes)
+    sections = (
+        Section(intro=(f"Distilling: {audit.verdict}",), notes=tuple(audit.advice), marked=True),
+        Section(notes=notes, where="terminal"),
+        ways_section(audit),
+        *template_sections(audit),
+        class_section(audit),
+        confusion_section(audit, pictures),
+        copies_section(audit.near_copies, pictures),
+        unlike_section(audit, pictures),
+        Section("Method", notes=(*method_lines(audit), *notes, versions(audit.environment)), where="page"),
+    )
+    return Page(f"Audit of {Path(audit.data).name}", subtitle, sections, (f"{folder / AUDIT_FILE}",))
+
+
+def ways_section(audit: Audit) -> Section:
+    """What a student has to beat."""
+    first = audit.ways[0] if audit.ways else None
+    rows = [
+        cells(
+            "teacher" if row.model == audit.teacher.name else row.model,
+            row.way,
+            percent(row),
+            "" if row is first else f"{row.difference:+.1f} (≥ {row.lower_bound:+.1f})",
+            f"{row.parameters / 1e6:.1f} M",
+        )
+        for row in audit.ways
+    ]
+    caption = (
+        f"On {audit.judges.words}. Difference: to the teacher's zero-shot answers on the same images, in points, with "
+        "its one-sided 95 % lower bound."
+    )
+    titles = "model|<way|accuracy (95 %)|difference|image tower"
+    return Section("What there is to beat", tables=table(titles, rows, caption))
+
+
+def template_sections(audit: Audit) -> list[Section]:
+    """Zero-shot with each template alone: all on the page, the best and the worst on the terminal."""
+    rows = audit.templates
+    if len(rows) < 2:
+        return []
+    ends = [
+        f"{title} template, {row.template}: {percent(row)}." for title, row in (("Best", rows[0]), ("Worst", rows[-1]))
+    ]
+    listed = [cells(row.template, percent(row)) for row in rows[:MOST_TEMPLATES]]
+    together = f"; all together: {share(audit.ways[0].accuracy)} %" if audit.ways else ""
+    caption = f"Zero-shot with each template alone, the best {len(listed)} of {len(rows)}{together}."
+    tables = table("template|accuracy (95 %)", listed, caption)
+    return [Section(notes=tuple(ends), where="terminal"), Section("Templates", tables=tables, where="page")]
+
+
+def class_section(audit: Audit) -> Section:
+    """The weakest zero-shot classes."""
+    weakest = sorted(audit.per_class, key=lambda row: row.accuracy)[:MOST_CLASSES]
+    rows = [
+        cells(
+            row.class_,
+            row.n,
+            percent(row),
+            f"{share(row.probe.accuracy)} %" if row.probe else "",
+            f"{row.taken_for} ({row.times})" if row.taken_for else "",
+        )
+        for row in weakest
+    ]
+    caption = f"Weakest zero-shot class first, {len(rows)} of {len(audit.per_class)}."
+    tables = table("class|n|zero-shot (95 %)|linear probe|<mostly taken for", rows, caption)
+    return Section("Classes", tables=tables, where="page")
+
+
+def confusion_section(audit: Audit, pictures: Pictures | None) -> Section:
+    """Classes that are mixed up, and prompts that are alike."""
+    shown = audit.confusions[:MOST_PAIRS]
+    columns = (
+        Column("classes", "name"), Column("first for second"), Column("second for first"), Column("images of both"),
+        Column("text cosine", where="page"), Column("mixed up", "text", "page"),
+    )  # fmt: skip
+    rows = tuple(
+        cells(
+            " / ".join(row.classes), row.first_taken_for_second, row.second_taken_for_first, row.n,
+            f"{row.text_cosine:.3f}", examples(row, pictures),
+        )
+        for row in shown
+    )  # fmt: skip
+    caption = "Zero-shot answers; the cosine is that of the two prompts. Pictures: images that were mixed up."
+    alike = ", ".join(f"{' / '.join(row.classes)} {row.text_cosine:.3f}" for row in audit.closest_texts[:MOST_PAIRS])
+    notes = (f"Prompts most alike (cosine): {alike}.",) if alike else ()
+    return Section("Confusable classes", tables=(Table(columns, rows, caption),) if rows else (), notes=notes)
+
+
+def examples(row: Confusion, pictures: Pictures | None) -> Cell:
+    """The pictures of two classes."""
+    return Cell("", pictures=tuple(pictures.of(name, name) for name in row.examples) if pictures else ())
+
+
+def copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
+    """Copies of validation and test images among the training images."""
+    parts = [
+        Section(
+            f"The nearest pairs of {name}",
+            pictures=tuple(
+                picture
+                for pair in found.pairs[:MOST_PAIRS]
+                for picture in (
+                    pictures.of(pair.image, f"{pair.cosine:.4f}: {pair.image}"),
+                    pictures.of(pair.training_image, f"in training: {pair.training_image}"),
+                )
+            ),
+        )
+        for name, found in (("validation", near.validation), ("test", near.test))
+        if pictures
+    ]
+    return Section("Copies of validation and test images in training", tuple(near_sentences(near)), parts=tuple(parts))
+
+
+def near_sentences(near: NearCopies) -> list[str]:
+    """How many copies there are, and how far to trust the count."""
+    told = near.threshold is not None and (near.recognised or 0) >= FEWEST_RECOGNISED
+    lines = []
+    for name, found in (("Validation", near.validation), ("Test", near.test)):
+        if found.n:
+            count = f", and {found.near} look near-copied" if told else ""
+            lines.append(f"{name}: {found.exact} of {found.n} are exact copies of training images{count}.")
+    if lines and near.threshold is not None:
+        lines.append(
+            f"Near-copies: cosine above {near.threshold:.4f}, which 99.9 % of {near.calibrated_on} labelled images do "
+            f"not reach with another class. It recognises {100 * (near.recognised or 0):.0f} % of lightly altered "
+            f"copies, and {100 * (near.control or 0):.0f} % of the training images pass it among themselves"
+            + ("." if told else ": this teacher cannot tell near-copies here, so look at the pairs in the report.")
+        )
+    return lines
+
+
+def unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
+    """The images that are like no class."""
+    ranked = ", averaged with the rank of the greatest cosine to a labelled image" if audit.sets.labelled > 1 else ""
+    order = (
+        "An order, not a verdict: among the images with the same nearest class, the rank of the cosine to its "
+        f"text{ranked}."
+    )
+    names = [entry.name for entry in audit.classes]
+    shown = tuple(
+        pictures.of(row.image, f"{row.image}, nearest: {names[row.nearest_class]}")
+        for row in (audit.unlike.images if pictures else [])
+    )
+    return Section(
+        "Images unlike any class",
+        (unlike_sentence(audit.unlike),),
+        parts=(Section(intro=(order,), pictures=shown, where="page"),),
+    )
+
+
+def unlike_sentence(unlike: Unlike) -> str:
+    """How many unlabelled images lie outside the labelled ones."""
+    if unlike.below is None:
+        return f"Least like any class: the lowest ranks of {unlike.n} {unlike.of} images are in the report."
+    return (
+        f"Unlike any class: {share(unlike.below)} % of {unlike.n} unlabelled images rank below the lowest 5 % of the "
+        "labelled ones (about 5 % where both are of one kind)."
+    )
+
+
+def method_lines(audit: Audit) -> list[str]:
+    """How the numbers came about."""
+    teacher = audit.teacher
+    bias = "" if teacher.logit_bias is None else f", logit bias {teacher.logit_bias:g} (changes no softmax)"
+    probe = (
+        "cross-validated: each image is answered by a probe that did not see it, and whose strength other folds chose"
+        if audit.judges.cross_validated
+        else "trained on the labelled images, its strength chosen by cross-validation among them"
+    )
+    return [
+        f"Accuracies: {audit.judges.words}, whole images; Wilson intervals. Test labels are not read.",
+        f"Teacher: scale {teacher.scale:.3g}{bias}, {len(teacher.templates)} templates averaged.",
+        f"Linear probe: L2-regularised logistic regression on the image embeddings, {probe}.",
+        "Differences are paired, on the same images; the bound is one-sided at 95 %.",
+        "The best template of several was picked on the images that measure it, so its accuracy is optimistic.",
+    ]
