@@ -34,7 +34,6 @@ from dhox.console import say
 from dhox.data.dataset import Item
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.runtimes.onnxruntime_api import NO_CPU_KERNELS
 from dhox.system.jetson_state import process_peak_bytes, shared_memory
 from dhox.system.machine import device_card
 
@@ -79,13 +78,13 @@ def bench(
     measurement and keeps what is there (status interrupted). Raises DhoxError for a damaged export, a device that is
     not there, bad images, and where no model can be run.
     """
-    every = open_subjects(paths, contract, precisions)
-    used = choose_device(device, every)
+    subjects = open_subjects(paths, contract, precisions)
+    used = choose_device(device, subjects)
     for runner in runners:
         check_runner(runner, used)
     if scenario is not None:
         require_loadgen()
-    subjects, not_run = runnable(every, used)
+    not_run: list[str] = []
     check_batches(subjects, batches)
     card = msgspec.to_builtins(device_card()) | {"gpu": gpu_card()}
     if out is not None:
@@ -187,20 +186,6 @@ def own_memory() -> dict[str, Any]:
 def default_out(subject: Subject) -> Path:
     """Where bench directories go: beside the export, or here for a model of another tool."""
     return subject.export.absolute().parent / "bench" if subject.export else Path.cwd() / "bench-results"
-
-
-def runnable(subjects: list[Subject], device: str) -> tuple[list[Subject], list[str]]:
-    """The models that the device has kernels for, and why the others are not run. Raises DhoxError for none."""
-    able = [subject for subject in subjects if not (device == "cpu" and subject.precision in NO_CPU_KERNELS)]
-    if not able:
-        raise DhoxError(
-            f"ONNX Runtime's CPU provider has no {subjects[0].precision}.", "Use a GPU, or another precision."
-        )
-    return able, [
-        f"{one.name} ({one.file.name}) not run: ONNX Runtime's CPU provider has no {one.precision}"
-        for one in subjects
-        if one not in able
-    ]
 
 
 def judge_all(

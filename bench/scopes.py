@@ -23,13 +23,14 @@ def scope_calls(
 ) -> dict[str, Callable[[], object]]:
     """One synchronised call per scope, for a batch given as preprocessed `pixels` uint8 [B, crop, crop, 3] and as
     the `encoded` images behind them. Binds the runner to the batch."""
-    runner.bind(subject.tensors.graph_input(pixels))
+    tensors = subject.tensors
+    runner.bind(tensors.graph_input(pixels))
 
     def e2e() -> np.ndarray:
-        return subject.tensors.probs(runner.infer(subject.tensors.graph_input(pixels)))
+        return tensors.probs(runner.infer(tensors.graph_input(pixels)))
 
     def pipeline() -> np.ndarray:
         images = [model_input(decode(io.BytesIO(content)), subject.preprocessing) for content in encoded]
-        return subject.tensors.probs(runner.infer(subject.tensors.graph_input(np.stack(images))))
+        return tensors.probs(runner.infer(tensors.graph_input(np.stack(images))))
 
     return {"device": runner.run, "e2e": e2e, "pipeline": pipeline}

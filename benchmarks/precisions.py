@@ -26,7 +26,9 @@ from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.calibrated import to_half
 from dhox.export.quantization.int8 import to_int8
-from dhox.export.quantization.sensitivity import answers
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import predict
+from dhox.runtimes.tensors import Tensors
 
 BATCH = 20
 
@@ -59,16 +61,18 @@ def main() -> None:
     head = LinearHead({f"linear.{key}": tensor.numpy() for key, tensor in classifier.state_dict().items()})
     model.reset_classifier(0)
     fp32 = export_onnx(Deployable(exportable(model), head, preprocessing, "uint8-nhwc").eval(), size, {})
-    batches = [pixels[few[start : start + BATCH]] for start in range(0, len(few), BATCH)]
-    half = to_half(fp32, {}, batches)
+    tensors = Tensors(preprocessing)
+    half = to_half(fp32, {}, list(tensors.batches(pixels[few], BATCH)))
     int8 = to_int8(
-        fp32, {}, batches, batches, labels[few], max_drop=options.max_accuracy_drop, method=options.method,
+        fp32, {}, tensors, pixels[few], pixels[few], labels[few],
+        max_drop=options.max_accuracy_drop, method=options.method,
         quantize_head=options.quantize_head, kept={entry["node"]: entry["why"] for entry in half.kept},
     )  # fmt: skip
 
-    judged = [pixels[rest[start : start + BATCH]] for start in range(0, len(rest), BATCH)]
     files = {"fp32": fp32, "fp16": half.content, "int8": int8.content}
-    predictions = {name: answers(content, judged, name).argmax(-1) for name, content in files.items()}
+    predictions = {
+        name: predict(OnnxSession(content), tensors, pixels[rest], name).argmax(-1) for name, content in files.items()
+    }
     print(f"{options.student} at {size} px, {len(rest)} images; {len(few)} others measured ranges and held the gate")
     first = predictions["fp32"]
     for name, answer in predictions.items():

@@ -9,9 +9,9 @@ from dhox.artefacts.common import Preprocessing
 from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
 from dhox.export.half_precision.convert import QUANTISED_OPSET
-from dhox.export.parity import BATCH, CheckImages, load_pixels
+from dhox.export.parity import CheckImages, load_pixels
 from dhox.export.quantization.int8 import to_int8
-from dhox.models.export_directory import in_batches
+from dhox.runtimes.tensors import Tensors
 
 INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say
 
@@ -56,8 +56,7 @@ def converted(
         assert fp16 is not None
         judges = load_pixels(images.tuning, preprocessing, "Reading images that int8 is judged by")
         int8 = to_int8(
-            fp32, metadata, list(in_batches(pixels, input_kind, preprocessing, BATCH)),
-            list(in_batches(judges, input_kind, preprocessing, BATCH)), images.tuning_labels,
+            fp32, metadata, Tensors(preprocessing, input_kind), pixels, judges, images.tuning_labels,
             max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=quantize_head,
             method=int8_ranges,
             kept={entry["node"]: entry["why"] for entry in fp16["kept"]},

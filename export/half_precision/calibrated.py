@@ -29,9 +29,9 @@ from dhox.export.half_precision.convert import (
 from dhox.export.half_precision.emulated import MOVING_OPS, emulated, typed_graph
 from dhox.export.half_precision.ranges import Ranges, measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
-from dhox.models.export_directory import in_batches
 from dhox.models.golden import TOLERANCE
 from dhox.runtimes.onnxruntime_api import open_session
+from dhox.runtimes.tensors import Tensors
 
 CALIBRATION_IMAGES = 64
 BATCH = 16
@@ -68,7 +68,7 @@ class Half:
 def calibration_inputs(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> list[np.ndarray]:
     """CALIBRATION_IMAGES spread evenly over `pixels` (uint8 [N, H, W, 3]) as batches of a graph's input."""
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), CALIBRATION_IMAGES)).astype(int)]
-    return list(in_batches(chosen, kind, preprocessing, BATCH))
+    return list(Tensors(preprocessing, kind).batches(chosen, BATCH))
 
 
 def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Half:

@@ -13,7 +13,10 @@ import onnx
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.half_precision.convert import convert
 from dhox.export.quantization.qdq import WEIGHTED, calibrate, layers, quantise
-from dhox.export.quantization.sensitivity import answers, damages, fewest
+from dhox.export.quantization.sensitivity import damages, fewest
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import BATCH, predict
+from dhox.runtimes.tensors import Tensors
 
 LITTLE_INT8 = 0.5  # share of multiply-adds below which int8 is not worth its name
 MANY_PRODUCTS = 0.5  # share of a transformer's matrix products above which the warning is said
@@ -57,8 +60,9 @@ class Int8:
 def to_int8(
     fp32: bytes,
     metadata: dict[str, Any],
-    calibration: Sequence[np.ndarray],
-    judge: Sequence[np.ndarray],
+    tensors: Tensors,
+    calibration: np.ndarray,
+    judge: np.ndarray,
     labels: np.ndarray | None,
     *,
     max_drop: float = 1.0,
@@ -68,7 +72,7 @@ def to_int8(
 ) -> Int8:
     """Quantise a file of `export_onnx` after training, and return the worst layers to fp16 until the gate holds.
 
-    `calibration`, `judge`: batches as the graph takes them; `labels` int [N] of the judging images, or None.
+    `calibration`, `judge`: preprocessed pixels uint8 [N, H, W, 3]; `labels` int [N] of the judging images, or None.
     `max_drop`: points of top-1 (without labels: the percentage of answers) that may change for the worse against fp32
     on the judging images. `kept`: nodes that fp16 conversion keeps in fp32; they are never quantised. `method`: one of
     `qdq.METHODS`. The file has opset 19, the first with half-precision scales, and IR 10.
@@ -78,18 +82,18 @@ def to_int8(
     """
     if max_drop < 0:
         raise UsageError(f"An accuracy drop of {max_drop:g} points is a gain.", "Allow 0 or more.")
-    if not judge or not sum(map(len, judge)):
+    if not len(judge):
         raise DhoxError("int8 needs images to judge it by, and there are none.", "Give DATA with validation images.")
     kept = kept or {}
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fp32))
     ops = {node.name: node.op_type for node in layers(model.graph, quantize_head) if node.name not in kept}
     if not ops:
         raise DhoxError("This student has no layer that int8 could take.", "Export without --int8.")
-    ranges = calibrate(model, calibration, method)
-    expected = answers(fp32, judge, "fp32 answers")
+    ranges = calibrate(model, list(tensors.batches(calibration, BATCH)), method)
+    expected = predict(OnnxSession(fp32), tensors, judge, "fp32 answers")
 
     def drop_of(content: bytes, progress: str) -> float:
-        return lost_points(answers(content, judge, progress), expected, labels)
+        return lost_points(predict(OnnxSession(content), tensors, judge, progress), expected, labels)
 
     def quantised_but(returned: Sequence[str]) -> bytes:
         chosen = [name for name in ops if name not in set(returned)]
@@ -99,7 +103,7 @@ def to_int8(
     damage: dict[str, float] = {}
     count, step = 0, 1
     if drop_of(quantised_but([]), "int8 answers") > max_drop:
-        damage = damages(model, ranges, list(ops), judge, expected)
+        damage = damages(model, ranges, list(ops), tensors, judge, expected)
         order = worst_first(damage)
         count = fewest(len(ops), lambda k: drop_of(quantised_but(order[:k]), f"int8 but the worst {k}") <= max_drop)
     while count < len(ops):
@@ -112,10 +116,10 @@ def to_int8(
             share = sum(costs[name] for name in quantised) / max(sum(costs.values()), 1)
             return Int8(
                 content, quantised, [Returned(name, ops[name], damage[name]) for name in returned], share, method,
-                sum(map(len, calibration)), len(expected), labels is not None, max_drop, drop,
+                len(calibration), len(expected), labels is not None, max_drop, drop,
                 advice(model, share, costs),
             )  # fmt: skip
-        damage = damage or damages(model, ranges, list(ops), judge, expected)
+        damage = damage or damages(model, ranges, list(ops), tensors, judge, expected)
         count, step = count + step, 2 * step
     what = "points of top-1" if labels is not None else "% of the answers"
     raise GateFailedError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -11,36 +10,28 @@ import onnx
 from dhox.console import progress_bar
 from dhox.export.quantization.qdq import Ranges, quantise
 from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import predict
+from dhox.runtimes.tensors import Tensors
 
 SENSITIVITY_IMAGES = 32
 SMALLEST_PROBABILITY = 1e-12
 
 
-def answers(content: bytes, batches: Sequence[np.ndarray], progress: str = "") -> np.ndarray:
-    """Probs of a graph on ONNX Runtime's CPU provider, float32 [N, C]; with `progress` under a bar of that name."""
-    session, parts = OnnxSession(content), []
-    with progress_bar(progress, sum(map(len, batches))) if progress else nullcontext(lambda n: None) as advance:
-        for batch in batches:
-            parts.append(session.infer(batch))
-            advance(len(batch))
-    return np.concatenate(parts)
-
-
 def damages(
-    model: onnx.ModelProto, ranges: Ranges, names: Sequence[str], batches: Sequence[np.ndarray], fp32: np.ndarray
+    model: onnx.ModelProto, ranges: Ranges, names: Sequence[str], tensors: Tensors, pixels: np.ndarray, fp32: np.ndarray
 ) -> dict[str, float]:
     """What each layer does to the answers when it alone is int8: mean KL(fp32 || int8) in nats, >= 0, inf for NaN.
 
-    `fp32`: the fp32 graph's probs on `batches`, of which SENSITIVITY_IMAGES spread evenly are used. Alone, since the
-    rounding errors of layers add up nearly independently, and a layer's own part drowns when all the others are int8.
+    `fp32`: the fp32 graph's probs on `pixels` uint8 [N, H, W, 3], of which SENSITIVITY_IMAGES spread evenly are used.
+    Alone, since the rounding errors of layers add up nearly independently, and a layer's own part drowns when all the
+    others are int8.
     """
-    images = np.concatenate(list(batches)) if len(batches) > 1 else batches[0]
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(SENSITIVITY_IMAGES, len(images))).astype(int))
-    few, expected = images[chosen], np.clip(fp32[chosen], SMALLEST_PROBABILITY, None).astype(np.float64)
+    chosen = np.unique(np.linspace(0, len(pixels) - 1, min(SENSITIVITY_IMAGES, len(pixels))).astype(int))
+    few, expected = pixels[chosen], np.clip(fp32[chosen], SMALLEST_PROBABILITY, None).astype(np.float64)
     found = {}
     with progress_bar("Sensitivity of layers", len(names)) as advance:
         for name in names:
-            probs = answers(quantise(model, ranges, [name]).SerializeToString(), [few])
+            probs = predict(OnnxSession(quantise(model, ranges, [name]).SerializeToString()), tensors, few)
             log_ratio = np.log(expected) - np.log(np.clip(probs, SMALLEST_PROBABILITY, None))
             kl = float((expected * log_ratio).sum(-1).mean())
             found[name] = max(kl, 0.0) if np.isfinite(kl) else float("inf")

@@ -17,6 +17,7 @@ from PIL import Image
 from tensorrt_rtx_build import build
 from timm.layers import set_fused_attn
 
+from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.student import create_backbone, preprocessing_of
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.graphs.backbone import exportable
@@ -24,7 +25,10 @@ from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.quantization.int8 import Int8, lost_points, to_int8
 from dhox.export.quantization.qdq import METHODS, calibrate, layers, quantise, shortcuts
-from dhox.export.quantization.sensitivity import answers, fewest
+from dhox.export.quantization.sensitivity import fewest
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import predict
+from dhox.runtimes.tensors import Tensors
 
 DEMO = Path(__file__).parents[2] / "src/dhox/demo/fashion_mnist.npz"
 STUDENTS = {"test_resnet": 28, "mobilenetv2_100": 32, "test_efficientnet": 32, "test_vit": 32}
@@ -74,16 +78,18 @@ def trained(student: str) -> bytes:
     return export_onnx(Deployable(exportable(backbone), head, preprocessing, "uint8-nhwc").eval(), size, {})
 
 
-def batches(size: int, split: str, n: int) -> list[np.ndarray]:
-    return list(np.array_split(images(size, split, n)[0], 2))
+TENSORS = Tensors(Preprocessing(28, 28, "bicubic", (0.5,) * 3, (0.5,) * 3))  # pixels are taken as they are
+
+
+def answers(content: bytes, pixels: np.ndarray) -> np.ndarray:
+    return predict(OnnxSession(content), TENSORS, pixels)
 
 
 def int8(student: str, **options: object) -> Int8:
     size = STUDENTS[student]
-    judge = batches(size, "test", 120)
-    labels = images(size, "test", 120)[1]
+    judge, labels = images(size, "test", 120)
     return to_int8(
-        trained(student), {"classes": ["a"]}, batches(size, "train", 64), judge, labels,
+        trained(student), {"classes": ["a"]}, TENSORS, images(size, "train", 64)[0], judge, labels,
         **{"max_drop": 100.0, **options},  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -95,7 +101,7 @@ def int8(student: str, **options: object) -> Int8:
 def test_int8_answers_as_fp32_and_tensorrt_builds_it(student: str, agreement: float) -> None:
     size = STUDENTS[student]
     result = int8(student)
-    judge, labels = batches(size, "test", 120), images(size, "test", 120)[1]
+    judge, labels = images(size, "test", 120)
     fp32, quantised = answers(trained(student), judge), answers(result.content, judge)
     assert (fp32.argmax(-1) == labels).mean() > 0.5  # a classifier worth quantising
     assert (fp32.argmax(-1) == quantised.argmax(-1)).mean() >= agreement
@@ -145,7 +151,7 @@ def test_the_head_is_quantised_only_on_demand() -> None:
 def test_one_side_of_every_residual_sum_of_convolutions_is_quantised() -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(trained("test_resnet")))
     names = [node.name for node in layers(model.graph, False)]
-    ranges = calibrate(model, batches(28, "train", 8), "minmax")
+    ranges = calibrate(model, [images(28, "train", 8)[0]], "minmax")
     graph = quantise(model, ranges, names).graph
     maker = {name: node.op_type for node in graph.node for name in node.output}
     sums = [sorted(maker[name] for name in node.input) for node in graph.node if node.op_type == "Add"]
@@ -184,11 +190,11 @@ def spoiled(fp32: bytes) -> tuple[bytes, str]:
 
 def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     content, name = spoiled(trained("test_resnet"))
-    judge, labels = batches(28, "test", 120), images(28, "test", 120)[1]
-    calibration = batches(28, "train", 64)
+    judge, labels = images(28, "test", 120)
+    calibration = images(28, "train", 64)[0]
     before, after = answers(trained("test_resnet"), judge), answers(content, judge)
     assert abs(before - after).max() < 1e-3  # the same function in fp32
-    result = to_int8(content, {}, calibration, judge, labels, max_drop=3)
+    result = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3)
     assert [layer.node for layer in result.returned] == [name]
     assert result.returned[0].op == "Conv"
     assert result.returned[0].damage > 0.01
@@ -197,10 +203,10 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     assert build(result.content)["INT8"] >= len(result.quantised)
     alone = {node.name: "" for node in onnx.load_from_string(content).graph.node if node.name != name}
     with pytest.raises(GateFailedError, match=r"more than 3 points of top-1 .* 120 images.* Use --fp16 instead"):
-        to_int8(content, {}, calibration, judge, labels, max_drop=3, kept=alone)
+        to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3, kept=alone)
     with pytest.raises(GateFailedError, match=r"more than 3 % of the answers"):
-        to_int8(content, {}, calibration, judge, None, max_drop=3, kept=alone)
-    generous = to_int8(content, {}, calibration, judge, labels, max_drop=100, kept=alone)
+        to_int8(content, {}, TENSORS, calibration, judge, None, max_drop=3, kept=alone)
+    generous = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=100, kept=alone)
     assert generous.quantised == [name]
     assert generous.drop > 3
     assert "expect little speed" in str(generous.advice)
@@ -215,23 +221,22 @@ def test_transformers_are_told_that_int8_may_not_pay() -> None:
 
 def test_bad_input_is_refused() -> None:
     content = trained("test_resnet")
-    judge, labels = batches(28, "test", 8), images(28, "test", 8)[1]
-    for empty in ([], [judge[0][:0]]):
-        with pytest.raises(DhoxError, match=r"measure ranges on, and there are none\. Give DATA"):
-            to_int8(content, {}, empty, judge, labels)
-        with pytest.raises(DhoxError, match=r"judge it by, and there are none\. Give DATA"):
-            to_int8(content, {}, judge, empty, labels)
+    judge, labels = images(28, "test", 8)
+    with pytest.raises(DhoxError, match="measure ranges on.*Give DATA"):
+        to_int8(content, {}, TENSORS, judge[:0], judge, labels)
+    with pytest.raises(DhoxError, match="judge it by.*Give DATA"):
+        to_int8(content, {}, TENSORS, judge, judge[:0], labels)
     with pytest.raises(UsageError, match=r"-1 points is a gain\. Allow 0 or more"):
-        to_int8(content, {}, judge, judge, labels, max_drop=-1)
+        to_int8(content, {}, TENSORS, judge, judge, labels, max_drop=-1)
     everything = {node.name: "" for node in onnx.load_from_string(content).graph.node}
     with pytest.raises(DhoxError, match=r"no layer that int8 could take\. Export without --int8"):
-        to_int8(content, {}, judge, judge, labels, kept=everything)
+        to_int8(content, {}, TENSORS, judge, judge, labels, kept=everything)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ranges_hold_what_was_seen(method: str) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(trained("test_resnet")))
-    ranges = calibrate(model, batches(28, "train", 16), method)
+    ranges = calibrate(model, [images(28, "train", 16)[0]], method)
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     low, high = (float(np.squeeze(value)) for value in ranges[first.input[0]].range_value)
     pixels = images(28, "train", 16)[0] / 127.5 - 1

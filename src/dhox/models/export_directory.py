@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +92,3 @@ def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
 def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
     """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
     return Tensors(preprocessing, kind).graph_input(pixels)
-
-
-def in_batches(pixels: np.ndarray, kind: str, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
-    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them, at most `size` at a time."""
-    for start in range(0, len(pixels), size):
-        yield graph_input(pixels[start : start + size], kind, preprocessing)

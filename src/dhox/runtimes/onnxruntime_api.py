@@ -9,7 +9,6 @@ from typing import Any
 from dhox.errors import DhoxError, first_line, require
 from dhox.models.onnx_file import check_onnx
 
-NO_CPU_KERNELS = {"bf16"}  # precisions that ONNX Runtime's CPU provider cannot run
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
