@@ -37,12 +37,12 @@ def main() -> None:
                     seed=seed, split_seed=seed, views=views, cache=root / "cache", overwrite=True,
                     **RECIPE | {"epochs": options.epochs},
                 )  # fmt: skip
-                accuracies.append(next(row["accuracy"] for row in result.summary["test"] if row["stage"] == "dho"))
-                used = result.summary["training"]["views"]
-            found, each = mean_interval(accuracies), ", ".join(f"{100 * value:.1f}" for value in accuracies)
+                accuracies.append(next(row.accuracy for row in result.summary.test if row.stage == "dho"))
+                used = result.summary.training.views
+            mean, each = mean_interval(accuracies)[0], ", ".join(f"{100 * value:.1f}" for value in accuracies)
             size = sum(e.bytes for e in entries(root / "cache", checksums=False) if e.folder.name.endswith("views"))
             print(
-                f"V = {used:2}: {100 * found['mean']:.1f} ({each}); {used * 6000:,} passes, {size / 1e6:.1f} MB",
+                f"V = {used:2}: {100 * mean:.1f} ({each}); {used * 6000:,} passes, {size / 1e6:.1f} MB",
                 flush=True,
             )
             for entry in entries(root / "cache", checksums=False):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, read_json, write_json
+from dhox.artefacts.comparison import Comparison, ComparisonRow, MeanInterval
+from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, write_json
+from dhox.artefacts.record import read_head, write_record
+from dhox.artefacts.run import Method, TestStage
 from dhox.console import say
 from dhox.data.dataset import data_address, read_dataset
 from dhox.distill.options import DistillOptions, check
@@ -33,10 +36,10 @@ NO_LABELS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison reports: the content of comparison.json."""
+    """What a comparison reports: comparison.json."""
 
     out: Path
-    content: dict[str, Any]
+    content: Comparison
 
 
 def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
@@ -52,15 +55,14 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
     if not read_dataset(data)["test"]:
         raise DhoxError(f"{data} has no test images, which methods are compared on.", "Add test/CLASS/*.")
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
-    header = {"schema": COMPARISON_SCHEMA, "methods": methods, "seeds": seeds}
     begun = holds(out, COMPARISON_FILE, COMPARISON_SCHEMA) and unfinished(out)
     check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume or begun)
     fabric.barrier()
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / COMPARISON_FILE, header | {"status": "running"})
+        write_json(out / COMPARISON_FILE, {"schema": COMPARISON_SCHEMA, "status": "running"})
     first, first_split = options.training.seed, options.labels.split_seed
-    results: dict[str, list[DistillResult]] = {method: [] for method in methods}
+    results: dict[Method, list[DistillResult]] = {method: [] for method in methods}
     for i in range(seeds):
         for method in methods:
             say(f"{method}, seed {first + i}")
@@ -72,43 +74,38 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
                 **(NO_LABELS if method == "kd" else {}),
             )  # fmt: skip
             results[method].append(distill(data, out / f"{method}-{first + i}", of_method))
-    content = header | {
-        "status": "complete",
-        "finished_at": now(),
-        "data": data_address(data),
-        "first_seed": first,
-        "first_split_seed": first_split,
-        "n_test": results[methods[0]][0].summary["sets"]["n_test"],
-        "rows": comparison_rows(results),
-        "environment": versions(),
-    }
+    content = Comparison(
+        finished_at=now(), methods=methods, seeds=seeds, data=data_address(data), first_seed=first,
+        first_split_seed=first_split, n_test=results[methods[0]][0].summary.sets.n_test,
+        rows=comparison_rows(results), environment=versions(),
+    )  # fmt: skip
     if fabric.is_global_zero:
-        write_json(out / COMPARISON_FILE, content)
+        write_record(out / COMPARISON_FILE, content)
     return ComparisonResult(out, content)
 
 
 def unfinished(out: Path) -> bool:
     """Whether a comparison was begun there and never completed."""
-    return bool(read_json(out / COMPARISON_FILE, COMPARISON_SCHEMA)["status"] == "running")
+    return read_head(out / COMPARISON_FILE).status == "running"
 
 
-def comparison_rows(results: dict[str, list[DistillResult]]) -> list[dict[str, Any]]:
+def comparison_rows(results: dict[Method, list[DistillResult]]) -> list[ComparisonRow]:
     """A row per method and stage: accuracy of each seed, mean and 95 % interval, and the paired difference to dho."""
-    values: dict[tuple[str, str], list[float]] = {}
+    values: dict[tuple[Method | Literal["teacher"], TestStage], list[float]] = {}
     # The teacher is the same in every method, but kd's has no labels for an adapter.
     of_teacher = next((method for method in results if method not in {"ce", "kd"}), "kd")
     for method, runs in results.items():
         for result in runs:
-            for row in result.summary["test"]:
-                if row["stage"] == "teacher" and method != of_teacher:
+            for row in result.summary.test or []:
+                if row.stage == "teacher" and method != of_teacher:
                     continue
-                key = ("teacher" if row["stage"] == "teacher" else method, row["stage"])
-                values.setdefault(key, []).append(row["accuracy"])
+                values.setdefault(("teacher" if row.stage == "teacher" else method, row.stage), []).append(row.accuracy)
     reference = values.get(("dho", "dho"))
     rows = []
-    for (method, stage), accuracies in values.items():
-        row = {"method": method, "stage": stage, "accuracies": accuracies, **mean_interval(accuracies)}
-        if reference is not None and CHOSEN.get(method) == stage and method != "dho":
-            row["minus_dho"] = mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)])
-        rows.append(row)
+    for (name, stage), accuracies in values.items():
+        difference = None
+        if reference is not None and CHOSEN.get(name) == stage and name != "dho":
+            difference = MeanInterval(*mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)]))
+        mean, interval = mean_interval(accuracies)
+        rows.append(ComparisonRow(mean, interval, name, stage, accuracies, difference))
     return rows

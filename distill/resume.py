@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, read_json, settle, sha256, write_json
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle, sha256
+from dhox.artefacts.record import read_record, write_record
+from dhox.artefacts.run import Run, RunState, Settings, read_run
 from dhox.console import say
 from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
@@ -16,7 +17,7 @@ from dhox.errors import DhoxError
 CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
 
 
-def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def earlier_state(out: Path, settings: Settings) -> Run | None:
     """What --resume finds: run.json of the finished run, or None where training starts or goes on.
 
     Raises DhoxError where the interrupted or finished training had other settings.
@@ -26,9 +27,9 @@ def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     place = partial if (partial / RUN_FILE).exists() else out
     if not (place / RUN_FILE).exists():
         return None
-    summary = read_json(place / RUN_FILE, RUN_SCHEMA)
-    before = summary.get("settings", settings)
-    free = CURES if summary.get("status") == "diverged" else ()
+    state = read_record(place / RUN_FILE, RunState)
+    before = settings if state.settings is None else state.settings
+    free = CURES if state.status == "diverged" else ()
     other = [
         f"{name} {before.get(name)!r} there, {value!r} here"
         for name, value in settings.items()
@@ -42,7 +43,7 @@ def earlier_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if place == partial:
         return None
     say(f"{out} is complete; nothing is left to resume.")
-    return summary
+    return read_run(out)
 
 
 def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:
@@ -56,7 +57,7 @@ def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str
 
 
 @contextmanager
-def on_divergence(run: Path, settings: dict[str, Any], *, writes: bool) -> Iterator[None]:
+def on_divergence(run: Path, settings: Settings, *, writes: bool) -> Iterator[None]:
     """Note in run.json that training diverged, so that --resume takes another learning rate.
 
     `writes`: whether this process is the one that writes.
@@ -65,5 +66,5 @@ def on_divergence(run: Path, settings: dict[str, Any], *, writes: bool) -> Itera
         yield
     except DivergedError:
         if writes:
-            write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "diverged", "settings": settings})
+            write_record(run / RUN_FILE, RunState(status="diverged", settings=settings))
         raise

@@ -13,15 +13,18 @@ import numpy as np
 import timm
 import torch
 
+from dhox.artefacts.arrays import write_arrays
+from dhox.artefacts.common import StudentEntry, class_entries
 from dhox.artefacts.files import (
     CHECKPOINT,
     RUN_FILE,
     RUN_SCHEMA,
     check_output,
-    read_json,
-    write_json,
-    write_npz,
 )
+from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits
+from dhox.artefacts.record import read_record, write_record
+from dhox.artefacts.run import Run, RunState, SetsSummary, Training
+from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import console
 from dhox.data.dataset import (
     class_names,
@@ -39,10 +42,11 @@ from dhox.distill.images.student_inputs import decoded_inputs, packed_inputs, re
 from dhox.distill.options import METHODS, DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
 from dhox.distill.results.evaluate import (
-    logit_arrays,
     pixel_loader,
     predict_logits,
     validation_metrics,
+    with_labels,
+    with_unlabelled,
 )
 from dhox.distill.results.outcome import select, test_rows
 from dhox.distill.results.selection import FEWEST_IMAGES
@@ -76,11 +80,11 @@ MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What `dhox distill` reports: the content of run.json and of selection.json."""
+    """What `dhox distill` reports: run.json and selection.json."""
 
     run: Path
-    summary: dict[str, Any]
-    selection: dict[str, Any]
+    summary: Run
+    selection: Selection
 
 
 def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
@@ -99,7 +103,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
     if resume:
         finished = earlier_state(out, settings)
         if finished is not None:
-            return DistillResult(out, finished, read_json(out / "selection.json", "dhox.selection/1"))
+            return DistillResult(out, finished, read_record(out / SELECTION_FILE, Selection))
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     fabric, precision = create_fabric(of.device, precision)
     # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
@@ -169,8 +173,8 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
         )  # fmt: skip
     if guidance is not None and guidance.adapter is not None:
         notes.append(adapter_sentence(guidance.adapter, of.adapter))
-    if use_kd and from_files and guidance is not None and guidance.summary["views"] > 1:
-        views = guidance.summary["views"]  # a single one stands for every crop of the student
+    if use_kd and from_files and guidance is not None and guidance.summary.views > 1:
+        views = guidance.summary.views  # a single one stands for every crop of the student
     side = packed_side(preprocessing.crop, sizes) if of.packed_size is None else of.packed_size
     if side:
         rows = packed_rows(fabric, root, items, keys, side)
@@ -189,7 +193,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
 
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, overwrite, resume) as run:
         if fabric.is_global_zero:
-            write_json(run / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running", "settings": settings})
+            write_record(run / RUN_FILE, RunState(status="running", settings=settings))
         validation: Any = pixel_loader(sets.validation, preprocessing, workers, fabric.global_rank, world)
         if len(sets.validation) * spec.image_size**2 * 3 <= HELD_BYTES:
             validation = list(validation)
@@ -198,7 +202,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
             if not sets.validation:
                 return {}
             logits = predict_logits(fabric, model, validation, len(sets.validation), preprocessing)
-            return validation_metrics(logits["ce_logits"], logits["kd_logits"], validation_numbers, spec.two_heads)
+            return validation_metrics(logits, validation_numbers, spec.two_heads)
 
         curves = Curves(run if fabric.is_global_zero else None)
         with (
@@ -220,59 +224,55 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
         curves.close()
 
         # What the student answers; what alpha and beta are; the files.
-        def answers(part: list[Any]) -> dict[str, np.ndarray]:
+        def answers(part: list[Any]) -> HeadLogits:
             loader = pixel_loader(part, preprocessing, workers, fabric.global_rank, world)
-            return logit_arrays(predict_logits(fabric, model, loader, len(part), preprocessing), part, labels)
+            return predict_logits(fabric, model, loader, len(part), preprocessing)
 
-        arrays = {"val": answers(sets.validation), "test": answers(sets.test)}
+        teacher_answers = guidance.answers if guidance else {}
+        val = with_labels(
+            answers(sets.validation), sets.validation, labels, teacher_predictions=teacher_answers.get("val"),
+            teacher_logits=guidance.val_logits if guidance else None,
+        )  # fmt: skip
         if sample:
-            loader = pixel_loader(sample, preprocessing, workers, fabric.global_rank, world)
-            of_sample = predict_logits(fabric, model, loader, len(sample), preprocessing)
-            arrays["val"] |= {f"unlabelled_{name}": part for name, part in of_sample.items() if name != "kd_bias"}
-        if guidance is not None:
-            arrays["val"]["teacher_predictions"] = guidance.answers["val"]
-            arrays["val"]["teacher_logits"] = guidance.val_logits
-            arrays["test"]["teacher_predictions"] = guidance.answers["test"]
-            if sample:
-                arrays["val"]["unlabelled_teacher_predictions"] = guidance.answers["unlabelled"]
-        selection = select(arrays["val"], sets.selection, spec.two_heads, of.metric, fixed)
-        summary = {
-            "schema": RUN_SCHEMA,
-            "status": "complete",
-            "finished_at": now(),
-            "method": method,
-            "data": data_address(data),
-            "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
-            "sets": sets_summary(sets)
-            | {"label_sampler": of.label_sampler, "tune_on": of.tune_on, "group_by": of.group_by},
-            "teacher": guidance.summary if guidance else None,
-            "student": msgspec.to_builtins(spec)
-            | {
-                "weights": of.student_weights, "init_heads": of.init_heads,
-                "init_from": plain(of.init_from),
-            },
-            "preprocessing": preprocessing.to_json(),
-            "training": {
-                "epochs": of.epochs, "epoch_steps": epoch_steps, "batch_labelled": n_labelled,
-                "batch_unlabelled": n_unlabelled, "learning_rate": of.learning_rate, "weight_decay": of.weight_decay,
-                "warm_up": of.warm_up, "schedule": of.schedule, "views": views, "packed_size": side, "seed": seed,
-                "split_seed": split_seed, "view_seed": view_seed, "precision": precision,
-                "device": str(fabric.device), "processes": world,
-            },
-            "test": test_rows(arrays["test"], selection, spec.two_heads) if sets.test else None,
-            "skipped": skipped,
-            "notes": notes,
-            "settings": settings,
-            "environment": versions(),
-        }  # fmt: skip
+            val = with_unlabelled(val, answers(sample), teacher_answers.get("unlabelled"))
+        test = with_labels(
+            answers(sets.test), sets.test, labels, teacher_predictions=teacher_answers.get("test")
+        )  # fmt: skip
+        selection = select(val, sets.selection, spec.two_heads, of.metric, fixed)
+        summary = Run(
+            finished_at=now(),
+            method=method,
+            data=data_address(data),
+            classes=class_entries(classes),
+            sets=sets_summary(sets, of.label_sampler, of.tune_on, of.group_by),
+            teacher=guidance.summary if guidance else None,
+            student=StudentEntry(
+                **msgspec.structs.asdict(spec), weights=of.student_weights, init_heads=of.init_heads,
+                init_from=plain(of.init_from),
+            ),
+            preprocessing=preprocessing,
+            training=Training(
+                epochs=of.epochs, epoch_steps=epoch_steps, batch_labelled=n_labelled,
+                batch_unlabelled=n_unlabelled, learning_rate=of.learning_rate, weight_decay=of.weight_decay,
+                warm_up=of.warm_up, schedule=of.schedule, views=views, packed_size=side, seed=seed,
+                split_seed=split_seed, view_seed=view_seed, precision=precision, device=str(fabric.device),
+                processes=world,
+            ),
+            test=test_rows(test, selection, spec.two_heads) if sets.test else None,
+            skipped=skipped,
+            notes=notes,
+            settings=settings,
+            environment=versions(),
+        )  # fmt: skip
         if fabric.is_global_zero:
             save_student(model, run)
-            for name, of_split in arrays.items():
-                write_npz(run / f"{name}.npz", **of_split)
-            write_json(run / "selection.json", selection)
+            write_arrays(run / VAL_FILE, val)
+            if sets.test:
+                write_arrays(run / TEST_FILE, test)
+            write_record(run / SELECTION_FILE, selection)
             if guidance is not None and guidance.adapter is not None:
                 save_adapter(guidance.adapter, run / ADAPTER_FILE)
-            write_json(run / RUN_FILE, summary)
+            write_record(run / RUN_FILE, summary)
             shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
     return DistillResult(out, summary, selection)
 
@@ -294,14 +294,17 @@ def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
     return max(1, -(-epochs * epoch_steps * batch // n))
 
 
-def sets_summary(sets: Sets) -> dict[str, Any]:
-    """The sets as run.json holds them: counts, and the names that an image folder alone would not tell."""
-    return {
-        "n_labelled": len(sets.labelled),
-        "n_unlabelled": len(sets.unlabelled),
-        "n_validation": len(sets.validation),
-        "n_test": len(sets.test),
-        "selection": sets.selection,
-        "labelled": [item.name for item in sets.labelled],
-        "validation": [item.name for item in sets.validation],
-    }
+def sets_summary(sets: Sets, label_sampler: str, tune_on: str, group_by: str | None) -> SetsSummary:
+    """The sets as run.json holds them."""
+    return SetsSummary(
+        n_labelled=len(sets.labelled),
+        n_unlabelled=len(sets.unlabelled),
+        n_validation=len(sets.validation),
+        n_test=len(sets.test),
+        selection=sets.selection,
+        labelled=[item.name for item in sets.labelled],
+        validation=[item.name for item in sets.validation],
+        label_sampler=label_sampler,
+        tune_on=tune_on,
+        group_by=group_by,
+    )

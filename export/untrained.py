@@ -15,8 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.artefacts.common import Preprocessing
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, write_json, write_npz
+from dhox.artefacts.arrays import write_arrays
+from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
+from dhox.artefacts.files import RUN_FILE
+from dhox.artefacts.logits import VAL_FILE, Logits
+from dhox.artefacts.record import write_record
+from dhox.artefacts.run import Run, SetsSummary
+from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import quietly
 from dhox.data.images import decode, model_input, normalise
 from dhox.distill.students.create import create_student
@@ -25,7 +30,6 @@ from dhox.distill.students.synthetic import write_synthetic_images
 from dhox.export.run import export
 from dhox.system.environment import now, versions
 
-UNTRAINED = "untrained"  # the method of these runs
 CALIBRATION_IMAGES = 16
 LOGIT_SPREAD = 0.5  # standard deviation of the logits: probabilities as unsure as an early student's
 
@@ -51,24 +55,23 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
         calibrate(student, np.stack(pixels), preprocessing)
         save_student(student, run)
         nothing = np.zeros((0, classes), np.float32)
-        write_npz(
-            run / "val.npz", ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64),
-            names=np.zeros(0, np.str_),
+        logits = Logits(ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64), names=np.zeros(0, np.str_))
+        selection = Selection(
+            alpha=1.0, beta=1.0, searched=False, metric="accuracy", source="untrained", n_validation=0,
+            n_selection_labels=0, fewest_images=0, grid=None,
         )  # fmt: skip
-        selection = {
-            "schema": "dhox.selection/1", "alpha": 1.0, "beta": 1.0, "searched": False, "metric": "accuracy",
-            "source": UNTRAINED, "n_validation": 0, "n_selection_labels": 0,
-        }  # fmt: skip
-        write_json(run / "selection.json", selection)
-        summary = {
-            "schema": RUN_SCHEMA, "status": "complete", "finished_at": now(), "method": UNTRAINED,
-            "data": str(run / "images"),
-            "classes": [{"id": number, "name": label, "prompt": label} for number, label in enumerate(labels)],
-            "sets": {"selection": UNTRAINED, "labelled": [], "validation": []},
-            "teacher": None, "student": msgspec.to_builtins(spec) | {"weights": "none"},
-            "preprocessing": preprocessing.to_json(), "skipped": [], "environment": versions(),
-        }  # fmt: skip
-        write_json(run / RUN_FILE, summary)
+        sets = SetsSummary(
+            n_labelled=0, n_unlabelled=0, n_validation=0, n_test=0, selection="untrained", labelled=[], validation=[]
+        )
+        summary = Run(
+            finished_at=now(), method="untrained", data=str(run / "images"),
+            classes=class_entries([(label, label) for label in labels]), sets=sets, teacher=None,
+            student=StudentEntry(**msgspec.structs.asdict(spec), weights="none"), preprocessing=preprocessing,
+            training=None, test=None, skipped=[], notes=[], environment=versions(),
+        )  # fmt: skip
+        write_arrays(run / VAL_FILE, logits)
+        write_record(run / SELECTION_FILE, selection)
+        write_record(run / RUN_FILE, summary)
         with quietly():
             return export(run, out, fp16=fp16, overwrite=True).manifest
 

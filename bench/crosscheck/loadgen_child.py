@@ -99,12 +99,12 @@ def mean_seconds(call: Callable[[], object], duration_s: float) -> float:
 def paired_numbers(theirs: list[float], ours: list[float]) -> dict[str, Any]:
     """The geometric mean of either, and in percent by how much theirs is above ours, with its 95 % interval over the
     pairs (Student's t on the logarithms of their ratios): one statistic, so that the three numbers fit each other."""
-    ratio: dict[str, Any] = mean_interval([log(their / our) for their, our in zip(theirs, ours, strict=True)])
-    interval = None if ratio["interval"] is None else [100 * expm1(end) for end in ratio["interval"]]
+    mean, ends = mean_interval([log(their / our) for their, our in zip(theirs, ours, strict=True)])
+    interval = None if ends is None else [100 * expm1(end) for end in ends]
     return {
         "theirs": geometric_mean(theirs),
         "ours": geometric_mean(ours),
-        "difference_percent": {"mean": 100 * expm1(ratio["mean"]), "interval": interval},
+        "difference_percent": {"mean": 100 * expm1(mean), "interval": interval},
     }
 
 

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from dhox.artefacts.files import free_bytes
+from dhox.artefacts.shards import Recipe
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.shards import (
@@ -27,7 +28,7 @@ from dhox.distill.images.shards import (
 )
 from dhox.errors import DhoxError
 
-RECIPE = {"rows": "packed images", "resize": "bicubic"}
+RECIPE: Recipe = {"rows": "packed images", "resize": "bicubic"}
 PER_INPUT = 10 / 7  # about 1 / sqrt(SCALE[0])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -12,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from dhox.artefacts.files import stable_hash, write_bytes
+from dhox.artefacts.shards import ScanMemory
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, Splits, data_address, image_bytes, shorten
 from dhox.data.images import UnreadableImageError, decode
@@ -95,10 +97,10 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> t
 def read_memory(memory: Path | None) -> dict[str, tuple[str, Seen]]:
     """Name -> (stamp, what it is) of an earlier pass; empty where there was none or its file is damaged."""
     try:
-        content = json.loads(memory.read_text(encoding="utf-8")) if memory else {}
-        return {name: (row[0], Seen(*row[1:])) for name, row in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        content = msgspec.json.decode(memory.read_bytes(), type=ScanMemory) if memory else {}
+    except (OSError, ValueError, RecursionError):
         return {}
+    return {name: (row[0], Seen(row[1], row[2], row[3])) for name, row in content.items()}
 
 
 def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Seen]) -> None:
@@ -109,8 +111,8 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
         memory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DhoxError(f"Could not create {memory.parent}: {err.strerror}.", "Choose another --cache.") from err
-    rows = {name: [stamps[name], s.content, s.width, s.height] for name, s in seen.items() if s.reason is None}
-    write_bytes(memory, json.dumps(rows, ensure_ascii=False).encode())
+    rows = {name: (stamps[name], s.content, s.width, s.height) for name, s in seen.items() if s.reason is None}
+    write_bytes(memory, msgspec.json.encode(rows))
 
 
 def scan_memory(root: Path, data: Path) -> Path:

@@ -15,18 +15,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors.numpy import save
 
-from dhox.artefacts.files import read_json, write_bytes, write_json
+from dhox.artefacts.files import write_bytes
+from dhox.artefacts.record import read_record, write_record
+from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowType, ShardHeader, Shards
 from dhox.data.dataset import shorten
 from dhox.errors import DhoxError
 
-SHARDS_FILE, SHARDS_SCHEMA = "shards.json", "dhox.shards/1"
-KEY_BYTES = 16
 LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
 CHECKSUMS_UP_TO = 16 << 30  # bytes that are read whole when rows are opened; beyond, `dhox cache --verify` does it
 MOST_ROWS, MOST_BYTES = 1024, 64 << 20  # of one file
@@ -79,25 +80,22 @@ def row_key(name: str, content: str) -> bytes:
 
 
 def prepare(
-    folder: Path, recipe: dict[str, Any], row_shape: Sequence[int], dtype: str, about: dict[str, Any] | None = None
+    folder: Path, recipe: Recipe, row_shape: Sequence[int], dtype: RowType, about: dict[str, str] | None = None
 ) -> None:
     """Create the directory, or check that it holds rows of this recipe. Raises DhoxError where it holds others.
 
     `about`: kept for readers, never compared.
     """
-    wanted = json.loads(json.dumps({"recipe": recipe, "row_shape": list(row_shape), "dtype": dtype}))
+    wanted = Shards(about=about or {}, recipe=recipe, row_shape=list(row_shape), dtype=dtype, files={})
     path = folder / SHARDS_FILE
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise DhoxError(f"Could not create {folder}: {err.strerror}.", "Choose another --cache.") from err
-        write_json(path, {"schema": SHARDS_SCHEMA, "about": about or {}, **wanted, "files": {}})
+        write_record(path, wanted)
         return
-    found = read_json(path, SHARDS_SCHEMA)
-    flat_found, flat_wanted = (
-        {**c["recipe"], "row_shape": c["row_shape"], "dtype": c["dtype"]} for c in (found, wanted)
-    )
+    flat_found, flat_wanted = (compared(header) for header in (read_record(path, Shards), wanted))
     other = [
         f"{name} is {flat_found.get(name)!r} there and {flat_wanted.get(name)!r} here"
         for name in sorted(flat_found.keys() | flat_wanted.keys())
@@ -108,6 +106,12 @@ def prepare(
             f"{folder} was written by another teacher or recipe ({'; '.join(other)}).",
             "Choose another --cache, or train with the settings that wrote it.",
         )
+
+
+def compared(header: Shards) -> Recipe:
+    """What two directories must have in common to hold the same rows, as JSON keeps it."""
+    whole = header.recipe | {"row_shape": [*header.row_shape], "dtype": header.dtype}
+    return msgspec.json.decode(msgspec.json.encode(whole), type=Recipe)
 
 
 def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
@@ -127,10 +131,10 @@ def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
 
 def examine(folder: Path, *, checksums: bool) -> tuple[list[Shard], dict[str, str]]:
     """(whole files, damaged or missing file -> reason)."""
-    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
-    row_bytes = int(np.prod(header["row_shape"])) * np.dtype(header["dtype"]).itemsize
+    header = read_record(folder / SHARDS_FILE, Shards)
+    row_bytes = prod(header.row_shape) * np.dtype(header.dtype).itemsize
     found = sorted(folder.glob("*.safetensors"))
-    damaged = {name: "missing" for name in header["files"] if not (folder / name).exists()}
+    damaged = {name: "missing" for name in header.files if not (folder / name).exists()}
     whole = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, result in zip(found, pool.map(lambda p: read_shard(p, row_bytes, checksums), found), strict=True):
@@ -146,14 +150,11 @@ def read_shard(path: Path, row_bytes: int, checksums: bool) -> Shard | str:
     with path.open("rb") as file:
         try:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            metadata = json.loads(header["__metadata__"]["dhox"])
-            keys = bytes.fromhex(metadata["keys"])
-        except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+            metadata = msgspec.json.decode(header["__metadata__"]["dhox"], type=ShardHeader)
+        except (ValueError, KeyError, TypeError, RecursionError):
             return "no header"
-        shard = Shard(
-            path, [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)], 8 + length, metadata["sha256"]
-        )
+        shard = Shard(path, metadata.row_keys, 8 + length, metadata.sha256)
         if path.stat().st_size != shard.offset + len(shard.keys) * row_bytes:
             return "truncated"
         if checksums:
@@ -177,8 +178,8 @@ def open_rows(folder: Path, keys: list[bytes]) -> Rows:
     """
     total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     shards = read_shards(folder, checksums=total <= CHECKSUMS_UP_TO)
-    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
-    dtype, shape = np.dtype(header["dtype"]), tuple(header["row_shape"])
+    header = read_record(folder / SHARDS_FILE, Shards)
+    dtype, shape = np.dtype(header.dtype), tuple(header.row_shape)
     places = where(shards)
     lost = sum(key not in places for key in keys)
     if lost:
@@ -240,21 +241,21 @@ def write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
     rows = np.ascontiguousarray(rows)
     joined = b"".join(keys)
     # One entry: safetensors writes several in any order.
-    metadata = {"dhox": json.dumps({"keys": joined.hex(), "sha256": hashlib.sha256(rows.data).hexdigest()})}
+    header = ShardHeader(joined.hex(), hashlib.sha256(rows.data).hexdigest())
     name = hashlib.blake2b(joined, digest_size=12).hexdigest()
-    write_bytes(folder / f"{name}.safetensors", save({"rows": rows}, metadata))
+    write_bytes(folder / f"{name}.safetensors", save({"rows": rows}, {"dhox": msgspec.json.encode(header).decode()}))
 
 
 def list_files(folder: Path) -> None:
     """Record in shards.json which files are there, so that a later loss is noticed."""
-    header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+    header = read_record(folder / SHARDS_FILE, Shards)
     shards, _ = examine(folder, checksums=False)
-    header["files"] = {shard.path.name: len(shard.keys) for shard in shards}
     for temporary in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - temporary.stat().st_mtime > LEFT_BEHIND_SECONDS:
                 temporary.unlink()
-    write_json(folder / SHARDS_FILE, header)
+    files = {shard.path.name: len(shard.keys) for shard in shards}
+    write_record(folder / SHARDS_FILE, msgspec.structs.replace(header, files=files))
 
 
 def repair(folder: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.logits import HeadLogits, Logits
 from dhox.data.dataset import Item, class_numbers
 from dhox.data.images import model_input
 from dhox.distill.images.pixels import WholeImages, to_model
@@ -38,12 +40,10 @@ def pixel_loader(
 
 def predict_logits(
     fabric: Fabric, student: Student, pixels: Iterable[torch.Tensor], n: int, preprocessing: Preprocessing
-) -> dict[str, np.ndarray]:
-    """`ce_logits` and `kd_logits` of n whole images, float32 [n, C], in eval mode, on every process.
+) -> HeadLogits:
+    """The heads' logits of n whole images, in eval mode, on every process.
 
-    A cosine KD head V z/|z| + c also gives `z_norms` float32 [n], |z|, and `kd_bias` float32 [C], c: what its plain
-    linear fold needs (dhox.export.folding.fold). `pixels`: batches of this process's part of the images (see
-    pixel_loader); every image counts exactly once.
+    `pixels`: batches of this process's part of the images (see pixel_loader); every image counts exactly once.
     """
     share_buffers(fabric, student)
     student.eval()
@@ -55,26 +55,30 @@ def predict_logits(
             columns = [part.float() for part in (*student.logits(z), norm(z.float()))]
             parts.append(torch.cat(columns, dim=1).cpu().numpy())
     rows = gather_rows(fabric, np.concatenate(parts), n)
-    answers = {"ce_logits": rows[:, :classes].copy(), "kd_logits": rows[:, classes:-1].copy()}
-    if student.kd_head is not None and student.kd_kind != "linear":
-        bias = plain_parameters(student.kd_kind, student.kd_head)[1]
-        answers |= {"z_norms": rows[:, -1].copy(), "kd_bias": bias.detach().float().cpu().numpy()}
-    return answers
+    answers = HeadLogits(ce_logits=rows[:, :classes].copy(), kd_logits=rows[:, classes:-1].copy())
+    if student.kd_head is None or student.kd_kind == "linear":
+        return answers
+    bias = plain_parameters(student.kd_kind, student.kd_head)[1].detach().float().cpu().numpy()
+    return replace(answers, z_norms=rows[:, -1].copy(), kd_bias=bias)
 
 
-def logit_arrays(logits: dict[str, np.ndarray], items: list[Item], labels: list[str]) -> dict[str, np.ndarray]:
-    """The arrays of `predict_logits`, labels [N] and names [N] of whole images: val.npz and test.npz."""
-    return {
-        **logits,
-        "labels": class_numbers(items, labels),
-        "names": np.array([item.name for item in items], dtype=np.str_),
-    }
+def with_labels(heads: HeadLogits, items: list[Item], labels: list[str], **teacher: np.ndarray | None) -> Logits:
+    """val.npz or test.npz of whole images; `teacher`: its teacher_predictions and teacher_logits, where there are."""
+    names = np.array([item.name for item in items], dtype=np.str_)
+    return Logits(**vars(heads), labels=class_numbers(items, labels), names=names, **teacher)
 
 
-def validation_metrics(
-    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, two_heads: bool
-) -> dict[str, float]:
+def with_unlabelled(val: Logits, heads: HeadLogits, teacher_predictions: np.ndarray | None) -> Logits:
+    """val.npz with what the heads and the teacher answer to unlabelled images."""
+    return replace(
+        val, unlabelled_ce_logits=heads.ce_logits, unlabelled_kd_logits=heads.kd_logits,
+        unlabelled_z_norms=heads.z_norms, unlabelled_teacher_predictions=teacher_predictions,
+    )  # fmt: skip
+
+
+def validation_metrics(heads: HeadLogits, labels: np.ndarray, two_heads: bool) -> dict[str, float]:
     """Accuracies for the learning curves and the share of images that both heads answer alike, in [0, 1]."""
+    ce_logits, kd_logits = heads.ce_logits, heads.kd_logits
     if not two_heads:
         return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
     mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)

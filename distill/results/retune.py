@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, read_json, read_npz, to_json, write_files
+import msgspec
+
+from dhox.artefacts.common import Metric
+from dhox.artefacts.files import RUN_FILE, write_files
+from dhox.artefacts.record import record_bytes
+from dhox.artefacts.run import Run
+from dhox.artefacts.run_directory import open_run
+from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.distill.results.outcome import select, test_rows
 from dhox.errors import DhoxError
 from dhox.system.environment import now
@@ -14,35 +20,29 @@ from dhox.system.environment import now
 
 @dataclass(frozen=True)
 class RetuneResult:
-    """The new content of run.json and selection.json, and the point (alpha, beta) before."""
+    """The new run.json and selection.json, and the point (alpha, beta) before."""
 
     run: Path
-    summary: dict[str, Any]
-    selection: dict[str, Any]
+    summary: Run
+    selection: Selection
     before: tuple[float, float]
 
 
-def retune(run: Path, *, metric: str | None = None, fixed: tuple[float, float] | None = None) -> RetuneResult:
+def retune(run: Path, *, metric: Metric | None = None, fixed: tuple[float, float] | None = None) -> RetuneResult:
     """Select alpha and beta from RUN/val.npz again, and rewrite selection.json and the test rows of run.json.
 
-    `metric`: accuracy, balanced or macro-f1; None keeps the run's. `fixed`: (alpha, beta) to take instead of searching.
-    Test is reported, never used. Both files are written in full before either replaces its old one. Raises DhoxError
-    for a folder that holds no complete run of two heads.
+    `metric`: None keeps the run's. `fixed`: (alpha, beta) to take instead of searching. Test is reported, never used.
+    Everything is read and checked before anything is written, and both files are written in full before either replaces
+    its old one. Raises DhoxError for a folder that holds no complete run of two heads.
     """
-    if not (run / RUN_FILE).is_file():
-        raise DhoxError(f"{run} is not a run directory.", "Give the directory that dhox distill wrote.")
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    if summary.get("status") != "complete":
-        raise DhoxError(f"{run} is not complete (status {summary.get('status')}).", "Finish dhox distill first.")
-    if summary["method"] != "dho":
+    opened = open_run(run)
+    summary, old = opened.run, opened.selection
+    if summary.method != "dho":
         raise DhoxError(
-            f"{run} has one head (method {summary['method']}), so there is no alpha and no beta.", "Retune a dho run."
+            f"{run} has one head (method {summary.method}), so there is no alpha and no beta.", "Retune a dho run."
         )
-    old = read_json(run / "selection.json", "dhox.selection/1")
-    metric = metric or old["metric"]
-    val, test = read_npz(run / "val.npz"), read_npz(run / "test.npz")
-    selection = select(val, summary["sets"]["selection"], two_heads=True, metric=metric, fixed=fixed)
-    rows = test_rows(test, selection, two_heads=True) if summary["test"] else None
-    summary = summary | {"test": rows, "retuned_at": now()}
-    write_files({run / "selection.json": to_json(selection), run / RUN_FILE: to_json(summary)})
-    return RetuneResult(run, summary, selection, (old["alpha"], old["beta"]))
+    selection = select(opened.validation, summary.sets.selection, True, metric or old.metric, fixed)
+    rows = None if opened.test is None else test_rows(opened.test, selection, two_heads=True)
+    summary = msgspec.structs.replace(summary, test=rows, retuned_at=now())
+    write_files({run / SELECTION_FILE: record_bytes(selection), run / RUN_FILE: record_bytes(summary)})
+    return RetuneResult(run, summary, selection, (old.alpha, old.beta))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dhox.artefacts.common import Metric
 from dhox.artefacts.files import stable_hash
+from dhox.artefacts.selection import Grid
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 from dhox.evidence.statistics import negative_log_likelihood, score, softmax
 
@@ -18,25 +20,29 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Selection:
-    """alpha weights the CE head. `score_grid` is [len(ALPHAS)][len(BETAS)], empty where nothing was searched."""
+class Chosen:
+    """alpha weights the CE head; beta is the KD head's temperature. `grid`: what the search saw, None without one."""
 
     alpha: float
     beta: float
-    searched: bool
-    score_grid: list[list[float]]
+    grid: Grid | None
+
+    @property
+    def searched(self) -> bool:
+        """Whether labels chose."""
+        return self.grid is not None
 
 
 def choose_alpha_beta(
-    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, metric: str = "accuracy"
-) -> Selection:
+    ce_logits: np.ndarray, kd_logits: np.ndarray, labels: np.ndarray, metric: Metric = "accuracy"
+) -> Chosen:
     """Maximise the metric (see dhox.evidence.statistics.score) of the top-1 answers over the grid.
 
     Ties go to the lower NLL, then to the point nearest to (0.4, 0.5). Logits [N, C], labels [N].
     With fewer than FEWEST_IMAGES images nothing is searched: (0.4, 0.5).
     """
     if len(labels) < FEWEST_IMAGES:
-        return Selection(FIXED_ALPHA, FIXED_BETA, False, [])
+        return Chosen(FIXED_ALPHA, FIXED_BETA, None)
     grid = np.zeros((len(ALPHAS), len(BETAS)))
     ranked = []
     ce_probs = softmax(ce_logits)
@@ -49,7 +55,7 @@ def choose_alpha_beta(
             ranked.append((-reached, round(negative_log_likelihood(probs, labels), 6), distance, alpha, beta))
             grid[row, column] = reached
     *_, alpha, beta = min(ranked)
-    return Selection(alpha, beta, True, grid.tolist())
+    return Chosen(alpha, beta, Grid([*ALPHAS], [*BETAS], grid.tolist()))
 
 
 def selecting_half(names: list[str]) -> np.ndarray:

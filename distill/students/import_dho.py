@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -12,9 +11,15 @@ from lightning_fabric import Fabric
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
-from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256, write_json, write_npz
+from dhox.artefacts.arrays import write_arrays
+from dhox.artefacts.common import StudentEntry, class_entries
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256
+from dhox.artefacts.logits import VAL_FILE
+from dhox.artefacts.record import write_record
+from dhox.artefacts.run import Imported, Run, SetsSummary
+from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
-from dhox.distill.results.evaluate import logit_arrays, pixel_loader, predict_logits
+from dhox.distill.results.evaluate import pixel_loader, predict_logits, with_labels
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
 from dhox.distill.students.student import save_student
@@ -29,11 +34,11 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What `dhox import-dho` reports: the content of run.json and of selection.json."""
+    """What `dhox import-dho` reports: run.json and selection.json."""
 
     run: Path
-    summary: dict[str, Any]
-    selection: dict[str, Any]
+    summary: Run
+    selection: Selection
 
 
 def import_dho(
@@ -72,42 +77,29 @@ def import_dho(
         model = fabric.to_device(student.eval())
         pixels = pixel_loader(validation, preprocessing, workers)
         logits = predict_logits(fabric, model, pixels, len(validation), preprocessing)
-        val = logit_arrays(logits, validation, labels)
-        write_npz(run / "val.npz", **val)
+        write_arrays(run / VAL_FILE, with_labels(logits, validation, labels))
         if data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
             notes.append(
                 "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
                 "Give dhox export --data DATA, or import again with --data DATA"
             )
-        selection = {
-            "schema": "dhox.selection/1", "alpha": alpha, "beta": beta, "searched": False, "metric": "accuracy",
-            "source": "imported", "n_validation": len(validation), "n_selection_labels": 0,
-            "fewest_images": FEWEST_IMAGES, "grid": None,
-        }  # fmt: skip
-        write_json(run / "selection.json", selection)
-        summary = {
-            "schema": RUN_SCHEMA,
-            "status": "complete",
-            "finished_at": now(),
-            "method": "dho",
-            "data": data_address(data or out / SYNTHETIC),
-            "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(named)],
-            "sets": {
-                "n_labelled": 0, "n_unlabelled": 0, "n_validation": len(validation), "n_test": 0,
-                "selection": "imported", "labelled": [], "validation": [item.name for item in validation],
-            },
-            "teacher": None,
-            "student": msgspec.to_builtins(spec) | {"weights": file.name},
-            "preprocessing": preprocessing.to_json(),
-            "training": None,
-            "imported": {"file": str(file.absolute()), "sha256": sha256(file), "stored": stored},
-            "test": None,
-            "skipped": [],
-            "notes": notes,
-            "environment": versions(),
-        }  # fmt: skip
-        write_json(run / RUN_FILE, summary)
+        selection = Selection(
+            alpha=alpha, beta=beta, searched=False, metric="accuracy", source="imported", n_validation=len(validation),
+            n_selection_labels=0, fewest_images=FEWEST_IMAGES, grid=None,
+        )  # fmt: skip
+        sets = SetsSummary(
+            n_labelled=0, n_unlabelled=0, n_validation=len(validation), n_test=0, selection="imported", labelled=[],
+            validation=[item.name for item in validation],
+        )  # fmt: skip
+        summary = Run(
+            finished_at=now(), method="dho", data=data_address(data or out / SYNTHETIC), classes=class_entries(named),
+            sets=sets, teacher=None, student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name),
+            preprocessing=preprocessing, training=None, test=None, skipped=[], notes=notes, environment=versions(),
+            imported=Imported(str(file.absolute()), sha256(file), stored),
+        )  # fmt: skip
+        write_record(run / SELECTION_FILE, selection)
+        write_record(run / RUN_FILE, summary)
     return ImportResult(out, summary, selection)
 
 

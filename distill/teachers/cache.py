@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.artefacts.files import free_bytes
+from dhox.artefacts.shards import Recipe
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images import views as view_module
@@ -68,9 +69,9 @@ def weights_hash(teacher: Teacher) -> str:
     return digest.hexdigest()
 
 
-def cache_recipe(teacher: Teacher, weights: str, views: int | str, view_seed: int) -> dict[str, Any]:
+def cache_recipe(teacher: Teacher, weights: str, views: int | str, view_seed: int) -> Recipe:
     """What the embeddings of an image depend on besides the image. `weights`: see weights_hash."""
-    recipe = {
+    recipe: Recipe = {
         "rows": "teacher embeddings",
         "teacher_weights": weights,
         "pixels": [teacher.size, teacher.interpolation, list(teacher.mean), list(teacher.std)],
@@ -79,30 +80,36 @@ def cache_recipe(teacher: Teacher, weights: str, views: int | str, view_seed: in
     return recipe if views == WHOLE else recipe | {"view_seed": view_seed} | view_module.RECIPE
 
 
-def cache_folder(root: Path, recipe: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+def cache_folder(root: Path, recipe: Recipe) -> tuple[Path, Recipe]:
     """The directory of a recipe below the root of all caches, and the recipe of that directory.
 
     Other teachers and view recipes have other directories. One with more views than asked for serves as well: its first
     views are the same.
     """
-    views = recipe["views"]
+    views = views_of(recipe)
     others = sorted((key, value) for key, value in recipe.items() if key != "views")
     name = f"teacher-{hashlib.blake2b(repr(others).encode(), digest_size=5).hexdigest()}"
-    if views == WHOLE:
+    if views is None:
         return root / f"{name}-{WHOLE}", recipe
-    counts = [int(path.name.split("-")[-1].removesuffix("views")) for path in root.glob(f"{name}-*views")]
-    views = min((count for count in counts if count >= views), default=views)
+    counts = [path.name.removeprefix(f"{name}-").removesuffix("views") for path in root.glob(f"{name}-*views")]
+    views = min((int(count) for count in counts if count.isdecimal() and int(count) >= views), default=views)
     return root / f"{name}-{views}views", recipe | {"views": views}
 
 
-def prepare_cache(folder: Path, recipe: dict[str, Any], teacher: Teacher) -> None:
+def prepare_cache(folder: Path, recipe: Recipe, teacher: Teacher) -> None:
     """Create the cache directory, or check that it is of this recipe."""
     prepare(folder, recipe, row_shape(recipe, teacher.width), "float16", {"teacher": teacher.name})
 
 
-def row_shape(recipe: dict[str, Any], width: int) -> tuple[int, int]:
+def views_of(recipe: Recipe) -> int | None:
+    """Views per image; None for one embedding of the whole image."""
+    views = recipe["views"]
+    return views if isinstance(views, int) else None
+
+
+def row_shape(recipe: Recipe, width: int) -> tuple[int, int]:
     """[views, D]."""
-    return (1 if recipe["views"] == WHOLE else recipe["views"], width)
+    return (views_of(recipe) or 1, width)
 
 
 def fill_cache(
@@ -111,7 +118,7 @@ def fill_cache(
     items: list[Item],
     keys: list[bytes],
     sizes: np.ndarray,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     workers: int,
     fabric: Fabric,
 ) -> None:
@@ -135,8 +142,8 @@ def fill_cache(
     if share:
         chosen = [items[i] for i in share]
         dataset: Dataset[torch.Tensor] = WholeImages(chosen, teacher.transform)
-        if recipe["views"] != WHOLE:
-            seed = recipe["view_seed"]
+        seed = recipe.get("view_seed")
+        if isinstance(seed, int):
             dataset = TeacherViews(chosen, sizes[share], shape[0], seed, teacher.size, teacher.interpolation)
         with progress_bar(f"Teacher, {shape[0]} view{'s' * (shape[0] > 1)}", len(share)) as advance:
             batches = embedding_batches(teacher, dataset, shape[0], workers)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dhox.artefacts.files import read_json
+from dhox.artefacts.record import read_record
+from dhox.artefacts.shards import SHARDS_FILE, Shards
 from dhox.console import console
 from dhox.data.dataset import read_dataset
 from dhox.distill.images.scan import scan, scan_memory
-from dhox.distill.images.shards import SHARDS_FILE, SHARDS_SCHEMA, examine, repair
+from dhox.distill.images.shards import examine, repair
 from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric, first_then_all
 from dhox.distill.small_options import CacheOptions
@@ -29,7 +29,7 @@ class CacheEntry:
     images: int
     bytes: int
     shape: list[int]
-    about: dict[str, Any]
+    about: dict[str, str]
     damaged: dict[str, str]
 
 
@@ -61,13 +61,11 @@ def entries(root: Path, *, checksums: bool) -> list[CacheEntry]:
         raise DhoxError(f"{root} holds no teacher cache and no packed images.", "Give the --cache of a training.")
     found = []
     for folder in folders:
-        header = read_json(folder / SHARDS_FILE, SHARDS_SCHEMA)
+        header = read_record(folder / SHARDS_FILE, Shards)
         whole, damaged = examine(folder, checksums=checksums)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         images = len({key for shard in whole for key in shard.keys})
-        found.append(
-            CacheEntry(folder, header["recipe"]["rows"], images, size, header["row_shape"], header["about"], damaged)
-        )
+        found.append(CacheEntry(folder, header.rows, images, size, header.row_shape, header.about, damaged))
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from dhox.artefacts.common import TeacherEntry
 from dhox.data.dataset import Item
 from dhox.distill.images.packed import fill_packed, prepare_packed
 from dhox.distill.images.scan import Seen, sizes_of
@@ -49,7 +50,7 @@ class Guidance:
     signal: Signal
     answers: dict[str, np.ndarray]
     val_logits: np.ndarray
-    summary: dict[str, Any]
+    summary: TeacherEntry
     adapter: TipAdapter | None = None
 
 
@@ -145,10 +146,10 @@ def guidance_of_model(
         signal = cached_signal(rows, logits)
     whole_logits = {split: host_logits(z_split).numpy() for split, z_split in z.items()}
     answers = {split: split_logits.argmax(-1) for split, split_logits in whole_logits.items()}
-    summary = {
-        "name": teacher.name, "weights_hash": weights, "scale": teacher.scale, "logit_bias": teacher.logit_bias,
-        "templates": templates, "views": views, "online": online, "adapter": adapter,
-    }  # fmt: skip
+    summary = TeacherEntry(
+        name=teacher.name, weights_hash=weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
+        templates=templates, views=views, online=online, adapter=adapter,
+    )  # fmt: skip
     return Guidance(signal, answers, whole_logits["val"], summary, few_shot)
 
 
@@ -214,7 +215,8 @@ def guidance_of_files(
         z = torch.from_numpy(np.array(first_view, np.float32).reshape(-1, array.shape[-1]))
         whole_logits[split] = host_logits(z).numpy()
     answers = {split: split_logits.argmax(-1) for split, split_logits in whole_logits.items()}
-    summary = {"name": str(path), "scale": scale if embeddings else 1.0, "views": array.shape[1], "online": False}
+    scale = scale if embeddings else 1.0
+    summary = TeacherEntry(name=str(path), scale=scale, views=array.shape[1], online=False)
     signal = cached_signal(rows_of_items(array, items), of_rows)
     return Guidance(signal, answers, whole_logits["val"], summary)
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
 from dhox.artefacts.files import write_bytes
+from dhox.artefacts.shards import History
 from dhox.errors import DhoxError
 
 CHECKPOINT_FILE = "checkpoint/checkpoint.safetensors"
 
 
-def save_checkpoint(
-    run: Path, step: int, history: dict[str, Any], identity: str, model: nn.Module, optimizer: Any
-) -> None:
-    """Write the state after `step` steps, whole or not at all; `history`: plain values to keep with it.
+def save_checkpoint(run: Path, step: int, history: History, identity: str, model: nn.Module, optimizer: Any) -> None:
+    """Write the state after `step` steps, whole or not at all.
 
     Nothing random needs saving: order, views and dropout are functions of (seed, step).
     """
@@ -29,23 +28,23 @@ def save_checkpoint(
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
     path = run / CHECKPOINT_FILE
     path.parent.mkdir(exist_ok=True)
-    metadata = {"step": str(step), "history": json.dumps(history), "identity": identity}
+    metadata = {"step": str(step), "history": msgspec.json.encode(history).decode(), "identity": identity}
     write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
 
 
-def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) -> tuple[int, dict[str, Any]]:
-    """Restore model and optimizer in place; (step, history), (0, {}) where there is no checkpoint.
+def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) -> tuple[int, History]:
+    """Restore model and optimizer in place; (step, history), of no epoch where there is no checkpoint.
 
     `identity`: of the images and sizes of this training. Raises DhoxError for a checkpoint of another one.
     """
     path = run / CHECKPOINT_FILE
     if not path.exists():
-        return 0, {}
+        return 0, History()
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        step, history = int(metadata["step"]), json.loads(metadata["history"])
+        step, history = int(metadata["step"]), msgspec.json.decode(metadata["history"], type=History)
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():

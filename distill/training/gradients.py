@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import nn
 
-from dhox.artefacts.files import write_bytes
-
-GRADIENTS_FILE = "gradients.csv"
-COLUMNS = ("step", "stage", "cosine", "dot", "sign_agreement")
+from dhox.artefacts.metrics import GradientRow
 
 
 def stages(backbone: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -27,11 +19,11 @@ def stages(backbone: nn.Module) -> dict[str, list[nn.Parameter]]:
     return found
 
 
-def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -> list[dict[str, Any]]:
+def gradient_conflict(step: int, ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -> list[GradientRow]:
     """Cosine, dot product and sign agreement of the losses' gradients, per stage and over the whole backbone.
 
-    `ce`, `kd`: the two scalar losses of one batch, their graph still alive (it stays alive). cosine in [-1, 1];
-    sign_agreement: share, in [0, 1], of one sign among the parameters that either gradient moves.
+    `ce`, `kd`: the two scalar losses of one batch, their graph still alive (it stays alive). The sign agreement is
+    among the parameters that either gradient moves.
     arXiv 2505.07675, figure 3, gives the cosine alone.
     """
     by_stage = stages(backbone)
@@ -47,29 +39,6 @@ def gradient_conflict(ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -
             for name in (stage, "backbone"):
                 sums[name] = sums[name] + parts if name in sums else parts
     return [
-        {
-            "stage": name,
-            "cosine": dot / max((one * other) ** 0.5, 1e-300),
-            "dot": dot,
-            "sign_agreement": agree / max(count, 1.0),
-        }
+        GradientRow(step, name, dot / max((one * other) ** 0.5, 1e-300), dot, agree / max(count, 1.0))
         for name, (dot, one, other, agree, count) in ((name, parts.tolist()) for name, parts in sums.items())
     ]
-
-
-def read_gradients(run: Path) -> list[dict[str, Any]]:
-    """The rows of gradients.csv as texts; none where there is no such file."""
-    path = run / GRADIENTS_FILE
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_gradients(run: Path, rows: list[dict[str, Any]]) -> None:
-    """gradients.csv: a row per probed step and stage."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_bytes(run / GRADIENTS_FILE, text.getvalue().encode())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dhox.artefacts.files import write_bytes
+from dhox.artefacts.metrics import METRICS_FILE, write_rows
 
 
 class Curves:
     """Epoch metrics to metrics.csv (whole after every epoch) and to TensorBoard; nothing where `run` is None."""
 
     def __init__(self, run: Path | None) -> None:
-        self.run, self.text = run, io.StringIO()
+        self.run = run
+        self.rows: list[list[int | float]] = []
         if run is not None:
             shutil.rmtree(run / "tensorboard", ignore_errors=True)  # a resumed training adds its earlier epochs again
             self.board = SummaryWriter(str(run / "tensorboard"))
@@ -25,11 +24,8 @@ class Curves:
         """Append one epoch."""
         if self.run is None:
             return
-        writer = csv.DictWriter(self.text, ["epoch", *metrics], lineterminator="\n")
-        if not self.text.getvalue():
-            writer.writeheader()
-        writer.writerow({"epoch": epoch} | {name: f"{value:.6g}" for name, value in metrics.items()})
-        write_bytes(self.run / "metrics.csv", self.text.getvalue().encode())
+        self.rows.append([epoch, *metrics.values()])
+        write_rows(self.run / METRICS_FILE, ["epoch", *metrics], self.rows)
         for name, value in metrics.items():
             self.board.add_scalar(name, value, epoch)
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import cos, isfinite, pi
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from dhox.artefacts.metrics import GRADIENTS_FILE, read_gradients, write_gradients
+from dhox.artefacts.shards import EpochMetrics, History
 from dhox.console import progress_bar
 from dhox.data.dataset import shorten
 from dhox.distill.students.student import Student
 from dhox.distill.training.checkpoint import load_checkpoint, save_checkpoint
-from dhox.distill.training.gradients import gradient_conflict, read_gradients, write_gradients
+from dhox.distill.training.gradients import gradient_conflict
 from dhox.distill.training.loss import CE_WEIGHT, training_loss
 from dhox.distill.training.prefetch import Batch
 from dhox.errors import DhoxError
@@ -91,10 +92,9 @@ def train(
         student.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     first_step, history = load_checkpoint(run, identity, student, optimizer)
-    history = history or {"epochs": []}
-    conflicts = [row for row in read_gradients(run) if int(row["step"]) < first_step]
-    for row in history["epochs"]:
-        record(row["epoch"], row["metrics"])
+    conflicts = [row for row in read_gradients(run / GRADIENTS_FILE) if row.step < first_step]
+    for row in history.epochs:
+        record(row.epoch, row.metrics)
     forward = torch.compile(student) if compiled else student
     model, optimizer = fabric.setup(forward, optimizer)
     loss_of = torch.compile(training_loss) if compiled else training_loss
@@ -123,8 +123,7 @@ def train(
             # Loss, backward, step.
             ce, kd = loss_of(ce_logits, kd_logits, targets, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=top_k)
             if probe_gradients and step % probe_gradients == 0:
-                conflict = gradient_conflict(ce, kd, student.backbone)
-                conflicts += [{"step": step, **row} for row in conflict]
+                conflicts += gradient_conflict(step, ce, kd, student.backbone)
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
             rate = learning_rate_at(step, steps, learning_rate, warm_up, schedule)
             for group in optimizer.param_groups:
@@ -151,10 +150,10 @@ def train(
                 raise diverged(min(bad_step, step), batches, names, history, epoch_steps, run)
             metrics = {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate, **validate()}
             record(epoch, metrics)
-            history["epochs"].append({"epoch": epoch, "metrics": metrics})
+            history.epochs.append(EpochMetrics(epoch, metrics))
             if fabric.is_global_zero:
                 if conflicts:
-                    write_gradients(run, conflicts)
+                    write_gradients(run / GRADIENTS_FILE, conflicts)
                 save_checkpoint(run, step + 1, history, identity, student, optimizer.optimizer)
             student.train()
             model.train()
@@ -164,7 +163,7 @@ def diverged(
     step: int,
     batches: Callable[[range], Iterator[Batch]],
     names: list[str],
-    history: dict[str, Any],
+    history: History,
     epoch_steps: int,
     run: Path,
 ) -> DivergedError:
@@ -174,10 +173,10 @@ def diverged(
         f"Training diverged: the loss or the weights of step {step} (epoch {step // epoch_steps + 1}) are not finite. "
         f"Its images: {shorten([f'{number} {names[number]}' for number in numbers], 4)}."
     )
-    if not history["epochs"]:
+    if not history.epochs:
         return DivergedError(what, "Look at them; lower --learning-rate, or use --precision 32-true.")
     return DivergedError(
         what,
-        f"Look at them; the checkpoint of epoch {len(history['epochs'])} is kept in {run}: go on from there with "
+        f"Look at them; the checkpoint of epoch {len(history.epochs)} is kept in {run}: go on from there with "
         "--resume and a lower --learning-rate, or with --precision 32-true.",
     )

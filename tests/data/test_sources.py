@@ -350,8 +350,8 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
             label_sampler="few-shot-reference", group_by="(.*)",
             classes=tmp_path / "classes.txt" if name == "shards" else None,
         )  # fmt: skip
-        assert [entry["name"] for entry in result.summary["classes"]] == classes
-        sets = result.summary["sets"]
+        assert [entry.name for entry in result.summary.classes] == classes
+        sets = result.summary.sets
         assert (sets["n_labelled"], sets["n_validation"], sets["selection"]) == (24, 8, "held-out")
         assert (sets["tune_on"], sets["label_sampler"]) == ("held-out", "few-shot-reference")
         export(run, run / "export")

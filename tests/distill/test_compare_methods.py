@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from quick_distill import DEMO_TEACHER, QUICK
 
-from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.artefacts.comparison import Comparison
+from dhox.artefacts.files import COMPARISON_FILE, RUN_FILE
+from dhox.artefacts.record import read_record
+from dhox.artefacts.run import read_run
 from dhox.cli.main import main
 from dhox.distill.compare_methods import ComparisonResult, compare
 from dhox.distill.dry_run import plan
@@ -25,31 +28,29 @@ def compared(data: Path, methods: str, seeds: int, **options: object) -> Compari
 
 def test_methods_over_seeds_make_one_table(line: Path) -> None:
     result = compared(line / "data", "dho,sho,ce,kd", 2)
-    content = read_json(Path("runs/c") / COMPARISON_FILE, COMPARISON_SCHEMA)
+    content = read_record(Path("runs/c") / COMPARISON_FILE, Comparison)
     assert content == result.content
-    rows = {(row["method"], row["stage"]): row for row in content["rows"]}
+    rows = {(row.method, row.stage): row for row in content.rows}
     assert set(rows) == {
         ("teacher", "teacher"), ("dho", "ce_head"), ("dho", "kd_head"), ("dho", "dho_fixed"), ("dho", "dho"),
         ("sho", "student"), ("ce", "student"), ("kd", "student"),
     }  # fmt: skip
     for method in ("dho", "sho", "ce", "kd"):
         for seed in (0, 1):
-            summary = read_json(Path(f"runs/c/{method}-{seed}") / RUN_FILE, RUN_SCHEMA)
-            assert summary["training"]["seed"] == summary["training"]["split_seed"] == seed
+            summary = read_run(Path(f"runs/c/{method}-{seed}"))
+            assert summary.training.seed == summary.training.split_seed == seed
             stage = "dho" if method == "dho" else "student"
-            accuracy = next(row["accuracy"] for row in summary["test"] if row["stage"] == stage)
-            assert rows[method, stage]["accuracies"][seed] == accuracy
-    assert rows["ce", "student"]["minus_dho"]["mean"] == pytest.approx(
-        rows["ce", "student"]["mean"] - rows["dho", "dho"]["mean"]
-    )
-    assert "minus_dho" not in rows["dho", "dho"]
+            accuracy = next(row.accuracy for row in summary.test if row.stage == stage)
+            assert rows[method, stage].accuracies[seed] == accuracy
+    assert rows["ce", "student"].minus_dho.mean == pytest.approx(rows["ce", "student"].mean - rows["dho", "dho"].mean)
+    assert rows["dho", "dho"].minus_dho is None
     assert len(list(Path("runs/cache").glob("teacher-*views"))) == 1  # one cache for all eight trainings
     with pytest.raises(DhoxError, match="--overwrite"):
         compared(line / "data", "ce", 1)
     before = (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns
     again = compared(line / "data", "ce", 1, resume=True)
     assert (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns == before
-    assert again.content["rows"][0]["interval"] is None
+    assert again.content.rows[0].interval is None
 
 
 def test_the_command_compares_and_prints_one_table(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,10 +72,10 @@ def test_intervals_of_a_mean_are_students() -> None:
     published |= {10: (2.228, 3.169), 38: (2.024, 2.712), 120: (1.980, 2.617)}
     for degrees, quantiles in published.items():
         assert [student_t(p, degrees) for p in (0.05, 0.01)] == pytest.approx(quantiles, abs=5.1e-4)
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found["mean"] == 2
-    assert found["interval"] == pytest.approx([2 - 4.3026527 / np.sqrt(3), 2 + 4.3026527 / np.sqrt(3)])
-    assert mean_interval([1.0])["interval"] is None
+    mean, interval = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert interval == pytest.approx((2 - 4.3026527 / np.sqrt(3), 2 + 4.3026527 / np.sqrt(3)))
+    assert mean_interval([1.0]) == (1.0, None)
 
 
 def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:

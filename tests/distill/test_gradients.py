@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from lightning_fabric import Fabric
 from quick_distill import quick
 
 from dhox.artefacts.files import sha256
+from dhox.artefacts.metrics import read_gradients, read_metrics
 from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.distill.training.gradients import gradient_conflict, stages
 from dhox.distill.training.out_of_memory import out_of_memory
@@ -22,17 +22,17 @@ def test_known_gradients_have_known_conflicts() -> None:
         backbone[0].weight.copy_(torch.tensor([[1.0, 0.0]]))
         backbone[1].weight.fill_(1.0)
     one, other = backbone(torch.tensor([1.0, 0.0])).sum(), -backbone(torch.tensor([0.0, 1.0])).sum()
-    rows = {row["stage"]: row for row in gradient_conflict(one, other, backbone)}
+    rows = {row.stage: row for row in gradient_conflict(0, one, other, backbone)}
     assert set(rows) == {"0", "1", "backbone"}
-    assert rows["0"]["cosine"] == pytest.approx(0)  # (1, 0) and (0, -1)
-    assert rows["1"]["dot"] == pytest.approx(0)  # 1 and -0
-    same = {row["stage"]: row for row in gradient_conflict(one, 3 * one, backbone)}
-    assert same["backbone"]["cosine"] == pytest.approx(1)
-    assert same["backbone"]["dot"] == pytest.approx(3 * 2)
-    assert same["backbone"]["sign_agreement"] == 1
-    against = {row["stage"]: row for row in gradient_conflict(one, -one, backbone)}
-    assert against["backbone"]["cosine"] == pytest.approx(-1)
-    assert against["backbone"]["sign_agreement"] == 0
+    assert rows["0"].cosine == pytest.approx(0)  # (1, 0) and (0, -1)
+    assert rows["1"].dot == pytest.approx(0)  # 1 and -0
+    same = {row.stage: row for row in gradient_conflict(0, one, 3 * one, backbone)}
+    assert same["backbone"].cosine == pytest.approx(1)
+    assert same["backbone"].dot == pytest.approx(3 * 2)
+    assert same["backbone"].sign_agreement == 1
+    against = {row.stage: row for row in gradient_conflict(0, one, -one, backbone)}
+    assert against["backbone"].cosine == pytest.approx(-1)
+    assert against["backbone"].sign_agreement == 0
 
 
 def test_stages_are_blocks_and_miss_no_parameter() -> None:
@@ -46,12 +46,10 @@ def test_probing_changes_no_bit_of_the_training(line: Path) -> None:
     quick(line / "data", "runs/plain", shots=4, epochs=2)
     quick(line / "data", "runs/probed", shots=4, epochs=2, probe_gradients=2)
     assert sha256(Path("runs/plain/student.safetensors")) == sha256(Path("runs/probed/student.safetensors"))
-    with Path("runs/probed/gradients.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["step"] for row in rows} == {"0", "2", "4"}
-    assert all(-1 <= float(row["cosine"]) <= 1 and 0 <= float(row["sign_agreement"]) <= 1 for row in rows)
-    with Path("runs/probed/metrics.csv").open() as file:
-        assert all(0 <= float(row["head_agreement"]) <= 1 for row in csv.DictReader(file))
+    rows = read_gradients(Path("runs/probed/gradients.csv"))
+    assert {row.step for row in rows} == {0, 2, 4}
+    assert all(-1 <= row.cosine <= 1 and 0 <= row.sign_agreement <= 1 for row in rows)
+    assert all(0 <= share <= 1 for share in read_metrics(Path("runs/probed/metrics.csv")).columns["head_agreement"])
 
 
 class Hungry(Student):
@@ -70,8 +68,7 @@ def test_out_of_memory_names_the_batch_that_fits() -> None:
     with (
         pytest.raises(
             DhoxError,
-            match="Out of memory .CUDA out of memory. Tried.* with 40 images per step. 10 fit: "
-            "use --batch-labelled 2 --batch-unlabelled 8",
+            match="--batch-labelled 2 --batch-unlabelled 8",
         ),
         out_of_memory(student, 28, fabric, 8, 32),
     ):

@@ -102,9 +102,9 @@ def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
     result = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt", data=line / "data")
     val = read_npz(Path("r/val.npz"))
     assert val["kd_logits"].shape == (80, 4)
-    assert (result.selection["alpha"], result.selection["beta"]) == (0.5, 0.5)
-    assert not result.selection["searched"]
-    assert result.summary["student"]["kd_head"] == "cosine-code"
+    assert (result.selection.alpha, result.selection.beta) == (0.5, 0.5)
+    assert not result.selection.searched
+    assert result.summary.student.kd_head == "cosine-code"
 
     manifest = export(Path("r"), Path("r/export"), fold_heads=fold_heads, fold_rule=rule, fp16=True).manifest
     assert manifest["fold"]["rule"] == ("exact" if fold_heads else "heads")
@@ -139,15 +139,15 @@ def test_convolutional_students_answer_as_their_formula(arch: str) -> None:
     shuffled = {name: state[name] for name in sorted(state)}  # names count, not their order
     torch.save({"model_state_dict": shuffled, "epoch": 3, "alpha": 0.35, "beta": 0.75}, "c.pt")
     result = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt", alpha=0.3, beta=0.7)
-    assert result.summary["student"]["kd_head"] == "linear"
-    assert (result.selection["alpha"], result.selection["beta"]) == (0.3, 0.7)
+    assert result.summary.student.kd_head == "linear"
+    assert (result.selection.alpha, result.selection.beta) == (0.3, 0.7)
     student = load_student(Path("r"), read_run(Path("r")).student)
     with torch.no_grad():
         ce, kd = student(images)
         assert torch.allclose(student.backbone(images), z, atol=1e-4 * float(z.abs().max()))
     ours = (0.3 * ce.softmax(-1) + 0.7 * (kd / 0.7).softmax(-1)).numpy()
     assert abs(ours - authors_answer(z, state, False, 0.3, 0.7)).max() < 1e-4
-    note = result.summary["notes"][0]
+    note = result.summary.notes[0]
     assert "stores alpha 0.35, beta 0.75; used are alpha 0.3 (weight of the CE head) and beta 0.7" in note
     assert "until 21 May 2025" in note
 
@@ -157,8 +157,8 @@ def test_without_data_the_run_exports_and_says_so() -> None:
     result = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
     assert read_npz(Path("r/val.npz"))["ce_logits"].shape == (0, 4)
     assert len(list(Path("r/synthetic/unlabelled").iterdir())) == COUNT
-    assert "Give dhox export --data DATA" in result.summary["notes"][-1]
-    assert "stores no alpha and no beta" in result.summary["notes"][0]
+    assert "Give dhox export --data DATA" in result.summary.notes[-1]
+    assert "stores no alpha and no beta" in result.summary.notes[0]
     exported = export(Path("r"), Path("r/export"))
     assert exported.manifest["fold"]["rule"] == "exact"
     assert exported.ledger["images"] == "synthetic images, for want of real ones"

@@ -44,7 +44,7 @@ def test_a_resumed_training_ends_with_the_same_bits(line: Path, monkeypatch: pyt
     result = quick(line / "data", "runs/x", resume=True, **CASE)
     for name in ("student.safetensors", "val.npz", "test.npz", "metrics.csv", "gradients.csv", "selection.json"):
         assert sha256(Path("runs/x", name)) == sha256(Path("runs/whole", name)), name
-    assert result.summary["status"] == "complete"
+    assert result.summary.status == "complete"
     assert not Path("runs/x/checkpoint").exists()
     assert not Path("runs/x.partial").exists()
 

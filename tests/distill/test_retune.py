@@ -33,7 +33,7 @@ def test_given_values_move_the_dho_row_and_nothing_else(own_line: Path) -> None:
     run = own_line / "runs/tiny"
     before, old = files(run), read_json(run / "run.json", "dhox.run/1")
     result = retune(run, fixed=(1.0, 2.0))
-    assert result.selection["source"] == "given"
+    assert result.selection.source == "given"
     changed = {name for name, digest in files(run).items() if before.get(name) != digest}
     assert changed == {"run.json", "selection.json"}
     new = read_json(run / "run.json", "dhox.run/1")
@@ -56,14 +56,14 @@ def test_test_labels_choose_nothing(own_line: Path) -> None:
     write_npz(run / "test.npz", **test | {"labels": (test["labels"] + 1) % 4})
     again = retune(run)
     assert again.selection == chosen
-    right = dho_probs(test["ce_logits"], test["kd_logits"], chosen["alpha"], chosen["beta"]).argmax(-1)
-    assert again.summary["test"][-1]["correct"] == (right == (test["labels"] + 1) % 4).sum()
+    right = dho_probs(test["ce_logits"], test["kd_logits"], chosen.alpha, chosen.beta).argmax(-1)
+    assert again.summary.test[-1].correct == (right == (test["labels"] + 1) % 4).sum()
 
 
 def test_another_metric_searches_again(own_line: Path) -> None:
     result = retune(own_line / "runs/tiny", metric="macro-f1")
-    assert (result.selection["metric"], result.selection["searched"]) == ("macro-f1", True)
-    assert retune(own_line / "runs/tiny").selection["metric"] == "macro-f1"
+    assert (result.selection.metric, result.selection.searched) == ("macro-f1", True)
+    assert retune(own_line / "runs/tiny").selection.metric == "macro-f1"
 
 
 def test_what_is_no_complete_run_of_two_heads_is_refused_and_untouched(own_line: Path) -> None:

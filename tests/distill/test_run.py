@@ -59,9 +59,9 @@ def test_baselines_have_one_head(line: Path, method: str) -> None:
     result = quick(line / "data", method=method, shots=None if method == "kd" else 4)
     weights = load_file("runs/x/student.safetensors")
     assert not [name for name in weights if name.startswith("kd_head")]
-    stages = [row["stage"] for row in result.summary["test"]]
+    stages = [row.stage for row in result.summary.test]
     assert stages == (["student"] if method == "ce" else ["teacher", "student"])
-    assert result.summary["sets"]["n_labelled"] == (0 if method == "kd" else 16)
+    assert result.summary.sets.n_labelled == (0 if method == "kd" else 16)
 
 
 def test_kd_needs_no_label(line: Path) -> None:
@@ -69,32 +69,32 @@ def test_kd_needs_no_label(line: Path) -> None:
     (data / "train").rename(data / "unlabelled")
     Path("classes.txt").write_text("bag\ndress\n")
     result = quick(data, method="kd", classes=Path("classes.txt"))
-    assert result.summary["test"] is None
-    assert result.summary["sets"]["n_unlabelled"] == 96
+    assert result.summary.test is None
+    assert result.summary.sets.n_unlabelled == 96
 
 
 def test_without_val_labels_are_held_out_and_said(line: Path) -> None:
     result = quick(without(line / "data", "val"), shots=16)
-    assert (result.selection["source"], result.selection["n_validation"]) == ("held-out", 12)
-    assert any("12 of the labelled images are held out" in note for note in result.summary["notes"])
-    assert not result.selection["searched"]  # 12 images are fewer than 50
-    assert (result.selection["alpha"], result.selection["beta"]) == (0.4, 0.5)
+    assert (result.selection.source, result.selection.n_validation) == ("held-out", 12)
+    assert any("12 of the labelled images are held out" in note for note in result.summary.notes)
+    assert not result.selection.searched  # 12 images are fewer than 50
+    assert (result.selection.alpha, result.selection.beta) == (0.4, 0.5)
     assert read_npz(Path("runs/x/val.npz"))["unlabelled_ce_logits"].shape == (32, 4)
-    assert result.selection["label_free"]["n"] == 32
-    assert "teacher" in result.selection["label_free"]["dho_agrees_with"]
+    assert result.selection.label_free.n == 32
+    assert result.selection.label_free.dho_agrees_with.teacher is not None
     assert retune(Path("runs/x")).selection == result.selection
 
 
 def test_too_few_labels_to_hold_out_keep_alpha_and_beta_fixed(line: Path) -> None:
     result = quick(without(line / "data", "val"), shots=4)
-    assert (result.selection["source"], result.selection["n_validation"]) == ("none", 0)
-    assert any("stay fixed" in note for note in result.summary["notes"])
+    assert (result.selection.source, result.selection.n_validation) == ("none", 0)
+    assert any("stay fixed" in note for note in result.summary.notes)
 
 
 def test_with_every_image_labelled_the_unlabelled_term_is_dropped_and_said(line: Path) -> None:
     result = quick(line / "data")
-    assert result.summary["sets"]["n_unlabelled"] == 0
-    assert any("no unlabelled image" in note for note in result.summary["notes"])
+    assert result.summary.sets.n_unlabelled == 0
+    assert any("no unlabelled image" in note for note in result.summary.notes)
 
 
 def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
@@ -108,8 +108,8 @@ def test_bad_images_are_named_and_counted_or_skipped(line: Path) -> None:
         quick(data)
     assert nothing_but_caches()
     result = quick(data, shots=4, skip_bad_images=True)
-    assert result.summary["sets"]["n_test"] == 48
-    assert "2 unreadable images were skipped" in result.summary["notes"]
+    assert result.summary.sets.n_test == 48
+    assert "2 unreadable images were skipped" in result.summary.notes
 
 
 def test_images_of_every_mode_train(line: Path) -> None:
@@ -124,7 +124,7 @@ def test_images_of_every_mode_train(line: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 24)).save(data / "train/dress/rotated.jpg", exif=exif)
-    assert quick(data, shots=4).summary["sets"]["n_unlabelled"] == 96 + 4 - 16
+    assert quick(data, shots=4).summary.sets.n_unlabelled == 96 + 4 - 16
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_training_that_diverges_later_keeps_its_last_good_checkpoint(
     monkeypatch.setattr(module, "learning_rate_at", real)
     with pytest.raises(DhoxError, match="weight_decay"):
         quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4, weight_decay=0.0)
-    assert quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4).summary["status"] == "complete"
+    assert quick(line / "data", shots=4, epochs=4, resume=True, learning_rate=1e-4).summary.status == "complete"
 
 
 def test_weights_that_diverge_in_the_last_step_are_never_a_finished_run(line: Path) -> None:
@@ -209,8 +209,8 @@ def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:
 @pytest.mark.gpu
 def test_training_runs_on_cuda_in_mixed_precision(line: Path) -> None:
     result = quick(line / "data", shots=4, device="cuda", epochs=4)
-    assert result.summary["training"]["device"].startswith("cuda")
-    assert result.summary["training"]["precision"] == "bf16-mixed"
+    assert result.summary.training.device.startswith("cuda")
+    assert result.summary.training.precision == "bf16-mixed"
 
 
 @pytest.mark.slow

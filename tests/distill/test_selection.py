@@ -18,7 +18,7 @@ def test_the_chosen_point_is_the_best_of_the_grid() -> None:
     labels = np.arange(400) % 4
     ce, kd = logits(400, 0, 0.6, labels), logits(400, 1, 0.7, labels)
     chosen = choose_alpha_beta(ce, kd, labels)
-    accuracy = np.array(chosen.score_grid)
+    accuracy = np.array(chosen.grid.score)
     assert accuracy.shape == (len(ALPHAS), len(BETAS))
     assert chosen.searched
     here = (dho_probs(ce, kd, chosen.alpha, chosen.beta).argmax(-1) == labels).mean()
@@ -32,7 +32,7 @@ def test_equal_heads_tie_and_the_lower_nll_wins() -> None:
     labels = np.arange(200) % 4
     same = logits(200, 2, 0.8, labels)
     chosen = choose_alpha_beta(same, same, labels)
-    assert len(set(np.array(chosen.score_grid).ravel())) == 1
+    assert len(set(np.array(chosen.grid.score).ravel())) == 1
     nll = {(a, b): -np.log(dho_probs(same, same, a, b)[np.arange(200), labels]).mean() for a in ALPHAS for b in BETAS}
     assert nll[chosen.alpha, chosen.beta] == pytest.approx(min(nll.values()), abs=1e-6)
 
@@ -52,7 +52,7 @@ def test_forty_nine_images_search_nothing_and_fifty_do() -> None:
     labels = np.arange(50) % 4
     ce, kd = logits(50, 0, 0.9, labels), logits(50, 1, 0.2, labels)
     few = choose_alpha_beta(ce[:49], kd[:49], labels[:49])
-    assert (few.alpha, few.beta, few.searched, few.score_grid) == (0.4, 0.5, False, [])
+    assert (few.alpha, few.beta, few.searched, few.grid) == (0.4, 0.5, False, None)
     assert choose_alpha_beta(ce, kd, labels).searched
 
 

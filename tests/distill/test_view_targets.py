@@ -51,12 +51,12 @@ def test_files_of_a_teacher_give_what_the_teacher_gives(elsewhere: tuple[Path, n
         teacher_scale=scale, teacher="not loaded/at all",
     )  # fmt: skip
     by_logits = quick(data, "runs/l", shots=4, teacher_logits=Path("logits.npy"), teacher="not loaded/at all")
-    teacher_rows = [result.summary["test"][0] for result in (by_model, by_embeddings, by_logits)]
+    teacher_rows = [result.summary.test[0] for result in (by_model, by_embeddings, by_logits)]
     assert teacher_rows[0]["stage"] == "teacher"
     assert teacher_rows[0] == teacher_rows[1] == teacher_rows[2]
     assert teacher_rows[0]["accuracy"] > 0.8
-    assert by_logits.summary["teacher"]["views"] == 1
-    accuracies = [result.summary["test"][-1]["accuracy"] for result in (by_embeddings, by_logits)]
+    assert by_logits.summary.teacher.views == 1
+    accuracies = [result.summary.test[-1].accuracy for result in (by_embeddings, by_logits)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
 
 
@@ -65,7 +65,7 @@ def test_views_computed_elsewhere_are_drawn(elsewhere: tuple[Path, np.ndarray, n
     np.save("z.npy", np.stack([z, z], axis=1))
     np.save("w.npy", w)
     result = quick(data, shots=4, teacher_embeddings=Path("z.npy"), class_embeddings=Path("w.npy"))
-    assert result.summary["teacher"]["views"] == 2
+    assert result.summary.teacher.views == 2
 
 
 def test_files_that_do_not_fit_are_refused(line: Path, elsewhere: tuple[Path, np.ndarray, np.ndarray]) -> None:
@@ -104,18 +104,18 @@ def write_four() -> Path:
 
 def test_the_online_teacher_sees_a_fresh_view_in_every_pass(line: Path) -> None:
     result = quick(line / "data", shots=4, online_teacher=True, epochs=3, view_seed=1)
-    assert result.summary["teacher"]["online"] is True
-    assert result.summary["training"]["views"] == 5  # passes over the labelled images, the more often seen
+    assert result.summary.teacher.online is True
+    assert result.summary.training.views == 5  # passes over the labelled images, the more often seen
     assert not list(Path("runs/cache").glob("*views"))
-    assert result.summary["test"][-1]["n"] == 48
+    assert result.summary.test[-1].n == 48
 
 
 def test_streaming_without_packed_images_trains_as_well(line: Path) -> None:
     packed = quick(line / "data", "runs/packed", shots=8, epochs=4)
     streamed = quick(line / "data", "runs/streamed", shots=8, epochs=4, packed_size=0, workers=2)
-    assert streamed.summary["training"]["packed_size"] == 0
-    assert packed.summary["training"]["packed_size"] == 28
-    a, b = (result.summary["test"][-1]["accuracy"] for result in (packed, streamed))
+    assert streamed.summary.training.packed_size == 0
+    assert packed.summary.training.packed_size == 28
+    a, b = (result.summary.test[-1].accuracy for result in (packed, streamed))
     assert a == pytest.approx(b, abs=0.25)
 
 
@@ -124,5 +124,5 @@ def test_a_few_shot_teacher_is_fitted_used_and_kept(line: Path, online: bool) ->
     result = quick(line / "data", shots=8, epochs=3, adapter="tip-f", online_teacher=online)
     adapter = load_adapter(Path("runs/x") / ADAPTER_FILE)
     assert (len(adapter.keys), adapter.chosen_on, adapter.n) == (32, "validation", 80)
-    assert any("Tip-Adapter-F on 32 labelled images" in note for note in result.summary["notes"])
-    assert result.summary["teacher"]["adapter"] == "tip-f"
+    assert any("Tip-Adapter-F on 32 labelled images" in note for note in result.summary.notes)
+    assert result.summary.teacher.adapter == "tip-f"

@@ -32,16 +32,16 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", ["cosine-paper", "cosine-code"])
 def test_from_data_to_bench(line: Path, kind: str) -> None:
     result = dhox.distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
-    student = result.summary["student"]
+    student = result.summary.student
     assert (student["kd_head"], student["init_heads"], student["init_from"]) == (kind, "text", None)
     assert student["tower"]["vision_cfg"]["patch_size"] == 4
-    rows = {row["stage"]: row["accuracy"] for row in result.summary["test"]}
+    rows = {row.stage: row.accuracy for row in result.summary.test}
     assert rows["kd_head"] > 0.8  # it starts as its teacher
 
     val = read_npz(Path("r/val.npz"))
     assert val["z_norms"].shape == (80,)
     assert val["kd_bias"].shape == (4,)
-    alpha, beta = result.selection["alpha"], result.selection["beta"]
+    alpha, beta = result.selection.alpha, result.selection.beta
     for rule in ("exact", "linear"):
         exported = export(Path("r"), Path(rule), fold_rule=rule, fp16=True)
         for file in ("model.onnx", "model.fp16.onnx"):

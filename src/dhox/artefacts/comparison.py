@@ -11,14 +11,14 @@ from dhox.artefacts.record import AtLeastOne, Count, Interval, Kind, Name, Recor
 from dhox.artefacts.run import Method, TestStage
 
 
-class MeanInterval(Record, kw_only=True):
+class MeanInterval(Record):
     """A mean over seeds."""
 
     mean: float
     interval: Annotated[Interval | None, Meta(description="95 %, Student's t; null with one seed")]
 
 
-class ComparisonRow(MeanInterval, kw_only=True):
+class ComparisonRow(MeanInterval):
     """The test accuracy of one method at one stage."""
 
     method: Method | Literal["teacher"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -67,6 +67,11 @@ def read_gradients(path: Path) -> list[GradientRow]:
         )
         for line, row in lines(rows)
     ]  # fmt: skip
+
+
+def write_gradients(path: Path, rows: list[GradientRow]) -> None:
+    """gradients.csv: a row per probed step and stage."""
+    write_rows(path, GRADIENT_COLUMNS, [astuple(row) for row in rows])
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[int | float | str]]) -> None:

@@ -16,6 +16,9 @@ Plain = bool | int | float | str | None
 Recipe = dict[str, Plain | list[Plain | list[Plain]]]  # what rows depend on besides their images
 
 
+RowType = Literal["float16", "uint8"]
+
+
 class Shards(Kind, kw_only=True):
     """shards.json: what the rows of a directory are."""
 
@@ -23,8 +26,17 @@ class Shards(Kind, kw_only=True):
     about: Annotated[dict[str, str], Meta(description="for readers, never compared")]
     recipe: Annotated[Recipe, Meta(description="what the rows depend on besides their images")]
     row_shape: Annotated[list[AtLeastOne], Meta(min_length=1)]
-    dtype: Literal["float16", "uint8"]
+    dtype: RowType
     files: Annotated[dict[str, Count], Meta(description="file -> its rows, as far as they were listed")]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.recipe.get("rows"), str):
+            raise ValueError("recipe.rows does not say what the rows are")
+
+    @property
+    def rows(self) -> str:
+        """What the rows are."""
+        return str(self.recipe["rows"])
 
 
 class ShardHeader(Record):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, read_json
+from dhox.artefacts.run import read_run
 from dhox.bench.latency_statistics import latency_row
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.torch_reference import deployable
@@ -38,10 +39,11 @@ class ZeroShot(nn.Module):
 
 def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     """stage -> {"bytes": fp32 weights, "latency_ms": p50 at batch 1 in torch} for every stage that is no ONNX file."""
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
+    summary = read_run(run)
+    assert summary.teacher is not None
     fold = Fold(**read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)["fold"])
-    teacher = load_teacher(summary["teacher"]["name"], torch.device("cpu"))
-    text = teacher.encode_classes([entry["prompt"] for entry in summary["classes"]], summary["teacher"]["templates"])
+    teacher = load_teacher(summary.teacher.name, torch.device("cpu"))
+    text = teacher.encode_classes([entry.prompt for entry in summary.classes], summary.teacher.templates)
     single = Fold("single", 1.0, 1.0)
     modules = {
         "teacher": ZeroShot(teacher, text),
@@ -50,7 +52,7 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
         "dho": deployable(run, replace(fold, rule="heads")),
         "folded_torch": deployable(run, fold),
     }
-    sizes = dict.fromkeys(modules, summary["student"]["image_size"]) | {"teacher": teacher.size}
+    sizes = dict.fromkeys(modules, summary.student.image_size) | {"teacher": teacher.size}
     costs = {stage: cost(stage, module, sizes[stage]) for stage, module in modules.items()}
     return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
 

@@ -120,13 +120,13 @@ def student_t(p: float, degrees: int) -> float:
     return sqrt(degrees) * tan(high)
 
 
-def mean_interval(values: Sequence[float]) -> dict[str, float | list[float] | None]:
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
     """The mean and its 95 % interval by Student's t; no interval from a single value."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return {"mean": mean, "interval": None}
+        return mean, None
     half = student_t(0.05, n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
-    return {"mean": mean, "interval": [mean - half, mean + half]}
+    return mean, (mean - half, mean + half)
 
 
 def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:

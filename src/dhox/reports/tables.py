@@ -11,6 +11,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dhox.artefacts.common import Accuracy
+from dhox.artefacts.comparison import Comparison, MeanInterval
+from dhox.artefacts.run import Run
+from dhox.artefacts.selection import Evidence, LabelFree, Selection
 from dhox.console import console, say
 from dhox.doctor.backends import Finding
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
@@ -47,45 +51,50 @@ def percent(row: dict[str, Any]) -> str:
     return f"{100 * row['accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def print_distill(run: Path, summary: dict[str, Any], selection: dict[str, Any]) -> None:
+def accuracy_text(row: Accuracy) -> str:
+    """Accuracy and its 95 % interval."""
+    return f"{100 * row.accuracy:.1f} % ({100 * row.interval[0]:.1f}-{100 * row.interval[1]:.1f})"
+
+
+def print_distill(run: Path, summary: Run, selection: Selection) -> None:
     """Sets, notes, selection and test accuracies of a run."""
-    sets = summary["sets"]
+    sets = summary.sets
     say(
-        f"{run}: {sets['n_labelled']} labelled, {sets['n_unlabelled']} unlabelled, {sets['n_validation']} validation, "
-        f"{sets['n_test']} test images; {len(summary['classes'])} classes"
+        f"{run}: {sets.n_labelled} labelled, {sets.n_unlabelled} unlabelled, {sets.n_validation} validation, "
+        f"{sets.n_test} test images; {len(summary.classes)} classes"
     )
-    for note in summary["notes"]:
+    for note in summary.notes:
         say(f"Note: {note}.")
-    say(f"alpha, beta: {selection_sentence(selection, summary['method'])}")
-    if selection.get("label_free"):
-        say(label_free_sentence(selection["label_free"]))
-        for warning in selection["label_free"]["warnings"]:
+    say(f"alpha, beta: {selection_sentence(selection, summary.method)}")
+    if selection.label_free:
+        say(label_free_sentence(selection.label_free))
+        for warning in selection.label_free.warnings:
             say(f"Warning: {warning}.")
-    if summary["test"]:
-        table = Table("test", "accuracy (95 % interval)", title=f"{summary['method']}, {summary['student']['name']}")
-        for row in summary["test"]:
-            table.add_row(STAGES[row["stage"]], percent(row))
+    if summary.test:
+        table = Table("test", "accuracy (95 % interval)", title=f"{summary.method}, {summary.student.name}")
+        for row in summary.test:
+            table.add_row(STAGES[row.stage], accuracy_text(row))
         console.print(table)
 
 
-def print_comparison(out: Path, content: dict[str, Any]) -> None:
+def print_comparison(out: Path, content: Comparison) -> None:
     """Methods and stages over seeds: accuracy on test, mean and interval."""
-    seeds, n = content["seeds"], content["n_test"]
+    seeds, n = content.seeds, content.n_test
     title = f"{n} test images, {seeds} seed{'s' * (seeds > 1)}, 95 % intervals over seeds"
     table = Table("method", "accuracy, %", "each seed", "minus dho, points", title=title)
     parts = {"ce_head": ", CE head", "kd_head": ", KD head", "dho_fixed": ", fixed"}
-    for row in content["rows"]:
-        name = row["method"] + parts.get(row["stage"], "")
-        each = " ".join(f"{100 * value:.1f}" for value in row["accuracies"])
-        table.add_row(name, mean_text(row), each, mean_text(row["minus_dho"], "+") if "minus_dho" in row else "")
+    for row in content.rows:
+        name = row.method + parts.get(row.stage, "")
+        each = " ".join(f"{100 * value:.1f}" for value in row.accuracies)
+        table.add_row(name, mean_text(row), each, mean_text(row.minus_dho, "+") if row.minus_dho else "")
     console.print(table)
     say(f"{out}/comparison.json")
 
 
-def mean_text(row: dict[str, Any], sign: str = "") -> str:
+def mean_text(row: MeanInterval, sign: str = "") -> str:
     """A mean and its symmetric interval in percent."""
-    text = f"{100 * row['mean']:{sign}.1f}"
-    return text if row["interval"] is None else f"{text} ± {100 * (row['interval'][1] - row['mean']):.1f}"
+    text = f"{100 * row.mean:{sign}.1f}"
+    return text if row.interval is None else f"{text} ± {100 * (row.interval[1] - row.mean):.1f}"
 
 
 def print_plan(found: dict[str, Any]) -> None:
@@ -146,57 +155,57 @@ def print_caches(found: list[Any]) -> None:
             say(f"{entry.folder / name}: {reason}")
 
 
-def selection_sentence(selection: dict[str, Any], method: str) -> str:
+def selection_sentence(selection: Selection, method: str) -> str:
     """How alpha and beta were chosen, with how many labels, and whether that beats the fixed point."""
     if method != "dho":
         return f"none, {method} has one head"
-    if selection["source"] == "imported":
-        return f"fixed at ({selection['alpha']}, {selection['beta']}) when the checkpoint was imported"
-    point = f"({selection['alpha']:g}, {selection['beta']:g})"
-    source = {"val": "the val split", "held-out": "held-out labels"}.get(selection["source"], "")
-    evidence = selection.get("evidence")
-    if selection["searched"]:
-        by = "" if selection["metric"] == "accuracy" else f" by {METRICS[selection['metric']].lower()}"
+    if selection.source == "imported":
+        return f"fixed at ({selection.alpha}, {selection.beta}) when the checkpoint was imported"
+    point = f"({selection.alpha:g}, {selection.beta:g})"
+    source = {"val": "the val split", "held-out": "held-out labels"}.get(selection.source, "")
+    evidence = selection.evidence
+    if selection.searched:
+        by = "" if selection.metric == "accuracy" else f" by {METRICS[selection.metric].lower()}"
         text = (
-            f"{point}, chosen{by} with {selection['n_selection_labels']} labels of {source} "
-            f"({selection['n_validation']} in all)"
+            f"{point}, chosen{by} with {selection.n_selection_labels} labels of {source} "
+            f"({selection.n_validation} in all)"
         )
-    elif selection["source"] == "given":
+    elif selection.source == "given":
         text = f"{point}, given"
     else:
         text = (
-            f"fixed at {point}: {selection['n_validation']} validation labels, and searching needs "
-            f"{selection['fewest_images']}"
+            f"fixed at {point}: {selection.n_validation} validation labels, and searching needs "
+            f"{selection.fewest_images}"
         )
-    if evidence and (selection["searched"] or selection["source"] == "given"):
+    if evidence and (selection.searched or selection.source == "given"):
         text += f"; {evidence_sentence(evidence)}"
     return text
 
 
-def evidence_sentence(evidence: dict[str, Any]) -> str:
+def evidence_sentence(evidence: Evidence) -> str:
     """The chosen point against the fixed one, on validation images that did not choose."""
     images = {
         "cross-fitted": "validation images, cross-fitted",
         "gate-half": "validation images that did not choose",
         "validation": "validation images",
-    }[evidence["images"]]
-    verdict = "better than" if evidence["distinguishable"] else "not distinguishable from"
+    }[evidence.images]
+    verdict = "better than" if evidence.distinguishable else "not distinguishable from"
     return (
-        f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {percent(evidence['chosen'])} against "
-        f"{percent(evidence['fixed'])}, difference {evidence['difference']:+.1f} points, one-sided 95 % lower bound "
-        f"{evidence['lower_bound']:+.1f}, {evidence['chosen']['n']} {images}"
+        f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {accuracy_text(evidence.chosen)} against "
+        f"{accuracy_text(evidence.fixed)}, difference {evidence.difference:+.1f} points, one-sided 95 % lower bound "
+        f"{evidence.lower_bound:+.1f}, {evidence.chosen.n} {images}"
     )
 
 
-def label_free_sentence(check: dict[str, Any]) -> str:
+def label_free_sentence(check: LabelFree) -> str:
     """What unlabelled images say of the mixture."""
-    agrees, top = check["dho_agrees_with"], check["mean_top_probability"]
-    teacher = f", the teacher on {100 * agrees['teacher']:.1f} %" if "teacher" in agrees else ""
+    agrees, top = check.dho_agrees_with, check.mean_top_probability
+    teacher = f", the teacher on {100 * agrees.teacher:.1f} %" if agrees.teacher is not None else ""
     return (
-        f"Without labels, on {check['n']} unlabelled images: the heads agree on {100 * check['heads_agree']:.1f} %; "
-        f"the mixture agrees with the CE head on {100 * agrees['ce_head']:.1f} %, the KD head on "
-        f"{100 * agrees['kd_head']:.1f} %{teacher}; mean top probability {top['ce_head']:.2f} CE, {top['kd_head']:.2f} "
-        f"KD, {top['dho']:.2f} mixture"
+        f"Without labels, on {check.n} unlabelled images: the heads agree on {100 * check.heads_agree:.1f} %; "
+        f"the mixture agrees with the CE head on {100 * agrees.ce_head:.1f} %, the KD head on "
+        f"{100 * agrees.kd_head:.1f} %{teacher}; mean top probability {top.ce_head:.2f} CE, {top.kd_head:.2f} "
+        f"KD, {top.dho:.2f} mixture"
     )
 
 

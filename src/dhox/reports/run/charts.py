@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.metrics import GRADIENTS_FILE, METRICS_FILE, read_gradients, read_metrics
 from dhox.errors import require
 from dhox.reports.tables import STAGES
 
@@ -16,21 +16,19 @@ COLOURS = ["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4", "#c2a21c", "#d4526e", "#3
 
 def learning_curves(run: Path) -> Any:
     """Losses and validation accuracies over epochs, as SVG."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) for row in rows]
-    names = list(rows[0])
-    accuracies = [name for name in names if name.startswith("val_")]
+    metrics = read_metrics(run / METRICS_FILE)
+    epochs, columns = metrics.epochs, metrics.columns
+    accuracies = [name for name in columns if name.startswith("val_")]
 
     def draw(axes: Any) -> None:
         for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
-            axes[0].plot(epochs, [float(row[name]) for row in rows], label=label)
+            axes[0].plot(epochs, columns[name], label=label)
         axes[0].set(ylabel="loss", yscale="log")
         for name in accuracies:
             label = STAGES.get(name.removeprefix("val_"), "student")
-            axes[-1].plot(epochs, [100 * float(row[name]) for row in rows], label=label)
-        if "head_agreement" in names:
-            agreement = [100 * float(row["head_agreement"]) for row in rows]
+            axes[-1].plot(epochs, [100 * value for value in columns[name]], label=label)
+        if "head_agreement" in columns:
+            agreement = [100 * value for value in columns["head_agreement"]]
             axes[-1].plot(epochs, agreement, linestyle=":", color="gray", label="heads agree")
         if accuracies:
             axes[-1].set_ylabel("validation accuracy, %")
@@ -43,14 +41,13 @@ def learning_curves(run: Path) -> Any:
 
 def gradient_chart(run: Path) -> Any:
     """Cosine of the two losses' backbone gradients over the steps, and its mean per stage, as SVG."""
-    with (run / "gradients.csv").open(newline="") as file:
-        rows = [{**row, "step": int(row["step"]), "cosine": float(row["cosine"])} for row in csv.DictReader(file)]
-    whole = [row for row in rows if row["stage"] == "backbone"]
-    stages = list(dict.fromkeys(row["stage"] for row in rows if row["stage"] != "backbone"))
-    means = [np.mean([row["cosine"] for row in rows if row["stage"] == stage]) for stage in stages]
+    rows = read_gradients(run / GRADIENTS_FILE)
+    whole = [row for row in rows if row.stage == "backbone"]
+    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != "backbone"))
+    means = [np.mean([row.cosine for row in rows if row.stage == stage]) for stage in stages]
 
     def draw(axes: Any) -> None:
-        axes[0].plot([row["step"] for row in whole], [row["cosine"] for row in whole], label="whole backbone")
+        axes[0].plot([row.step for row in whole], [row.cosine for row in whole], label="whole backbone")
         axes[0].axhline(0, color="gray", linewidth=0.8)
         axes[0].set(xlabel="step", ylabel="cosine")
         axes[1].barh(stages[::-1], means[::-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dhox.artefacts.files import (
@@ -13,7 +14,6 @@ from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
     RUN_FILE,
-    RUN_SCHEMA,
     holds,
     newest,
     read_json,
@@ -21,6 +21,9 @@ from dhox.artefacts.files import (
     sha256,
     write_bytes,
 )
+from dhox.artefacts.run import Run, read_run
+from dhox.artefacts.run_directory import RunDirectory, open_run
+from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError, require
 from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.ledger import LEDGER_SCHEMA
@@ -65,17 +68,17 @@ def write_report(
             f"{directory} is neither a run nor a bench directory.", "Give one that holds run.json or bench.json."
         )
     jinja2 = require("jinja2", "report")
-    summary = read_json(directory / RUN_FILE, RUN_SCHEMA)
-    selection = read_json(directory / "selection.json", "dhox.selection/1")
+    opened = open_run(directory)
+    summary, selection = opened.run, opened.selection
     export = directory / "export" if holds(directory / "export", EXPORT_FILE, EXPORT_SCHEMA) else None
     manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA) if export else None
     bench = newest(directory / "bench", BENCH_FILE, BENCH_SCHEMA) if export else None
     content = bench_of_export(read_json(bench / BENCH_FILE, BENCH_SCHEMA), export) if bench and export else None
     timed = told_rows(content) if content else []
 
-    rows = line_rows(directory, manifest, content, costs or {}, labels_only)
+    rows = line_rows(opened, manifest, content, costs or {}, labels_only)
     page = {
-        "title": f"{directory.name}: {summary['student']['name']}",
+        "title": f"{directory.name}: {summary.student.name}",
         "subtitle": subtitle(summary, content),
         "rows": rows,
         "show_cost": content is not None,
@@ -94,7 +97,7 @@ def write_report(
         else None,
         "comparison_caption": comparison_caption(manifest["comparison"]) if manifest else None,
         "heat": heat_map(selection),
-        "confusion": confusion_table(directory, summary, content),
+        "confusion": confusion_table(opened, content),
         "method": method_lines(summary, selection, content),
     }
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -126,19 +129,19 @@ def bench_of_export(content: dict[str, Any], export: Path) -> dict[str, Any] | N
 
 
 def line_rows(
-    run: Path,
+    opened: RunDirectory,
     manifest: dict[str, Any] | None,
     bench: dict[str, Any] | None,
     costs: dict[str, dict[str, Any]],
     labels_only: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The line, stage by stage, on test: name, accuracy, interval, size in MB and latency in ms as texts."""
-    rows: list[dict[str, Any]] = list(read_json(run / RUN_FILE, RUN_SCHEMA)["test"] or [])
+    rows: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in opened.run.test or []]
     if labels_only:
-        row = read_json(labels_only / RUN_FILE, RUN_SCHEMA)["test"][0]
-        rows.insert(1, {**row, "stage": "labels_only"})
-    if manifest and rows and manifest["fold"]["rule"] in {"linear", "exact"}:
-        test = read_npz(run / "test.npz")
+        row = (read_run(labels_only).test or [])[0]
+        rows.insert(1, msgspec.to_builtins(row) | {"stage": "labels_only"})
+    if manifest and opened.test and manifest["fold"]["rule"] in {"linear", "exact"}:
+        test = vars(opened.test)
         right = fold_probs(test, Fold(**manifest["fold"])).argmax(-1) == test["labels"]
         rows.append({"stage": "folded_torch", **accuracy_row(right)})
     for accuracy in (bench or {"accuracy": {"rows": []}})["accuracy"]["rows"]:
@@ -178,24 +181,24 @@ def latency_text(cost: dict[str, Any] | None) -> str:
     return "emulated on CPU" if cost["latency_ms"] is None else f"{cost['latency_ms']:.3f}"
 
 
-def subtitle(summary: dict[str, Any], bench: dict[str, Any] | None) -> str:
+def subtitle(summary: Run, bench: dict[str, Any] | None) -> str:
     """One line: sets, teacher, machine."""
-    sets = summary["sets"]
-    teacher = summary["teacher"]["name"] if summary["teacher"] else "no teacher"
+    sets = summary.sets
+    teacher = summary.teacher.name if summary.teacher else "no teacher"
     text = (
-        f"{summary['method']} with {sets['n_labelled']} labelled and {sets['n_unlabelled']} unlabelled images, "
-        f"{len(summary['classes'])} classes, teacher {teacher}"
+        f"{summary.method} with {sets.n_labelled} labelled and {sets.n_unlabelled} unlabelled images, "
+        f"{len(summary.classes)} classes, teacher {teacher}"
     )
     if bench:
         text += f"; measured on {device_sentence(bench)}, {bench['finished_at'][:10]}"
     return text
 
 
-def rows_caption(rows: list[dict[str, Any]], summary: dict[str, Any], bench: dict[str, Any] | None) -> str:
+def rows_caption(rows: list[dict[str, Any]], summary: Run, bench: dict[str, Any] | None) -> str:
     """What the first table's numbers are."""
     if not rows:
         return ""
-    text = f"Test split, {summary['sets']['n_test']} images; nothing was chosen on it. Wilson intervals."
+    text = f"Test split, {summary.sets.n_test} images; nothing was chosen on it. Wilson intervals."
     if bench:
         text += f" Latency: batch 1, e2e; ONNX rows by {bench['runners'][0]['runner']}"
         torch_rows = any(row["latency"] and not row["stage"].startswith("onnx_") for row in rows)
@@ -210,12 +213,12 @@ def ledger_table(export: Path) -> dict[str, Any]:
     return {"images": ledger["images"], "rows": rows, "loss": loss_sentence(ledger)} if rows else {}
 
 
-def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
+def heat_map(selection: Selection) -> dict[str, Any] | None:
     """The alpha-beta grid as table cells; shades from the lowest to the highest accuracy."""
-    grid = selection["grid"]
+    grid = selection.grid
     if grid is None:
         return None
-    accuracy = np.array(grid["score"])
+    accuracy = np.array(grid.score)
     low, high = float(accuracy.min()), float(accuracy.max())
     lines = [
         {
@@ -224,22 +227,22 @@ def heat_map(selection: dict[str, Any]) -> dict[str, Any] | None:
                 {
                     "accuracy": accuracy[row, column],
                     "shade": round(0.75 * ((accuracy[row, column] - low) / max(high - low, 1e-9)) ** 3, 3),
-                    "chosen": alpha == selection["alpha"] and beta == selection["beta"],
+                    "chosen": alpha == selection.alpha and beta == selection.beta,
                 }
-                for row, alpha in enumerate(grid["alphas"])
+                for row, alpha in enumerate(grid.alphas)
             ],
         }
-        for column, beta in enumerate(grid["betas"])
+        for column, beta in enumerate(grid.betas)
     ]
     return {
-        "n": selection["n_selection_labels"],
-        "metric": METRICS[selection["metric"]],
-        "alphas": grid["alphas"],
+        "n": selection.n_selection_labels,
+        "metric": METRICS[selection.metric],
+        "alphas": grid.alphas,
         "lines": lines,
     }
 
 
-def confusion_table(run: Path, summary: dict[str, Any], bench: dict[str, Any] | None) -> dict[str, Any] | None:
+def confusion_table(opened: RunDirectory, bench: dict[str, Any] | None) -> dict[str, Any] | None:
     """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
     if bench and bench["accuracy"]["rows"]:
         row = bench["accuracy"]["rows"][-1]
@@ -247,12 +250,10 @@ def confusion_table(run: Path, summary: dict[str, Any], bench: dict[str, Any] | 
             return None
         matrix, classes = np.array(row["confusion"]), [entry["class"] for entry in row["per_class"]]
         caption = f"Test images through the {row['precision']} ONNX file"
-    elif summary["test"] and len(summary["classes"]) <= MOST_CONFUSION_CLASSES:
-        classes = [entry["name"] for entry in summary["classes"]]
-        test = read_npz(run / "test.npz")
-        selection = read_json(run / "selection.json", "dhox.selection/1")
-        answers = dho_probs(test["ce_logits"], test["kd_logits"], selection["alpha"], selection["beta"]).argmax(-1)
-        matrix = confusion_matrix(test["labels"], answers, len(classes))
+    elif opened.test and len(opened.run.classes) <= MOST_CONFUSION_CLASSES:
+        classes, test, selection = opened.run.labels, opened.test, opened.selection
+        answers = dho_probs(test.ce_logits, test.kd_logits, selection.alpha, selection.beta).argmax(-1)
+        matrix = confusion_matrix(test.labels, answers, len(classes))
         caption = "Test images through the student in torch"
     else:
         return None
@@ -270,21 +271,21 @@ def confusion_table(run: Path, summary: dict[str, Any], bench: dict[str, Any] | 
     return {"caption": caption, "classes": classes, "lines": lines}
 
 
-def method_lines(summary: dict[str, Any], selection: dict[str, Any], bench: dict[str, Any] | None) -> list[str]:
+def method_lines(summary: Run, selection: Selection, bench: dict[str, Any] | None) -> list[str]:
     """How the numbers came about."""
-    training = summary["training"]
-    lines = [f"alpha, beta: {selection_sentence(selection, summary['method'])}."]
-    if selection.get("label_free"):
-        lines.append(f"{label_free_sentence(selection['label_free'])}.")
-        lines += [f"Warning: {warning}." for warning in selection["label_free"]["warnings"]]
+    training = summary.training
+    lines = [f"alpha, beta: {selection_sentence(selection, summary.method)}."]
+    if selection.label_free:
+        lines.append(f"{label_free_sentence(selection.label_free)}.")
+        lines += [f"Warning: {warning}." for warning in selection.label_free.warnings]
     if training:
         lines.append(
-            f"Training: {training['epochs']} epochs of {training['epoch_steps']} steps, "
-            f"{training['batch_labelled']} labelled and {training['batch_unlabelled']} unlabelled images per step, "
-            f"AdamW {training['learning_rate']:g}, {training['views']} teacher views per image, "
-            f"seed {training['seed']}; the last weights are kept."
+            f"Training: {training.epochs} epochs of {training.epoch_steps} steps, "
+            f"{training.batch_labelled} labelled and {training.batch_unlabelled} unlabelled images per step, "
+            f"AdamW {training.learning_rate:g}, {training.views} teacher views per image, "
+            f"seed {training.seed}; the last weights are kept."
         )
-    lines += [f"Note: {note}." for note in summary["notes"]]
+    lines += [f"Note: {note}." for note in summary.notes]
     if bench:
         lines += bench["method"]
         lines += sorted({f"{row['subject']}: {row['emulated']}." for row in bench["latency"] if row["emulated"]})
@@ -294,7 +295,7 @@ def method_lines(summary: dict[str, Any], selection: dict[str, Any], bench: dict
             for row in ledger["rows"]
         ]
         lines += [f"{golden_sentence(golden)}." for golden in bench["golden"]]
-    versions = (bench or summary).get("environment", {})
+    versions = bench["environment"] if bench else summary.environment
     lines.append("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     return lines
 
