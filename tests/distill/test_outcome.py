@@ -88,7 +88,7 @@ def test_a_saturated_head_is_said_to_rule_the_mixture() -> None:
     assert [text.split(":")[0] for text in check.warnings] == [
         "the mixture is the CE head in disguise", "the CE head is saturated",
     ]  # fmt: skip
-    assert f"on {check['n']} unlabelled images" in label_free_sentence(check)
+    assert f"on {check.n} unlabelled images" in label_free_sentence(check)
 
 
 def test_a_flat_kd_head_is_no_mixture_and_two_equal_heads_are_no_matter() -> None:
