@@ -187,8 +187,8 @@ def test_the_image_size_is_that_of_the_position_embeddings(side: int) -> None:
     config = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": side}}  # type: ignore[operator]
     torch.save(clip_student(config, 4)[1], "c.pt")
     summary = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt").summary
-    assert summary["student"]["image_size"] == side
-    assert summary["preprocessing"]["crop"] == side
+    assert summary.student.image_size == side
+    assert summary.preprocessing.crop == side
 
 
 def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
