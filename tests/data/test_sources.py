@@ -352,8 +352,8 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
         )  # fmt: skip
         assert [entry.name for entry in result.summary.classes] == classes
         sets = result.summary.sets
-        assert (sets["n_labelled"], sets["n_validation"], sets["selection"]) == (24, 8, "held-out")
-        assert (sets["tune_on"], sets["label_sampler"]) == ("held-out", "few-shot-reference")
+        assert (sets.n_labelled, sets.n_validation, sets.selection) == (24, 8, "held-out")
+        assert (sets.tune_on, sets.label_sampler) == ("held-out", "few-shot-reference")
         export(run, run / "export")
         predictions[name] = bench(
             [run / "export"], run / "bench/x", duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",)
