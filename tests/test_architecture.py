@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("distill", "export", "bench")
 ROOTS = {"dhox": "src/dhox"} | {f"dhox.{stage}": stage for stage in STAGES}
-TOP = {"dhox.cli", "dhox.reports", "dhox.doctor.examine", "dhox.cli.power_modes", "dhox.demo", "dhox.__main__"}
+TOP = {"dhox.cli", "dhox.reports", "dhox.doctor", "dhox.demo", "dhox.__main__"}
 LAYERS = ("shared", *STAGES, "top")
 HEAVY = ("torch", "onnx", "tensorrt", "tensorrt_rtx", "matplotlib", "torchvision", "timm", "open_clip")
 

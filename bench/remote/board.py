@@ -1,7 +1,7 @@
 """What runs on a board for `dhox bench --host`: sent over ssh to its Python, standard library only.
 
 A request is one line of JSON on stdin (`action` and its `arguments`); answers are lines that begin with MARK. Files lie
-under `store()`: blobs/SHA256, and trees/KEY/... of hard links to them.
+under `store()`: trees/NAME holds what rsync brought, runs/ID what a command works on and leaves.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import filecmp
-import hashlib
 import json
 import os
 import platform
@@ -20,10 +18,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 MARK = b"dhox-board "
@@ -33,20 +31,14 @@ PATIENCE_S = 60.0  # without a byte from the other end
 # After the link ended. Setting a power mode back may take 80 s: nvpmodel 60, and 10 for each look at what is set.
 GRACE_S = {signal.SIGINT: 0.0, signal.SIGTERM: 15.0, signal.SIGKILL: 120.0}
 KEEP_S = 30 * 86400.0  # what no bench used for this long is deleted
-DAY_S = 86400.0
-RESERVE = 32 << 20  # bytes that results and engines may need beside the files
-BLOCK = 1 << 20
-LOOK_S = 300.0  # dhox doctor: TensorRT may load slowly, and nvpmodel has a minute
+POLL_S = 0.05
+LOOK_S = 300  # dhox doctor: TensorRT may load slowly, and nvpmodel has a minute
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 class BoardError(Exception):
-    """What the user must know, in words."""
-
-
-class LinkLost(Exception):  # noqa: N818
-    """The other end is gone."""
+    """What the user must know: the reason, and what to do."""
 
 
 def answer(**content: Any) -> None:
@@ -62,16 +54,8 @@ def store() -> Path:
     else:
         place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dhox"
     if os.pathsep in str(place):
-        raise BoardError(f"PYTHONPATH cannot name {place}, which has a colon. Set DHOX_REMOTE_CACHE there")
+        raise BoardError(f"PYTHONPATH cannot name {place}, which has a colon.", "Set DHOX_REMOTE_CACHE there.")
     return place
-
-
-def free_bytes() -> int:
-    """Free space of the store's disk."""
-    place = store()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 # What this machine is.
@@ -83,6 +67,9 @@ def probe() -> None:
     for name in texts:
         with contextlib.suppress(OSError):
             texts[name] = Path(name).read_bytes()[:4096].decode(errors="replace").strip("\0\n ")
+    disk = store()
+    while not disk.exists():
+        disk = disk.parent
     answer(
         host=platform.node(),
         machine=platform.machine(),
@@ -93,7 +80,7 @@ def probe() -> None:
         onnxruntime=imported("onnxruntime", "' '.join([module.__version__, *module.get_available_providers()])"),
         texts=texts,
         store=str(store()),
-        free_bytes=free_bytes(),
+        free_bytes=shutil.disk_usage(disk).free,
         environment=remembered(),
     )  # fmt: skip
 
@@ -114,226 +101,54 @@ def imported(module: str, what: str) -> dict[str, Any]:
     return {"works": False, "found": said[-1] if said else f"its import ended with status {done.returncode}"}
 
 
-# Files.
-
-
-def missing(blobs: dict[str, int]) -> None:
-    """Which blobs (SHA-256: bytes) are not here, or damaged. BoardError where the disk cannot hold them.
-
-    Each one is read: a power cut, or a hand in the store, may have changed it.
-    """
-    place = store() / "blobs"
-    lacking = [name for name in blobs if content_hash(place / name) != name]
-    # File systems give whole blocks.
-    needed, free = sum(blobs[name] + 4096 for name in lacking) + RESERVE, free_bytes()
-    if lacking and needed > free:
-        raise BoardError(disk_full(f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"))
-    answer(missing=lacking)
-
-
-def content_hash(path: Path) -> str | None:
-    """SHA-256 of a file, None where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-    except OSError:
-        return None
-    return digest.hexdigest()
-
-
-def disk_full(how: str) -> str:
-    """The one message of a full disk."""
-    return (
-        f"the disk of {store()} is full ({how}). Free space there, or set DHOX_REMOTE_CACHE on the board to a folder "
-        "on another disk"
-    )
-
-
-def receive(blobs: dict[str, int]) -> None:
-    """Take blobs from a tar stream on stdin; each appears under its name once its hash was checked."""
-    place, incoming = store() / "blobs", store() / "incoming"
-    for folder in (place, incoming):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = incoming / f"{os.getpid()}"
-    try:
-        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
-            for member in archive:
-                signal.alarm(int(PATIENCE_S))
-                content = archive.extractfile(member)
-                if content is None or member.name not in blobs:
-                    raise BoardError("the copy holds a file that was not announced")
-                digest = hashlib.sha256()
-                with temporary.open("wb") as file:
-                    while block := content.read(BLOCK):
-                        signal.alarm(int(PATIENCE_S))
-                        digest.update(block)
-                        file.write(block)
-                if digest.hexdigest() != member.name:
-                    raise BoardError("a file changed while it was copied. Run the same command again")
-                temporary.chmod(0o444)
-                temporary.replace(place / member.name)
-    except tarfile.ReadError as err:
-        raise LinkLost from err
-    finally:
-        signal.alarm(0)
-        temporary.unlink(missing_ok=True)
-    answer()
-
-
-def place(trees: dict[str, dict[str, str]], environment: list[str] | None = None) -> None:
-    """Make trees/KEY for each key: {relative path: blob}, and mend those that are there; what was added to one stays.
-
-    `environment`: the keys that make up dhox for this Python, remembered for `dhox doctor --host`.
-    """
-    for key, files in trees.items():
-        for relative, blob in files.items():
-            link(store() / "blobs" / blob, inside(store() / "trees" / key, relative))
-        os.utime(store() / "trees" / key)
-    if environment is not None:
-        temporary = store() / f".environment-{os.getpid()}"
-        temporary.write_text(json.dumps(environment))
-        temporary.replace(prepared())
-    clean()
-    answer(trees=str(store() / "trees"))
-
-
-def inside(folder: Path, relative: str) -> Path:
-    """A path below a folder. BoardError for one that leads out of it."""
-    parts = PurePosixPath(relative).parts
-    if not parts or ".." in parts or parts[0].startswith("/"):
-        raise BoardError(f"{relative!r} leads out of its folder")
-    return folder.joinpath(*parts)
-
-
-def prepared() -> Path:
-    """Where the keys of the trees that make up dhox for this Python's version are remembered."""
-    return store() / f"environment-{sys.version_info[0]}.{sys.version_info[1]}.json"
-
-
 def remembered() -> list[str]:
-    """The keys that `place` remembered; none where it never did, or where they cannot be read."""
+    """The trees that make up dhox for this Python's version, as the last bench left their names; none without."""
     try:
-        keys = json.loads(prepared().read_text())
+        keys = json.loads((store() / "environment-{}.{}.json".format(*sys.version_info)).read_text())
     except (OSError, ValueError):
         return []
     return [str(key) for key in keys] if isinstance(keys, list) else []
 
 
-def link(blob: Path, target: Path) -> None:
-    """Make a file that is its blob by a hard link, or a copy where the file system has none; nothing where it is."""
-    with contextlib.suppress(OSError):
-        if target.samefile(blob) or filecmp.cmp(target, blob, shallow=False):
-            return
-    temporary = store() / "incoming" / f"link-{os.getpid()}"
-    for folder in (target.parent, temporary.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        try:
-            os.link(blob, temporary)
-        except OSError as err:
-            if err.errno in {errno.ENOENT, errno.ENOSPC}:
-                raise
-            shutil.copyfile(blob, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def prepare(trees: list[str]) -> None:
+    """Make folders to copy into, and note that they are used; delete trees and results that no bench used for KEEP_S.
 
-
-def clean() -> None:
-    """Delete trees and results that no bench used for KEEP_S, leftovers of killed copies, and blobs in no tree."""
-    now = time.time()
-    for folder, age in (("trees", KEEP_S), ("runs", KEEP_S), ("incoming", DAY_S), ("blobs", DAY_S)):
-        for entry in contents(store() / folder):
-            with contextlib.suppress(FileNotFoundError):  # another one cleans too
-                status = entry.stat()
-                if now - status.st_mtime < age or (folder == "blobs" and status.st_nlink > 1):
-                    continue
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
-
-
-def contents(folder: Path) -> list[Path]:
-    """What lies in a folder, if there is one."""
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def collect(run: str) -> None:
-    """Send the files of runs/RUN as a tar stream after a line that says how many there are."""
-    folder = run_folder(run)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    answer(files=len(files))
-    if files:
-        with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
-            for path in files:
-                archive.add(path, path.relative_to(folder).as_posix())
-        sys.stdout.buffer.flush()
-
-
-def forget(run: str) -> None:
-    """Delete runs/RUN, once the other end has written what it needs of it."""
-    shutil.rmtree(run_folder(run), ignore_errors=True)
+    BoardError without rsync.
+    """
+    if shutil.which("rsync") is None:
+        raise BoardError("rsync is not installed there.", "Install it there: sudo apt install rsync.")
+    for name in trees:
+        (store() / "trees" / name).mkdir(parents=True, exist_ok=True)
+        os.utime(store() / "trees" / name)
+    for entry in [*store().glob("trees/*"), *store().glob("runs/*")]:
+        with contextlib.suppress(FileNotFoundError):  # another one cleans too
+            if time.time() - entry.stat().st_mtime > KEEP_S:
+                shutil.rmtree(entry, ignore_errors=True)
     answer()
-
-
-def run_folder(run: str) -> Path:
-    """Where a run works and leaves its files."""
-    return inside(store() / "runs", run)
 
 
 # Commands.
 
 
 class Link:
-    """The other end as a running command sees it: a stdin that speaks now and then, and a stdout that may be stuck."""
+    """The other end as a running command sees it: a stdin that speaks now and then. `ended`: why it is gone."""
 
     def __init__(self, patience_s: float) -> None:
-        self.patience_s = patience_s
-        self.heard = time.monotonic()
         self.ended: str | None = None
-        self.pending = bytearray()
-        os.set_blocking(1, False)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, self.told)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            signal.signal(number, lambda number, frame: self.end(f"signal {number}"))
+        threading.Thread(target=self.listen, args=(patience_s,), daemon=True).start()
 
-    def told(self, number: int, frame: object) -> None:
-        """A signal ends the link."""
-        self.ended = self.ended or f"signal {number}"
+    def end(self, why: str) -> None:
+        """It is gone."""
+        self.ended = self.ended or why
 
-    def send(self, **content: Any) -> None:
-        """Queue one line; nothing more is queued for somebody who does not read."""
-        if self.ended != "broken output" and len(self.pending) < BLOCK:
-            self.pending += MARK + json.dumps(content).encode() + b"\n"
-
-    def attend(self, others: list[int], seconds: float) -> list[int]:
-        """Wait until any of `others` is readable, at most `seconds`; meanwhile write, and notice the link's end."""
-        reading = others + ([0] if self.ended is None else [])
-        readable, writable, _ = select.select(reading, [1] if self.pending else [], [], seconds)
-        if 0 in readable:
-            self.heard = time.monotonic()
-            try:
-                if not os.read(0, BLOCK):
-                    self.ended = "end of input"
-            except OSError:
-                self.ended = "broken input"
-        elif self.ended is None and time.monotonic() - self.heard > self.patience_s:
-            self.ended = "silence"
-        if writable:
-            try:
-                del self.pending[: os.write(1, self.pending[:65536])]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.ended = self.ended or "broken output"
-                self.pending.clear()
-        return [fd for fd in readable if fd != 0]
-
-    def flush(self, seconds: float = 5.0) -> None:
-        """Write what is queued, as long as somebody takes it."""
-        end = time.monotonic() + seconds
-        while self.pending and time.monotonic() < end:
-            self.attend([], 0.1)
+    def listen(self, patience_s: float) -> None:
+        """Wait for the end of stdin, or for its silence."""
+        while select.select([0], [], [], patience_s)[0]:
+            if not os.read(0, 4096):
+                return self.end("end of input")
+        return self.end("silence")
 
 
 def take(holder: socket.socket) -> bool:
@@ -359,12 +174,10 @@ def alone(link: Link) -> Iterator[int]:
     Gives the number of what holds it, for the command: the machine is held until the last one that has it ends.
     """
     with socket.socket(socket.AF_UNIX) as holder:
-        told = False
-        while link.ended is None and not take(holder):
-            if not told:
-                link.send(out="Another dhox bench measures on this board: waiting for its end (Ctrl-C gives up).")
-                told = True
-            link.attend([], 0.5)
+        if not take(holder):
+            answer(out="Another dhox bench measures on this board: waiting for its end (Ctrl-C gives up).")
+            while link.ended is None and not take(holder):
+                time.sleep(POLL_S)
         yield holder.fileno()
 
 
@@ -372,37 +185,35 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
     """Run one command in runs/RUN until it ends, or until the link does; its output goes line by line over the link.
 
     The command has a session and process group of its own. When stdin ends, or says nothing for `patience_s`, the group
-    gets SIGINT, then SIGTERM, then SIGKILL. Its output always has a reader, so that it can clean up in peace. Where the
-    link ends while another bench measures, the command is not started, and its status is INTERRUPTED.
+    gets SIGINT, then SIGTERM, then SIGKILL. Its output goes to a file, so that a stuck link never keeps it from
+    cleaning up. Where the link ends while another bench measures, nothing is started, and the status is INTERRUPTED.
     """
-    folder = run_folder(run)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = store() / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True)
     link = Link(patience_s)
     with alone(link) as holder:
         if link.ended is not None:
-            give_up(link)
+            answer(out=f"No longer waiting: the connection ended ({link.ended}).")
+            answer(status=INTERRUPTED, ended=link.ended)
             return
-        child = subprocess.Popen(
-            command, cwd=folder, env=inherited(environment | {LOCK: ""}), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,),
-            preexec_fn=ending_with(os.getpid()),
-        )  # fmt: skip
+        with (folder / "output").open("wb") as output:
+            child = subprocess.Popen(
+                command, cwd=folder, env=inherited(environment | {LOCK: ""}), stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,),
+                preexec_fn=ending_with(os.getpid()),
+            )  # fmt: skip
+        over = threading.Event()
+        relay = threading.Thread(target=follow, args=(folder / "output", over), daemon=True)
+        relay.start()
         try:
             status = watch(child, link)
         finally:
             signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
-    link.send(status=status, ended=link.ended)
-    link.flush()
-
-
-def give_up(link: Link) -> None:
-    """Answer for a command that was never started, since the link ended while it waited for its turn."""
-    if link.ended == "silence":
-        link.send(out=f"No longer waiting: nothing was heard over the connection for {link.patience_s:g} seconds.")
-    elif link.ended != "end of input":
-        link.send(out=f"No longer waiting: {link.ended}.")
-    link.send(status=INTERRUPTED, ended=link.ended)
-    link.flush()
+    over.set()
+    relay.join(5.0)
+    if relay.is_alive():  # nobody reads
+        os._exit(1)
+    answer(status=status, ended=link.ended)
 
 
 def inherited(environment: dict[str, str]) -> dict[str, str]:
@@ -423,40 +234,30 @@ def ending_with(watcher: int) -> Callable[[], None]:
     return bind
 
 
-def look(command: list[str], environment: dict[str, str]) -> None:
-    """Run a command that measures nothing: at once, without the lock, and with what it writes apart from its errors."""
-    try:
-        done = subprocess.run(
-            command, cwd=store(), env=inherited(environment), capture_output=True, timeout=LOOK_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as err:
-        raise BoardError(f"the command there did not end within {LOOK_S:.0f} seconds. Run it again") from err
-    answer(status=done.returncode, out=done.stdout.decode(errors="replace"), err=done.stderr.decode(errors="replace"))
+def follow(path: Path, over: threading.Event) -> None:
+    """Relay a growing file line by line until `over`; may be stuck for ever where nobody reads."""
+    rest = b""
+    with path.open("rb") as file, contextlib.suppress(OSError):
+        while True:
+            last = over.is_set()  # before the file is read to its end
+            *lines, rest = (rest + file.read()).split(b"\n")
+            for line in [*lines, *([rest] if last and rest else [])]:
+                answer(out=line.decode(errors="replace"))
+            if last:
+                return
+            over.wait(POLL_S)
 
 
 def watch(child: subprocess.Popen[bytes], link: Link) -> int:
-    """Relay the child's output and end its group with the link; answers with its status."""
-    assert child.stdout is not None
-    output: int | None = child.stdout.fileno()
-    rest = b""
+    """Wait for the child, and end its group with the link; answers with its status."""
     ended_at: float | None = None
     left = list(GRACE_S.items())
-    while child.poll() is None or output is not None:
-        status = child.poll()
-        readable = link.attend([output] if output is not None else [], 0.2)
-        if readable and output is not None:
-            block = os.read(output, 65536)
-            output = output if block else None
-            *lines, rest = (rest + block).split(b"\n")
-            for line in [*lines, *([rest] if not block and rest else [])]:
-                link.send(out=line.decode(errors="replace"))
-        elif status is not None:  # a grandchild may hold the pipe open for ever
-            output = None
+    while child.poll() is None:
         if link.ended is not None:
             ended_at = ended_at or time.monotonic()
             while left and time.monotonic() - ended_at >= left[0][1]:
                 signal_group(child.pid, left.pop(0)[0])
+        time.sleep(POLL_S)
     return child.wait()
 
 
@@ -466,28 +267,27 @@ def signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
+def look(command: list[str], environment: dict[str, str]) -> None:
+    """Become a command that measures nothing: at once, without the lock, and ended after LOOK_S."""
+    os.chdir(store())
+    os.execvpe("timeout", ["timeout", str(LOOK_S), *command], inherited(environment))
+
+
 def main() -> None:
     """Answer one request."""
-
-    def lost(number: int, frame: object) -> None:
-        raise LinkLost
-
-    signal.signal(signal.SIGALRM, lost)
     os.umask(0o077)
     signal.alarm(int(PATIENCE_S))  # a connection may end unseen
     request = json.loads(sys.stdin.buffer.readline())
     signal.alarm(0)
-    actions = {act.__name__: act for act in (probe, missing, receive, place, look, run, collect, forget)}
+    actions = {act.__name__: act for act in (probe, prepare, look, run)}
     try:
         actions[request["action"]](**request["arguments"])
     except BoardError as err:
-        answer(error=str(err))
-    except LinkLost:
-        sys.exit(1)
+        reason, fix = err.args
+        answer(error={"reason": reason, "fix": fix})
     except OSError as err:
-        full = err.errno in {errno.ENOSPC, errno.EDQUOT}
-        where = f"{err.strerror} ({err.filename})" if err.filename else str(err)
-        answer(error=disk_full(str(err.strerror)) if full else f"{where}. Check the permissions of {store()}")
+        where = f"{err.strerror} ({err.filename})." if err.filename else f"{err}."
+        answer(error={"reason": where, "fix": f"Check the disk and the permissions of {store()}."})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Engines of exports on the machine that will run them: what is missing is built (on a board: `python -m`)."""
+"""Engines of exports on the machine that will run them: what is missing is built."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 from dhox.console import say
@@ -15,14 +13,14 @@ from dhox.runtimes.cuda import gpu
 from dhox.runtimes.tensorrt_api import import_tensorrt
 
 
-def build_missing(exports: list[Path], precisions: list[str], batches: list[int]) -> list[str]:
+def build_missing(exports: list[Path], precisions: list[str], batches: list[int]) -> None:
     """Build an engine of every artefact (or of `precisions`) that has none which fits this machine and the batches.
 
-    Answers with why engines could not be built; the others are there then. Raises DhoxError without TensorRT or a GPU.
+    Raises DhoxError without TensorRT or a GPU, and where one cannot be built; the others are there then.
     """
     trt, here = import_tensorrt(), gpu()
     largest = max(batches)
-    failures = []
+    failed: DhoxError | None = None
     for export in exports:
         manifest = read_manifest(export)
         for entry in manifest["artefacts"]:
@@ -41,20 +39,6 @@ def build_missing(exports: list[Path], precisions: list[str], batches: list[int]
                 build_engines(export, precisions=[precision], batches=(1, largest, largest), overwrite=True)
             except DhoxError as err:
                 say(f"No {precision} engine: {err}")
-                failures.append(f"{precision}: {err}")
-    return failures
-
-
-def main() -> None:
-    """`python -m dhox.bench.remote.board_engines JSON`, with the arguments of `build_missing` as JSON."""
-    asked = json.loads(sys.argv[1])
-    try:
-        failures = build_missing([Path(path) for path in asked["exports"]], asked["precisions"], asked["batches"])
-    except DhoxError as err:
-        sys.exit(f"Error: {err}")
-    if failures:
-        sys.exit(f"Error: {failures[0]}")
-
-
-if __name__ == "__main__":
-    main()
+                failed = failed or err
+    if failed is not None:
+        raise failed

@@ -16,9 +16,11 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
-from typing import Any
 
 from dhox.artefacts.files import user_cache
+from dhox.artefacts.remote import Probe
+from dhox.bench.remote.bundle import Bundle
+from dhox.console import console
 from dhox.errors import DhoxError, require
 
 PACKAGES = ("dhox", "dhox.distill", "dhox.export", "dhox.bench")
@@ -62,22 +64,21 @@ class Target:
         return f"cp{self.python[0]}{self.python[1]}-glibc{self.glibc[0]}.{self.glibc[1]}-{self.machine}"
 
 
-def target_of(host: str, probe: dict[str, Any]) -> Target:
+def target_of(host: str, probe: Probe) -> Target:
     """The board's Target from its probe. Raises DhoxError for a system that no wheels are made for."""
-    library, version = probe["libc"]
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(probe["machine"], probe["machine"])
+    library, version = probe.libc
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(probe.machine, probe.machine)
     numbers = [int(number) for number in version.split(".")[:2] if number.isdigit()]
-    if probe["system"] != "Linux" or library != "glibc" or machine not in OLDEST_GLIBC or len(numbers) != 2:
+    if probe.system != "Linux" or library != "glibc" or machine not in OLDEST_GLIBC or len(numbers) != 2:
         raise DhoxError(
-            f"{host} is {probe['system']} {probe['machine']} with {library or 'an unknown C library'} {version}: dhox "
+            f"{host} is {probe.system} {probe.machine} with {library or 'an unknown C library'} {version}: dhox "
             "knows wheels for Linux with glibc on aarch64 and x86_64.",
             "Copy the export there and install dhox by hand.",
         )
-    own = probe["onnxruntime"]
-    major, minor = probe["python"]["version"][:2]
+    own = probe.onnxruntime
     return Target(
-        (major, minor), machine, (numbers[0], numbers[1]), own["found"].split()[0] if own["works"] else None
-    )  # fmt: skip
+        probe.python.version[:2], machine, (numbers[0], numbers[1]), own.found.split()[0] if own.works else None
+    )
 
 
 def requirements(target: Target) -> list[str]:
@@ -185,6 +186,23 @@ def unmet(folder: Path, target: Target) -> list[str]:
 def canonical(name: str) -> str:
     """A package's name as the index compares it."""
     return name.lower().replace("_", "-").replace(".", "-")
+
+
+def add_packages(bundle: Bundle, host: str, probe: Probe) -> list[str]:
+    """dhox and the packages that it needs on this board; the names of their trees, in the order of PYTHONPATH."""
+    wheels = wheel_folder(host, target_of(host, probe))
+    packages = [bundle.add_tree(dhox_files()), bundle.add_tree(folder_files(wheels))]
+    name = "environment-{}.{}.json".format(*probe.python.version)
+    (bundle.folder / name).write_text(json.dumps(packages))
+    return packages
+
+
+def environment_of(store: str, packages: list[str]) -> dict[str, str]:
+    """The environment of a Python there that finds dhox; what the board itself has comes after it."""
+    return {
+        "PYTHONPATH": ":".join(f"{store}/trees/{name}" for name in packages), "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1", "COLUMNS": str(console.width), "DHOX_ERRORS": "json",
+    }  # fmt: skip
 
 
 def folder_files(folder: Path) -> dict[str, Path]:

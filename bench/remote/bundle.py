@@ -1,4 +1,4 @@
-"""What a remote bench needs on the board: trees of files, each file known by the SHA-256 of its content."""
+"""What a remote bench needs on the board: folders of files, gathered here as links and named by what they hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from dhox.artefacts.contract import read_contract_file
 from dhox.artefacts.files import EXPORT_FILE, sha256
@@ -18,99 +17,83 @@ from dhox.errors import DhoxError
 from dhox.models.export_directory import check_file, read_manifest
 from dhox.models.onnx_file import check_onnx
 
-Source = Path | bytes | Item
-DATA_FILE = "data.csv"
-
 
 @dataclass
-class Shipment:
-    """Trees (key -> relative path -> SHA-256), and for every SHA-256 its bytes and where they come from.
+class Bundle:
+    """`folder`: holds trees/NAME/..., links to files or files. `files`, `bytes`: how many they are, and how large."""
 
-    A tree's key is a hash of what it holds, so that equal trees are one, and a changed file makes another.
-    """
+    folder: Path
+    files: int = 0
+    bytes: int = 0
 
-    trees: dict[str, dict[str, str]] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
+    def add_tree(self, files: Mapping[str, Path | bytes], of: str = "") -> str:
+        """Add files by relative path. The tree's name is a hash of them and of `of`, so that another bench that runs
+        there never sees one change.
+        """
+        hashes = {name: content_hash(source) for name, source in files.items()}
+        tree = digest(json.dumps([of, hashes], sort_keys=True).encode())[:32]
+        for name, source in files.items():
+            self.add_file(tree, name, source)
+        return tree
 
-    def add_tree(self, files: Mapping[str, Source]) -> str:
-        """Add files by relative path; the tree's key."""
-        return self.add_hashes({relative: self.add_file(source) for relative, source in files.items()})
-
-    def add_hashes(self, tree: dict[str, str]) -> str:
-        """Add a tree of files that were added; its key."""
-        key = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
-        self.trees[key] = tree
-        return key
-
-    def add_file(self, source: Source) -> str:
-        """Add one file and answer with its SHA-256."""
-        if isinstance(source, Path):
-            digest, size = sha256(source), source.stat().st_size
+    def add_file(self, tree: str, name: str, source: Path | bytes) -> None:
+        """Add one file, unless it was added."""
+        place = self.folder / "trees" / tree / name
+        if place.exists():
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            place.write_bytes(source)
         else:
-            content = source if isinstance(source, bytes) else image_bytes(source)
-            digest, size = hashlib.sha256(content).hexdigest(), len(content)
-        self.sizes[digest] = size
-        self.sources[digest] = source
-        return digest
+            place.symlink_to(source.absolute())
+        self.files, self.bytes = self.files + 1, self.bytes + place.stat().st_size
 
-    def open(self, digest: str) -> IO[bytes]:
-        """The content of one file."""
-        source = self.sources[digest]
-        if isinstance(source, Path):
-            return source.open("rb")
-        return io.BytesIO(source if isinstance(source, bytes) else image_bytes(source))
+    @property
+    def trees(self) -> list[str]:
+        """The names of all trees."""
+        return sorted(path.name for path in (self.folder / "trees").iterdir())
 
 
-def add_models(shipment: Shipment, paths: list[Path], contract: Path | None) -> tuple[dict[Path, str], str | None]:
-    """The models to measure: where each path will lie below the board's trees, and where the contract will.
+def digest(content: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(content).hexdigest()
 
-    An export comes with its own files, each of the hash that its manifest names, and without engines. A model of
-    another tool comes with its weights, the contract and its class list. Raises DhoxError for a damaged export and for
-    files that lie elsewhere than beside the model or the contract.
+
+def content_hash(source: Path | bytes) -> str:
+    """SHA-256 of a file."""
+    return sha256(source) if isinstance(source, Path) else digest(source)
+
+
+def add_models(bundle: Bundle, paths: list[Path], contract: Path | None) -> dict[Path, str]:
+    """The models to measure, and their contract: where each path will lie below the board's trees.
+
+    An export comes with its own files, each of the hash that its manifest names, and without engines; a model of
+    another tool with its weights, the contract with its class list. Every path has a tree of its own, since engines
+    that are built there stay in it. Raises DhoxError for a damaged export and for files that lie elsewhere than beside
+    the model or the contract.
     """
     places: dict[Path, str] = {}
-    folders: dict[Path, str] = {}
-    agreed: str | None = None
     for path in paths:
         export = path if path.is_dir() else path.parent
         if (export / EXPORT_FILE).is_file():
-            if export not in folders:
-                folders[export] = add_alone(shipment, export_files(export), set(folders.values()))
-            inside = f"{folders[export]}/{export_names(export)}"
-            places[path] = inside if path.is_dir() else f"{inside}/{path.name}"
+            inside = "/".join(export.resolve().parts[1:][-2:])  # an export is named by its last two folders
+            files = {f"{inside}/{name}": file for name, file in export_files(export).items()}
+            place = f"{bundle.add_tree(files, str(export.resolve()))}/{inside}"
+            places[path] = place if path.is_dir() else f"{place}/{path.name}"
         else:
-            assert contract is not None, "open_subjects refused it"
-            outside = {path.name: path, **beside(path.parent, sorted(check_onnx(path).external))}
-            folders[path] = add_alone(shipment, outside, set(folders.values()))
-            places[path] = f"{folders[path]}/{path.name}"
+            outside = beside(path.parent, [path.name, *sorted(check_onnx(path).external)])
+            places[path] = f"{bundle.add_tree(outside, str(path.resolve()))}/{path.name}"
     if contract is not None:
-        agreement = {contract.name: contract, **beside(contract.parent, class_files(contract))}
-        agreed = f"{shipment.add_tree(agreement)}/{contract.name}"
-    return places, agreed
-
-
-def add_alone(shipment: Shipment, files: dict[str, Path], taken: set[str]) -> str:
-    """Add a tree whose folder no other model has, though its files be the same: its place stands for one path here."""
-    folder = shipment.add_tree(files)
-    number = 1
-    while folder in taken:
-        number += 1
-        folder = f"{shipment.add_tree({f'{number}/{relative}': path for relative, path in files.items()})}/{number}"
-    return folder
-
-
-def export_names(export: Path) -> str:
-    """The last two names of an export's path, from which it is named."""
-    return "/".join(export.resolve().parts[1:][-2:])
+        agreement = beside(contract.parent, [contract.name, *class_files(contract)])
+        places[contract] = f"{bundle.add_tree(agreement)}/{contract.name}"
+    return places
 
 
 def export_files(export: Path) -> dict[str, Path]:
-    """One export directory below its names, each file checked against the manifest."""
-    manifest, inside = read_manifest(export), export_names(export)
+    """The files of an export directory by name, each checked against the manifest."""
+    manifest = read_manifest(export)
     hashes = {**manifest["files"], **{entry["file"]: entry["sha256"] for entry in manifest["artefacts"]}}
-    files = {f"{inside}/{name}": check_file(export, name, digest) for name, digest in hashes.items()}
-    return {**files, f"{inside}/{EXPORT_FILE}": export / EXPORT_FILE}
+    return {**{name: check_file(export, name, one) for name, one in hashes.items()}, EXPORT_FILE: export / EXPORT_FILE}
 
 
 def class_files(contract: Path) -> list[str]:
@@ -127,27 +110,29 @@ def beside(folder: Path, names: list[str]) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def add_images(shipment: Shipment, test: list[Item], judges: list[Item]) -> str | None:
+def add_images(bundle: Bundle, data: str, test: list[Item], judges: list[Item]) -> str | None:
     """Test images, and those of the ledgers, as files named by their content, with a manifest of their own names.
 
-    So no name of an image is ever a file name on the board. Answers with the manifest's place below the board's trees,
-    None without images. Raises DhoxError for an image that cannot be read.
+    So no name of an image is ever a file name on the board, and benches on the same `data` share a tree. Answers with
+    the manifest's place below the board's trees, None without images. Raises DhoxError for an image that cannot be
+    read.
     """
-    files: dict[str, Source] = {}
+    if not test and not judges:
+        return None
+    tree = digest(data.encode())[:32]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "label", "split", "name"])
     for split, items in (("test", test), ("val", judges)):
         for item in items:
-            source: Source = item.path if item.span is None and item.column is None else item
             try:
-                digest = shipment.add_file(source)
+                source = item.path if item.span is None and item.column is None else image_bytes(item)
+                name = f"images/{content_hash(source)}"
             except OSError as err:
                 raise DhoxError(f"{item.path} cannot be read ({err}).", "Mend it, or take it out of the data.") from err
-            files[f"images/{digest}"] = source
-            writer.writerow([f"images/{digest}", item.label or "", split if item.label else "unlabelled", item.name])
-    if not files:
-        return None
-    tree = {path: path.partition("/")[2] for path in files}
-    tree[DATA_FILE] = shipment.add_file(text.getvalue().encode())
-    return f"{shipment.add_hashes(tree)}/{DATA_FILE}"
+            bundle.add_file(tree, name, source)
+            writer.writerow([name, item.label or "", split if item.label else "unlabelled", item.name])
+    manifest = text.getvalue().encode()
+    place = f"{digest(manifest)[:32]}.csv"
+    bundle.add_file(tree, place, manifest)
+    return f"{tree}/{place}"

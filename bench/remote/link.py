@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shlex
-import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, TypeVar
 
-from dhox.artefacts.files import LARGEST_NPZ
-from dhox.bench.remote.answers import LOOK, OUT, PROBE, STATUS, fits, read_answer
+from dhox.artefacts.record import Record
+from dhox.artefacts.remote import Probe
+from dhox.bench.remote.answers import Done, Failed, Said, read_answer
 from dhox.bench.remote.board import INTERRUPTED, MARK, PATIENCE_S
 from dhox.bench.remote.ssh import LINK_FAILED, Connection, Session, why
 from dhox.errors import DhoxError
@@ -26,16 +25,15 @@ START = "sys.path[:]=[p for p in sys.path if p];i=sys.stdin.buffer;exec(i.read(i
 TOO_OLD = "dhox-too-old "
 CHECK = f"import sys;sys.version_info<{OLDEST_PYTHON!r} and sys.exit('{TOO_OLD}%d.%d'%sys.version_info[:2]);"
 NO_COMMAND = (126, 127)  # exit statuses of a shell, and of env, where they cannot start a command
-# Results of a bench, or of one of its power modes; .partial where it did not come to its end.
-FOLDER = r"bench(\.partial)?/(\d{1,4}-[\w.+ ()-]{1,80}/)?"
-RESULT = re.compile(FOLDER + r"(bench\.json|samples\.npz|predictions\.csv)", re.ASCII)
+
+R = TypeVar("R", bound=Record)
 
 
 class Board:
     """A board, reached over ssh; a context manager. `python`: what is called there.
 
-    Every method raises DhoxError with one clear message for a failed login, a lost connection, a board without a
-    Python that dhox can use, and a full disk there.
+    Every method raises DhoxError with one clear message for a failed login, a lost connection, and a board without a
+    Python that dhox can use.
     """
 
     def __init__(self, host: str, python: str = "python3") -> None:
@@ -56,39 +54,31 @@ class Board:
         """Send one request; arguments travel as JSON on stdin, so that no shell sees them."""
         # No -X utf8: Python 2 would refuse it before it could say that it is too old.
         session = self.connection.start("env", "PYTHONUTF8=1", self.python, "-c", CHECK + START)
-        program = files("dhox.bench.boards").joinpath("board.py").read_bytes()
+        program = files("dhox.bench.remote").joinpath("board.py").read_bytes()
         request = json.dumps({"action": action, "arguments": arguments}).encode()
         with contextlib.suppress(BrokenPipeError):  # then there is no answer, and stderr says why
             session.stdin.write(b"%d\n" % len(program) + program + request + b"\n")
             session.stdin.flush()
         return session
 
-    def answer(self, session: Session, *shapes: Any) -> dict[str, Any]:
-        """The next answer, of one of the shapes (see `fits`); what a shell says besides is ignored."""
+    def answer(self, session: Session, kind: type[R]) -> R:
+        """The next answer; what a shell says besides is ignored. Raises DhoxError where the board refuses."""
         for line in session.stdout:
             if not line.startswith(MARK):
                 continue
             try:
-                content = read_answer(line[len(MARK) :])
+                error = read_answer(line[len(MARK) :], Failed).error
+                found = None if error else read_answer(line[len(MARK) :], kind)
             except ValueError as err:
-                raise self.malformed(str(err)) from err
-            if fits(content, {"error": str}):
-                session.end()
                 raise DhoxError(
-                    f"{self.host}: {' '.join(content['error'].split())}.",
-                    "Mend that there, and run the same command again.",
-                )
-            if not any(fits(content, shape) for shape in shapes):
-                raise self.malformed(f"it holds {str(content)[:80]}")
-            return dict(content)
+                    f"{self.host} gave an answer that dhox does not understand ({err}).",
+                    "Check that it is the machine that you mean, and that the login shell there prints nothing.",
+                ) from err
+            if found is None:
+                assert error is not None
+                raise error.error(self.host)
+            return found
         raise self.failure(session)
-
-    def malformed(self, how: str) -> DhoxError:
-        """An answer that board.py never gives."""
-        return DhoxError(
-            f"{self.host} gave an answer that dhox does not understand ({how}).",
-            "Check that it is the machine that you mean, and that the login shell there prints nothing of its own.",
-        )
 
     def failure(self, session: Session) -> DhoxError:
         """Why a session ended without an answer."""
@@ -109,120 +99,73 @@ class Board:
             )
         return DhoxError(
             f"{self.host}: {shlex.quote(self.python)} there did not answer ({last}).",
-            "Check it with "
-            f"`ssh {shlex.quote(self.host)} {shlex.quote(self.python)} -V`, or name another with --remote-python.",
+            f"Check it with `ssh {shlex.quote(self.host)} {shlex.quote(self.python)} -V`, or name another with "
+            "--remote-python.",
         )
 
-    def ask(self, action: str, shape: Any, **arguments: Any) -> dict[str, Any]:
-        """One request with one answer of a shape (see `fits`)."""
+    def ask(self, action: str, kind: type[R], **arguments: Any) -> R:
+        """One request with one answer."""
         session = self.start(action, arguments)
         try:
-            return self.answer(session, shape)
+            return self.answer(session, kind)
         finally:
             session.end()
 
-    def probe(self) -> dict[str, Any]:
+    def probe(self) -> Probe:
         """What the board is, see `dhox.bench.remote.board.probe`."""
-        return self.ask("probe", PROBE)
+        return self.ask("probe", Probe)
 
-    def look(self, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    def prepare(self, trees: list[str]) -> None:
+        """Make folders there to copy into, see `dhox.bench.remote.board.prepare`."""
+        self.ask("prepare", Done, trees=trees)
+
+    def forget(self, place: str) -> None:
+        """Delete a folder there."""
+        self.connection.start("rm", "-rf", "--", place).end()
+
+    def look(self, command: list[str], environment: dict[str, str]) -> tuple[int, bytes, str]:
         """Run a command that measures nothing, beside a bench too; its status, what it wrote, and its errors."""
-        done = self.ask("look", LOOK, command=command, environment=environment)
-        return done["status"], done["out"], done["err"]
-
-    def send(
-        self, blobs: dict[str, int], open_blob: Callable[[str], IO[bytes]], advance: Callable[[int], None]
-    ) -> None:
-        """Copy blobs (SHA-256: bytes) into the board's store in one stream; `advance` counts them."""
-        session = self.start("receive", {"blobs": blobs})
+        session = self.start("look", {"command": command, "environment": environment})
         try:
-            with tarfile.open(fileobj=session.stdin, mode="w|") as archive:
-                for name, size in blobs.items():
-                    member = tarfile.TarInfo(name)
-                    member.size = size
-                    with open_blob(name) as content:
-                        archive.addfile(member, content)
-                    advance(1)
-            session.stdin.flush()
-        except BrokenPipeError:
-            pass  # the board says why
-        except OSError as err:
-            session.end()
-            raise DhoxError(
-                f"A file could not be copied to {self.host} ({err}).", "Run the same command again."
-            ) from err
-        except BaseException:
-            session.end()
-            raise
-        try:
-            self.answer(session, {})
+            written = session.stdout.read()
         finally:
-            session.end()
+            status = session.end()
+        if status == LINK_FAILED:
+            raise self.failure(session)
+        return status, written, session.stderr()
 
-    def run(
-        self, command: list[str], environment: dict[str, str], run: str, show: Callable[[str], None]
-    ) -> tuple[int, list[str]]:
-        """Run a command there; `show` gets its output line by line. Answers with its status and its last lines.
+    def run(self, command: list[str], environment: dict[str, str], run: str, show: Callable[[str], None]) -> int:
+        """Run a command there; `show` gets its output line by line. Answers with its status.
 
         On KeyboardInterrupt the board ends the command in order (SIGINT first), which is waited for, and the status is
         INTERRUPTED; a second one cuts the connection and is raised, and the board does the same unwatched.
         """
-        session = self.start(
-            "run", {"command": command, "environment": environment, "run": run, "patience_s": PATIENCE_S}
-        )
-        tail: list[str] = []
+        arguments = {"command": command, "environment": environment, "run": run, "patience_s": PATIENCE_S}
+        session = self.start("run", arguments)
         over = threading.Event()
         beats = threading.Thread(target=heartbeat, args=(session, over), daemon=True)
         beats.start()
         try:
             try:
-                status = self.relay(session, show, tail)
+                return self.relay(session, show)
             except KeyboardInterrupt:
                 over.set()
                 beats.join()
                 with contextlib.suppress(OSError):
                     session.stdin.close()
-                status = INTERRUPTED
                 with contextlib.suppress(DhoxError):
-                    self.relay(session, show, tail)
+                    self.relay(session, show)
+                return INTERRUPTED
         finally:
             over.set()
             beats.join()
             session.end()
-        return status, tail
 
-    def relay(self, session: Session, show: Callable[[str], None], tail: list[str]) -> int:
+    def relay(self, session: Session, show: Callable[[str], None]) -> int:
         """Show output until the command's status comes."""
-        while True:
-            content = self.answer(session, OUT, STATUS)
-            if "status" in content:
-                return int(content["status"])
-            show(content["out"])
-            tail.append(content["out"])
-            del tail[:-200]
-
-    def collect(self, run: str) -> dict[str, bytes]:
-        """The results that a run left there, relative path to content; they stay there until `forget`."""
-        session = self.start("collect", {"run": run})
-        try:
-            count = self.answer(session, {"files": int})["files"]
-            return dict(self.members(session)) if count else {}
-        except tarfile.TarError as err:
-            raise self.failure(session) from err
-        finally:
-            session.end()
-
-    def forget(self, run: str) -> None:
-        """Delete what a run left there."""
-        self.ask("forget", {}, run=run)
-
-    def members(self, session: Session) -> Iterator[tuple[str, bytes]]:
-        """The files of a tar stream that are results (RESULT); nothing else is taken."""
-        with tarfile.open(fileobj=session.stdout, mode="r|") as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isreg() and RESULT.fullmatch(member.name) else None
-                if content is not None and member.size <= LARGEST_NPZ:
-                    yield member.name, content.read()
+        while (said := self.answer(session, Said)).status is None:
+            show(said.out)
+        return said.status
 
 
 def heartbeat(session: Session, over: threading.Event) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from types import ModuleType
+
+ERROR_LINE = "dhox-error "  # begins the line of an error for another program (`error_line`)
 
 
 class DhoxError(Exception):
@@ -38,6 +41,11 @@ class StoppedError(DhoxError):
     """Ctrl-C or its kin ended the command; the message says what was kept."""
 
     exit_code = 130
+
+
+def error_line(err: DhoxError) -> str:
+    """An error as one line for another program: ERROR_LINE, then its kind, reason and fix as JSON."""
+    return ERROR_LINE + json.dumps({"kind": type(err).__name__, "reason": err.reason, "fix": err.fix})
 
 
 def run_failure(err: Exception) -> str | None:

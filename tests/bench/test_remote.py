@@ -28,12 +28,13 @@ from hypothesis import strategies as st
 
 import dhox.bench
 from dhox.artefacts.files import BENCH_SCHEMA, read_json
+from dhox.artefacts.remote import Remote
 from dhox.bench.remote import link as board_link
 from dhox.bench.remote import ssh
 from dhox.bench.remote.board import MARK
-from dhox.bench.remote.bundle import Shipment
 from dhox.bench.remote.link import Board
-from dhox.bench.remote.run import bring
+from dhox.bench.remote.results import bring
+from dhox.bench.remote.rsync import pull, push
 from dhox.bench.remote.ssh import Connection
 from dhox.errors import DhoxError
 
@@ -163,7 +164,7 @@ def begin(board: loopback.Loopback, *words: object) -> subprocess.Popen[str]:
     assert process.stdout is not None
     next(line for line in process.stdout if "fp16" in line and "ledger images" in line)
     time.sleep(0.5)
-    assert any("-m dhox bench" in command for command in running(board))
+    assert any("dhox.cli.on_board" in command for command in running(board))
     return process
 
 
@@ -191,20 +192,24 @@ def test_a_bench_over_ssh_is_the_bench_of_the_board(
     assert all(row["passed"] for row in content["golden"])
     assert (first["bench"] / "report.html").is_file()
     assert running(board) == []
-    assert list((board.store / "runs").iterdir()) == list((board.store / "incoming").iterdir()) == []
+    assert list((board.store / "runs").iterdir()) == []
+
+
+def times(board: loopback.Loopback) -> dict[Path, int]:
+    """When each file of the store was written."""
+    files = (path for path in (board.store / "trees").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_a_second_bench_copies_nothing(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in (board.store / "blobs").iterdir()}
-    trees = sorted((board.store / "trees").iterdir())
+    before = times(board)
     done = call(
         "bench", first["export"], *first["words"], *QUICK, "--data", first["root"] / "line/data", "--out", "again"
     )
-    assert "Copying 0 files" in done.stdout, done.stdout + done.stderr
-    assert {path.name: path.stat().st_mtime_ns for path in (board.store / "blobs").iterdir()} == before
-    assert sorted((board.store / "trees").iterdir()) == trees
+    assert "Copied 0 files" in done.stdout, done.stdout + done.stderr
+    assert times(board) == before
 
 
 def test_models_that_share_images_are_measured_in_one_call_from_a_damaged_store(
@@ -215,13 +220,13 @@ def test_models_that_share_images_are_measured_in_one_call_from_a_damaged_store(
     (model,) = (board.store / "trees").glob("*/tiny/export/model.onnx")
     os.truncate(model, 0)
     (module,) = (board.store / "trees").glob("*/dhox/bench/run.py")
-    module.chmod(0o600)
     module.write_bytes(bytes(module.stat().st_size))
     done = call(
         "bench", first["export"] / "model.onnx", "copied/tiny/export", "--precision=fp32", *first["words"], *QUICK, "--data",
         first["root"] / "line/data", "--out", "several",
     )  # fmt: skip
-    assert "Copying 2 files" in done.stdout, done.stdout + done.stderr
+    new = len(list(Path("copied/tiny/export").glob("*.*")))  # a place of its own; the images are shared
+    assert f"Copied {2 + new} files" in done.stdout, done.stdout + done.stderr
     paths = [row["path"] for row in read_json(Path("several/bench.json"), BENCH_SCHEMA)["subjects"]]
     assert paths == [str(first["export"] / "model.onnx"), str(Path("copied/tiny/export/model.onnx").absolute())]
 
@@ -278,7 +283,7 @@ def test_a_bench_that_is_killed_there_is_told_from_an_interrupted_one(
         with contextlib.suppress(OSError):
             if (
                 str(board.store) in (path / "environ").read_text()
-                and "-m\0dhox\0bench" in (path / "cmdline").read_text()
+                and "-m\0dhox.cli.on_board" in (path / "cmdline").read_text()
             ):
                 os.kill(int(path.name), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
@@ -337,7 +342,7 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert "batch 1" not in refused.stdout
     again = call(*words, *QUICK)
     assert again.returncode == 0, again.stderr
-    assert "Copying 0 files" in again.stdout
+    assert "Copied 0 files" in again.stdout
 
 
 def test_silence_ends_a_command_though_the_connection_stands(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -385,9 +390,10 @@ def test_silence_while_another_bench_measures_is_said(board: loopback.Loopback, 
     monkeypatch.setattr(board_link, "HEARTBEAT_S", 1000.0)
     with socket.socket(socket.AF_UNIX) as holder, Board("board", python) as there:
         wait_until(lambda: held(holder, board), 300)
-        status, tail = there.run(["sleep", "100"], {}, "never", print)
-    assert status == board_link.INTERRUPTED
-    assert tail[-1] == "No longer waiting: nothing was heard over the connection for 1 seconds."
+        lines: list[str] = []
+        assert there.run(["sleep", "100"], {}, "never", lines.append) == board_link.INTERRUPTED
+    assert "waiting" in lines[0]
+    assert "silence" in lines[-1]
 
 
 @OPEN
@@ -417,32 +423,30 @@ def open_board(board: loopback.Loopback, python: str) -> Iterator[Board]:
 
 
 def test_a_broken_copy_goes_on_where_it_ended(open_board: Board, board: loopback.Loopback) -> None:
-    shipment = Shipment()
-    shipment.add_tree({f"{number}": f"part {number}".encode() * 50000 for number in range(20)})
-    sent: list[str] = []
+    for number in range(20):
+        Path(f"folder/{number}").parent.mkdir(exist_ok=True)
+        Path(f"folder/{number}").write_bytes(f"part {number}".encode() * 500_000)
+    there = board.store / "broken copy"
+    seen: list[int] = []
 
-    def breaking(name: str) -> Any:
-        if len(sent) == 10:
+    def breaking(count: int) -> None:
+        seen.append(count)
+        if len(seen) == 10:
             raise KeyboardInterrupt
-        sent.append(name)
-        return shipment.open(name)
 
     with pytest.raises(KeyboardInterrupt):
-        open_board.send(shipment.sizes, breaking, lambda count: None)
-    missing = open_board.ask("missing", {}, blobs=shipment.sizes)["missing"]
-    assert 10 <= len(missing) < 20
-    assert not set(missing) & {path.name for path in (board.store / "blobs").iterdir()}
-    assert list((board.store / "incoming").iterdir()) == []
-    open_board.send({name: shipment.sizes[name] for name in missing}, shipment.open, lambda count: None)
-    assert open_board.ask("missing", {}, blobs=shipment.sizes)["missing"] == []
-    trees = open_board.ask("place", {}, trees=shipment.trees)["trees"]
-    (key,) = shipment.trees
-    assert sorted(path.read_bytes()[:7] for path in Path(trees, key).iterdir())[0] == b"part 0p"
+        push(open_board.connection, Path("folder"), str(there), breaking)
+    whole = {path.name: path.read_bytes() for path in Path("folder").iterdir()}
+    wait_until(lambda: not list(there.glob(".*")))  # no half of a file stays
+    assert all(whole[path.name] == path.read_bytes() for path in there.iterdir())
+    files, _ = push(open_board.connection, Path("folder"), str(there), seen.append)
+    assert 0 < files <= 11
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == whole
 
 
 def test_a_command_that_looks_keeps_its_errors_apart(open_board: Board, python: str) -> None:
     code = "import os, sys; print('out'); print('a warning', file=sys.stderr); sys.exit(len(os.environ['X']))"
-    assert open_board.look([python, "-c", code], {"X": "xx"}) == (2, "out\n", "a warning\n")
+    assert open_board.look([python, "-c", code], {"X": "xx"}) == (2, b"out\n", "a warning\n")
 
 
 def test_results_stay_on_the_board_until_they_are_forgotten(
@@ -454,45 +458,47 @@ def test_results_stay_on_the_board_until_they_are_forgotten(
     (run / "bench/samples.npz").write_bytes(b"samples")
     (run / "bench/.bashrc").write_text("touch x")
     (run / "bench/predictions.csv").symlink_to("/etc/passwd")
-    assert open_board.collect("abc").keys() == {"bench/bench.json", "bench/samples.npz"}
-    with pytest.raises(DhoxError, match="does not hold what dhox writes"):
-        bring(open_board, "abc", tmp_path / "out", {}, {}, False)
+    (run / "elsewhere").mkdir()
+    (run / "elsewhere/bench.json").write_text("{}")
+    (tmp_path / "came").mkdir()
+    pull(open_board.connection, str(run), tmp_path / "came")
+    came = {path.relative_to(tmp_path / "came").as_posix() for path in (tmp_path / "came").rglob("*")}
+    assert came == {"bench", "bench/bench.json", "bench/samples.npz"}
+    remote = Remote(host="board", python="python3", probe=open_board.probe(), paths={})
+    with pytest.raises(DhoxError, match="bench.json"):
+        bring(open_board, str(run), tmp_path / "out", remote, False)
     assert (run / "bench/samples.npz").exists()
-    open_board.forget("abc")
+    assert not (tmp_path / "out").exists()
+    open_board.forget(str(run))
     assert not run.exists()
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"[1]", "does not understand .it holds"),
-        (b"[" * 3000, "does not understand .it is nested"),
-        (b'{"status": "abc", "out": "", "err": ""}', "does not understand"),
-        (b'{"status": 1, "out": NaN, "err": ""}', "nan is no number"),
+        (b"[1]", "does not understand"),
+        (b"[" * 3000, "does not understand"),
+        (b'{"host": 1}', "does not understand.*host"),
+        (b'{"host": NaN}', "does not understand"),
         (b"damaged", "does not understand"),
-        (b'{"error": "\\u001b[31mred\\nline"}', "board: \ufffd\\[31mred line\\.$"),
+        (b'{"error": {"reason": "\\u001b[31mred.", "fix": "Mend it."}}', "^On board: \ufffd\\[31mred. Mend it.$"),
     ],
 )
-def test_an_answer_that_no_dhox_gives_is_one_message(board: loopback.Loopback, environment: dict[str, str], python: str, answer: bytes, said: str) -> None:  # fmt: skip
+def test_an_answer_that_no_dhox_gives_is_one_message(
+    board: loopback.Loopback, environment: dict[str, str], python: str, answer: bytes, said: str
+) -> None:
     liar = board.folder / "liar"
     (board.folder / "answer").write_bytes(MARK + answer + b"\n")
     liar.write_text(f"#!/bin/sh\ncat '{board.folder}/answer'\nexec cat > /dev/null\n")
     liar.chmod(0o755)
     with Board("board", str(liar)) as there, pytest.raises(DhoxError, match=said) as caught:
-        there.look(["x"], {})
+        there.probe()
     assert str(caught.value).isprintable()
 
 
-def test_a_file_that_changes_while_it_is_copied_is_refused(open_board: Board) -> None:
-    Path("file").write_bytes(b"before")
-    shipment = Shipment()
-    shipment.add_file(Path("file"))
-    Path("file").write_bytes(b"after!")
-    with pytest.raises(DhoxError, match="changed while it was copied"):
-        open_board.send(shipment.sizes, shipment.open, lambda count: None)
-
-
-def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(
+    tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = loopback.start(tmp_path / "sshd")
     board.store.mkdir()
     mounted = subprocess.run(
@@ -502,18 +508,30 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(tmp_path: Pa
         if mounted.returncode:
             pytest.skip("no small disk can be mounted here: needs root")
         monkeypatch.setenv("DHOX_SSH", board.environment["DHOX_SSH"])
-        shipment = Shipment()
-        shipment.add_tree({"a": bytes(500_000), "b": b"b" * 4_000_000})
-        with Board("board", python) as there:
-            with pytest.raises(DhoxError, match=r"disk of .*store is full \(38 MB are needed, 2 MB are free\)\. Free"):
-                there.ask("missing", {}, blobs=shipment.sizes)
-            with pytest.raises(DhoxError, match=r"disk of .*store is full \(No space left on device\)\. Free"):
-                there.send(shipment.sizes, shipment.open, lambda count: None)
-        assert list((board.store / "incoming").iterdir()) == []
-        assert [path.stat().st_size for path in (board.store / "blobs").iterdir()] == [500_000]
+        Path("folder").mkdir()
+        Path("folder/a").write_bytes(bytes(500_000))
+        Path("folder/b").write_bytes(b"b" * 4_000_000)
+        with Board("board", python) as there, pytest.raises(DhoxError, match="No space left") as caught:
+            push(there.connection, Path("folder"), str(board.store), lambda count: None)
+        assert "DHOX_REMOTE_CACHE" in caught.value.fix
+        assert {path.name: path.stat().st_size for path in board.store.iterdir()} == {"a": 500_000}
     finally:
         loopback.stop(board)
         subprocess.run(["umount", board.store], capture_output=True, check=False)
+
+
+def test_where_rsync_is_missing_it_is_said(
+    board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without = tmp_path / "without rsync"
+    without.write_text(f'#!/bin/sh\nPATH=/nowhere exec {shlex.quote(python)} "$@"\n')
+    without.chmod(0o755)
+    with Board("board", str(without)) as there, pytest.raises(DhoxError, match="rsync.*there.*apt install"):
+        there.prepare([])
+    with Board("board", python) as there:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(DhoxError, match="rsync.*here.*apt install"):
+            push(there.connection, tmp_path, str(board.store), lambda count: None)
 
 
 @pytest.mark.parametrize(
@@ -579,16 +597,23 @@ def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: 
         with Board("board", python) as there:
             socket = there.connection.folder / "s"
             assert socket.is_socket()
-            assert there.probe()["system"] == "Linux"
+            assert there.probe().system == "Linux"
         assert not socket.exists()
 
 
-def test_a_greeting_of_the_login_shell_does_no_harm(
-    board: loopback.Loopback, environment: dict[str, str], python: str
+def test_a_login_shell_that_greets_is_named(
+    board: loopback.Loopback, environment: dict[str, str], python: str, tmp_path: Path
 ) -> None:
-    (board.home / ".bashrc").write_text("echo Welcome; echo to the board >&2\n")
-    try:
+    def copied() -> tuple[int, int]:
         with Board("board", python) as there:
-            assert there.probe()["system"] == "Linux"
+            assert there.probe().system == "Linux"
+            return push(there.connection, tmp_path, str(board.store / "greeted"), lambda count: None)
+
+    try:
+        (board.home / ".bashrc").write_text("echo to the board >&2\n")
+        assert copied() == (0, 0)
+        (board.home / ".bashrc").write_text("echo Welcome\n")
+        with pytest.raises(DhoxError, match="login shell.*bashrc"):
+            copied()
     finally:
         (board.home / ".bashrc").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from dhox.cli.compare import compare
 from dhox.cli.export import export
 from dhox.cli.sweep import sweep
 from dhox.console import console, say
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, error_line
 
 app = typer.Typer(
     name="dhox",
@@ -125,7 +126,7 @@ def doctor(
     if host is not None and (target is not None or sysroot is not None):
         raise UsageError("--host looks at a board as it is.", "Leave out --target and --sysroot, or leave out --host.")
     if host is not None:
-        from dhox.bench.remote.run import examine_board, restore_board
+        from dhox.doctor.board import examine_board, restore_board
         from dhox.reports.remote_tables import print_board
 
         if restore_power_mode:
@@ -166,10 +167,16 @@ def demo(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: user errors become one message and their exit code; bugs keep their traceback."""
+    """Entry point: user errors become one message and their exit code; bugs keep their traceback.
+
+    With DHOX_ERRORS=json in the environment (dhox on a board), the message is a line for another program.
+    """
     try:
         app(arguments)
     except DhoxError as err:
+        if os.environ.get("DHOX_ERRORS") == "json":
+            print(error_line(err), file=sys.stderr)
+            sys.exit(err.exit_code)
         from rich.console import Console
 
         Console(stderr=True, highlight=False).print(f"[bold red]Error:[/bold red] {escape(str(err))}", soft_wrap=True)
