@@ -26,7 +26,7 @@ settings.load_profile("dhox")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marker gpu skips without CUDA, sshd without OpenSSH's server."""
+    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync."""
     import torch
 
     for item in items:

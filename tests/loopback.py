@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-NO_SSHD = "no sshd here (apt install openssh-server)"
+NO_SSHD = "no sshd or no rsync here (apt install openssh-server rsync)"
 NO_INDEX = "no package index here, for the packages of the board's Python"
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") if shutil.which("rsync") else None
 
 
 @dataclass

@@ -34,6 +34,7 @@ KEEP_S = 30 * 86400.0  # what no bench used for this long is deleted
 POLL_S = 0.05
 LOOK_S = 300  # dhox doctor: TensorRT may load slowly, and nvpmodel has a minute
 PR_SET_PDEATHSIG = 1
+END_OF_INPUT = "end of input"
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
@@ -147,7 +148,7 @@ class Link:
         """Wait for the end of stdin, or for its silence."""
         while select.select([0], [], [], patience_s)[0]:
             if not os.read(0, 4096):
-                return self.end("end of input")
+                return self.end(END_OF_INPUT)
         return self.end("silence")
 
 
@@ -193,7 +194,8 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
     link = Link(patience_s)
     with alone(link) as holder:
         if link.ended is not None:
-            answer(out=f"No longer waiting: the connection ended ({link.ended}).")
+            if link.ended != END_OF_INPUT:  # the other end gave up
+                answer(out=f"No longer waiting: the connection ended ({link.ended}).")
             answer(status=INTERRUPTED, ended=link.ended)
             return
         with (folder / "output").open("wb") as output:
