@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from dhox.artefacts.files import read_json, write_json
+from dhox.artefacts.machine import SetPowerMode
+from dhox.artefacts.record import Kind, read_record, write_record
 from dhox.bench.interrupts import Stop, ignored_signals, stopping_signals
 from dhox.bench.machine_lock import one_at_a_time
 from dhox.errors import DhoxError
@@ -19,19 +20,29 @@ from dhox.system.jetson import is_jetson
 from dhox.system.jetson_state import clocks_held, gpu_clock, parse_show
 from dhox.system.nvpmodel import PowerMode, current_mode, power_modes
 
-STATE_SCHEMA = "dhox.power_mode/1"
 SECONDS = 60.0  # nvpmodel answers within a few
 RESTORE = "dhox doctor --restore-power-mode"
 
 
-@dataclass(frozen=True)
-class LeftOver:
-    """A sweep that has not restored the mode yet. `running`: it still runs, as process `pid`."""
+class Sweep(Kind, kw_only=True):
+    """power_mode.json: a sweep that has not restored the mode yet."""
 
-    original: PowerMode
+    schema: Literal["dhox.power_mode/1"] = "dhox.power_mode/1"
     pid: int
+    original: SetPowerMode
     started_at: str
-    running: bool
+
+    @property
+    def running(self) -> bool:
+        """Whether some process still holds `only_one`."""
+        try:
+            with lock_file().open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 @contextlib.contextmanager
@@ -52,45 +63,52 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iter
         )
     with only_one(), one_at_a_time():
         refuse_left_over()
-        modes = power_modes()
-        original, why = current_mode()
-        if original is None:
-            raise DhoxError(
-                f"--power-modes: the power mode that is set cannot be read ({why}), so it could not be restored.",
-                "Leave --power-modes out, or set a mode with `sudo nvpmodel -m ID` first.",
-            )
-        if clocks_held(gpu_clock(), parse_show("")) == "on":
-            raise DhoxError(
-                "--power-modes: jetson_clocks holds the clocks, so that power modes would show nothing.",
-                "Switch it off (sudo jetson_clocks --restore, or reboot), or leave --power-modes out.",
-            )
-        gating = next((mode.gating for mode in modes if mode.id == original.id), {})
+        modes, original = power_modes(), mode_to_restore()
         check_sudo(original)
+        gating = next((mode.gating for mode in modes if mode.id == original.id), {})
         tried = [mode for mode in sorted(modes, key=lambda mode: mode.id != original.id) if mode.gating == gating]
-        not_run += [
-            f"power mode {mode.name} ({mode.id}) not run: it gates other units of the GPU than {original.name}, which "
-            "takes a reboot"
-            for mode in modes
-            if mode not in tried
-        ]
+        why = f"it gates other units of the GPU than {original.name}, which takes a reboot"
+        not_run += [left_out(mode, why) for mode in modes if mode not in tried]
         with stopping_signals() as stop:
             try:
-                write_state(original)
+                kept = SetPowerMode(original.id, original.name)
+                write_record(state_file(), Sweep(pid=os.getpid(), original=kept, started_at=now()))
                 yield tried, each_mode(tried, not_run, stop)
             finally:
                 with ignored_signals():
                     restore(original)
 
 
+def left_out(mode: PowerMode, why: str) -> str:
+    """One line of what was not measured."""
+    return f"power mode {mode.name} ({mode.id}) not run: {why}"
+
+
+def mode_to_restore() -> PowerMode:
+    """The mode that is set. Raises DhoxError where it cannot be read, or where another one would change nothing."""
+    original, why = current_mode()
+    if original is None:
+        raise DhoxError(
+            f"--power-modes: the power mode that is set cannot be read ({why}), so it could not be restored.",
+            "Leave --power-modes out, or set a mode with `sudo nvpmodel -m ID` first.",
+        )
+    if clocks_held(gpu_clock(), parse_show("")) == "on":
+        raise DhoxError(
+            "--power-modes: jetson_clocks holds the clocks, so that power modes would show nothing.",
+            "Switch it off (sudo jetson_clocks --restore, or reboot), or leave --power-modes out.",
+        )
+    return original
+
+
 def each_mode(modes: list[PowerMode], not_run: list[str], stop: Stop) -> Iterator[PowerMode]:
     """Set and yield the modes one by one; none after a signal."""
     for mode in modes:
         if stop.signal is not None:
-            not_run.append(f"power mode {mode.name} ({mode.id}) not run: interrupted")
+            not_run.append(left_out(mode, "interrupted"))
         elif (refused := set_mode(mode)) is None:
             yield mode
         else:
-            not_run.append(f"power mode {mode.name} ({mode.id}) not run: {refused}")
+            not_run.append(left_out(mode, refused))
 
 
 def set_mode(mode: PowerMode) -> str | None:
@@ -199,45 +217,14 @@ def only_one() -> Iterator[None]:
         yield
 
 
-def runs() -> bool:
-    """Whether a process holds `only_one`."""
-    try:
-        with lock_file().open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def write_state(original: PowerMode) -> None:
-    """Record the mode to restore, before the first change. Raises DhoxError where that is impossible."""
-    write_json(
-        state_file(),
-        {
-            "schema": STATE_SCHEMA,
-            "pid": os.getpid(),
-            "original": {"id": original.id, "name": original.name},
-            "started_at": now(),
-        },
-    )
-
-
-def left_over() -> LeftOver | None:
+def left_over() -> Sweep | None:
     """The sweep that a state file tells of; None without one. Raises DhoxError for a damaged file."""
     if not state_file().exists():
         return None
-    state = read_json(state_file(), STATE_SCHEMA)
     try:
-        original = PowerMode(int(state["original"]["id"]), str(state["original"]["name"]))
-        pid, started = int(state["pid"]), str(state["started_at"])
-    except (KeyError, TypeError, ValueError) as err:
-        raise DhoxError(
-            f"{state_file()} is damaged ({err}).",
-            "Set the mode that you want with `sudo nvpmodel -m ID`, then delete the file.",
-        ) from err
-    return LeftOver(original, pid, started, runs())
+        return read_record(state_file(), Sweep)
+    except DhoxError as err:
+        raise DhoxError(err.reason, "Set the mode that you want with `sudo nvpmodel -m ID`, then delete it.") from err
 
 
 def refuse_left_over() -> None:
@@ -253,11 +240,12 @@ def refuse_left_over() -> None:
 
 def restore_left_over() -> PowerMode | None:
     """`dhox doctor --restore-power-mode`: the mode that was set again, None where nothing was left to restore."""
-    if not state_file().exists():
+    if left_over() is None:
         return None
     with only_one(), ignored_signals():
         other = left_over()
         if other is None:
             return None
-        restore(other.original)
-        return other.original
+        original = PowerMode(other.original.id, other.original.name)
+        restore(original)
+        return original

@@ -131,11 +131,9 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert running is not None
     assert (running.running, running.pid) == (True, process.pid)
     assert [finding.works for finding in state()] == [True]
-    with pytest.raises(
-        DhoxError, match=rf"Another --power-modes sweep runs here .process {process.pid}., and restores"
-    ):
+    with pytest.raises(DhoxError, match=f"--power-modes.*{process.pid}"):
         power_mode_sweep([]).__enter__()
-    with pytest.raises(DhoxError, match="Another --power-modes sweep runs here"):
+    with pytest.raises(DhoxError, match="Another --power-modes"):
         restore_left_over()
     process.kill()
     process.communicate()
@@ -146,7 +144,7 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert "was killed" in finding.found
     assert "MODE_50W (id 3)" in finding.found
     assert finding.advice == "dhox doctor --restore-power-mode"
-    with pytest.raises(DhoxError, match=r"killed before it restored the power mode MODE_50W .3.*--restore-power-mode"):
+    with pytest.raises(DhoxError, match=r"MODE_50W .3.*--restore-power-mode"):
         power_mode_sweep([]).__enter__()
     assert restore_left_over() == PowerMode(3, "MODE_50W")
     assert mode_of(root) == 3
@@ -189,7 +187,7 @@ def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     process.kill()
     process.communicate()
     (root / "reboots_3").touch()
-    with pytest.raises(DhoxError, match=r"could not be set back to MODE_50W .3.*sudo nvpmodel -m 3"):
+    with pytest.raises(DhoxError, match=r"MODE_50W .3.*sudo nvpmodel -m 3"):
         restore_left_over()
     assert left_over() is not None
     (root / "mode").write_text("3\n")  # as after the reboot
@@ -207,7 +205,7 @@ def test_of_two_sweeps_at_once_one_runs(root: Path, tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     said = [one.communicate(timeout=300) for one in both]
     assert sorted(one.returncode for one in both) == [0, 1], said
-    assert "DhoxError: Another --power-modes sweep runs here" in "".join(err for _, err in said)
+    assert "DhoxError: Another --power-modes" in "".join(err for _, err in said)
     assert (root / "asked").read_text().split() == ["3", "0", "3"]  # what it may set, mode 0, and back
     assert mode_of(root) == 3
 
@@ -216,7 +214,7 @@ def test_a_sweep_that_has_not_begun_to_set_modes_refuses_others_too(root: Path) 
     lock_file().parent.mkdir(parents=True)
     with lock_file().open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DhoxError, match="Another --power-modes sweep runs here, and restores"):
+        with pytest.raises(DhoxError, match="Another --power-modes"):
             power_mode_sweep([]).__enter__()
     with power_mode_sweep([]):
         pass
@@ -236,7 +234,7 @@ def test_a_sweep_changes_no_mode_while_another_bench_measures(root: Path, tmp_pa
 
 def test_a_state_folder_that_is_none_is_said(root: Path, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(DhoxError, match=r"Could not lock .*power_mode.lock.*Set XDG_STATE_HOME to a folder"):
+    with pytest.raises(DhoxError, match=r"power_mode.lock.*XDG_STATE_HOME"):
         power_mode_sweep([]).__enter__()
 
 
@@ -244,7 +242,7 @@ def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
     state_file().parent.mkdir(parents=True)
     state_file().write_text("{")
     assert [finding.found for finding in state()] == ["its state file is damaged"]
-    with pytest.raises(DhoxError, match="not valid JSON"):
+    with pytest.raises(DhoxError, match="power_mode.json"):
         power_mode_sweep([]).__enter__()
     state_file().write_text(json.dumps({"schema": "dhox.power_mode/1", "pid": "none"}))
     with pytest.raises(DhoxError, match="power_mode.json"):
@@ -253,7 +251,7 @@ def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
 
 def test_sudo_that_asks_names_the_line_to_add(root: Path) -> None:
     (root / "password").touch()
-    with pytest.raises(DhoxError, match=r"a password is required.*visudo.*ALL=\(root\) NOPASSWD: ") as caught:
+    with pytest.raises(DhoxError, match=r"password.*visudo.*NOPASSWD: ") as caught:
         power_mode_sweep([]).__enter__()
     assert not state_file().exists()
     # In sudoers a wildcard matches spaces, as fnmatch(3) does without flags.
@@ -268,7 +266,7 @@ def test_what_a_sweep_needs(root: Path) -> None:
         write_file(root, f"/sys/class/devfreq/17000000.gpu/{name}", "1300500000\n")
     for name in ("min", "max"):
         write_file(root, f"/sys/devices/system/cpu/cpu0/cpufreq/scaling_{name}_freq", "2201600\n")
-    with pytest.raises(DhoxError, match="jetson_clocks holds the clocks"):
+    with pytest.raises(DhoxError, match="jetson_clocks"):
         power_mode_sweep([]).__enter__()
     write_file(root, "/sys/class/devfreq/17000000.gpu/min_freq", "306000000\n")
     write_command(
@@ -276,10 +274,10 @@ def test_what_a_sweep_needs(root: Path) -> None:
         "nvpmodel",
         f"#!/bin/sh\n[ $1 = -p ] && exec cat '{RECORDINGS / 'nvpmodel/agx_orin_p'}'\necho NVPM ERROR: no\n",
     )
-    with pytest.raises(DhoxError, match=r"cannot be read .*NVPM ERROR: no"):
+    with pytest.raises(DhoxError, match="NVPM ERROR: no"):
         power_mode_sweep([]).__enter__()
     (root / "proc/device-tree/compatible").unlink()
-    with pytest.raises(DhoxError, match="is not a Jetson"):
+    with pytest.raises(DhoxError, match="not a Jetson"):
         power_mode_sweep([]).__enter__()
 
 
@@ -358,7 +356,7 @@ def test_where_every_mode_fails_the_first_reason_is_the_error(root: Path, tmp_pa
     def run(place: Path) -> BenchResult:
         raise DhoxError(f"No {place.name}.", "")
 
-    with pytest.raises(DhoxError, match="^No 3-MODE_50W.$"):
+    with pytest.raises(DhoxError, match="No 3-MODE_50W"):
         bench_modes(run, tmp_path / "modes")
     assert (root / "asked").read_text().split() == ["3", "0", "3"]  # the second was tried
 
