@@ -74,16 +74,16 @@ def test_what_is_no_complete_run_of_two_heads_is_refused_and_untouched(own_line:
     run = own_line / "runs/tiny"
     summary = read_json(run / "run.json", "dhox.run/1")
     for change, message in (
-        ({"method": "ce", "student": summary["student"] | {"two_heads": False}}, "has one head .method ce"),
+        ({"method": "ce", "student": summary["student"] | {"two_heads": False}}, "method ce"),
         ({"status": "running"}, "interrupted"),
-        ({"schema": "dhox.run/9"}, "this dhox reads 'dhox.run/1'"),
+        ({"schema": "dhox.run/9"}, "schema 'dhox.run/9'"),
     ):
         write_json(run / "run.json", summary | change)
         before = files(run)
         with pytest.raises(DhoxError, match=message):
             retune(run)
         assert files(run) == before
-    with pytest.raises(DhoxError, match="is not a run directory"):
+    with pytest.raises(DhoxError, match="run directory"):
         retune(own_line)
 
 
@@ -98,6 +98,6 @@ def test_a_full_disk_leaves_both_old_files(own_line: Path, monkeypatch: pytest.M
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DhoxError, match="No space left on device"):
+    with pytest.raises(DhoxError, match="No space left"):
         retune(run, fixed=(1.0, 2.0))
     assert files(run) == before

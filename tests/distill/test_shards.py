@@ -79,9 +79,9 @@ def test_processes_deal_out_whole_files_and_miss_nothing(there: int, per_file: i
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    with pytest.raises(DhoxError, match=r"another teacher or recipe .seed is 0 there and 1 here.. Choose another"):
+    with pytest.raises(DhoxError, match="seed is 0 there and 1 here.*--cache"):
         prepare(folder, {"rows": "numbers", "seed": 1}, (2, 3), "float16")
-    with pytest.raises(DhoxError, match=r"row_shape is \[2, 3\] there and \[4, 3\] here"):
+    with pytest.raises(DhoxError, match=r"row_shape is \[2, 3\] .*\[4, 3\]"):
         prepare(folder, RECIPE, (4, 3), "float16")
 
 
@@ -101,7 +101,7 @@ def test_damage_is_refused_then_repaired(tmp_path: Path, damage: object, reason:
     victim = sorted(folder.glob("*.safetensors"))[1]
     n_lost = next(len(shard.keys) for shard in read_shards(folder, checksums=True) if shard.path == victim)
     damage(victim)  # type: ignore[operator]
-    with pytest.raises(DhoxError, match=rf"is damaged: {victim.name} \(.*{reason}.*dhox cache --repair"):
+    with pytest.raises(DhoxError, match=f"{victim.name} .*{reason}.*dhox cache --repair"):
         open_rows(folder, KEYS)
     assert reason in repair(folder)[victim.name]
     assert examine(folder, checksums=True)[1] == {}

@@ -109,6 +109,8 @@ class Run(Kind, kw_only=True):
         check_classes(self.classes)
         if self.student.classes != len(self.classes):
             raise ValueError(f"the student has {self.student.classes} classes, the run {len(self.classes)}")
+        if self.student.image_size != self.preprocessing.crop:
+            raise ValueError(f"the student's image_size {self.student.image_size} is not the crop of the preprocessing")
         if self.student.two_heads != (self.method == "dho"):
             raise ValueError(f"a student of the method {self.method} cannot have two_heads {self.student.two_heads}")
         if any(row.n != self.sets.n_test for row in self.test or []):
