@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dhox.evidence.statistics import accuracy_row, paired_difference_lower_bound, wilson_interval
+from dhox.artefacts.audit import Verdict, WayName, WayRow
+from dhox.evidence.statistics import paired_difference_lower_bound, wilson_interval
 
 FEWEST_JUDGES = 50  # labelled images, below which no advice is given
 TOLERANCE = 1.0  # points of accuracy within which a smaller model counts as equally good
@@ -17,29 +17,29 @@ TOLERANCE = 1.0  # points of accuracy within which a smaller model counts as equ
 class Way:
     """One way to answer, measured on the same images as every other.
 
-    `way`: zero-shot or linear probe. `parameters`: of the image tower. `answers`: int [N]; `right`: bool [N].
+    `parameters`: of the image tower. `answers`: int [N]; `right`: bool [N].
     """
 
-    way: str
+    way: WayName
     model: str
     parameters: int
     right: np.ndarray
     answers: np.ndarray
 
 
-def way_row(way: Way, first: Way) -> dict[str, Any]:
-    """One way with its accuracy, and the paired difference to the teacher's zero-shot answers in points."""
-    return {
-        "way": way.way,
-        "model": way.model,
-        "parameters": way.parameters,
-        **accuracy_row(way.right),
-        "difference": 100 * float(way.right.mean() - first.right.mean()),
-        "lower_bound": 100 * paired_difference_lower_bound(way.right, first.right),
-    }
+def way_row(way: Way, first: Way) -> WayRow:
+    """One way with its accuracy, and the paired difference to the teacher's zero-shot answers."""
+    return WayRow.of(
+        way.right,
+        way=way.way,
+        model=way.model,
+        parameters=way.parameters,
+        difference=100 * float(way.right.mean() - first.right.mean()),
+        lower_bound=100 * paired_difference_lower_bound(way.right, first.right),
+    )
 
 
-def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[str, list[str]]:
+def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[Verdict, list[str]]:
     """(can pay | unlikely to pay | cannot tell, sentences with measured accuracies)."""
     if not ways:
         return "cannot tell", ["No image has a label, so nothing can be measured. Label some for val/CLASS/."]
@@ -66,7 +66,7 @@ def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[str, lis
             f"A linear probe on the teacher's embeddings: {said(probe)}, {difference(probe, zero_shot)}: {helps}. It "
             "is as large as the teacher, and what a student has to come near."
         )
-    verdict = "can pay"
+    verdict: Verdict = "can pay"
     if n_unlabelled == 0:
         verdict = "unlikely to pay"
         lines.append("There is no unlabelled image: the teacher can only be asked about images whose label is known.")

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory, write_json
+from dhox.artefacts.audit import (
+    Audit,
+    AuditSets,
+    AuditTeacher,
+    ClassRow,
+    Confusion,
+    JudgesSummary,
+    TemplateRow,
+    TextPair,
+)
+from dhox.artefacts.common import Accuracy, class_entries
+from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory
+from dhox.artefacts.record import write_record
 from dhox.console import progress_bar
 from dhox.data.dataset import (
     Item,
@@ -37,7 +48,7 @@ from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.teachers.templates import template_list
 from dhox.errors import UsageError
-from dhox.evidence.statistics import accuracy_row, confusion_matrix
+from dhox.evidence.statistics import confusion_matrix
 from dhox.system.environment import now, versions
 
 MOST_PROBE_IMAGES = 50_000
@@ -46,10 +57,10 @@ SHOWN = 16  # pairs of classes named
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What `dhox audit` reports: the content of audit.json."""
+    """What `dhox audit` reports: audit.json."""
 
     audit: Path
-    content: dict[str, Any]
+    content: Audit
 
 
 @dataclass(frozen=True)
@@ -105,33 +116,31 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
         theirs = ours if judges.cross_validated else theirs
         ways += ways_of(small, their_text, theirs, ours, numbers, labelled, judges)
     verdict, advice = advise(ways, len(sets.unlabelled), len(classes))
-    result = {
-        "schema": AUDIT_SCHEMA,
-        "status": "complete",
-        "finished_at": now(),
-        "data": data_address(data),
-        "classes": [{"id": i, "name": name, "prompt": prompt} for i, (name, prompt) in enumerate(classes)],
-        "teacher": {
-            "name": teacher, "scale": guide.scale, "logit_bias": guide.logit_bias, "templates": templates,
-            "parameters": image_parameters(guide),
-        },
-        "sets": {name: len(items) for name, items in of_set.items()} | {"shots": shots, "split_seed": split_seed},
-        "judges": {"n": len(judges.items), "cross_validated": judges.cross_validated, "words": judges.words},
-        "ways": [way_row(way, ways[0]) for way in ways],
-        "verdict": verdict,
-        "advice": advice,
-        "templates": template_rows(each, templates, z_judges, judges),
-        "per_class": class_rows(ways, judges, labels),
-        "confusions": confusion_rows(ways, judges, text, labels),
-        "closest_texts": text_rows(text, labels, fabric.device),
-        "near_copies": near_copies(guide, of_set, embeddings, splits, content, labels),
-        "unlike": unlike(text, of_set, embeddings, guide.device),
-        "skipped": sorted(name for name, what in seen.items() if what.reason is not None),
-        "notes": notes_of(sets, every_class),
-        "environment": versions(),
-    }  # fmt: skip
+    result = Audit(
+        finished_at=now(),
+        data=data_address(data),
+        classes=class_entries(classes),
+        teacher=AuditTeacher(
+            name=teacher, scale=guide.scale, logit_bias=guide.logit_bias, templates=templates,
+            parameters=image_parameters(guide),
+        ),
+        sets=AuditSets(**{name: len(items) for name, items in of_set.items()}, shots=shots, split_seed=split_seed),
+        judges=JudgesSummary(n=len(judges.items), cross_validated=judges.cross_validated, words=judges.words),
+        ways=[way_row(way, ways[0]) for way in ways],
+        verdict=verdict,
+        advice=advice,
+        templates=template_rows(each, templates, z_judges, judges),
+        per_class=class_rows(ways, judges, labels),
+        confusions=confusion_rows(ways, judges, text, labels),
+        closest_texts=text_rows(text, labels, fabric.device),
+        near_copies=near_copies(guide, of_set, embeddings, splits, content, labels),
+        unlike=unlike(text, of_set, embeddings, guide.device),
+        skipped=sorted(name for name, what in seen.items() if what.reason is not None),
+        notes=notes_of(sets, every_class),
+        environment=versions(),
+    )  # fmt: skip
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite) as folder:
-        write_json(folder / AUDIT_FILE, result)
+        write_record(folder / AUDIT_FILE, result)
     return AuditResult(out, result)
 
 
@@ -207,18 +216,18 @@ def ways_of(
 
 def template_rows(
     each: torch.Tensor, templates: list[str], z_judges: torch.Tensor, judges: Judges
-) -> list[dict[str, Any]]:
+) -> list[TemplateRow]:
     """Zero-shot accuracy of each template alone, best first; `each` [T, C, D]."""
     if not len(judges.labels):
         return []
     rows = [
-        {"template": template, **accuracy_row(((z_judges.float() @ text.T).argmax(-1) == judges.labels).numpy())}
+        TemplateRow.of(((z_judges.float() @ text.T).argmax(-1) == judges.labels).numpy(), template=template)
         for template, text in zip(templates, each, strict=True)
     ]
-    return sorted(rows, key=lambda row: -row["correct"])
+    return sorted(rows, key=lambda row: -row.correct)
 
 
-def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[dict[str, Any]]:
+def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[ClassRow]:
     """Zero-shot and probe accuracy per class, in class order; `taken_for`: the most frequent wrong zero-shot answer."""
     if not ways:
         return []
@@ -229,17 +238,16 @@ def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[dict[
         own = truth == number
         wrong = Counter(answer for answer in ways[0].answers[own].tolist() if answer != number)
         taken_for, times = max(wrong.items(), key=lambda entry: (entry[1], -entry[0])) if wrong else (None, 0)
-        rows.append({
-            "class": label,
-            **accuracy_row(ways[0].right[own]),
-            "probe": accuracy_row(probe.right[own]) if probe else None,
-            "taken_for": None if taken_for is None else labels[taken_for],
-            "times": times,
-        })  # fmt: skip
+        rows.append(
+            ClassRow.of(
+                ways[0].right[own], class_=label, probe=Accuracy.of(probe.right[own]) if probe else None,
+                taken_for=None if taken_for is None else labels[taken_for], times=times,
+            )
+        )  # fmt: skip
     return rows
 
 
-def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: list[str]) -> list[dict[str, Any]]:
+def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: list[str]) -> list[Confusion]:
     """The pairs of classes that zero-shot answers mix up most, both directions together, with example images."""
     if not ways:
         return []
@@ -252,18 +260,20 @@ def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: 
         if both[a, b] == 0:
             break
         mixed = ((truth == a) & (answers == b)) | ((truth == b) & (answers == a))
-        rows.append({
-            "classes": [labels[a], labels[b]],
-            "first_taken_for_second": int(matrix[a, b]),
-            "second_taken_for_first": int(matrix[b, a]),
-            "n": int((truth == a).sum() + (truth == b).sum()),
-            "text_cosine": float(text[a] @ text[b]),
-            "examples": [judges.items[i].name for i in np.flatnonzero(mixed)[:4]],
-        })  # fmt: skip
+        rows.append(
+            Confusion(
+                classes=(labels[a], labels[b]),
+                first_taken_for_second=int(matrix[a, b]),
+                second_taken_for_first=int(matrix[b, a]),
+                n=int((truth == a).sum() + (truth == b).sum()),
+                text_cosine=float(text[a] @ text[b]),
+                examples=[judges.items[i].name for i in np.flatnonzero(mixed)[:4]],
+            )
+        )
     return rows
 
 
-def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> list[dict[str, Any]]:
+def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> list[TextPair]:
     """The pairs of classes whose prompts the teacher finds most alike: each class and its nearest, pairs once."""
     numbers = torch.arange(len(text))
     found = nearest(text, text, device, exclude=(numbers, numbers))
@@ -272,4 +282,4 @@ def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> li
         for i, (cosine, j) in enumerate(zip(found.similarity, found.row, strict=True))
     }
     best = sorted(pairs.items(), key=lambda entry: -entry[1])[:SHOWN]
-    return [{"classes": [labels[a], labels[b]], "text_cosine": cosine} for (a, b), cosine in best]
+    return [TextPair((labels[a], labels[b]), cosine) for (a, b), cosine in best]

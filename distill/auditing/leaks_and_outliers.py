@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import torch
 from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from dhox.artefacts.audit import CopiesOf, NearCopies, NearPair, Unlike, UnlikeImage
 from dhox.data.dataset import Item, Splits, class_numbers, read_image, spread
 from dhox.distill.auditing.nearest import nearest, ranks_within
 from dhox.distill.teachers.teacher import Teacher
@@ -50,7 +50,7 @@ def near_copies(
     splits: Splits,
     content: dict[str, str],
     labels: list[str],
-) -> dict[str, Any]:
+) -> NearCopies:
     """Images of val and test that training would see: exact copies by content, near-copies by the teacher's embedding.
 
     An image counts as a near-copy where its nearest training image is more similar than 99.9 % of the labelled images
@@ -77,31 +77,29 @@ def near_copies(
         own = nearest(z_training[places], z_training, device, (torch.tensor(places), torch.arange(len(training))))
         control = float((own.similarity > threshold).float().mean())
     seen = {content[item.name] for split in ("train", "unlabelled") for item in splits[split]}
-    result: dict[str, Any] = {
-        "threshold": threshold, "calibrated_on": len(known), "recognised": recognised, "control": control
-    }  # fmt: skip
+    of_split: dict[str, CopiesOf] = {}
     for name, split in (("validation", "val"), ("test", "test")):
         found = nearest(embeddings[name], z_training, device)
         order = found.similarity.argsort(descending=True, stable=True)[:SHOWN].tolist()
-        result[name] = {
-            "n": len(sets[name]),
-            "exact": sum(content[item.name] in seen for item in splits[split]),
-            "near": int((found.similarity > threshold).sum()) if threshold is not None else None,
-            "pairs": [
-                {
-                    "image": sets[name][i].name,
-                    "training_image": training[int(found.row[i])].name,
-                    "cosine": float(found.similarity[i]),
-                }
+        of_split[name] = CopiesOf(
+            n=len(sets[name]),
+            exact=sum(content[item.name] in seen for item in splits[split]),
+            near=int((found.similarity > threshold).sum()) if threshold is not None else None,
+            pairs=[
+                NearPair(
+                    image=sets[name][i].name,
+                    training_image=training[int(found.row[i])].name,
+                    cosine=float(found.similarity[i]),
+                )
                 for i in order
             ],
-        }
-    return result
+        )
+    return NearCopies(threshold=threshold, calibrated_on=len(known), recognised=recognised, control=control, **of_split)
 
 
 def unlike(
     text: torch.Tensor, sets: dict[str, list[Item]], embeddings: dict[str, torch.Tensor], device: torch.device
-) -> dict[str, Any]:
+) -> Unlike:
     """The training images least like any class, by rank alone, since similarities mean something else for each teacher.
 
     An image's place is the mean of two ranks among the training images with the same nearest class text: of its cosine
@@ -122,11 +120,11 @@ def unlike(
         below = float((place[len(labelled) :] < lowest).double().mean())
     first = len(labelled) if unlabelled else 0
     order = (place[first:].argsort(stable=True)[:SHOWN] + first).tolist()
-    return {
-        "of": "unlabelled" if unlabelled else "labelled",
-        "n": len(items) - first,
-        "below": below,
-        "images": [
-            {"image": items[i].name, "place": float(place[i]), "nearest_class": int(to_text.row[i])} for i in order
+    return Unlike(
+        of="unlabelled" if unlabelled else "labelled",
+        n=len(items) - first,
+        below=below,
+        images=[
+            UnlikeImage(image=items[i].name, place=float(place[i]), nearest_class=int(to_text.row[i])) for i in order
         ],
-    }
+    )

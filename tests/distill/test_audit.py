@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import open_clip
 import pytest
@@ -11,22 +13,26 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dhox.artefacts.audit import Audit
 from dhox.artefacts.files import read_json, read_npz
+from dhox.artefacts.record import read_record
+from dhox.console import console
 from dhox.distill.auditing.audit import audit
 from dhox.distill.auditing.leaks_and_outliers import altered
 from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES
 from dhox.errors import DhoxError, UsageError
 from dhox.options.declare import build
-from dhox.reports.audit.page import write_audit_page
-from dhox.reports.tables import print_audit
+from dhox.reports.pages.audit import audit_page, write_audit_page
+from dhox.reports.terminal import show
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 
 
-def run_audit(data: Path, out: str = "a", **options: object) -> dict:  # type: ignore[type-arg]
+def run_audit(data: Path, out: str = "a", **options: object) -> dict[str, Any]:
     given = build(AuditOptions, **{"teacher": DEMO_TEACHER, "device": "cpu", "workers": 0} | options)
-    return audit(data, Path(out), given).content
+    content: dict[str, Any] = json.loads(msgspec.json.encode(audit(data, Path(out), given).content))
+    return content
 
 
 def copied(data: Path, *without: str) -> Path:
@@ -179,15 +185,11 @@ def test_wrong_data_writes_nothing_and_foreign_folders_stay(line: Path) -> None:
         run_audit(line / "data", "mine", overwrite=True)
 
 
-def test_the_table_fits_eighty_columns(line: Path, small_clip: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from rich.console import Console
-
-    from dhox.reports import tables
-
-    content = run_audit(line / "data", small_clip=[small_clip])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "console", Console(width=80))
-        print_audit(Path("a"), content)
-    rows = [text for text in capsys.readouterr().out.splitlines() if text[:1] in "┏┃┡│└"]
-    assert len(rows) >= 8
-    assert max(map(len, rows)) <= 80
+def test_what_is_printed_fits_eighty_columns(line: Path, small_clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_audit(line / "data", small_clip=[small_clip])
+    monkeypatch.setattr(console, "width", 80)
+    with console.capture() as capture:
+        show(audit_page(Path("a"), read_record(Path("a/audit.json"), Audit)))
+    lines = capture.get().splitlines()
+    assert len(lines) >= 20
+    assert max(map(len, lines)) <= 80

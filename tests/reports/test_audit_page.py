@@ -10,7 +10,7 @@ from dhox.artefacts.files import read_json, write_json
 from dhox.distill.auditing.audit import audit
 from dhox.distill.small_options import AuditOptions
 from dhox.options.declare import build
-from dhox.reports.audit.page import write_audit_page
+from dhox.reports.pages.audit import write_audit_page
 
 TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 

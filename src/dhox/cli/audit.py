@@ -26,14 +26,17 @@ def audit(
 ) -> None:
     """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
     quiet_training_libraries()
+    from dhox.artefacts.audit import Audit
+    from dhox.artefacts.files import AUDIT_FILE
+    from dhox.artefacts.record import read_record
     from dhox.data.dataset import data_name
     from dhox.distill.auditing.audit import audit as run_audit
-    from dhox.reports.audit.page import write_audit_page
-    from dhox.reports.run.page import report_libraries_missing
-    from dhox.reports.tables import print_audit
+    from dhox.reports.html import report_libraries_missing
+    from dhox.reports.pages.audit import audit_page, write_audit_page
+    from dhox.reports.terminal import show
 
     result = run_audit(data, out or Path("audits") / data_name(data), options)
-    print_audit(result.audit, result.content)
+    show(audit_page(result.audit, read_record(result.audit / AUDIT_FILE, Audit)))
     missing = report_libraries_missing()
     say(f"Report: {write_audit_page(result.audit)}" if missing is None else f"No audit.html: {missing}")
     shots = options.images.shots

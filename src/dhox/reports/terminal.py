@@ -14,6 +14,7 @@ from dhox.console import WIDTH_OF_LOGS, console
 from dhox.reports.sections import Cell, Column, Page, Section, Table
 
 SHORTEST_NAME, SHORTEST_TEXT = 12, 24  # columns; a longer name or text may break
+LONGEST_LINE, WORDY = 50, 98  # a table with a longer text is at most so wide, for the eye
 TONES = {"good": "green", "doubtful": "yellow", "bad": "red", "strong": "bold", "dim": "dim"}
 
 
@@ -38,7 +39,8 @@ def show_section(section: Section) -> None:
         elif table.caption:
             tell(table.caption)
         for part in fitting(table.seen("terminal")):
-            console.print(rich_table(part))
+            wordy = any(len(cell.text) > LONGEST_LINE for row in part.rows for cell in row)
+            console.print(rich_table(part), width=min(console.width, WORDY) if wordy else None)
     for line in section.notes:
         tell(line)
     for part in section.parts:
