@@ -29,7 +29,9 @@ def test_the_same_question_gets_the_same_answer(own_line: Path) -> None:
     assert result.summary == read_run(run)
     assert json.loads((run / "selection.json").read_text()) == before["selection.json"]
     again = json.loads((run / "run.json").read_text())
-    again.pop("retuned_at")
+    assert again.pop("retuned_at") > before["run.json"].pop("finished_at")
+    assert before["run.json"].pop("retuned_at") is None
+    again.pop("finished_at")
     assert again == before["run.json"]
 
 
