@@ -39,42 +39,35 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # What ssh says, what it means, and what to do.
 FAILURES = [
     (
-        r"Could not resolve hostname",
-        "no host of this name is known (SAID)",
+        r"Could not resolve hostname", "no host of this name is known (SAID)",
         "Check the name, or add it to ~/.ssh/config.",
     ),
     (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "its host key is not the one that you trusted",
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is not the one that you trusted",
         "If the board was flashed anew, remove the old key with `ssh-keygen -R NAME`, then connect once with ssh and "
         "compare the new key; if not, somebody may be listening.",
     ),
     (
-        r"Host key verification failed",
-        "its host key is not known here yet",
+        r"Host key verification failed", "its host key is not known here yet",
         "Connect once with ssh, compare the key, and accept it.",
     ),
     (
-        r"Permission denied|Too many authentication failures",
-        "it refused your key (SAID)",
+        r"Permission denied|Too many authentication failures", "it refused your key (SAID)",
         "dhox never asks for a password: put your key there with `ssh-copy-id HOST`, or load it with ssh-add.",
     ),
     (
-        r"Connection refused",
-        "nothing listens on its ssh port (SAID)",
+        r"Connection refused", "nothing listens on its ssh port (SAID)",
         "Start sshd there, or give the port in ~/.ssh/config.",
     ),
     (
-        r"timed out|No route to host|Network is unreachable|Host is down",
-        "it cannot be reached (SAID)",
+        r"timed out|No route to host|Network is unreachable|Host is down", "it cannot be reached (SAID)",
         "Check that it is switched on and in this network.",
     ),
     (
         r"Bad configuration option|bad configuration options|no argument after keyword",
-        "your ssh configuration is refused (SAID)",
-        "Mend it; `ssh HOST` shows the same.",
+        "your ssh configuration is refused (SAID)", "Mend it; `ssh HOST` shows the same.",
     ),
-]
+]  # fmt: skip
 
 
 def check_host(host: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import loopback
 import msgspec
 import pytest
 import typer
@@ -33,6 +34,7 @@ from dhox.bench.remote.board_environment import (
     Target,
     add_packages,
     dhox_files,
+    install,
     needed_by,
     requirements,
     target_of,
@@ -258,6 +260,7 @@ def test_requirements_are_those_of_the_board_and_not_of_this_python() -> None:
     assert [text for text in old if text.startswith("tomli")]
     assert not [text for text in new if text.startswith("tomli")]
     assert [text for text in old if text.startswith("onnxruntime")]
+    assert [text for text in old if text.startswith("msgspec")]
     own = requirements(dataclasses.replace(ORIN, own_onnxruntime="1.18.0"))
     assert not [text for text in own if text.startswith("onnxruntime")]
     assert "numpy<2" in own
@@ -288,12 +291,24 @@ def test_extras_bring_only_what_is_theirs(tmp_path: Path) -> None:
     assert needed_by(one, ORIN, "cpu") == ["more"]
 
 
+@pytest.mark.parametrize("target", [ORIN, dataclasses.replace(ORIN, python=(3, 12)), dataclasses.replace(ORIN, machine="x86_64")])  # fmt: skip
+def test_compiled_packages_are_those_of_the_board(target: Target, tmp_path: Path) -> None:
+    try:
+        install(
+            "orin", [text for text in requirements(target) if text.startswith("msgspec")], target, tmp_path, tmp_path
+        )
+    except DhoxError:
+        pytest.skip(loopback.NO_INDEX)
+    (library,) = (tmp_path / "msgspec").glob("*.so")
+    assert library.name == f"_core.cpython-{target.python[0]}{target.python[1]}-{target.machine}-linux-gnu.so"
+
+
 def test_packages_that_pip_cannot_fetch_come_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
         DhoxError,
-        match=r"for orin .*could not be fetched here: ERROR: .*run `python3 -m pip install .*manylinux_2_35_aarch64.*put the folder cp310-",
+        match=r"orin.*ERROR: .*`python3 -m pip install .*manylinux_2_35_aarch64.*cp310-",
     ):
         wheel_folder("orin", ORIN)
     assert list((tmp_path / "dhox/boards").iterdir()) == []
@@ -313,7 +328,7 @@ def test_packages_that_never_become_complete_are_one_message(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(board_environment, "requirements", lambda target: ["first"])
     monkeypatch.setattr(board_environment, "ROUNDS", 1)
-    with pytest.raises(DhoxError, match=r"still lack second after 1 times pip\. Put a folder .*named cp310-"):
+    with pytest.raises(DhoxError, match="second.*cp310-"):
         wheel_folder("orin", ORIN)
     assert list((tmp_path / "dhox/boards").iterdir()) == []
 
@@ -324,7 +339,7 @@ def test_no_module_of_the_working_folder_runs(monkeypatch: pytest.MonkeyPatch, t
         Path(f"{name}.py").write_text("from pathlib import Path; Path(__file__).with_suffix('.ran').touch()")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DhoxError, match="could not be fetched here: ERROR"):
+    with pytest.raises(DhoxError, match="ERROR"):
         wheel_folder("orin", ORIN)
     with pytest.raises(DhoxError, match="none does not exist"):  # the child's own words: it is our footprint that ran
         measure_footprint(Path("none"), "fp32", "onnxruntime", "cpu", 1)
@@ -350,7 +365,7 @@ def test_exports_of_several_data_are_not_judged_on_one(own_line: Path) -> None:
     other = Path(shutil.copytree(export, "other"))
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"data": "/elsewhere"}))
-    with pytest.raises(DhoxError, match=r"different DATA \(.*/elsewhere.*Give --data"):
+    with pytest.raises(DhoxError, match="/elsewhere.*--data"):
         bench_remote("nobody@localhost.invalid", [export, other], ["--device=cpu"], device="cpu")
     check_one_data(open_subjects([export]))
 
@@ -416,7 +431,7 @@ def test_a_contract_takes_its_class_list_along_and_nothing_from_elsewhere(own_li
         ["contract.toml", "names.txt"],
     ]
     contract.write_text('classes = "../names.txt"\n')
-    with pytest.raises(DhoxError, match="lies outside"):
+    with pytest.raises(DhoxError, match="names.txt"):
         add_models(bundle, [model], contract)
 
 

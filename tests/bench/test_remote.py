@@ -567,10 +567,10 @@ def test_a_login_that_fails_says_why(
 def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     with (
         Board("board", "no such python") as there,
-        pytest.raises(DhoxError, match="no Python named no such python.*--remote-python"),
+        pytest.raises(DhoxError, match="no such python.*--remote-python"),
     ):
         there.probe()
-    with Board("board", "echo") as there, pytest.raises(DhoxError, match="did not answer.*--remote-python"):
+    with Board("board", "echo") as there, pytest.raises(DhoxError, match="echo.*--remote-python"):
         there.probe()
     monkeypatch.setattr(board_link, "CHECK", board_link.CHECK.replace("(3, 10)", "(9, 9)"))
     # Python 2 knows no -X.
@@ -580,12 +580,12 @@ def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, en
     old.chmod(0o755)
     with (
         Board("board", str(old)) as there,
-        pytest.raises(DhoxError, match="is Python 3.*dhox needs 3.10.*--remote-python"),
+        pytest.raises(DhoxError, match="Python 3.*3.10.*--remote-python"),
     ):
         there.probe()
     with (
         Board("board", python) as there,
-        pytest.raises(DhoxError, match=r"is Python 3\.\d+, dhox needs 3.10.*--remote-python"),
+        pytest.raises(DhoxError, match=r"Python 3\.\d+.*3.10.*--remote-python"),
     ):
         there.probe()
 

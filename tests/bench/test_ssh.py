@@ -45,7 +45,7 @@ def test_hosts_of_ssh_are_taken_as_they_are(host: str) -> None:
     ],
 )
 def test_what_could_be_an_option_is_no_host(host: str) -> None:
-    with pytest.raises(UsageError, match="is no host name. Write for example --host user@orin"):
+    with pytest.raises(UsageError, match="--host"):
         check_host(host)
 
 
@@ -66,7 +66,7 @@ def test_the_client_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHOX_SSH", "ssh -F 'a b'")
     assert client() == ["ssh", "-F", "a b"]
     monkeypatch.setenv("DHOX_SSH", "no-such-client")
-    with pytest.raises(DhoxError, match="no-such-client is not installed here"), Connection("orin"):
+    with pytest.raises(DhoxError, match="no-such-client"), Connection("orin"):
         pass
 
 
@@ -79,11 +79,11 @@ def test_the_host_stands_behind_the_end_of_options() -> None:
 @pytest.mark.parametrize(
     ("said", "meaning"),
     [
-        ("ssh: connect to host orin port 22: No route to host", r"orin: it cannot be reached \(ssh: connect.*Check that it is switched on"),
-        ("nvidia@orin: Permission denied (publickey).", "it refused your key.*`ssh-copy-id nvidia@orin`"),
+        ("ssh: connect to host orin port 22: No route to host", r"orin: .*\(ssh: connect.*network"),
+        ("nvidia@orin: Permission denied (publickey).", "`ssh-copy-id nvidia@orin`"),
         ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "`ssh-keygen -R orin`"),
-        ("client_loop: send disconnect: Broken pipe", "lost .client_loop.*Run the same command again"),
-        ("", r"The connection to nvidia@orin was lost\. Run"),
+        ("client_loop: send disconnect: Broken pipe", "lost .client_loop.*same command again"),
+        ("", "nvidia@orin was lost"),
         ("{odd} %s", "lost .{odd} %s"),
     ],
 )  # fmt: skip
@@ -104,9 +104,7 @@ def test_a_login_that_never_stood_was_not_lost(said: str) -> None:
 
 def test_a_setting_that_is_no_command_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHOX_SSH", 'ssh "')
-    with pytest.raises(
-        DhoxError, match='DHOX_SSH cannot be read .No closing quotation.. Write for example DHOX_SSH="ssh'
-    ):
+    with pytest.raises(DhoxError, match="DHOX_SSH.*No closing quotation"):
         client()
 
 
