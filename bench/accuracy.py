@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
+from dhox.artefacts.ledger import StageRow
 from dhox.bench.bench_models import Subject
 from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, shorten
 from dhox.errors import DhoxError
@@ -24,12 +26,12 @@ def evaluation_items(data: Path | None, subjects: list[Subject]) -> tuple[list[I
     model does not know.
     """
     manifests = [subject.manifest for subject in subjects if subject.manifest]
-    where = data or (Path(manifests[0]["data"]) if manifests else None)
+    where = data or (Path(manifests[0].data) if manifests else None)
     if data is not None and not data_exists(data):
         raise DhoxError(f"--data {data} does not exist.", "Give the image folder or manifest with the test split.")
     if where is None or not data_exists(where):
         return [], where, f"not run: no test split{f' at {where}' if where else ''}. Give --data."
-    skipped = {name for manifest in manifests for name in manifest["skipped"]}
+    skipped = {name for manifest in manifests for name in manifest.skipped}
     splits = read_dataset(where, "test", labels=subjects[0].classes)
     items = [item for item in splits["test"] if item.name not in skipped]
     if not items and data is not None:
@@ -55,7 +57,8 @@ def accuracy_row(
     `confusion` is None where there are too many classes; a value that no finite probability gives is None.
     """
     labels = class_numbers(items, classes)
-    row = stage_row(probs, labels, reference)
+    row = to_builtins(stage_row(StageRow, probs, labels, reference, stage="torch"))
+    row.pop("stage")
     matrix = confusion_matrix(labels, probs.argmax(-1), len(classes))
     paired = {key: row.pop(key) for key in ("agreement", "gained", "lost", "mcnemar_p", "largest_difference")}
     return {

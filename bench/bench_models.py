@@ -8,8 +8,9 @@ from typing import Any
 
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import EXPORT_FILE, sha256
+from dhox.artefacts.manifest import Artefact, Manifest
 from dhox.errors import DhoxError, UsageError
-from dhox.models.export_directory import artefact, check_file, read_manifest
+from dhox.models.export_directory import Export, open_export
 from dhox.runtimes.tensors import Tensors
 
 
@@ -36,7 +37,7 @@ class Subject:
     output_name: str = "probs"
     output_kind: str = "probs"
     export: Path | None = None
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
     contract: Path | None = None
     bgr: bool = False
     fixed_batch: int | None = None
@@ -85,28 +86,27 @@ def open_subjects(paths: list[Path], contract: Path | None = None, precisions: t
 
 def export_subjects(export: Path, precisions: tuple[str, ...]) -> list[Subject]:
     """The artefacts of an export directory."""
-    manifest = read_manifest(export)
-    entries = [artefact(manifest, precision) for precision in precisions] or manifest["artefacts"]
-    return [export_subject(export, manifest, entry) for entry in entries]
+    opened = open_export(export)
+    entries = [opened.entry(precision) for precision in precisions] or opened.manifest.artefacts
+    return [export_subject(opened, entry) for entry in entries]
 
 
 def file_subject(path: Path) -> Subject:
     """One file of an export directory."""
-    manifest = read_manifest(path.parent)
-    entries = {entry["file"]: entry for entry in manifest["artefacts"]}
+    opened = open_export(path.parent)
+    entries = {entry.file: entry for entry in opened.manifest.artefacts}
     if path.name not in entries:
         raise DhoxError(f"{path} is none of the models of its export ({', '.join(entries)}).", "Name one of them.")
-    return export_subject(path.parent, manifest, entries[path.name])
+    return export_subject(opened, entries[path.name])
 
 
-def export_subject(export: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> Subject:
-    """One artefact, once its hash is what the manifest says."""
+def export_subject(export: Export, entry: Artefact) -> Subject:
+    """One artefact, once it is what the manifest says."""
     return Subject(
-        name=entry["precision"], file=check_file(export, entry["file"], entry["sha256"]),
-        precision=entry["precision"], sha256=entry["sha256"], bytes=entry["bytes"], input_kind=entry["input"],
-        classes=[one["name"] for one in manifest["classes"]],
-        preprocessing=Preprocessing.from_json(manifest["preprocessing"]),
-        input_dtype="uint8" if entry["input"] == "uint8-nhwc" else "float32", export=export, manifest=manifest,
+        name=entry.precision, file=export.model(entry), precision=entry.precision, sha256=entry.sha256,
+        bytes=entry.bytes, input_kind=entry.input, classes=export.manifest.names,
+        preprocessing=export.manifest.preprocessing,
+        input_dtype="uint8" if entry.input == "uint8-nhwc" else "float32", export=export.path, manifest=export.manifest,
     )  # fmt: skip
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
-from dhox.artefacts.files import read_json, read_npz
 from dhox.bench.accuracy import accuracy_row
 from dhox.bench.bench_models import Subject
 from dhox.data.dataset import Item, data_address
 from dhox.evidence.device_ledger import device_row, ledger_items
-from dhox.evidence.ledger import LEDGER_SCHEMA
-from dhox.models.export_directory import artefact, check_file
+from dhox.models.export_directory import Export
 from dhox.models.golden import check_golden
 from dhox.runtimes.predict import predict
 from dhox.runtimes.runtime import Session
@@ -24,7 +23,7 @@ from dhox.runtimes.runtime import Session
 class Ledger:
     """ledger.json of an export, its images found again in DATA, why there are none, and the rows of this device."""
 
-    content: dict[str, Any]
+    content: Any
     items: list[Item]
     note: str | None
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -51,28 +50,28 @@ def judge(subject: Subject, opened: Session, items: list[Item], data: Path | Non
         return
     if subject.export not in into.ledgers:
         content = export_ledger(subject)
-        found = ledger_items(data or Path(subject.manifest["data"]), subject.classes, content)
+        found = ledger_items(data or Path(subject.manifest.data), subject.classes, content)
         into.ledgers[subject.export] = Ledger(content, *found)
     ledger = into.ledgers[subject.export]
     if ledger.items:
         answers = predict(opened, subject.tensors, ledger.items, f"{subject.name}, {opened.name}, ledger images")
         row = device_row(answers, subject.precision, ledger.content, len(subject.classes))
-        ledger.rows.append({"subject": subject.name, "runner": opened.name, **row})
+        ledger.rows.append({"subject": subject.name, "runner": opened.name, **to_builtins(row)})
     result = check_golden(
-        read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"])),
+        Export(subject.export, subject.manifest).golden(),
         lambda pixels: predict(opened, subject.tensors, pixels),
         subject.precision,
         subject.preprocessing,
-        artefact(subject.manifest, subject.precision)["golden_agreement"],
+        Export(subject.export, subject.manifest).entry(subject.precision).golden_agreement,
     )
-    into.golden.append({"subject": subject.name, "runner": opened.name, **asdict(result)})
+    into.golden.append({"subject": subject.name, "runner": opened.name, **to_builtins(result)})
 
 
-def export_ledger(subject: Subject) -> dict[str, Any]:
+def export_ledger(subject: Subject) -> Any:
     """ledger.json of the export that a model belongs to."""
     assert subject.export is not None
     assert subject.manifest is not None
-    return read_json(check_file(subject.export, "ledger.json", subject.manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
+    return Export(subject.export, subject.manifest).ledger()
 
 
 def accuracy_content(
@@ -104,7 +103,7 @@ def ledgers_content(subjects: list[Subject], verdicts: Verdicts) -> list[dict[st
     for export in dict.fromkeys(subject.export for subject in subjects if subject.export is not None):
         row: dict[str, Any] = {"export": str(export.absolute()), "images": None, "note": None, "rows": []}
         if ledger := verdicts.ledgers.get(export):
-            row |= {"images": ledger.content["images"], "note": ledger.note, "rows": ledger.rows}
+            row |= {"images": ledger.content.images, "note": ledger.note, "rows": ledger.rows}
         else:
             row["note"] = "not run: none of its models was judged"
         rows.append(row)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from dhox.artefacts.files import read_npz
 from dhox.bench.bench_models import Subject
 from dhox.bench.contract_model import check_batch
 from dhox.bench.latency_statistics import latency_row
@@ -20,7 +19,7 @@ from dhox.bench.scopes import scope_calls
 from dhox.data.images import decode, model_input
 from dhox.data.items import Item, image_bytes, spread
 from dhox.errors import UsageError, run_failure
-from dhox.models.export_directory import check_file
+from dhox.models.export_directory import Export
 from dhox.runtimes.runtime import Session
 
 Pair = tuple[Subject, str]  # a model, and the runner asked for
@@ -37,8 +36,8 @@ def timed_images(subjects: list[Subject], items: list[Item]) -> tuple[str, list[
         return f"{len(chosen)} test images", [image_bytes(item) for item in chosen]
     for subject in subjects:
         if subject.export and subject.manifest:
-            golden = read_npz(check_file(subject.export, "golden.npz", subject.manifest["files"]["golden.npz"]))
-            return "the golden JPEG of the export", [golden["jpeg"].tobytes()]
+            golden = Export(subject.export, subject.manifest).golden()
+            return "the golden JPEG of the export", [golden.jpeg.tobytes()]
     raise UsageError("There is no image to time with.", "Give --data DIRECTORY with test images.")
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.artefacts.files import read_npz
 from dhox.bench.bench_models import open_subjects
 from dhox.bench.compare import difference_interval, ratio_interval
 from dhox.bench.latency_statistics import (
@@ -40,7 +39,7 @@ from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.runner import open_runner
 from dhox.bench.scopes import scope_calls
 from dhox.evidence.statistics import percentile, wilson_interval
-from dhox.models.export_directory import check_file
+from dhox.models.export_directory import Export
 from dhox.system.machine import device_card
 
 DRIFT = 0.04
@@ -80,8 +79,8 @@ def measure_thrice(export: Path, runner: str, device: str, duration_s: float, se
     """A, A and B, by the bench's own loop."""
     (subject,) = open_subjects([export], precisions=("fp32",))
     assert subject.manifest is not None
-    golden = read_npz(check_file(export, "golden.npz", subject.manifest["files"]["golden.npz"]))
-    pixels = golden["input"][:1]
+    golden = Export(export, subject.manifest).golden()
+    pixels = golden.input[:1]
     samples: dict[Key, Samples] = {}
     with (
         closing(open_runner(subject, runner, device)) as first,

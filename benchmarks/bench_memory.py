@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dhox.console import console
-from dhox.models.export_directory import artefact, read_manifest
+from dhox.models.export_directory import open_export
 
 AIM_MB = 150
 BATCHES = (1, 8)
@@ -43,7 +43,7 @@ def peak_mb(command: list[str]) -> float:
 
 
 def main(export: Path, data: list[str], repeats: int) -> None:
-    model = export / artefact(read_manifest(export), "fp32")["file"]
+    model = export / open_export(export).entry("fp32").file
     table = Table("process", *(f"peak {number + 1}, MB" for number in range(repeats)), "largest, MB")
     largest = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ import torch
 from dhox.data.images import normalise
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student
-from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.folding.fold import Fold
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
@@ -55,7 +55,7 @@ def random_student(name: str, image_size: int | None) -> tuple[Student, Deployab
         student(images)
         for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
             head.weight.div_(logits.std())
-    head = folded_head(head_arrays(student), Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"}))
+    head = folded_head(head_arrays(student), Fold("exact", 0.4, 0.5))
     trained = Deployable(student.backbone, head, preprocessing, "uint8-nhwc").eval()
     exported = Deployable(exportable(student.backbone), head, preprocessing, "uint8-nhwc").eval()
     return student, trained, exported, spec.image_size

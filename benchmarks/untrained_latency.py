@@ -21,19 +21,19 @@ from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.runner import open_runner
 from dhox.bench.scopes import scope_calls
 from dhox.export.untrained import export_candidate
-from dhox.models.export_directory import read_manifest
+from dhox.models.export_directory import open_export
 from dhox.system.environment import versions
 from dhox.system.machine import cpu_model
 
 
 def compare(export: Path, precision: str, batch: int, duration_s: float, device: str) -> str:
     """One row of the table."""
-    manifest = read_manifest(export)
-    student, classes = manifest["student"], len(manifest["classes"])
+    manifest = open_export(export).manifest
+    student, classes = manifest.student, len(manifest.classes)
     samples: dict[Key, Samples] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         untrained = Path(folder, "untrained")
-        export_candidate(student["name"], student["image_size"], classes, precision == "fp16", untrained)
+        export_candidate(student.name, student.image_size, classes, precision == "fp16", untrained)
         cells = []
         for name, place in (("trained", export), ("untrained", untrained)):
             (subject,) = open_subjects([place], precisions=(precision,))
@@ -42,12 +42,12 @@ def compare(export: Path, precision: str, batch: int, duration_s: float, device:
             pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
             calls = scope_calls(subject, runner, pixels, [])
             cells.append(Cell((name, runner.name, batch, "e2e"), calls["e2e"]))
-        measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(0), samples, student["name"])
+        measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(0), samples, student.name)
         trained, other = (samples[cell.key].rounds for cell in cells)
     found = paired_ratio(trained, other)
     low, high = found["interval"]
     median_ms = float(np.median(np.concatenate(trained))) / 1e6
-    return f"| {student['name']} | {batch} | {median_ms:.4g} | {found['ratio']:.4f} | {low:.4f} to {high:.4f} |"
+    return f"| {student.name} | {batch} | {median_ms:.4g} | {found['ratio']:.4f} | {low:.4f} to {high:.4f} |"
 
 
 def main() -> None:

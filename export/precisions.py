@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.manifest import HalfConversion, Int8Conversion, Precision
+from dhox.export.check_images import CheckImages, load_pixels
 from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
 from dhox.export.half_precision.convert import QUANTISED_OPSET
-from dhox.export.parity import CheckImages, load_pixels
+from dhox.export.options import Precisions
 from dhox.export.quantization.int8 import to_int8
 from dhox.runtimes.tensors import Tensors
 
@@ -18,48 +19,36 @@ INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-d
 
 @dataclass(frozen=True)
 class Model:
-    """A written graph. `conversion`: how it came about, as plain values; None for fp32."""
+    """A written graph. `conversion`: how it came about; None for fp32."""
 
     content: bytes
     opset: int
-    conversion: dict[str, Any] | None
+    conversion: HalfConversion | Int8Conversion | None
 
 
 def converted(
-    fp32: bytes,
-    metadata: dict[str, Any],
-    wanted: list[str],
-    images: CheckImages,
-    preprocessing: Preprocessing,
-    input_kind: str,
-    *,
-    int8_ranges: str,
-    quantize_head: bool,
+    fp32: bytes, metadata: dict[str, Any], wanted: Precisions, images: CheckImages, tensors: Tensors,
     max_drop: float | None,
-) -> dict[str, Model]:
-    """The fp32 graph and, by name, what `wanted` (of fp16 and int8) asks for besides.
+) -> dict[Precision, Model]:  # fmt: skip
+    """The fp32 graph and, by name, what `wanted` asks for besides.
 
     Ranges are measured on `images.calibration`; int8 returns layers to fp16 until it loses at most `max_drop` points of
-    top-1 to fp32 on `images.tuning`. `quantize_head`: int8 takes the last linear layer too. Raises DhoxError where a
-    conversion cannot be had, GateFailedError where int8 cannot be good enough.
+    top-1 to fp32 on `images.tuning`. Raises DhoxError where a conversion cannot be had, GateFailedError where int8
+    cannot be good enough.
     """
-    models = {"fp32": Model(fp32, OPSET, None)}
-    if not wanted:
+    models: dict[Precision, Model] = {"fp32": Model(fp32, OPSET, None)}
+    if not wanted.wanted:
         return models
-    pixels = load_pixels(images.calibration, preprocessing, "Reading calibration images")
-    inputs = calibration_inputs(pixels, input_kind, preprocessing)
-    if "fp16" in wanted:
-        half = to_half(fp32, metadata, inputs)
-        models["fp16"] = Model(half.content, OPSET, half.to_json())
-    if "int8" in wanted:
-        fp16 = models["fp16"].conversion if "fp16" in models else to_half(fp32, metadata, inputs).to_json()
-        assert fp16 is not None
-        judges = load_pixels(images.tuning, preprocessing, "Reading images that int8 is judged by")
+    pixels = load_pixels(images.calibration, tensors.preprocessing, "Reading calibration images")
+    half = to_half(fp32, metadata, calibration_inputs(pixels, tensors))
+    if wanted.fp16:
+        models["fp16"] = Model(half.content, OPSET, half.account)
+    if wanted.int8:
+        judges = load_pixels(images.tuning, tensors.preprocessing, "Reading images that int8 is judged by")
         int8 = to_int8(
-            fp32, metadata, Tensors(preprocessing, input_kind), pixels, judges, images.tuning_labels,
-            max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=quantize_head,
-            method=int8_ranges,
-            kept={entry["node"]: entry["why"] for entry in fp16["kept"]},
+            fp32, metadata, tensors, pixels, judges, images.tuning_labels,
+            max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=wanted.quantize_head,
+            method=wanted.int8_ranges, kept={node.node: node.why for node in half.account.kept},
         )  # fmt: skip
-        models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.to_json())
+        models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.account)
     return models

@@ -4,198 +4,71 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
+from torch import nn
 
-from dhox.artefacts.common import Preprocessing, StudentSpec
+from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
-    RUN_FILE,
-    RUN_SCHEMA,
     check_output,
     output_directory,
-    partial_directory,
-    read_json,
-    read_npz,
-    settle,
     sha256,
     write_bytes,
-    write_json,
-    write_npz,
 )
+from dhox.artefacts.golden import GOLDEN_FILE, Golden
+from dhox.artefacts.heads import HEADS_FILE, Heads
+from dhox.artefacts.ledger import LEDGER_FILE, Ledger, Stage
+from dhox.artefacts.logits import VAL_FILE
+from dhox.artefacts.manifest import (
+    SIDE_FILES,
+    Artefact,
+    Check,
+    ComparisonRow,
+    Evidence,
+    Fold,
+    Manifest,
+    Precision,
+    Reject,
+    SourceRun,
+    model_metadata,
+)
+from dhox.artefacts.record import write_record
+from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.data.dataset import data_address, read_image
-from dhox.distill.students.student import WEIGHTS_FILE, load_student
+from dhox.distill.students.student import WEIGHTS_FILE, Student, load_student
 from dhox.errors import DhoxError
-from dhox.evidence.ledger import ledger_content
+from dhox.evidence.ledger import make_ledger
+from dhox.export.check_images import CheckImages, check_images, load_pixels
 from dhox.export.folding.cost import with_costs
-from dhox.export.folding.fold import Evidence, Fold, choose_fold, compare, tuned_linear, why_not_plain
-from dhox.export.folding.head_weights import is_cosine
+from dhox.export.folding.fold import choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
 from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
-from dhox.export.integrations.emit import example_text
-from dhox.export.parity import (
-    check_accuracy_drop,
-    check_against_torch,
-    check_images,
-    load_pixels,
-    onnx_probs,
-    teacher_probs,
-)
+from dhox.export.integrations.example import EXAMPLE_FILE, example_text
+from dhox.export.options import Checks, ExportOptions, Folding, check
+from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, teacher_stage
 from dhox.export.precisions import Model, converted
-from dhox.models.export_directory import SIDE_FILES, graph_input
-from dhox.models.golden import TOLERANCE, golden_arrays
+from dhox.models.golden import TOLERANCE, make_golden
+from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now, versions
 
-MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+MODEL_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+DEFAULTS = ExportOptions()
+BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `dhox export` reports: the content of manifest.json and of ledger.json."""
+    """What `dhox export` reports: the directory, and what its manifest.json and ledger.json hold."""
 
     export: Path
-    manifest: dict[str, Any]
-    ledger: dict[str, Any]
-
-
-def export(
-    run: Path,
-    out: Path,
-    *,
-    fold_heads: bool = True,
-    fold_rule: str = "auto",
-    fold_tolerance: float = 1.0,
-    fp16: bool = False,
-    int8: bool = False,
-    int8_ranges: str = "minmax",
-    quantize_head: bool = False,
-    input_kind: str = "uint8-nhwc",
-    max_accuracy_drop: float | None = None,
-    reject_coverage: float | None = None,
-    data: Path | None = None,
-    overwrite: bool = False,
-) -> ExportResult:
-    """Fold, export, check, and write the export directory `out`.
-
-    `fold_rule`: auto, linear or exact; `fold_heads` False keeps the two heads in the graph. `fp16`, `int8`:
-    files to write besides fp32; `int8_ranges`: one of qdq.METHODS; `quantize_head`: int8 takes the last linear layer
-    too. `input_kind`: one of INPUT_KINDS.
-    `max_accuracy_drop`: points of top-1 that an ONNX file may have less than the student in torch, and int8 less than
-    fp32 (without labels: the percentage of int8's answers that may differ from fp32's). `reject_coverage`:
-    see `reject_threshold`. `data`: where the run's images are now, if moved. Raises DhoxError for an unfinished run
-    or missing images, GateFailedError where a written graph does not answer as torch or loses more accuracy than
-    allowed; then nothing is written.
-    """
-    summary = read_run(run)
-    check_output(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite)
-    selection = read_json(run / "selection.json", "dhox.selection/1")
-    val = read_npz(run / "val.npz")
-    preprocessing = Preprocessing.from_json(summary["preprocessing"])
-    spec = msgspec.convert(summary["student"], StudentSpec)
-    student = load_student(run, spec)
-    heads = head_arrays(student)
-    choice = choose(val, selection, spec.two_heads, heads, fold_heads, fold_rule, fold_tolerance)
-    fold = choice.fold
-    reject = None if reject_coverage is None else reject_threshold(val, fold, reject_coverage)
-
-    images = check_images(summary, data)
-    if max_accuracy_drop is not None and images.labels is None and not int8:
-        raise DhoxError(
-            f"--max-accuracy-drop needs labels, and the check images are {images.source}.",
-            "Give --data with a val split, or leave the option out.",
-        )
-    pixels = load_pixels(images.items, preprocessing, "Reading check images")
-    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
-        # The graphs.
-        metadata = {
-            "classes": [entry["name"] for entry in summary["classes"]],
-            "preprocessing": preprocessing.to_json(),
-            "fold": fold.to_json(),
-        }
-        module = Deployable(student.backbone, folded_head(heads, fold), preprocessing, input_kind).eval()
-        graph = Deployable(exportable(student.backbone), module.head, preprocessing, input_kind).eval()
-        wanted = [name for name, asked in (("fp16", fp16), ("int8", int8)) if asked]
-        models = converted(
-            export_onnx(graph, spec.image_size, metadata), metadata, wanted, images, preprocessing, input_kind,
-            int8_ranges=int8_ranges, quantize_head=quantize_head, max_drop=max_accuracy_drop,
-        )  # fmt: skip
-        for precision, model in models.items():
-            write_bytes(folder / MODEL_FILES[precision], model.content)
-
-        # The proof: against torch, and stage by stage.
-        answers = {
-            precision: onnx_probs(model.content, pixels, input_kind, preprocessing)
-            for precision, model in models.items()
-        }
-        stages = {"torch": torch_probs(module, pixels, input_kind, preprocessing)}
-        if fold_heads and spec.two_heads:
-            two = TwoHeads(heads, selection["alpha"], selection["beta"])
-            unfolded = Deployable(student.backbone, two, preprocessing, input_kind).eval()
-            stages = {
-                "two_head_torch": torch_probs(unfolded, pixels, input_kind, preprocessing),
-                "folded_torch": stages["torch"],
-            }
-        reference, last = next(iter(stages)), list(stages)[-1]
-        checks = [check_against_torch(precision, probs, stages[last]) for precision, probs in answers.items()]
-        names = [item.name for item in images.items]
-        teacher = teacher_probs(names, val)
-        stages = ({} if teacher is None else {"teacher": teacher}) | stages
-        stages |= {f"onnx_{precision}": probs for precision, probs in answers.items()}
-        note = None if images.labels is not None else "not run: the images have no labels"
-        ledger = ledger_content(stages, names, images.labels, images.source, note)
-        check_accuracy_drop(ledger, reference, max_accuracy_drop)
-
-        # What travels with the models.
-        golden = golden_arrays([read_image(item) for item in images.golden], preprocessing)
-        golden["probs"] = torch_probs(module, golden["input"], input_kind, preprocessing)
-        entries = [
-            artefact_entry(folder / MODEL_FILES[precision], precision, model, input_kind, golden, preprocessing)
-            for precision, model in models.items()
-        ]
-        write_npz(folder / "golden.npz", **golden)
-        write_npz(folder / "heads.npz", **heads)
-        write_bytes(folder / "val.npz", (run / "val.npz").read_bytes())
-        write_json(folder / "ledger.json", ledger)
-
-        manifest: dict[str, Any] = {
-            "schema": EXPORT_SCHEMA,
-            "status": "complete",
-            "finished_at": now(),
-            "run": {
-                "path": str(run.absolute()), "method": summary["method"],
-                "weights_sha256": sha256(run / WEIGHTS_FILE),
-            },
-            "skipped": summary["skipped"],
-            "data": data_address(data or Path(summary["data"])),
-            "student": summary["student"],
-            "teacher": summary["teacher"],
-            "classes": summary["classes"],
-            "preprocessing": preprocessing.to_json(),
-            "n_selection_labels": selection["n_selection_labels"],
-            "metric": selection["metric"],
-            "fold": fold.to_json(),
-            "fold_asked": fold_rule if fold_heads else "keep-heads",
-            "fold_note": choice.note,
-            "searched": selection["searched"],
-            "evidence": choice.evidence.to_json() if choice.evidence else None,
-            "comparison": choice.comparison,
-            "checks": checks,
-            "reject": reject,
-            "artefacts": entries,
-            "default": next(precision for precision in ("int8", "fp16", "fp32") if precision in models),
-            "environment": versions(),
-        }  # fmt: skip
-        write_bytes(folder / "example.py", example_text(manifest).encode())
-        manifest["files"] = {name: sha256(folder / name) for name in SIDE_FILES}
-        write_json(folder / EXPORT_FILE, manifest)
-    return ExportResult(out, manifest, ledger)
+    manifest: Manifest
+    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -204,61 +77,193 @@ class Choice:
 
     fold: Fold
     evidence: Evidence | None
-    comparison: list[dict[str, Any]]
+    comparison: list[ComparisonRow]
     note: str | None
 
 
-def choose(
-    val: dict[str, np.ndarray], selection: dict[str, Any], two_heads: bool, heads: dict[str, np.ndarray],
-    fold_heads: bool, fold_rule: str, tolerance: float,
-) -> Choice:  # fmt: skip
-    """The fold of a student, from its validation logits `val` and heads; `tolerance` in points."""
-    if not two_heads:
-        return Choice(Fold("single", 1.0, 1.0), None, [], None)
-    alpha, beta, metric = selection["alpha"], selection["beta"], selection["metric"]
-    cosine = is_cosine(heads)
-    note = why_not_plain(val) if cosine else None
-    tuned = tuned_linear(val, alpha, beta, metric)
-    plain = tuned_linear(val, alpha, beta, metric, plain=True) if cosine and note is None else None
-    fold, evidence = choose_fold(
-        val, tuned, fold_rule, tolerance, metric, plain=plain, cosine=cosine, searched=selection["searched"]
-    )
-    comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
-    return Choice(fold if fold_heads else Fold("heads", alpha, beta), evidence, comparison, note)
+@dataclass(frozen=True)
+class Folded:
+    """The student as it is deployed: torch modules with the folded head, and with both (None for a single head)."""
+
+    student: Student
+    heads: Heads
+    choice: Choice
+    tensors: Tensors
+    module: Deployable
+    two_heads: Deployable | None
 
 
-def artefact_entry(
-    path: Path, precision: str, model: Model, input_kind: str, golden: dict[str, np.ndarray],
-    preprocessing: Preprocessing,
-) -> dict[str, Any]:  # fmt: skip
-    """The manifest's entry for a written model.
+@dataclass(frozen=True)
+class Result:
+    """The written files, what they answer against torch and stage by stage, and when the answer is unknown."""
 
-    `golden_agreement`: share of golden images with torch's label, for precisions that have no tolerance; else None.
+    artefacts: list[Artefact]
+    checks: list[Check]
+    ledger: Ledger
+    reject: Reject | None
+
+
+def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportResult:
+    """Fold, export, check, and write the export directory `out`.
+
+    Raises UsageError for options that contradict each other, DhoxError for an unfinished run or missing images, and
+    GateFailedError where a written graph does not answer as torch or loses more accuracy than allowed; then nothing is
+    written.
     """
-    agreement = None
+    check(options)
+    source = open_run(run)
+    check_output(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite)
+    folded = fold_student(source, options)
+    images = check_images(source.run, options.files.data)
+    check_labels_for_drop(options, images)
+    pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
+    with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
+        models = write_models(folder, source, folded, images, options)
+        proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
+        golden = golden_of(images, folded)
+        entries = [artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
+        result = Result(entries, *proof, reject_of(source, folded.choice.fold, options.checks))
+        write_side_files(folder, source, folded.heads, golden, result)
+        manifest = make_manifest(folder, source, folded.choice, result, options)
+        write_record(folder / EXPORT_FILE, manifest)
+    return ExportResult(out, manifest, result.ledger)
+
+
+def fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
+    """The student of a run with its folded head."""
+    tensors = Tensors(source.run.preprocessing, options.files.input)
+    student = load_student(source.path, source.run.student)
+    heads = head_arrays(student)
+    choice = choose(source, heads, options.folding)
+    module = deployable(student, folded_head(heads, choice.fold), tensors)
+    both = None
+    if heads.two and options.folding.fold_heads:
+        both = deployable(student, TwoHeads(heads, source.selection.alpha, source.selection.beta), tensors)
+    return Folded(student, heads, choice, tensors, module, both)
+
+
+def deployable(student: Student, head: nn.Module, tensors: Tensors) -> Deployable:
+    """The whole exported function as a torch module."""
+    return Deployable(student.backbone, head, tensors.preprocessing, tensors.kind).eval()
+
+
+def choose(source: RunDirectory, heads: Heads, options: Folding) -> Choice:
+    """The fold of a student, from its validation logits and heads."""
+    if not heads.two:
+        return Choice(Fold("single", 1.0, 1.0), None, [], None)
+    selection, val = source.selection, source.validation
+    alpha, beta, metric = selection.alpha, selection.beta, selection.metric
+    note = why_not_plain(val) if heads.cosine else None
+    tuned = tuned_linear(val, alpha, beta, metric)
+    plain = tuned_linear(val, alpha, beta, metric, plain=True) if heads.cosine and note is None else None
+    fold, evidence = choose_fold(
+        val, tuned, options.fold_rule, options.fold_tolerance, metric, plain=plain, cosine=heads.cosine,
+        searched=selection.searched,
+    )  # fmt: skip
+    comparison = with_costs(compare(val, tuned, plain), heads, alpha, beta)
+    return Choice(fold if options.fold_heads else Fold("heads", alpha, beta), evidence, comparison, note)
+
+
+def check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
+    """Raise DhoxError where an accuracy drop is limited and no label can show it."""
+    if options.checks.max_accuracy_drop is not None and images.labels is None and not options.precisions.int8:
+        raise DhoxError(
+            f"--max-accuracy-drop needs labels, and the check images are {images.source}.",
+            "Give --data with a val split, or leave the option out.",
+        )
+
+
+def write_models(
+    folder: Path, source: RunDirectory, folded: Folded, images: CheckImages, options: ExportOptions
+) -> dict[Precision, Model]:
+    """The ONNX files of every precision that is asked for."""
+    metadata = model_metadata(source.run.labels, source.run.preprocessing, folded.choice.fold)
+    tensors = folded.tensors
+    graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
+    fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata)
+    models = converted(fp32, metadata, options.precisions, images, tensors, options.checks.max_accuracy_drop)
+    for precision, model in models.items():
+        write_bytes(folder / MODEL_FILES[precision], model.content)
+    return models
+
+
+def prove(
+    source: RunDirectory, folded: Folded, models: dict[Precision, Model], images: CheckImages, pixels: np.ndarray,
+    max_drop: float | None,
+) -> tuple[list[Check], Ledger]:  # fmt: skip
+    """Every graph against torch, and the ledger of all stages. Raises GateFailedError (see `export`)."""
+    tensors = folded.tensors
+    torch = torch_probs(folded.module, pixels, tensors)
+    stages: dict[Stage, np.ndarray] = {"torch": torch}
+    if folded.two_heads is not None:
+        stages = {"two_head_torch": torch_probs(folded.two_heads, pixels, tensors), "folded_torch": torch}
+    reference = next(iter(stages))
+    stages = teacher_stage(images.names, source.validation) | stages
+    checks = []
+    for precision, model in models.items():
+        stages[STAGES[precision]] = onnx_probs(model.content, pixels, tensors)
+        checks.append(check_against_torch(precision, stages[STAGES[precision]], torch))
+    note = None if images.labels is not None else "not run: the images have no labels"
+    ledger = make_ledger(stages, images.names, images.labels, images.source, note)
+    check_accuracy_drop(ledger, reference, max_drop)
+    return checks, ledger
+
+
+def golden_of(images: CheckImages, folded: Folded) -> Golden:
+    """The golden images with torch's answers."""
+    decoded = [read_image(item) for item in images.golden]
+    return make_golden(
+        decoded, folded.tensors.preprocessing, lambda inputs: torch_probs(folded.module, inputs, folded.tensors)
+    )
+
+
+def artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
+    """The manifest's entry for a written model."""
+    path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
     if precision not in TOLERANCE:
-        probs = onnx_probs(model.content, golden["input"], input_kind, preprocessing)
-        agreement = float((probs.argmax(-1) == golden["probs"].argmax(-1)).mean())
-    return {
-        "file": path.name, "precision": precision, "opset": model.opset, "ir": IR_VERSION, "input": input_kind,
-        "bytes": len(model.content), "sha256": sha256(path),
-        "golden_agreement": agreement,
-        **check_placement(precision, model.content, graph_input(golden["input"][:1], input_kind, preprocessing)),
-        "conversion": model.conversion,
-    }  # fmt: skip
+        probs = onnx_probs(model.content, golden.input, tensors)
+        agreement = float((probs.argmax(-1) == golden.probs.argmax(-1)).mean())
+    return Artefact(
+        file=path.name, precision=precision, opset=model.opset, ir=IR_VERSION,
+        input=tensors.kind,  # type: ignore[arg-type]
+        bytes=len(model.content), sha256=sha256(path), golden_agreement=agreement,
+        placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1])),
+        conversion=model.conversion,
+    )  # fmt: skip
 
 
-def read_run(run: Path) -> dict[str, Any]:
-    """run.json of a finished training. Raises DhoxError for anything else, and says which."""
-    settle(run, RUN_FILE, RUN_SCHEMA)
-    partial = partial_directory(run)
-    if not (run / RUN_FILE).exists():
-        if (partial / RUN_FILE).exists():
-            raise DhoxError(
-                f"The training of {run} was interrupted ({partial} is unfinished).", "Run dhox distill again."
-            )
-        raise DhoxError(f"{run} is not a run directory: no {RUN_FILE}.", "Give the directory that dhox distill wrote.")
-    summary = read_json(run / RUN_FILE, RUN_SCHEMA)
-    if summary.get("status") != "complete":
-        raise DhoxError(f"The training in {run} was interrupted.", "Run dhox distill again.")
-    return summary
+def reject_of(source: RunDirectory, fold: Fold, options: Checks) -> Reject | None:
+    """When the answer is unknown; None where every image is answered."""
+    if options.reject_coverage is None:
+        return None
+    return reject_threshold(source.validation, fold, options.reject_coverage)
+
+
+def write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: Golden, result: Result) -> None:
+    """What travels with the models, but for the manifest."""
+    write_arrays(folder / GOLDEN_FILE, golden)
+    write_arrays(folder / HEADS_FILE, heads)
+    write_bytes(folder / VAL_FILE, (source.path / VAL_FILE).read_bytes())
+    write_record(folder / LEDGER_FILE, result.ledger)
+    example = example_text(result.artefacts[0], source.run.preprocessing, result.reject)
+    write_bytes(folder / EXAMPLE_FILE, example.encode())
+
+
+def make_manifest(
+    folder: Path, source: RunDirectory, choice: Choice, result: Result, options: ExportOptions
+) -> Manifest:  # fmt: skip
+    """The manifest of the files that are written in `folder`."""
+    run, selection = source.run, source.selection
+    written = {entry.precision for entry in result.artefacts}
+    return Manifest(
+        finished_at=now(),
+        run=SourceRun(str(source.path.absolute()), run.method, sha256(source.path / WEIGHTS_FILE)),
+        skipped=run.skipped, data=data_address(options.files.data or Path(run.data)), student=run.student,
+        teacher=run.teacher, classes=run.classes, preprocessing=run.preprocessing,
+        n_selection_labels=selection.n_selection_labels, metric=selection.metric, fold=choice.fold,
+        fold_asked=options.folding.fold_rule if options.folding.fold_heads else "keep-heads", fold_note=choice.note,
+        searched=selection.searched, evidence=choice.evidence, comparison=choice.comparison, checks=result.checks,
+        reject=result.reject, artefacts=result.artefacts,
+        default=next(precision for precision in BEST_FIRST if precision in written), environment=versions(),
+        files={name: sha256(folder / name) for name in SIDE_FILES},
+    )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import RUN_FILE
 from dhox.artefacts.logits import VAL_FILE, Logits
+from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Run, SetsSummary
 from dhox.artefacts.selection import SELECTION_FILE, Selection
@@ -27,14 +27,16 @@ from dhox.data.images import decode, model_input, normalise
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.students.synthetic import write_synthetic_images
+from dhox.export.options import ExportOptions
 from dhox.export.run import export
+from dhox.options.declare import build
 from dhox.system.environment import now, versions
 
 CALIBRATION_IMAGES = 16
 LOGIT_SPREAD = 0.5  # standard deviation of the logits: probabilities as unsure as an early student's
 
 
-def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool, out: Path) -> dict[str, Any]:
+def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool, out: Path) -> Manifest:
     """Export the untrained student `name` with `classes` classes to the export directory `out`; its manifest.
 
     `image_size` in pixels, the student's own by default. BatchNorm takes its statistics from synthetic images, so that
@@ -73,7 +75,7 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
         write_record(run / SELECTION_FILE, selection)
         write_record(run / RUN_FILE, summary)
         with quietly():
-            return export(run, out, fp16=fp16, overwrite=True).manifest
+            return export(run, out, build(ExportOptions, fp16=fp16, overwrite=True)).manifest
 
 
 def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing) -> None:

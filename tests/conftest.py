@@ -54,8 +54,8 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ (four demo classes), runs/tiny (dho), runs/tiny/export (fp32 and fp16), runs/tiny/bench."""
+    from dhox import export
     from dhox.bench.run import bench
-    from dhox.export.run import export
 
     root = tmp_path_factory.mktemp("line")
     write_data(root / "data")

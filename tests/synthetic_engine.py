@@ -139,3 +139,20 @@ def synthetic_device(monkeypatch: pytest.MonkeyPatch) -> SyntheticDevice:
     monkeypatch.setattr(cuda, "synchronize", lambda stream: None)
     monkeypatch.setattr(cuda, "gpu", lambda: cuda.Gpu("synthetic", "8.7"))
     return memory
+
+
+def engine_content(plan_sha256: str, onnx_sha256: str) -> dict[str, Any]:
+    """engine.json of a small fp16 engine, `model.engine` of 4 bytes, built on a Jetson from `model.fp16.onnx`."""
+    return {
+        "schema": "dhox.engine/2", "status": "complete", "finished_at": "2026-01-01T00:00:00.000000+00:00",
+        "folder": "sm87-trt10-fp16-00000000", "precision": "fp16",
+        "onnx": {"file": "model.fp16.onnx", "sha256": onnx_sha256},
+        "engine": {"file": "model.engine", "bytes": 4, "sha256": plan_sha256},
+        "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"},
+        "device": {"gpu": "synthetic", "compute_capability": "8.7", "platform": "Linux aarch64"},
+        "options": {}, "dla_fallback": [],
+        "parsed": {"products": {"fp16": 21}, "share": 1.0, "layers_by_type": {"HALF": 30}},
+        "compiled": {"products": {"fp16": 21}, "share": 1.0, "source": "inspector", "differs": {}, "hidden": []},
+        "compiled_note": None, "golden": None, "golden_note": "not run: no GPU here", "ledger": None,
+        "ledger_note": "not run: no GPU here", "build_seconds": 1.0, "trust": "",
+    }  # fmt: skip

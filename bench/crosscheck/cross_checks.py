@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from dhox.bench.bench_models import Subject
 from dhox.bench.crosscheck.loadgen import cross_check_loadgen
@@ -51,11 +52,11 @@ def trtexec_checks(
 def trtexec_options(folder: Path) -> dict[str, Any]:
     """What the engine in a folder was built with. Raises DhoxError where TensorRT's trtexec cannot load it."""
     sidecar = read_sidecar(folder)
-    if sidecar["tensorrt"]["flavour"] != "tensorrt":
+    if sidecar.tensorrt.flavour != "tensorrt":
         raise DhoxError(
             "TensorRT-RTX built this engine, and trtexec loads TensorRT's.", "Build one with TensorRT for it."
         )
-    return dict(sidecar["options"])
+    return to_builtins(sidecar.options)
 
 
 def loadgen_checks(

@@ -7,8 +7,9 @@ from pathlib import Path
 from dhox.console import say
 from dhox.errors import DhoxError
 from dhox.export.engines.engine import build_engines
+from dhox.export.options import Engines
 from dhox.models.engines import find_engine, platform_name
-from dhox.models.export_directory import read_manifest
+from dhox.models.export_directory import open_export
 from dhox.runtimes.cuda import gpu
 from dhox.runtimes.tensorrt_api import import_tensorrt
 
@@ -22,21 +23,22 @@ def build_missing(exports: list[Path], precisions: list[str], batches: list[int]
     largest = max(batches)
     failed: DhoxError | None = None
     for export in exports:
-        manifest = read_manifest(export)
-        for entry in manifest["artefacts"]:
-            precision = entry["precision"]
+        opened = open_export(export)
+        for entry in opened.manifest.artefacts:
+            precision = entry.precision
             if precisions and precision not in precisions:
                 continue
             try:
-                folder, sidecar = find_engine(export, manifest, precision, trt, here)
-                if sidecar["options"]["smallest"] <= min(batches) and largest <= sidecar["options"]["largest"]:
+                folder, engine = find_engine(opened, precision, trt, here)
+                if engine.options.smallest <= min(batches) and largest <= engine.options.largest:
                     say(f"Using the engine {folder.name}")
                     continue
             except DhoxError:
                 pass  # none fits, so one is built
             say(f"Building the {precision} engine on {here.name} by TensorRT {trt.version} ({platform_name()})")
             try:
-                build_engines(export, precisions=[precision], batches=(1, largest, largest), overwrite=True)
+                wanted = Engines(tensorrt=True, precision=(precision,), batch=f"1:{largest}:{largest}")
+                build_engines(export, wanted, overwrite=True)
             except DhoxError as err:
                 say(f"No {precision} engine: {err}")
                 failed = failed or err

@@ -14,7 +14,7 @@ from dhox.artefacts.contract import read_contract_file
 from dhox.artefacts.files import EXPORT_FILE, sha256
 from dhox.data.dataset import Item, image_bytes
 from dhox.errors import DhoxError
-from dhox.models.export_directory import check_file, read_manifest
+from dhox.models.export_directory import check_file, open_export
 from dhox.models.onnx_file import check_onnx
 
 
@@ -91,8 +91,8 @@ def add_models(bundle: Bundle, paths: list[Path], contract: Path | None) -> dict
 
 def export_files(export: Path) -> dict[str, Path]:
     """The files of an export directory by name, each checked against the manifest."""
-    manifest = read_manifest(export)
-    hashes = {**manifest["files"], **{entry["file"]: entry["sha256"] for entry in manifest["artefacts"]}}
+    manifest = open_export(export).manifest
+    hashes = {**manifest.files, **{entry.file: entry.sha256 for entry in manifest.artefacts}}
     return {**{name: check_file(export, name, one) for name, one in hashes.items()}, EXPORT_FILE: export / EXPORT_FILE}
 
 

@@ -138,7 +138,7 @@ def ledger_images(subjects: list[Subject], where: Path | None) -> list[Item]:
 
 def check_one_data(subjects: list[Subject]) -> None:
     """Raise DhoxError for exports of several DATA: the board gets one set of images, known by their names."""
-    found = sorted({subject.manifest["data"] for subject in subjects if subject.manifest})
+    found = sorted({subject.manifest.data for subject in subjects if subject.manifest})
     if len(found) > 1:
         raise DhoxError(
             f"The exports were made from different DATA ({', '.join(found)}).",

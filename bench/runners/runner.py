@@ -6,6 +6,7 @@ from dhox.bench.bench_models import Subject
 from dhox.errors import DhoxError, UsageError
 from dhox.export.engines.cached_engine import open_cached_engine
 from dhox.models.engines import find_engine, open_engine
+from dhox.models.export_directory import Export
 from dhox.runtimes.cuda import gpu
 from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
@@ -54,7 +55,7 @@ def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool =
         gpu()
         if subject.export is None or subject.manifest is None:
             return open_cached_engine(subject.file, subject.precision, names, runner)
-        return open_engine(subject.export, subject.manifest, subject.precision, trust_engine, runner)
+        return open_engine(Export(subject.export, subject.manifest), subject.precision, trust_engine, runner)
     if name == "torch":
         from dhox.bench.runners.torch_reference import open_torch_session  # torch is not on a board
 
@@ -78,7 +79,7 @@ def why_no_engine(subject: Subject) -> str | None:
     if subject.export is None or subject.manifest is None:
         return f"{subject.file} has no export"
     try:
-        find_engine(subject.export, subject.manifest, subject.precision, import_tensorrt(), gpu())
+        find_engine(Export(subject.export, subject.manifest), subject.precision, import_tensorrt(), gpu())
     except DhoxError as err:
         return str(err)
     return None

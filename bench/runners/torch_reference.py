@@ -28,14 +28,14 @@ def open_torch_session(subject: Subject, name: str, device: str, options: frozen
         raise DhoxError(
             f"The runner torch has no {subject.precision}.", "Give it the fp32 or fp16 model: --precision fp32."
         )
-    run = Path(subject.manifest["run"]["path"])
+    run = Path(subject.manifest.run.path)
     if not (run / RUN_FILE).is_file():
         raise DhoxError(f"The runner torch needs the run of this export, and {run} is not here.", "Leave it out.")
-    if sha256(run / WEIGHTS_FILE) != subject.manifest["run"]["weights_sha256"]:
+    if sha256(run / WEIGHTS_FILE) != subject.manifest.run.weights_sha256:
         raise DhoxError(
             f"The run in {run} was trained again since this export.", "Export it again, or leave torch out."
         )
-    module = deployable(run, Fold(**subject.manifest["fold"]), subject.input_kind)
+    module = deployable(run, subject.manifest.fold, subject.input_kind)
     if subject.precision in HALVES:
         to_half(module, subject.precision)
     return TorchSession(module, device, precision=subject.precision, graph="graph" in options, name=name)

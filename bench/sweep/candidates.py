@@ -15,7 +15,7 @@ from typing import Any
 import dhox
 from dhox.artefacts.files import EXPORT_FILE
 from dhox.errors import DhoxError, StoppedError, UsageError
-from dhox.models.export_directory import read_manifest
+from dhox.models.export_directory import open_export
 
 UNTRAINED = "untrained"
 CLASSES = 10  # of a candidate, where no number is asked for
@@ -40,17 +40,17 @@ def candidate_folder(root: Path, student: str, image_size: int | None, classes: 
 def cached(folder: Path, student: str | None, precision: str) -> Candidate | None:
     """The candidate in a folder, or None: nothing whole there, another student, or made by another version of dhox."""
     try:
-        manifest = read_manifest(folder)
+        manifest = open_export(folder).manifest
     except DhoxError:
         return None
-    own, made_by = manifest["student"], manifest.get("environment", {}).get("dhox")
+    own = manifest.student
     fits = (
-        manifest["run"].get("method") == UNTRAINED
-        and student in (None, own["name"])
-        and made_by == dhox.__version__
-        and precision in {entry["precision"] for entry in manifest["artefacts"]}
+        manifest.run.method == UNTRAINED
+        and student in (None, own.name)
+        and manifest.environment.get("dhox") == dhox.__version__
+        and precision in {entry.precision for entry in manifest.artefacts}
     )
-    return Candidate(own["name"], own["image_size"], len(manifest["classes"]), folder) if fits else None
+    return Candidate(own.name, own.image_size, own.classes, folder) if fits else None
 
 
 def all_cached(root: Path, precision: str, image_size: int | None, classes: int | None) -> list[Candidate]:

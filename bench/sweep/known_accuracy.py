@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from dhox.artefacts.files import (
     BENCH_FILE,
     BENCH_SCHEMA,
     EXPORT_FILE,
-    EXPORT_SCHEMA,
     RUN_FILE,
     RUN_SCHEMA,
     read_json,
     sha256,
 )
 from dhox.errors import DhoxError
-from dhox.evidence.ledger import LEDGER_SCHEMA
+from dhox.models.export_directory import open_export
 
 
 def finished_runs(roots: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -106,13 +107,15 @@ def from_run(summary: dict[str, Any]) -> dict[str, Any] | None:
 def from_ledger(run: Path, precision: str) -> dict[str, Any] | None:
     """The file on the images of its export's ledger."""
     try:
-        manifest = read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)
-        ledger = read_json(run / "export/ledger.json", LEDGER_SCHEMA)
+        ledger = open_export(run / "export").ledger()
     except DhoxError:
         return None
-    for row in ledger["rows"]:
-        if row["stage"] == f"onnx_{precision}" and manifest.get("status") == "complete":
-            return plain(row) | {"split": ledger["images"], "what": f"the {precision} file, ledger of the export"}
+    for row in ledger.rows:
+        if row.stage == f"onnx_{precision}":
+            return plain(to_builtins(row)) | {
+                "split": ledger.images,
+                "what": f"the {precision} file, ledger of the export",
+            }
     return None
 
 

@@ -18,7 +18,7 @@ from dhox.bench.sweep.footprint import measure_footprint
 from dhox.bench.sweep.known_accuracy import accuracy_of, finished_runs
 from dhox.console import progress_bar, say
 from dhox.errors import DhoxError, UsageError
-from dhox.models.export_directory import read_manifest
+from dhox.models.export_directory import open_export
 from dhox.models.onnx_graph import read_graph
 from dhox.system.environment import now, versions
 from dhox.system.machine import device_card
@@ -196,16 +196,14 @@ def measured_row(candidate: Candidate, content: dict[str, Any], precision: str) 
     if latency is None:
         return None
     energy: dict[str, Any] = next((row for row in content["energy"]["rows"] if row["subject"] == name), {})
-    entry = next(
-        entry for entry in read_manifest(candidate.export)["artefacts"] if entry["precision"] == precision
-    )  # fmt: skip
-    weights = read_graph(candidate.export / entry["file"]).weights
+    entry = open_export(candidate.export).entry(precision)
+    weights = read_graph(candidate.export / entry.file).weights
     keys = ("latency_ms", "p50_interval", "p99_interval", "images_per_s", "flags", "emulated", "runner")
     return {
         "student": candidate.student,
         "image_size": candidate.image_size,
         "parameters": sum(count for dtype, count in weights.items() if "float" in dtype),
-        "bytes": entry["bytes"],
+        "bytes": entry.bytes,
         **{key: latency[key] for key in keys},
         "mj_per_image": energy.get("mj_per_image"),
         "net_mj_per_image": energy.get("net_mj_per_image"),

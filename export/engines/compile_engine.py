@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhox.artefacts.engine import EngineOptions, ParsedPrecision
 from dhox.artefacts.files import user_cache, write_bytes
 from dhox.errors import DhoxError
-from dhox.export.engines.precision_proof import check_promise, graph_precision, network_products
+from dhox.export.engines.precision_proof import check_promise, network_products, parsed_precision
 from dhox.models.onnx_file import check_onnx
 from dhox.runtimes.cuda import Gpu
 from dhox.runtimes.tensorrt_api import TensorRT
@@ -20,33 +21,20 @@ NO_MEMORY = re.compile(r"insuff?icient memory|out of ?memory|memory is insuffici
 
 
 @dataclass(frozen=True)
-class Options:
-    """What an engine is built for. `smallest`, `usual`, `largest`: batches. `workspace_mib`: None for all memory."""
-
-    smallest: int
-    usual: int
-    largest: int
-    workspace_mib: int | None
-    version_compatible: bool
-    hardware_compatible: bool
-    dla: int | None
-
-
-@dataclass(frozen=True)
 class Compiled:
     """A serialised engine, and what its network said.
 
-    `graph`: see `graph_precision`. `products`: see `network_products`. `on_gpu`: layers that DLA leaves to the GPU.
+    `parsed`: see `parsed_precision`. `products`: see `network_products`. `on_gpu`: layers that DLA leaves to the GPU.
     """
 
     plan: bytes
-    graph: dict[str, Any]
+    parsed: ParsedPrecision
     products: dict[str, str]
     on_gpu: list[str]
 
 
 def compile_onnx(
-    onnx: Path, precision: str, trt: TensorRT, device: Gpu | None, options: Options, logger: Any
+    onnx: Path, precision: str, trt: TensorRT, device: Gpu | None, options: EngineOptions, logger: Any
 ) -> Compiled:
     """Parse strongly typed and build. `logger`: of `message_logger`.
 
@@ -64,8 +52,8 @@ def compile_onnx(
     if not parser.parse(content):
         words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
         raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}).", "Export it again, or report these words.")
-    graph = graph_precision(network, precision)
-    check_promise(precision, graph, None)
+    parsed = parsed_precision(network, precision)
+    check_promise(precision, parsed, None)
 
     config = builder.create_builder_config()
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that the engine can say its layers' types
@@ -92,10 +80,10 @@ def compile_onnx(
         with contextlib.suppress(OSError, DhoxError):  # timings are a convenience: no engine is lost for them
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cache, bytes(config.get_timing_cache().serialize()))
-    return Compiled(bytes(plan), graph, network_products(network), on_gpu)
+    return Compiled(bytes(plan), parsed, network_products(network), on_gpu)
 
 
-def set_compatibility(api: Any, config: Any, options: Options) -> None:
+def set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:
     """Ask for version or hardware compatibility; raises DhoxError where this TensorRT has none."""
     if options.version_compatible:
         if not hasattr(api.BuilderFlag, "VERSION_COMPATIBLE"):

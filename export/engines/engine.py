@@ -4,91 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from dhox.artefacts.common import Preprocessing
-from dhox.artefacts.files import check_output, output_directory, read_json
+from msgspec import to_builtins
+
+from dhox.artefacts.engine import ENGINE_FILE, Engine, EngineOptions
+from dhox.artefacts.files import check_output, output_directory
+from dhox.artefacts.golden import GoldenResult
+from dhox.artefacts.ledger import DeviceRow
+from dhox.artefacts.manifest import Artefact, HalfConversion
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.device_ledger import device_row, ledger_items
-from dhox.evidence.ledger import LEDGER_SCHEMA
-from dhox.export.engines.compile_engine import Options, compile_onnx
-from dhox.export.engines.precision_proof import check_promise, engine_precision, layers_of_inspector, layers_of_log
-from dhox.export.engines.sidecar import precision_record, write_engine
+from dhox.export.engines.compile_engine import Compiled, compile_onnx
+from dhox.export.engines.precision_proof import check_promise, compiled_precision, layers_of_inspector, layers_of_log
+from dhox.export.engines.sidecar import Job, Proof, untold, write_engine
+from dhox.export.options import Engines
 from dhox.models import engines
-from dhox.models.export_directory import artefact, check_file, read_manifest
+from dhox.models.export_directory import Export, open_export
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
 from dhox.runtimes.predict import predict
 from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
 from dhox.runtimes.tensorrt_session import EngineSession
-from dhox.runtimes.tensors import Tensors
-
-HALF = "fp16"  # int8's share is of multiply-adds, which a parsed network does not count
 
 
-def parse_batches(text: str) -> tuple[int, int, int]:
-    """`--batch MIN:OPT:MAX`, or one number for all three. Raises UsageError where it is neither."""
-    found = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", text.strip())
-    batches = tuple(int(number or found[1]) for number in found.groups()) if found else (0, 0, 0)
-    smallest, usual, largest = batches
-    if not 1 <= smallest <= usual <= largest:
-        raise UsageError(
-            f"--batch {text} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX.",
-            "Write for example --batch 1:8:16, or --batch 8 for that size alone.",
-        )
-    return smallest, usual, largest
-
-
-def build_engines(
-    export: Path,
-    *,
-    precisions: list[str] | None = None,
-    batches: tuple[int, int, int] = (1, 8, 16),
-    workspace_mib: int | None = None,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
-    dla: int | None = None,
-    overwrite: bool = False,
-) -> list[dict[str, Any]]:
+def build_engines(path: Path, options: Engines, overwrite: bool = False) -> list[Engine]:
     """Build an engine of each precision (the export's default one) into EXPORT/engines/; answers with their sidecars.
 
-    `batches`: smallest, usual and largest of the optimisation profile. `dla`: the DLA core to build for. Raises
-    UsageError for contradictory options, DhoxError where TensorRT, a GPU, memory or an artefact is missing, and
+    Raises UsageError for contradictory options, DhoxError where TensorRT, a GPU, memory or an artefact is missing, and
     GateFailedError (nothing kept) where an engine has not the precision that was asked for or fails the golden check.
     """
-    options = Options(*batches, workspace_mib, version_compatible, hardware_compatible, dla)
-    check_options(options)
-    manifest = read_manifest(export)
-    wanted: list[str | None] = [*dict.fromkeys(precisions)] if precisions else [None]
-    entries = [artefact(manifest, precision) for precision in wanted]
+    export = open_export(path)
+    entries = [export.entry(precision) for precision in dict.fromkeys(options.precision) or [None]]
+    if options.dla is not None and any(entry.precision == "fp32" for entry in entries):
+        raise UsageError("DLA computes in fp16 and int8 only.", "Leave out --dla, or build the fp16 model.")
     trt = import_tensorrt()
     device = find_gpu(trt)
-    folders = [engine_folder(export, entry, trt, device, options) for entry in entries]
-    for entry, folder in zip(entries, folders, strict=True):
-        if dla is not None and entry["precision"] not in {"fp16", "int8"}:
-            raise UsageError("DLA computes in fp16 and int8 only.", "Leave out --dla, or build the fp16 model.")
-        check_output(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
+    what = EngineOptions(
+        *options.batches, options.workspace, options.version_compatible, options.hardware_compatible, options.dla
+    )
+    jobs = [Job(export.model(entry), entry.sha256, entry.precision, what, trt, device) for entry in entries]
+    folders = [engine_folder(path, job) for job in jobs]
+    for folder in folders:
+        check_output(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
     return [
-        build_engine(export, manifest, entry, folder, trt, device, options, overwrite)
-        for entry, folder in zip(entries, folders, strict=True)
+        build_engine(export, entry, job, folder, overwrite)
+        for entry, job, folder in zip(entries, jobs, folders, strict=True)
     ]
-
-
-def check_options(options: Options) -> None:
-    """Raise UsageError for options that contradict each other."""
-    if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise UsageError(
-            f"--workspace {options.workspace_mib} is no amount of MiB.", "Use for example --workspace 512."
-        )
-    if options.dla is not None and options.smallest != options.largest:
-        raise UsageError("DLA takes one batch size only.", "Use for example --batch 8 with --dla.")
-    if options.dla is not None and options.hardware_compatible:
-        raise UsageError("--dla binds an engine to its board.", "Leave out --hardware-compatible.")
 
 
 def find_gpu(trt: TensorRT) -> Gpu | None:
@@ -101,74 +65,64 @@ def find_gpu(trt: TensorRT) -> Gpu | None:
         return None
 
 
-def engine_folder(export: Path, entry: dict[str, Any], trt: TensorRT, device: Gpu | None, options: Options) -> Path:
+def engine_folder(export: Path, job: Job) -> Path:
     """EXPORT/engines/SM-TRT-PRECISION-HASH; the hash is of the ONNX file, the GPU's name and the options."""
+    device, trt = job.device, job.trt
     sm = f"sm{device.compute_capability.replace('.', '')}" if device else "any"
     flavour = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}[trt.flavour]
-    what = json.dumps([entry["sha256"], device.name if device else None, asdict(options)])
+    what = json.dumps([job.sha256, device.name if device else None, to_builtins(job.options)])
     key = hashlib.sha256(what.encode()).hexdigest()[:8]
-    return export / "engines" / f"{sm}-{flavour}{trt.version}-{entry['precision']}-{key}"
+    return export / "engines" / f"{sm}-{flavour}{trt.version}-{job.precision}-{key}"
 
 
-def build_engine(
-    export: Path,
-    manifest: dict[str, Any],
-    entry: dict[str, Any],
-    folder: Path,
-    trt: TensorRT,
-    device: Gpu | None,
-    options: Options,
-    overwrite: bool,
-) -> dict[str, Any]:
+def build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overwrite: bool) -> Engine:
     """Build, prove and check one engine; it appears in `folder` only when all of that held."""
-    onnx = check_file(export, entry["file"], entry["sha256"])
-    precision = entry["precision"]
-    with output_directory(folder, engines.ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
-        logger = message_logger(trt)
+    with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
+        logger = message_logger(job.trt)
         start = time.perf_counter()
-        compiled = compile_onnx(onnx, precision, trt, device, options, logger)
+        built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, logger)
         seconds = time.perf_counter() - start
-        promised = entry["conversion"]["share"] if precision == HALF else None
-        if device is None:
-            layers, source = layers_of_log(logger.layers), "builder's log"
-            proof = precision_record(engine_precision(layers, compiled.products, precision), source)
-            check_promise(precision, compiled.graph, proof, promised)
-            golden: dict[str, Any] = {"status": "not run: no GPU here; whoever loads the engine runs it first"}
-            ledger: dict[str, Any] = {"note": "not run: no GPU here", "row": None}
+        promised = entry.conversion.share if isinstance(entry.conversion, HalfConversion) else None
+        if job.device is None:
+            compiled = compiled_precision(
+                layers_of_log(logger.layers), built.products, job.precision, "builder's log"
+            )  # fmt: skip
+            check_promise(job.precision, built.parsed, compiled, promised)
+            proof = Proof(compiled, untold(compiled, "builder's log"))
         else:
-            with closing(
-                EngineSession(trt, compiled.plan, host_code=options.version_compatible, dla=options.dla)
-            ) as session:
-                layers, source = layers_of_inspector(session.layer_information()), "inspector"
-                proof = precision_record(engine_precision(layers, compiled.products, precision), source)
-                check_promise(precision, compiled.graph, proof, promised)
-                golden = prove_golden(export, manifest, entry, session)
-                ledger = engine_ledger(export, manifest, entry, session)
-        return write_engine(
-            partial, folder, compiled, onnx={"file": entry["file"], "sha256": entry["sha256"]}, precision=precision,
-            trt=trt, device=device, options=options, seconds=seconds, proof=proof, golden=golden, ledger=ledger,
-        )  # fmt: skip
+            proof = prove(export, entry, job, built, promised)
+        return write_engine(partial, folder, job, built, proof, seconds)
 
 
-def prove_golden(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Session) -> dict[str, Any]:
-    """`golden` of the sidecar. Raises GateFailedError where the engine does not give the golden outputs."""
-    result = engines.run_golden(export, manifest, entry, session)
+def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: float | None) -> Proof:
+    """Precision, golden outputs and ledger of an engine that this machine can run. Raises GateFailedError."""
+    options = job.options
+    with closing(EngineSession(job.trt, built.plan, host_code=options.version_compatible, dla=options.dla)) as session:
+        layers = layers_of_inspector(session.layer_information())
+        compiled = compiled_precision(layers, built.products, job.precision, "inspector")
+        check_promise(job.precision, built.parsed, compiled, promised)
+        golden = prove_golden(export, entry, session)
+        row, note = engine_ledger(export, entry, session)
+    return Proof(compiled, untold(compiled, "inspector"), golden, None, row, note)
+
+
+def prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
+    """The golden check. Raises GateFailedError where the engine does not give the golden outputs."""
+    result = engines.run_golden(export, entry, session)
     if not result.passed:
         raise GateFailedError(
-            f"The {entry['precision']} engine does not give the golden outputs of the export ({asdict(result)}). "
-            "Nothing was kept.",
+            f"The {entry.precision} engine does not give the golden outputs of the export ({result}). Nothing was "
+            "kept.",
             "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
         )
-    return {"status": "passed", **asdict(result)}
+    return result
 
 
-def engine_ledger(export: Path, manifest: dict[str, Any], entry: dict[str, Any], session: Session) -> dict[str, Any]:
-    """`ledger` of the sidecar: the engine's row on the images of the export's ledger, or why there is none."""
-    ledger = read_json(check_file(export, "ledger.json", manifest["files"]["ledger.json"]), LEDGER_SCHEMA)
-    classes = [item["name"] for item in manifest["classes"]]
-    items, note = ledger_items(Path(manifest["data"]), classes, ledger)
+def engine_ledger(export: Export, entry: Artefact, session: Session) -> tuple[DeviceRow | None, str | None]:
+    """The engine's row on the images of the export's ledger, or the reason why there is none."""
+    ledger, manifest = export.ledger(), export.manifest
+    items, note = ledger_items(Path(manifest.data), manifest.names, ledger)
     if note is not None:
-        return {"note": note, "row": None}
-    tensors = Tensors(Preprocessing.from_json(manifest["preprocessing"]), entry["input"])
-    probs = predict(session, tensors, items, "Engine, ledger images")
-    return {"note": None, "row": device_row(probs, entry["precision"], ledger, len(classes))}
+        return None, note
+    probs = predict(session, export.tensors(entry), items, "Engine, ledger images")
+    return device_row(probs, entry.precision, ledger, len(manifest.classes)), None

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
+from dhox.artefacts.engine import CompiledPrecision, ParsedPrecision, Products
 from dhox.errors import GateFailedError
 
 PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")  # members of LayerType
@@ -57,17 +58,18 @@ def is_dequantised(layer: Any, producers: dict[str, Any]) -> bool:
     return layer is not None and layer.type.name == "DEQUANTIZE"
 
 
-def graph_precision(network: Any, precision: str) -> dict[str, Any]:
+def parsed_precision(network: Any, precision: str) -> ParsedPrecision:
     """How many layers give which type, and the share of a precision in the convolutions and matrix products."""
     types = Counter(network.get_layer(i).get_output(0).dtype.name for i in range(network.num_layers))
-    return {"layers_by_type": dict(sorted(types.items())), **share_of(network_products(network).values(), precision)}
+    products, share = share_of(network_products(network).values(), precision)
+    return ParsedPrecision(layers_by_type=dict(sorted(types.items())), products=products, share=share)
 
 
-def share_of(precisions: Iterable[str], precision: str) -> dict[str, Any]:
+def share_of(precisions: Iterable[str], precision: str) -> tuple[dict[str, int], float]:
     """Counts of precisions, and the share of one of them (0 where there is nothing to count)."""
     counts = Counter(precisions)
     total = sum(counts.values())
-    return {"products": dict(sorted(counts.items())), "share": counts[precision] / total if total else 0.0}
+    return dict(sorted(counts.items())), counts[precision] / total if total else 0.0
 
 
 def layers_of_log(text: str) -> list[dict[str, Any]]:
@@ -92,10 +94,13 @@ def layers_of_inspector(text: str) -> list[dict[str, Any]]:
     return [entry for entry in json.loads(text)["Layers"] if isinstance(entry, dict)]
 
 
-def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], precision: str) -> dict[str, Any] | None:
+def compiled_precision(
+    layers: list[dict[str, Any]], products: dict[str, str], precision: str, source: str
+) -> CompiledPrecision | None:
     """The share of a precision in the engine's convolutions and matrix products; None where it does not tell.
 
-    `layers`: of `layers_of_log` or `layers_of_inspector`. `products`: of `network_products`. Listed are the nodes that
+    `layers`: of `layers_of_log` or `layers_of_inspector`. `products`: of `network_products`.
+    `source`: who lists them. Listed are the nodes that
     the engine computes in another precision than the network states (`differs`: node -> [stated, computed]), and those
     that it does not account for (`hidden`: folded away, or of a type that it does not show); with more than half of
     them hidden, it tells nothing. Compilers do compute a convolution in half precision that is fp32 between two casts.
@@ -116,8 +121,9 @@ def engine_precision(layers: list[dict[str, Any]], products: dict[str, str], pre
             hidden.append(node)
     if 2 * len(hidden) > len(products):
         return None
-    differs = {node: [products[node], computed] for node, computed in found.items() if computed != products[node]}
-    return {**share_of(found.values(), precision), "differs": differs, "hidden": hidden}
+    differs = {node: (products[node], computed) for node, computed in found.items() if computed != products[node]}
+    counts, share = share_of(found.values(), precision)
+    return CompiledPrecision(products=counts, share=share, source=source, differs=differs, hidden=hidden)
 
 
 def onnx_nodes(entry: dict[str, Any]) -> set[str]:
@@ -152,37 +158,35 @@ def tensor_precision(operand: dict[str, Any]) -> str | None:
     return None
 
 
-def check_promise(
-    precision: str, graph: dict[str, Any], engine: dict[str, Any] | None, promised: float | None = None
-) -> None:
+def check_promise(precision: str, parsed: Products, compiled: Products | None, promised: float | None = None) -> None:
     """Raise GateFailedError where an engine does not compute in the precision that was asked for.
 
-    `engine`: the record of its precision; None, or a record without a share, where it could not be read. `promised`:
-    the share that the export recorded for its file, in [0, 1].
+    `compiled`: None where it does not tell its precision. `promised`: the share that the export recorded for its file,
+    in [0, 1].
 
     The graph has to be more than half of it (int8: have any, since accuracy may have returned layers to floats), the
     engine as much as the graph, less `SLACK`.
     """
-    if precision != "fp32" and (graph["share"] == 0 or (precision != "int8" and graph["share"] <= 0.5)):
+    if precision != "fp32" and (parsed.share == 0 or (precision != "int8" and parsed.share <= 0.5)):
         raise GateFailedError(
-            f"{precision} was asked for, but only {graph['share']:.0%} of the convolutions and matrix products in the "
-            f"parsed network are {precision} ({tally(graph)}). Nothing was kept.",
+            f"{precision} was asked for, but only {parsed.share:.0%} of the convolutions and matrix products in the "
+            f"parsed network are {precision} ({tally(parsed)}). Nothing was kept.",
             f"Export the {precision} model again.",
         )
-    if promised is not None and graph["share"] < promised - SLACK:
+    if promised is not None and parsed.share < promised - SLACK:
         raise GateFailedError(
             f"The export promised {promised:.0%} {precision} convolutions and matrix products, and the parsed network "
-            f"has {graph['share']:.0%} ({tally(graph)}). Nothing was kept.",
+            f"has {parsed.share:.0%} ({tally(parsed)}). Nothing was kept.",
             "Report it with the TensorRT version.",
         )
-    if engine is not None and "share" in engine and engine["share"] < graph["share"] - SLACK:
+    if compiled is not None and compiled.share < parsed.share - SLACK:
         raise GateFailedError(
-            f"{precision} was asked for and the network is typed so ({graph['share']:.0%} of its convolutions and "
-            f"matrix products), but in the engine only {engine['share']:.0%} are ({tally(engine)}). Nothing was kept.",
+            f"{precision} was asked for and the network is typed so ({parsed.share:.0%} of its convolutions and "
+            f"matrix products), but in the engine only {compiled.share:.0%} are ({tally(compiled)}). Nothing was kept.",
             "Build without --dla or compatibility options, or report it with the engine's log.",
         )
 
 
-def tally(record: dict[str, Any]) -> str:
+def tally(record: Products) -> str:
     """The counts of a record in words: 19 fp16, 2 fp32."""
-    return ", ".join(f"{count} {name}" for name, count in record["products"].items()) or "there are none"
+    return ", ".join(f"{count} {name}" for name, count in record.products.items()) or "there are none"

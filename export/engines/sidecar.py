@@ -1,16 +1,28 @@
-"""engine.json beside a plan: what was built from what, for which machine, and what proves it."""
+"""Writing an engine: the plan, and engine.json beside it."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from dhox.artefacts.files import write_bytes, write_json
-from dhox.export.engines.compile_engine import Compiled, Options
+from dhox.artefacts.engine import (
+    ENGINE_FILE,
+    PLAN_FILE,
+    Builder,
+    BuiltFor,
+    CompiledPrecision,
+    Engine,
+    EngineOptions,
+    EnginePrecision,
+    Plan,
+    SourceFile,
+)
+from dhox.artefacts.files import write_bytes
+from dhox.artefacts.golden import GoldenResult
+from dhox.artefacts.ledger import DeviceRow
+from dhox.artefacts.record import write_record
+from dhox.export.engines.compile_engine import Compiled
 from dhox.models import engines
 from dhox.runtimes.cuda import Gpu
 from dhox.runtimes.tensorrt_api import TensorRT
@@ -21,63 +33,57 @@ TRUST_NOTE = (
     "The hashes prove integrity, not trust: an engine can run any code when it is loaded. dhox loads it for the user "
     "who built it on this machine, for others only with --trust-engine."
 )
+NO_GPU = "not run: no GPU here"
 
 
-def write_engine(
-    partial: Path,
-    folder: Path,
-    compiled: Compiled,
-    *,
-    onnx: dict[str, str],
-    precision: str,
-    trt: TensorRT,
-    device: Gpu | None,
-    options: Options,
-    seconds: float,
-    proof: dict[str, Any],
-    golden: dict[str, Any],
-    ledger: dict[str, Any],
-) -> dict[str, Any]:
-    """Write a plan with its sidecar into `partial`, which becomes `folder`; answers with the sidecar.
+@dataclass(frozen=True)
+class Job:
+    """What is to be built: an ONNX file in its precision, by a TensorRT, for a GPU (None: for every one)."""
 
-    `onnx`: name and SHA-256 of the file it was built from. `seconds`: the build. `proof`, `golden`, `ledger`: what was
-    found, or why it was not looked for. This user trusts the plan from now on.
+    onnx: Path
+    sha256: str
+    precision: EnginePrecision
+    options: EngineOptions
+    trt: TensorRT
+    device: Gpu | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proven of a compiled engine; None with the reason in the note beside it."""
+
+    compiled: CompiledPrecision | None = None
+    compiled_note: str | None = None
+    golden: GoldenResult | None = None
+    golden_note: str | None = f"{NO_GPU}; whoever loads the engine runs it first"
+    ledger: DeviceRow | None = None
+    ledger_note: str | None = NO_GPU
+
+
+def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: Proof, seconds: float) -> Engine:
+    """Write a plan with its sidecar into `partial`, which becomes `folder`. `seconds`: the build.
+
+    This user trusts the plan from now on.
     """
-    digest = hashlib.sha256(compiled.plan).hexdigest()
-    sidecar = {
-        "schema": engines.ENGINE_SCHEMA,
-        "status": "complete",
-        "finished_at": now(),
-        "folder": folder.name,
-        "precision": precision,
-        "onnx": onnx,
-        "engine": {"file": engines.PLAN_FILE, "bytes": len(compiled.plan), "sha256": digest},
-        "tensorrt": {"flavour": trt.flavour, "version": trt.version},
-        "device": {
-            "gpu": device.name if device else None,
-            "compute_capability": device.compute_capability if device else None,
-            "platform": engines.platform_name(),
-            "jetson": msgspec.to_builtins(jetson_card()),
-        },
-        "options": asdict(options),
-        "dla_fallback": compiled.on_gpu,
-        "graph_precision": compiled.graph,
-        "engine_precision": proof,
-        "golden": golden,
-        "ledger": ledger,
-        "build_seconds": seconds,
-        "trust": TRUST_NOTE,
-    }
-    write_bytes(partial / engines.PLAN_FILE, compiled.plan)
+    digest = hashlib.sha256(built.plan).hexdigest()
+    board = jetson_card()
+    engine = Engine(
+        finished_at=now(), folder=folder.name, precision=job.precision, onnx=SourceFile(job.onnx.name, job.sha256),
+        engine=Plan(PLAN_FILE, len(built.plan), digest),  # type: ignore[arg-type]
+        tensorrt=Builder(job.trt.flavour, job.trt.version),  # type: ignore[arg-type]
+        device=BuiltFor(
+            job.device.name if job.device else None, job.device.compute_capability if job.device else None,
+            engines.platform_name(), board and board.model, board and board.jetpack,
+        ),
+        options=job.options, dla_fallback=built.on_gpu, parsed=built.parsed, build_seconds=seconds, trust=TRUST_NOTE,
+        **vars(proof),
+    )  # fmt: skip
+    write_bytes(partial / PLAN_FILE, built.plan)
     engines.record_trust(digest, folder)
-    write_json(partial / engines.ENGINE_FILE, sidecar)
-    return sidecar
+    write_record(partial / ENGINE_FILE, engine)
+    return engine
 
 
-def precision_record(found: dict[str, Any] | None, source: str) -> dict[str, Any]:
-    """`engine_precision` of the sidecar: the share and where it was read, or why there is none."""
-    if found is None:
-        return {"status": f"not run: the {source} does not tell the types of most layers"}
-    told = sum(found["products"].values())
-    every = told + len(found["hidden"])
-    return {"status": "proven" if told == every else f"proven for {told} of {every}", "source": source, **found}
+def untold(compiled: CompiledPrecision | None, source: str) -> str | None:
+    """Why there is no precision of a compiled engine."""
+    return None if compiled else f"not run: the {source} does not tell the types of most layers"

@@ -9,17 +9,17 @@ harmonic mean of |z|, in the place of |z| and is one C x d layer again: one more
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from math import inf, isinf
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from dhox.artefacts.logits import HeadLogits, Logits
+from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
 from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import (
-    accuracy_row,
     expected_calibration_error,
     negative_log_likelihood,
     paired_difference_lower_bound,
@@ -29,51 +29,6 @@ from dhox.evidence.statistics import (
 
 R_GRID = np.geomspace(0.0125, 200, 96)  # holds the inference weights of every alpha and beta of the search but 0 and 1
 TAU_RANGE = (1e-2, 1e3)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """What the exported head computes.
-
-    `rule`: single (one-head student), heads (unfolded), exact or linear. alpha and beta are those of DHO inference. The
-    linear fold alone has the rest: W = c_ce W_ce + c_kd W_kd; r = c_kd / c_ce (None: infinite) and the temperature tau;
-    `tuned_on`: what chose r, validation, unlabelled, inference-weights or given. `calibrated`: tau fits the labels.
-    `z_norm`: what stands for |z| in the plain fold of a cosine KD head, W = c_ce W_ce + (c_kd / z_norm) W_kd.
-    """
-
-    rule: str
-    alpha: float
-    beta: float
-    c_ce: float = 0.0
-    c_kd: float = 0.0
-    r: float | None = None
-    tau: float | None = None
-    tuned_on: str | None = None
-    calibrated: bool = False
-    z_norm: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Accuracy of the linear fold minus DHO inference on the same gate images, in points, with its lower bound.
-
-    `lower_bound`: one-sided 95 %. `images`: gate-half, cross-fitted, or validation where nothing was chosen on it.
-    """
-
-    images: str
-    n: int
-    difference: float
-    lower_bound: float
-    tolerance: float
-    passed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)
 
 
 def pool(ce_logits: np.ndarray, kd_logits: np.ndarray, r: float) -> np.ndarray:
@@ -145,32 +100,31 @@ def harmonic_mean(z_norms: np.ndarray) -> float:
     return float(1 / (1 / z_norms.astype(np.float64)).mean())
 
 
-def plain_kd_logits(val: dict[str, np.ndarray], z_norm: float, prefix: str = "") -> np.ndarray:
-    """KD logits [N, C] of a cosine head V z/|z| + c with |z| replaced by `z_norm`: V z/z_norm + c, up to an offset that
-    all classes share.
+def linear_kd_logits(logits: HeadLogits, z_norm: float | None) -> np.ndarray:
+    """The KD logits [N, C] that a linear fold pools.
 
-    `val`: <prefix>kd_logits [N, C], <prefix>z_norms [N] = |z|, kd_bias [C] = c.
+    With `z_norm` those of a cosine head V z/|z| + c where it stands for |z|: V z/z_norm + c, up to an offset that all
+    classes share. Without it they are as they are. Raises DhoxError where |z| or c is not known.
     """
-    factor = (val[f"{prefix}z_norms"].astype(np.float64) / z_norm)[:, None]
-    return factor * (val[f"{prefix}kd_logits"] - val["kd_bias"]) + val["kd_bias"]
+    if z_norm is None:
+        return logits.kd_logits
+    if logits.z_norms is None or logits.kd_bias is None:
+        raise DhoxError("The logits of this cosine KD head come without |z| or its bias.", "Train the run again.")
+    factor = (logits.z_norms.astype(np.float64) / z_norm)[:, None]
+    return factor * (logits.kd_logits - logits.kd_bias) + logits.kd_bias
 
 
-def linear_kd_logits(val: dict[str, np.ndarray], z_norm: float | None, prefix: str = "") -> np.ndarray:
-    """The KD logits that a linear fold pools: as they are, or those of `plain_kd_logits`."""
-    return val[f"{prefix}kd_logits"] if z_norm is None else plain_kd_logits(val, z_norm, prefix)
-
-
-def why_not_plain(val: dict[str, np.ndarray]) -> str | None:
+def why_not_plain(val: Logits) -> str | None:
     """Why a cosine KD head cannot be folded into a plain C x d layer, or None."""
-    if "z_norms" not in val:
-        return "val.npz holds no |z| (an earlier dhox trained this run): train again for a linear fold of C x d weights"
-    if not len(val["z_norms"]) + len(val.get("unlabelled_z_norms", ())):
+    if val.z_norms is None or val.kd_bias is None:
+        return "val.npz holds no |z|: train again for a linear fold of C x d weights"
+    if not len(val.z_norms) and (val.unlabelled is None or val.unlabelled.z_norms is None):
         return "no image says how long z is: export with validation or unlabelled images for a fold of C x d weights"
     return None
 
 
 def tuned_linear(
-    val: dict[str, np.ndarray],
+    val: Logits,
     alpha: float,
     beta: float,
     metric: str = "accuracy",
@@ -181,26 +135,27 @@ def tuned_linear(
 ) -> Fold:
     """The linear fold tuned on the selecting validation images, else on unlabelled ones, else by inference weights.
 
-    `val`: the arrays of val.npz. r maximises the metric, then tau the likelihood; without labels r matches the
+    r maximises the metric, then tau the likelihood; without labels r matches the
     mixture's argmax, tau its mean top probability. `plain`: the plain fold of a cosine KD head (see `why_not_plain`).
     `r` (may be infinite) and `tau`: taken instead of tuned. Raises DhoxError where one of them is given and no image is
     there to fit the other on.
     """
-    half = selecting_half(val["names"].tolist())
+    half = selecting_half(val.names.tolist())
     labelled = bool(half.sum() >= FEWEST_IMAGES)
-    prefix = "unlabelled_" if not labelled and "unlabelled_ce_logits" in val else ""
-    part = half if labelled else slice(None)
-    z_norm = harmonic_mean(val[f"{prefix}z_norms"][part]) if plain else None
-    if not labelled and not prefix and (r is None or tau is None):
+    part: HeadLogits = val.of(half) if labelled else val.unlabelled or val
+    z_norm = harmonic_mean(part.z_norms) if plain and part.z_norms is not None else None
+    if not labelled and part is val and (r is None or tau is None):
         if r is not None or tau is not None:
             raise DhoxError(
                 "No validation or unlabelled image is there to fit r or tau on.", "Give both, --r and --tau."
             )
         return inference_linear(alpha, beta, z_norm)
-    ce_logits, kd_logits = val[f"{prefix}ce_logits"][part], linear_kd_logits(val, z_norm, prefix)[part]
-    mixture = dho_probs(ce_logits, val[f"{prefix}kd_logits"][part], alpha, beta)
-    targets = val["labels"][part] if labelled else mixture.argmax(-1)
-    tuned_on = "given" if r is not None else "validation" if labelled else "unlabelled"
+    ce_logits, kd_logits = part.ce_logits, linear_kd_logits(part, z_norm)
+    mixture = dho_probs(ce_logits, part.kd_logits, alpha, beta)
+    targets = val.labels[half] if labelled else mixture.argmax(-1)
+    tuned_on: Literal["given", "validation", "unlabelled"] = "validation" if labelled else "unlabelled"
+    if r is not None:
+        tuned_on = "given"
     if r is None:
         r = choose_r(ce_logits, kd_logits, targets, metric if labelled else "accuracy")
     calibrated = labelled and tau is None
@@ -218,7 +173,7 @@ def inference_linear(alpha: float, beta: float, z_norm: float | None = None) -> 
 
 
 def gate_evidence(
-    val: dict[str, np.ndarray], linear: Fold, tolerance: float, metric: str = "accuracy", searched: bool = True
+    val: Logits, linear: Fold, tolerance: float, metric: str = "accuracy", searched: bool = True
 ) -> Evidence | None:
     """Whether a linear fold of `tuned_linear` is not worse than DHO inference by more than `tolerance` points.
 
@@ -226,40 +181,51 @@ def gate_evidence(
     if they were `searched`, alpha and beta are chosen on four folds and judged on the fifth. What was given is judged
     as it is. None where validation is too small to tune on.
     """
-    labels, names = val["labels"], val["names"].tolist()
-    half = selecting_half(names)
+    half = selecting_half(val.names.tolist())
     if half.sum() < FEWEST_IMAGES:
         return None
-    r_given = linear.tuned_on == "given"
+    images: Literal["gate-half", "cross-fitted", "validation"]
     if not half.all():
         splits, images = [(half, ~half)], "gate-half"
-    elif r_given and not searched and linear.z_norm is None:
+    elif linear.tuned_on == "given" and not searched and linear.z_norm is None:
         splits, images = [(half, half)], "validation"
     else:
-        folds, images = fold_of(names), "cross-fitted"
+        folds, images = fold_of(val.names.tolist()), "cross-fitted"
         splits = [(folds != k, folds == k) for k in range(FOLDS) if (folds == k).any() and (folds != k).any()]
-    linear_right, mixture_right = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    linear_right, mixture_right = np.zeros(len(val), bool), np.zeros(len(val), bool)
     for choose, judge in splits:
-        a, b = linear.alpha, linear.beta
-        ce_logits, kd_logits = val["ce_logits"], val["kd_logits"]
-        if images == "cross-fitted" and searched:
-            chosen = choose_alpha_beta(ce_logits[choose], kd_logits[choose], labels[choose], metric)
-            a, b = chosen.alpha, chosen.beta
-        mixture_right[judge] = dho_probs(ce_logits[judge], kd_logits[judge], a, b).argmax(-1) == labels[judge]
-        z_norm = None if linear.z_norm is None else harmonic_mean(val["z_norms"][choose])
-        kd_logits = linear_kd_logits(val, z_norm)
-        r = inf if linear.r is None else linear.r
-        if not r_given:
-            r = choose_r(ce_logits[choose], kd_logits[choose], labels[choose], metric)
-        linear_right[judge] = pool(ce_logits[judge], kd_logits[judge], r).argmax(-1) == labels[judge]
+        search = images == "cross-fitted" and searched
+        linear_right[judge], mixture_right[judge] = judged_right(
+            val.of(choose), val.of(judge), linear, metric, search=search
+        )
     judged = np.any([judge for _, judge in splits], axis=0)
     bound = 100 * paired_difference_lower_bound(linear_right[judged], mixture_right[judged])
     difference = 100 * float(linear_right[judged].mean() - mixture_right[judged].mean())
     return Evidence(images, int(judged.sum()), difference, bound, tolerance, bound >= -tolerance)
 
 
+def judged_right(
+    chosen: Logits, judged: Logits, linear: Fold, metric: str, *, search: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool [N] of the `judged` images: right by the linear fold, and by DHO inference.
+
+    z_norm and r, where they were not given, and alpha and beta (`search`) are chosen on the images `chosen`.
+    """
+    alpha, beta = linear.alpha, linear.beta
+    if search:
+        found = choose_alpha_beta(chosen.ce_logits, chosen.kd_logits, chosen.labels, metric)
+        alpha, beta = found.alpha, found.beta
+    mixture = dho_probs(judged.ce_logits, judged.kd_logits, alpha, beta)
+    z_norm = harmonic_mean(chosen.z_norms) if linear.z_norm is not None and chosen.z_norms is not None else None
+    r = inf if linear.r is None else linear.r
+    if linear.tuned_on != "given":
+        r = choose_r(chosen.ce_logits, linear_kd_logits(chosen, z_norm), chosen.labels, metric)
+    pooled = pool(judged.ce_logits, linear_kd_logits(judged, z_norm), r)
+    return pooled.argmax(-1) == judged.labels, mixture.argmax(-1) == judged.labels
+
+
 def choose_fold(
-    val: dict[str, np.ndarray],
+    val: Logits,
     linear: Fold,
     rule: str,
     tolerance: float,
@@ -284,13 +250,13 @@ def choose_fold(
     return Fold("exact", linear.alpha, linear.beta), evidence
 
 
-def fold_probs(val: dict[str, np.ndarray], fold: Fold) -> np.ndarray:
+def fold_probs(logits: HeadLogits, fold: Fold) -> np.ndarray:
     """What the folded head answers to stored logits, float64 [N, C]."""
     if fold.rule == "single":
-        return softmax(val["ce_logits"])
+        return softmax(logits.ce_logits)
     if fold.rule == "linear":
-        return linear_probs(val["ce_logits"], linear_kd_logits(val, fold.z_norm), fold.c_ce, fold.c_kd)
-    return dho_probs(val["ce_logits"], val["kd_logits"], fold.alpha, fold.beta)
+        return linear_probs(logits.ce_logits, linear_kd_logits(logits, fold.z_norm), fold.c_ce, fold.c_kd)
+    return dho_probs(logits.ce_logits, logits.kd_logits, fold.alpha, fold.beta)
 
 
 def gate_images(names: list[str]) -> np.ndarray:
@@ -299,32 +265,31 @@ def gate_images(names: list[str]) -> np.ndarray:
     return np.ones(len(names), bool) if half.all() else ~half
 
 
-def compare(val: dict[str, np.ndarray], tuned: Fold, plain: Fold | None = None) -> list[dict[str, Any]]:
+def compare(val: Logits, tuned: Fold, plain: Fold | None = None) -> list[ComparisonRow]:
     """One row per way to answer: accuracy with interval, top-1 agreement with DHO inference, calibration error.
 
     On the gate images; where there are no halves, the same images chose alpha, beta, r and tau.
     """
-    judge = gate_images(val["names"].tolist())
-    labels = val["labels"][judge]
-    if not len(labels):
+    judged = val.of(gate_images(val.names.tolist()))
+    if not len(judged):
         return []
-    mixture = fold_probs(val, Fold("exact", tuned.alpha, tuned.beta))
+    mixture = fold_probs(judged, Fold("exact", tuned.alpha, tuned.beta))
     answers = {
-        "ce_head": softmax(val["ce_logits"]),
-        "kd_head": softmax(val["kd_logits"]),
+        "ce_head": softmax(judged.ce_logits),
+        "kd_head": softmax(judged.kd_logits),
         "dho": mixture,
         "exact": mixture,
-        "linear_inference_weights": fold_probs(val, inference_linear(tuned.alpha, tuned.beta)),
-        "linear_tuned": fold_probs(val, tuned),
+        "linear_inference_weights": fold_probs(judged, inference_linear(tuned.alpha, tuned.beta)),
+        "linear_tuned": fold_probs(judged, tuned),
     }
     if plain is not None:
-        answers["linear_plain"] = fold_probs(val, plain)
+        answers["linear_plain"] = fold_probs(judged, plain)
     return [
-        {
-            "stage": stage,
-            **accuracy_row(probs[judge].argmax(-1) == labels),
-            "agreement_with_dho": float((probs.argmax(-1) == mixture.argmax(-1))[judge].mean()),
-            "calibration_error": expected_calibration_error(probs[judge], labels),
-        }
+        ComparisonRow.of(
+            probs.argmax(-1) == judged.labels,
+            stage=stage,
+            agreement_with_dho=float((probs.argmax(-1) == mixture.argmax(-1)).mean()),
+            calibration_error=expected_calibration_error(probs, judged.labels),
+        )
         for stage, probs in answers.items()
     ]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from dhox.export.folding.fold import Fold
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.manifest import Fold
 
 
-def is_cosine(heads: dict[str, np.ndarray]) -> bool:
-    """Whether the KD head of heads.npz works on z/|z|."""
-    return "kd_head" in heads and str(heads["kd_head"]) != "linear"
-
-
-def head_weights(heads: dict[str, np.ndarray], fold: Fold) -> dict[str, np.ndarray]:
+def head_weights(heads: Heads, fold: Fold) -> dict[str, np.ndarray]:
     """Parameters of the head that `fold` describes, float32, by their names below `head.` in the exported graph.
 
     `linear.weight` [rows, d] and `linear.bias` [rows]: rows are C, or 2C for `exact`, whose second half is divided by
@@ -20,13 +16,13 @@ def head_weights(heads: dict[str, np.ndarray], fold: Fold) -> dict[str, np.ndarr
     of `linear.bias`. `heads` has two layers, `ce_head` and `kd_head`, in place of `linear`. A linear fold of a cosine
     KD head works on [z, z/|z|] (weight [C, 2d]), or on z alone where `fold.z_norm` stands for |z|. Computed in float64.
     """
-    ce_weight, ce_bias = (heads[name].astype(np.float64) for name in ("ce_weight", "ce_bias"))
+    ce_weight, ce_bias = (heads.ce_weight.astype(np.float64), heads.ce_bias.astype(np.float64))
     if fold.rule == "single":
         return as_float32({"linear.weight": ce_weight, "linear.bias": ce_bias})
-    kd_weight, kd_bias = (heads[name].astype(np.float64) for name in ("kd_weight", "kd_bias"))
+    kd_weight, kd_bias = (array.astype(np.float64) for array in heads.kd)
     if fold.rule == "linear":
         bias = fold.c_ce * ce_bias + fold.c_kd * kd_bias
-        if is_cosine(heads) and fold.z_norm is None:
+        if heads.cosine and fold.z_norm is None:
             weight = np.concatenate([fold.c_ce * ce_weight, fold.c_kd * kd_weight], axis=1)
         else:
             weight = fold.c_ce * ce_weight + fold.c_kd / (fold.z_norm or 1.0) * kd_weight
@@ -39,7 +35,7 @@ def head_weights(heads: dict[str, np.ndarray], fold: Fold) -> dict[str, np.ndarr
         }  # fmt: skip
         return as_float32(layers | weights)
     stacked = {"linear.weight": np.concatenate([ce_weight, kd_weight])}
-    if is_cosine(heads):
+    if heads.cosine:
         stacked["bias"] = np.stack([ce_bias, kd_bias])[None]
     else:
         stacked["linear.bias"] = np.concatenate([ce_bias, kd_bias])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.errors import DhoxError, require
+from dhox.errors import DhoxError, first_line, require
 
 LINEAR_OPS = ("Gemm", "MatMul")
 INT8_MAX = 127
@@ -21,16 +21,30 @@ def refold(content: bytes, old: dict[str, np.ndarray], new: dict[str, np.ndarray
     the file does not hold the old head, or its types cannot hold the new one.
     """
     onnx = require("onnx", "export")
-    model = onnx.load_from_string(content)
+    model = parsed(content)
     for name, before in old.items():
         if not np.array_equal(before, new[name]):
             replace_parameter(model.graph, f"head.{name}", before, new[name])
     for entry in model.metadata_props:
         if entry.key == "dhox.fold":
             entry.value = json.dumps(fold, ensure_ascii=False)
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as err:
+        raise DhoxError(f"The rewritten graph is no valid ONNX ({first_line(err)}).", "Export the run again.") from err
     result: bytes = model.SerializeToString(deterministic=True)
     return result
+
+
+def parsed(content: bytes) -> Any:
+    """A ModelProto. Raises DhoxError for bytes that are none."""
+    onnx = require("onnx", "export")
+    try:
+        return onnx.load_from_string(content)
+    except Exception as err:  # protobuf's own exceptions depend on its build
+        raise DhoxError(
+            f"An ONNX file of this export is damaged ({first_line(err)}).", "Export the run again."
+        ) from err
 
 
 def replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarray) -> None:
@@ -116,8 +130,10 @@ def put(tensor: Any, values: np.ndarray) -> None:
 
 def with_features(content: bytes, name: str) -> tuple[bytes, str]:
     """The same graph with one more output, the input of the linear layer that holds the parameter `name`; its name."""
-    onnx = require("onnx", "export")
-    model = onnx.load_from_string(content)
-    layer = next(node for node in model.graph.node if node.op_type in LINEAR_OPS and f"head.{name}" in node.input)
+    model = parsed(content)
+    linear = [node for node in model.graph.node if node.op_type in LINEAR_OPS]
+    layer = next((node for node in linear if f"head.{name}" in node.input), None)
+    if layer is None:
+        raise DhoxError(f"The graph has no linear layer with {name}.", "Export the run again in place of retuning.")
     model.graph.output.add(name=layer.input[0])
     return model.SerializeToString(deterministic=True), layer.input[0]

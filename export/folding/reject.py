@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from math import floor
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from dhox.artefacts.common import Accuracy
+from dhox.artefacts.logits import Logits
+from dhox.artefacts.manifest import Fold, Reject
 from dhox.distill.results.selection import FOLDS, fold_of, selecting_half
 from dhox.errors import DhoxError, UsageError
-from dhox.evidence.statistics import accuracy_row, wilson_interval
-from dhox.export.folding.fold import Fold, fold_probs
+from dhox.evidence.statistics import wilson_interval
+from dhox.export.folding.fold import fold_probs
 
 FEWEST_IMAGES = 20  # with fewer, a share of 95 % cannot be told from all
 
 
-def reject_threshold(val: dict[str, np.ndarray], fold: Fold, asked: float) -> dict[str, Any]:
-    """The top probability from which on the folded model answers, and what that costs, as plain values for a manifest.
+def reject_threshold(val: Logits, fold: Fold, asked: float) -> Reject:
+    """The top probability from which on the folded model answers, and what that costs.
 
-    `val`: the arrays of val.npz. `asked`: the share of the selecting validation images to be answered, in (0, 1].
+    `asked`: the share of the selecting validation images to be answered, in (0, 1].
     `threshold`: the largest with at least that share at or above it. `coverage` (with its 95 % interval), `answered`
     and `all` (rows of accuracy) are measured on images that did not choose the threshold: `images` is gate-half, or
     cross-fitted where there are no halves (five thresholds, each from four fifths; alpha, beta, r and tau saw all).
@@ -26,7 +29,8 @@ def reject_threshold(val: dict[str, np.ndarray], fold: Fold, asked: float) -> di
     """
     if not 0 < asked <= 1:
         raise UsageError(f"--reject-coverage {asked:g} is not a share of the images.", "Give one above 0, at most 1.")
-    labels, names = val["labels"], val["names"].tolist()
+    labels, names = val.labels, val.names.tolist()
+    images: Literal["gate-half", "cross-fitted"]
     if len(labels) < FEWEST_IMAGES:
         raise DhoxError(
             f"--reject-coverage needs at least {FEWEST_IMAGES} validation images, and there are {len(labels)}.",
@@ -45,16 +49,16 @@ def reject_threshold(val: dict[str, np.ndarray], fold: Fold, asked: float) -> di
         answered[judge] = confidence[judge] >= quantile_from_above(confidence[choose], asked)
         judged |= judge
     n, kept = int(judged.sum()), int(answered.sum())
-    return {
-        "asked": asked,
-        "threshold": quantile_from_above(confidence[half], asked),
-        "coverage": kept / n,
-        "coverage_interval": list(wilson_interval(kept, n)),
-        "answered": accuracy_row(right[answered]),
-        "all": accuracy_row(right[judged]),
-        "n": n,
-        "images": images,
-    }
+    return Reject(
+        asked=asked,
+        threshold=min(quantile_from_above(confidence[half], asked), 1.0),
+        coverage=kept / n,
+        coverage_interval=wilson_interval(kept, n),
+        answered=Accuracy.of(right[answered]),
+        all=Accuracy.of(right[judged]),
+        n=n,
+        images=images,
+    )
 
 
 def quantile_from_above(confidence: np.ndarray, share: float) -> float:

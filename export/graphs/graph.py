@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.manifest import Fold
 from dhox.distill.students.kd_head import norm, plain_parameters, unit
 from dhox.distill.students.student import Student
-from dhox.export.folding.fold import Fold
-from dhox.export.folding.head_weights import head_weights, is_cosine
+from dhox.export.folding.head_weights import head_weights
 from dhox.export.graphs.torch_session import TorchSession
 from dhox.runtimes.predict import predict
 from dhox.runtimes.tensors import Tensors
@@ -74,12 +75,12 @@ class CosineStackedHead(nn.Module):
 class TwoHeads(nn.Module):
     """The unfolded heads: two linear layers, DHO inference."""
 
-    def __init__(self, heads: dict[str, np.ndarray], alpha: float, beta: float) -> None:
+    def __init__(self, heads: Heads, alpha: float, beta: float) -> None:
         super().__init__()
         weights = head_weights(heads, Fold("heads", alpha, beta))
         self.ce_head = linear_layer(weights["ce_head.weight"], weights["ce_head.bias"])
         self.kd_head = linear_layer(weights["kd_head.weight"], weights["kd_head.bias"])
-        self.cosine = is_cosine(heads)
+        self.cosine = heads.cosine
         self.weights: torch.Tensor
         self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
@@ -98,28 +99,23 @@ def linear_layer(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
     return layer
 
 
-def head_arrays(student: Student) -> dict[str, np.ndarray]:
-    """The heads as heads.npz holds them, float32: `ce_weight` [C, d] and `ce_bias` [C], h_ce = ce_weight z + ce_bias.
-
-    Two-headed students also have `kd_weight`, `kd_bias` and the text `kd_head`, one of KD_HEADS. There h_kd =
-    kd_weight u + kd_bias, up to an offset that all classes share, with u = z for `linear` and u = z/|z| for the cosine
-    kinds, whose scale s and normalisation of W are already inside.
-    """
-    parts = {"ce_weight": student.ce_head.weight, "ce_bias": student.ce_head.bias}
+def head_arrays(student: Student) -> Heads:
+    """The heads as heads.npz holds them."""
+    parts = [student.ce_head.weight, student.ce_head.bias]
     if student.kd_head is not None:
-        parts["kd_weight"], parts["kd_bias"] = plain_parameters(student.kd_kind, student.kd_head)
-    arrays = {name: part.detach().float().cpu().numpy().copy() for name, part in parts.items()}
-    return arrays if student.kd_head is None else arrays | {"kd_head": np.array(student.kd_kind)}
+        parts += plain_parameters(student.kd_kind, student.kd_head)
+    arrays = [part.detach().float().cpu().numpy().copy() for part in parts]
+    return Heads(*arrays) if student.kd_head is None else Heads(*arrays, np.array(student.kd_kind))
 
 
-def folded_head(heads: dict[str, np.ndarray], fold: Fold) -> nn.Module:
+def folded_head(heads: Heads, fold: Fold) -> nn.Module:
     """The head module that `fold` describes, from the arrays of heads.npz."""
     if fold.rule == "heads":
         return TwoHeads(heads, fold.alpha, fold.beta)
     weights = head_weights(heads, fold)
     if fold.rule == "exact":
-        return CosineStackedHead(weights) if is_cosine(heads) else StackedHead(weights)
-    return LinearHead(weights, append_unit=fold.rule == "linear" and is_cosine(heads) and fold.z_norm is None)
+        return CosineStackedHead(weights) if heads.cosine else StackedHead(weights)
+    return LinearHead(weights, append_unit=fold.rule == "linear" and heads.cosine and fold.z_norm is None)
 
 
 class Deployable(nn.Module):
@@ -148,6 +144,6 @@ class Deployable(nn.Module):
         return self.head(self.backbone(image))
 
 
-def torch_probs(module: nn.Module, pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
+def torch_probs(module: nn.Module, pixels: np.ndarray, tensors: Tensors) -> np.ndarray:
     """Probs of the torch module, float32 [N, C]."""
-    return predict(TorchSession(module), Tensors(preprocessing, kind), pixels)
+    return predict(TorchSession(module), tensors, pixels)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -22,11 +21,11 @@ SIZE_OPS = {"Shape", "Size"}
 FILLED = {"ConstantOfShape", "Expand", "Tile"}  # they end in data again
 
 
-def check_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[str, Any]:
+def check_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[str, int] | str:
     """Both gates on the bytes of a graph; `batch`: what its input takes, with at least one image.
 
-    Plain values for the manifest: `shape_arithmetic`, [] for every graph that passes, and `placement`, the number of
-    nodes by provider, or "not run: REASON" where ONNX Runtime has no CUDA. Raises GateFailedError naming the nodes.
+    The number of nodes by provider, or "not run: REASON" where ONNX Runtime has no CUDA. Raises GateFailedError naming
+    the nodes.
     """
     nodes = shape_arithmetic(content)
     if nodes:
@@ -35,7 +34,7 @@ def check_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[s
             f"{shorten(nodes, 5)}.",
             "Choose another student, and please report this one.",
         )
-    return {"shape_arithmetic": nodes, "placement": cuda_placement(precision, content, batch)}
+    return cuda_placement(precision, content, batch)
 
 
 def shape_arithmetic(content: bytes) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.manifest import HalfConversion, Kept
 from dhox.errors import DhoxError
 from dhox.export.half_precision.convert import (
     LARGEST,
@@ -46,29 +46,16 @@ PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 @dataclass(frozen=True)
 class Half:
-    """A converted file with its account.
-
-    `kept`: {node, op, why, always, largest} for each fp32 node, in the order of the graph; `always`: not because of
-    these images; `largest`: max |x| of its outputs (None where it has no float output). `share`: of convolutions and
-    matrix products that are in half precision.
-    `difference`: largest difference of a probability to fp32 on the `n` calibration images, emulated.
-    """
+    """An fp16 file and how it came about; its `difference` is that of the emulated graph."""
 
     content: bytes
-    kept: list[dict[str, Any]]
-    share: float
-    difference: float
-    n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The account, without the file."""
-        return {"kept": self.kept, "share": self.share, "difference": self.difference, "n": self.n}
+    account: HalfConversion
 
 
-def calibration_inputs(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> list[np.ndarray]:
+def calibration_inputs(pixels: np.ndarray, tensors: Tensors) -> list[np.ndarray]:
     """CALIBRATION_IMAGES spread evenly over `pixels` (uint8 [N, H, W, 3]) as batches of a graph's input."""
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), CALIBRATION_IMAGES)).astype(int)]
-    return list(Tensors(preprocessing, kind).batches(chosen, BATCH))
+    return list(tensors.batches(chosen, BATCH))
 
 
 def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Half:
@@ -89,6 +76,13 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
         kept = mended(fp32, metadata, kept, inputs, reference, worst)
         content, differences = attempt(fp32, metadata, kept, inputs, reference)
 
+    return Half(content, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
+
+
+def account(
+    graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int
+) -> HalfConversion:  # fmt: skip
+    """Every fp32 node in the order of the graph, and the share of products that are half. Raises DhoxError for none."""
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     why = kept | fp32_nodes(graph)
     products = [node.name for node in graph.node if node.op_type in PRODUCT_OPS]
@@ -101,14 +95,17 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
         )
     floats = float_tensors(graph)
     listed = [
-        {
-            "node": node.name, "op": node.op_type, "why": why.get(node.name, "it converts by itself"),
-            "always": node.name not in kept,
-            "largest": max((ranges.largest[name] for name in node.output if name in ranges.largest), default=None),
-        }
-        for node in graph.node if node.name in full and floats & {*node.input, *node.output}
-    ]  # fmt: skip
-    return Half(content, listed, share, max(differences), sum(map(len, inputs)))
+        Kept(
+            node.name,
+            node.op_type,
+            why.get(node.name, "it converts by itself"),
+            node.name not in kept,
+            max((ranges.largest[name] for name in node.output if name in ranges.largest), default=None),
+        )
+        for node in graph.node
+        if node.name in full and floats & {*node.input, *node.output}
+    ]
+    return HalfConversion(listed, share, difference, n)
 
 
 def attempt(

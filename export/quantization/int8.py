@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 
+from dhox.artefacts.manifest import Int8Conversion, Returned
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.half_precision.convert import convert
 from dhox.export.quantization.qdq import WEIGHTED, calibrate, layers, quantise
@@ -23,38 +24,11 @@ MANY_PRODUCTS = 0.5  # share of a transformer's matrix products above which the 
 
 
 @dataclass(frozen=True)
-class Returned:
-    """A layer that went back to half precision. `damage`: mean KL in nats of the answers when it alone is int8."""
-
-    node: str
-    op: str
-    damage: float
-
-
-@dataclass(frozen=True)
 class Int8:
-    """A written int8 file and how it came about.
-
-    `quantised`: nodes with int8 inputs and weights. `share`: their part of the graph's multiply-adds, in [0, 1].
-    `drop`: points of top-1 lost against fp32 on `n_judge` images (negative: gained), or where these have no labels,
-    the percentage of answers that differ. `advice`: a sentence where int8 is not expected to pay.
-    """
+    """An int8 file and how it came about."""
 
     content: bytes
-    quantised: list[str]
-    returned: list[Returned]
-    share: float
-    method: str
-    n_calibration: int
-    n_judge: int
-    labelled: bool
-    max_drop: float
-    drop: float
-    advice: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the file's bytes."""
-        return {key: value for key, value in asdict(self).items() if key != "content"}
+    account: Int8Conversion
 
 
 def to_int8(
@@ -68,7 +42,7 @@ def to_int8(
     max_drop: float = 1.0,
     quantize_head: bool = False,
     kept: Mapping[str, str] | None = None,
-    method: str = "minmax",
+    method: Literal["minmax", "percentile"] = "minmax",
 ) -> Int8:
     """Quantise a file of `export_onnx` after training, and return the worst layers to fp16 until the gate holds.
 
@@ -114,11 +88,12 @@ def to_int8(
             quantised = [name for name in ops if name not in returned]
             costs = multiply_adds(model)
             share = sum(costs[name] for name in quantised) / max(sum(costs.values()), 1)
-            return Int8(
-                content, quantised, [Returned(name, ops[name], damage[name]) for name in returned], share, method,
-                len(calibration), len(expected), labels is not None, max_drop, drop,
+            back = [Returned(name, ops[name], damage[name]) for name in returned]
+            account = Int8Conversion(
+                quantised, back, share, method, len(calibration), len(expected), labels is not None, max_drop, drop,
                 advice(model, share, costs),
             )  # fmt: skip
+            return Int8(content, account)
         damage = damage or damages(model, ranges, list(ops), tensors, judge, expected)
         count, step = count + step, 2 * step
     what = "points of top-1" if labels is not None else "% of the answers"

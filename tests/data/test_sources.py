@@ -324,8 +324,8 @@ def test_wrong_group_patterns_are_named(tmp_path: Path, pattern: str, message: s
 def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path: Path) -> None:
     from conftest import TEACHER
 
+    from dhox import export
     from dhox.bench.run import bench
-    from dhox.export.run import export
 
     classes = sorted(path.name for path in (line / "data/train").iterdir())
     splits: dict[str, datasets.Dataset] = {}

@@ -16,6 +16,7 @@ import torchvision
 from conftest import CLASSES
 from torch import nn
 
+from dhox import export
 from dhox.artefacts.files import read_json, read_npz
 from dhox.artefacts.run import read_run
 from dhox.distill.results.retune import retune
@@ -24,7 +25,6 @@ from dhox.distill.students.import_dho import import_dho, known_classes
 from dhox.distill.students.student import load_student
 from dhox.distill.students.synthetic import COUNT
 from dhox.errors import DhoxError
-from dhox.export.run import export
 from dhox.models.classifier import load
 
 TINY = {

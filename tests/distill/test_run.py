@@ -196,7 +196,7 @@ def test_weights_that_diverge_in_the_last_step_are_never_a_finished_run(line: Pa
 
 
 def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:
-    from dhox.export.run import export
+    from dhox import export
 
     data = without(line / "data", "val")
     (data / "train/bag/00000.png").write_bytes(b"bad")

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.ledger import Ledger, Loss, StageRow
 from dhox.errors import GateFailedError
-from dhox.evidence.ledger import accuracy_drops, ledger_content, losses, stage_row, top_k_accuracy
+from dhox.evidence.ledger import accuracy_drops, losses, make_ledger, stage_row, top_k_accuracy
 from dhox.evidence.statistics import mcnemar_p
 from dhox.export.parity import check_accuracy_drop
 
@@ -19,39 +20,37 @@ def answering(wrong: int, classes: int = 4) -> np.ndarray:
     return np.eye(classes)[answer] * 0.8 + 0.2 / classes
 
 
-def content(*stages: tuple[str, np.ndarray]) -> dict:
-    return ledger_content(dict(stages), [f"{i}.png" for i in range(40)], LABELS, "real images")
+def content(*stages: tuple[str, np.ndarray]) -> Ledger:
+    return make_ledger(dict(stages), [f"{i}.png" for i in range(40)], LABELS, "real images")
 
 
 def test_rows_compare_each_stage_with_the_one_before() -> None:
     found = content(("torch", answering(4)), ("onnx_fp32", answering(4)), ("onnx_int8", answering(14)))
-    first, second, third = found["rows"]
-    assert first["agreement"] is None
-    assert (second["agreement"], second["gained"], second["lost"], second["mcnemar_p"]) == (1, 0, 0, 1)
-    assert (third["agreement"], third["gained"], third["lost"]) == (0.75, 0, 10)
-    assert third["mcnemar_p"] == pytest.approx(2 / 2**10)
-    assert third["largest_difference"] == pytest.approx(0.8)
-    assert found["losses"] == [
-        {"stage": "onnx_int8", "points": -25, "mcnemar_p": third["mcnemar_p"], "beyond_chance": True}
-    ]
-    assert found["predictions"]["onnx_int8"] == answering(14).argmax(-1).tolist()
-    assert accuracy_drops(found["rows"], "torch") == {"onnx_fp32": 0, "onnx_int8": 25}
+    first, second, third = found.rows
+    assert first.agreement is None
+    assert (second.agreement, second.gained, second.lost, second.mcnemar_p) == (1, 0, 0, 1)
+    assert (third.agreement, third.gained, third.lost) == (0.75, 0, 10)
+    assert third.mcnemar_p == pytest.approx(2 / 2**10)
+    assert third.largest_difference == pytest.approx(0.8)
+    assert found.losses == [Loss("onnx_int8", -25, third.mcnemar_p, True)]
+    assert found.predictions["onnx_int8"] == answering(14).argmax(-1).tolist()
+    assert accuracy_drops(found.rows, "torch") == {"onnx_fp32": 0, "onnx_int8": 25}
 
 
 def test_a_loss_beyond_chance_is_named_before_an_earlier_one_within_chance() -> None:
     found = content(("torch", answering(4)), ("onnx_fp16", answering(5)), ("onnx_int8", answering(20)))
-    assert [loss["stage"] for loss in found["losses"]] == ["onnx_int8"]
+    assert [loss.stage for loss in found.losses] == ["onnx_int8"]
     found = content(("torch", answering(4)), ("onnx_fp16", answering(5)), ("onnx_int8", answering(6)))
-    assert [(loss["stage"], loss["beyond_chance"]) for loss in found["losses"]] == [("onnx_fp16", False)]
+    assert [(loss.stage, loss.beyond_chance) for loss in found.losses] == [("onnx_fp16", False)]
     found = content(("teacher", answering(0)), ("torch", answering(10)), ("onnx_int8", answering(20)))
-    assert [loss["stage"] for loss in found["losses"]] == ["torch", "onnx_int8"]
-    assert content(("torch", answering(4)), ("onnx_fp16", answering(3)))["losses"] == []
+    assert [loss.stage for loss in found.losses] == ["torch", "onnx_int8"]
+    assert content(("torch", answering(4)), ("onnx_fp16", answering(3))).losses == []
     assert losses([]) == []
 
 
 def test_without_labels_there_are_no_rows() -> None:
-    found = ledger_content({"torch": answering(0)}, ["a"], None, "images")
-    assert found["rows"] == []
+    found = make_ledger({"torch": answering(0)}, ["a"], None, "images")
+    assert found.rows == []
     check_accuracy_drop(found, "torch", 1.0)
 
 
@@ -63,8 +62,8 @@ def test_the_drop_gate_has_two_sides() -> None:
 
 
 def test_answers_that_are_not_finite_have_no_calibration() -> None:
-    row = stage_row(answering(4) * np.nan, LABELS, answering(4))
-    assert (row["calibration_error"], row["largest_difference"], row["correct"]) == (None, None, 10)
+    row = stage_row(StageRow, answering(4) * np.nan, LABELS, answering(4), stage="torch")
+    assert (row.calibration_error, row.largest_difference, row.correct) == (None, None, 10)
 
 
 def test_top_five() -> None:

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dhox import export
 from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, class_numbers
 from dhox.distill.students.student import with_heads
 from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.run import export
 
 
 class Newer(nn.Module):

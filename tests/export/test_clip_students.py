@@ -13,12 +13,12 @@ from onnx import numpy_helper
 from tensorrt_rtx_build import build
 
 import dhox
+from dhox import export
 from dhox.artefacts.files import read_json, read_npz
 from dhox.bench.run import bench
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
-from dhox.export.run import export
 from dhox.models.classifier import load
 from dhox.reports.run.page import write_report
 

@@ -113,11 +113,10 @@ def test_a_graph_that_fits_is_half_throughout(fp32: bytes) -> None:
     half = to_half(fp32, {"a": 1}, [pixels(SIZE, 5), pixels(SIZE, 3)])
     assert half.content == to_half(fp32, {"a": 1}, [pixels(SIZE, 5), pixels(SIZE, 3)]).content
     assert half.content == convert(fp32, {"a": 1}, {})
-    assert (half.share, half.n) == (1.0, 8)
-    assert 0 < half.difference < 1e-3
-    assert {row["why"] for row in half.kept} == {"normalisation of pixels", "the head's tail"}
-    assert half.kept[0]["largest"] == 255
-    assert half.to_json().keys() == {"kept", "share", "difference", "n"}
+    assert (half.account.share, half.account.n) == (1.0, 8)
+    assert 0 < half.account.difference < 1e-3
+    assert {row.why for row in half.account.kept} == {"normalisation of pixels", "the head's tail"}
+    assert half.account.kept[0].largest == 255
 
 
 def test_what_overflows_on_the_images_stays_fp32(fp32: bytes, large: bytes) -> None:
@@ -125,10 +124,10 @@ def test_what_overflows_on_the_images_stays_fp32(fp32: bytes, large: bytes) -> N
     blind = probs(emulated(convert(large, {}, {})))
     assert not abs(blind - probs(large)).max() < 2e-2  # not a number, or wrong
     half = to_half(large, {}, [pixels(SIZE)])
-    values = [row for row in half.kept if row["why"].startswith("values up to")]
-    assert {row["op"] for row in values} >= {"Conv", "Relu"}
-    assert max(row["largest"] for row in values) > 65504
-    assert 0.5 < half.share < 1
+    values = [row for row in half.account.kept if row.why.startswith("values up to")]
+    assert {row.op for row in values} >= {"Conv", "Relu"}
+    assert max(row.largest for row in values) > 65504
+    assert 0.5 < half.account.share < 1
     assert_casts_are_needed(half.content)
     for answer in (probs(half.content), probs(emulated(half.content))):
         assert abs(answer - probs(large)).max() < 2e-3
@@ -213,7 +212,7 @@ def test_squares_and_small_divisors_stay_fp32() -> None:
         (small, dict.fromkeys(("mean", "divide"), "a divisor or root of")),
     ):
         half = to_half(content, {}, [pixels(4)])
-        why = {row["node"]: row["why"] for row in half.kept}
+        why = {row.node: row.why for row in half.account.kept}
         for name, words in expected.items():
             assert words in why[name]
         assert abs(probs(half.content, pixels(4)) - probs(content, pixels(4))).max() < 1e-2
@@ -224,7 +223,7 @@ def test_where_nothing_could_be_half_it_says_so(linear: bytes) -> None:
     large = scaled(linear, {"head.linear.weight": 1e7}, slice(0, 1))
     with pytest.raises(DhoxError, match=r"weights up to \S+e\+06, beyond fp16.*Export without --fp16"):
         to_half(large, {}, [pixels(4)])
-    assert to_half(linear, {}, [pixels(4)]).share == 1
+    assert to_half(linear, {}, [pixels(4)]).account.share == 1
 
 
 def test_what_lies_between_fp32_nodes_joins_them(linear: bytes) -> None:

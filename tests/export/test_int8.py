@@ -6,6 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -105,7 +106,7 @@ def test_int8_answers_as_fp32_and_tensorrt_builds_it(student: str, agreement: fl
     fp32, quantised = answers(trained(student), judge), answers(result.content, judge)
     assert (fp32.argmax(-1) == labels).mean() > 0.5  # a classifier worth quantising
     assert (fp32.argmax(-1) == quantised.argmax(-1)).mean() >= agreement
-    assert result.drop == lost_points(quantised, fp32, labels)
+    assert result.account.drop == lost_points(quantised, fp32, labels)
     model = onnx.load_from_string(result.content)
     assert (model.ir_version, model.opset_import[0].version) == (10, 19)
     assert {entry.key: entry.value for entry in model.metadata_props} == {"dhox.classes": '["a"]'}
@@ -113,9 +114,9 @@ def test_int8_answers_as_fp32_and_tensorrt_builds_it(student: str, agreement: fl
     maker = {name: node for node in model.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     all_layers = [node.name for node in layers(onnx.load_from_string(trained(student)).graph, False)]
-    assert sorted([*result.quantised, *(layer.node for layer in result.returned)]) == sorted(all_layers)
+    assert sorted([*result.account.quantised, *(layer.node for layer in result.account.returned)]) == sorted(all_layers)
     for node in model.graph.node:
-        if node.name in result.quantised:
+        if node.name in result.account.quantised:
             data, weight = maker[node.input[0]], maker[node.input[1]]
             assert (data.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
             assert constants[weight.input[0]].data_type == onnx.TensorProto.INT8
@@ -125,15 +126,15 @@ def test_int8_answers_as_fp32_and_tensorrt_builds_it(student: str, agreement: fl
         if node.op_type in {"Relu", "Clip", "Sub", "Softmax", "LayerNormalization", "Gelu", "Erf"}:
             assert all(maker[name].op_type != "DequantizeLinear" for name in node.input if name in maker)
     types = build(result.content)
-    assert types["INT8"] >= len(result.quantised)
+    assert types["INT8"] >= len(result.account.quantised)
     assert types["HALF"] > 0
 
 
 def test_equal_input_gives_equal_bytes_and_json_of_plain_values() -> None:
     first, second = int8("test_resnet"), int8("test_resnet")
     assert first.content == second.content
-    told = json.loads(json.dumps(first.to_json()))
-    assert told == second.to_json()
+    told = json.loads(json.dumps(msgspec.to_builtins(first.account)))
+    assert told == msgspec.to_builtins(second.account)
     assert "content" not in told
     assert (told["n_calibration"], told["n_judge"], told["labelled"], told["returned"]) == (64, 120, True, [])
     assert 0.98 < told["share"] < 1  # all but the head
@@ -143,8 +144,8 @@ def test_the_head_is_quantised_only_on_demand() -> None:
     heads = [int8("test_resnet", quantize_head=wanted) for wanted in (False, True)]
     fp32 = onnx.load_from_string(trained("test_resnet")).graph
     gemm = next(node.name for node in fp32.node if node.op_type == "Gemm")
-    assert [gemm in result.quantised for result in heads] == [False, True]
-    assert heads[1].share == 1
+    assert [gemm in result.account.quantised for result in heads] == [False, True]
+    assert heads[1].account.share == 1
     assert build(heads[1].content)["INT8"] > build(heads[0].content)["INT8"]
 
 
@@ -195,25 +196,25 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     before, after = answers(trained("test_resnet"), judge), answers(content, judge)
     assert abs(before - after).max() < 1e-3  # the same function in fp32
     result = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3)
-    assert [layer.node for layer in result.returned] == [name]
-    assert result.returned[0].op == "Conv"
-    assert result.returned[0].damage > 0.01
-    assert result.drop <= 3
-    assert name not in result.quantised
-    assert build(result.content)["INT8"] >= len(result.quantised)
+    assert [layer.node for layer in result.account.returned] == [name]
+    assert result.account.returned[0].op == "Conv"
+    assert result.account.returned[0].damage > 0.01
+    assert result.account.drop <= 3
+    assert name not in result.account.quantised
+    assert build(result.content)["INT8"] >= len(result.account.quantised)
     alone = {node.name: "" for node in onnx.load_from_string(content).graph.node if node.name != name}
     with pytest.raises(GateFailedError, match=r"more than 3 points of top-1 .* 120 images.* Use --fp16 instead"):
         to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3, kept=alone)
     with pytest.raises(GateFailedError, match=r"more than 3 % of the answers"):
         to_int8(content, {}, TENSORS, calibration, judge, None, max_drop=3, kept=alone)
     generous = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=100, kept=alone)
-    assert generous.quantised == [name]
-    assert generous.drop > 3
-    assert "expect little speed" in str(generous.advice)
+    assert generous.account.quantised == [name]
+    assert generous.account.drop > 3
+    assert "expect little speed" in str(generous.account.advice)
 
 
 def test_transformers_are_told_that_int8_may_not_pay() -> None:
-    advice = int8("test_vit").advice
+    advice = int8("test_vit").account.advice
     assert advice is not None
     assert "transformer's matrix products" in advice
     assert int8("test_resnet").advice is None

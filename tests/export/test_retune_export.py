@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dhox import export
 from dhox.artefacts.files import read_npz, sha256, write_json
 from dhox.cli.main import main
 from dhox.errors import DhoxError, GateFailedError, UsageError
@@ -21,7 +22,6 @@ from dhox.export.folding.fold import Fold
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.retune import retune_export
-from dhox.export.run import export
 from dhox.models.classifier import load
 
 

@@ -19,7 +19,7 @@ from dhox.artefacts.common import Preprocessing
 from dhox.data.images import normalise
 from dhox.distill.students.clip_tower import build_tower
 from dhox.distill.students.student import Student, create_backbone, with_heads
-from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.folding.fold import Fold
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_contract import check_contract
@@ -68,7 +68,7 @@ def random_student(name: str, size: int) -> Student:
 
 def deployables(student: Student, size: int) -> tuple[Deployable, Deployable]:
     """(as it was trained, as it is exported)."""
-    head = folded_head(head_arrays(student), Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"}))
+    head = folded_head(head_arrays(student), Fold("exact", 0.4, 0.5))
     return (
         Deployable(student.backbone, head, preprocessing(size), "uint8-nhwc").eval(),
         Deployable(exportable(student.backbone), head, preprocessing(size), "uint8-nhwc").eval(),

@@ -8,9 +8,16 @@ import pytest
 from PIL import Image
 
 import dhox
-from dhox.artefacts.files import read_npz, write_json
+from dhox.artefacts.files import write_json
 from dhox.cli.main import main
 from dhox.errors import DhoxError
+from dhox.models.export_directory import open_export
+
+ROW = {"n": 80, "correct": 40, "accuracy": 0.5, "interval": [0.4, 0.6]}
+REJECT = {
+    "asked": 0.9, "coverage": 0.9, "coverage_interval": [0.8, 0.95], "answered": ROW, "all": ROW, "n": 80,
+    "images": "cross-fitted",
+}  # fmt: skip
 
 
 def test_paths_pil_images_and_arrays_give_the_same(line: Path) -> None:
@@ -28,14 +35,15 @@ def test_paths_pil_images_and_arrays_give_the_same(line: Path) -> None:
 
 
 def test_the_cpu_takes_fp32_unless_asked(line: Path) -> None:
-    assert dhox.load(line / "runs/tiny/export", device="cpu").entry["precision"] == "fp32"
-    assert dhox.load(line / "runs/tiny/export", device="cpu", precision="fp16").entry["precision"] == "fp16"
+    assert dhox.load(line / "runs/tiny/export", device="cpu").entry.precision == "fp32"
+    assert dhox.load(line / "runs/tiny/export", device="cpu", precision="fp16").entry.precision == "fp16"
 
 
 def test_predictions_equal_the_golden_probs(line: Path) -> None:
-    golden = read_npz(line / "runs/tiny/export/golden.npz")
-    probs = dhox.load(line / "runs/tiny/export")([golden[f"decoded_{i:02d}"] for i in range(32)])
-    assert abs(probs - golden["probs"]).max() < 1e-4
+    golden = open_export(line / "runs/tiny/export").golden()
+    probs = dhox.load(line / "runs/tiny/export")(golden.decoded)
+    assert len(probs) == 32
+    assert abs(probs - golden.probs).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_below_the_threshold_the_answer_is_unknown(own_line: Path, capsys: pytes
     tops = dhox.load(export)(images).max(-1)
     threshold = float(np.sort(tops)[5])
     manifest = json.loads((export / "manifest.json").read_text())
-    write_json(export / "manifest.json", manifest | {"reject": {"threshold": threshold}})
+    write_json(export / "manifest.json", manifest | {"reject": REJECT | {"threshold": threshold}})
     assert dhox.load(export).reject_threshold == threshold
     main_quietly(["predict", str(export), *images, "--json"])
     answers = json.loads(capsys.readouterr().out)

@@ -85,6 +85,21 @@ class CompiledPrecision(Products, kw_only=True):
     differs: dict[str, tuple[str, str]]
     hidden: list[str]
 
+    @property
+    def status(self) -> str:
+        """proven, or for how many of the nodes."""
+        told = sum(self.products.values())
+        return f"proven for {told} of {told + len(self.hidden)}" if self.hidden else "proven"
+
+
+class Trust(Kind, kw_only=True):
+    """A user's note on an engine that was built here, outside any directory that can be copied."""
+
+    schema: Literal["dhox.trust/1"] = "dhox.trust/1"
+    built_at: str
+    host: str
+    folder: str
+
 
 class Engine(Kind, kw_only=True):
     """The sidecar of an engine.
@@ -116,5 +131,8 @@ class Engine(Kind, kw_only=True):
 
     def __post_init__(self) -> None:
         options = self.options
+        for what in ("compiled", "golden", "ledger"):
+            if getattr(self, what) is None and getattr(self, f"{what}_note") is None:
+                raise ValueError(f"{what} is missing, and no note says why")
         if not options.smallest <= options.usual <= options.largest:
             raise ValueError("the batches of its options are not in ascending order")

@@ -21,7 +21,7 @@ import numpy as np
 from dhox.errors import DhoxError
 
 RUN_SCHEMA = "dhox.run/1"
-EXPORT_SCHEMA = "dhox.export/2"
+EXPORT_SCHEMA = "dhox.export/3"
 BENCH_SCHEMA = "dhox.bench/2"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from dhox.artefacts.common import Accuracy, Classes, Metric, Preprocessing, StudentEntry, TeacherEntry
@@ -247,3 +248,10 @@ class Manifest(Kind, kw_only=True):
     def names(self) -> list[str]:
         """The classes' names in index order."""
         return [entry.name for entry in self.classes]
+
+
+def model_metadata(names: list[str], preprocessing: Preprocessing, fold: Fold) -> dict[str, Any]:
+    """What an ONNX file of dhox says of itself, as plain values of JSON. `names`: of the classes in index order."""
+    content = {"classes": names, "preprocessing": preprocessing, "fold": fold}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(content))
+    return plain

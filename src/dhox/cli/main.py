@@ -11,11 +11,10 @@ import typer
 from rich.markup import escape
 
 import dhox
-from dhox.cli import audit, cache, distill, import_dho, retune
+from dhox.cli import audit, cache, distill, export, import_dho, retune
 from dhox.cli.bench import bench
 from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
 from dhox.cli.compare import compare
-from dhox.cli.export import export
 from dhox.cli.sweep import sweep
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
@@ -51,7 +50,7 @@ app.command(epilog=distill.EXAMPLES)(distill.distill)
 app.command(epilog=cache.EXAMPLES)(cache.cache)
 app.command(epilog=retune.EXAMPLES)(retune.retune)
 app.command(epilog=import_dho.EXAMPLES)(import_dho.import_dho)
-app.command()(export)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.command()(sweep)
 app.command()(bench)
 app.command()(compare)

@@ -35,14 +35,14 @@ def retune(
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retune import retune_export
-        from dhox.reports.export.tables import print_export, retuned_sentence
+        from dhox.reports.pages.export import export_page
+        from dhox.reports.terminal import show
 
         retuned = retune_export(
             directory, out, metric=metric, mixture=mixture, r=of_export.r, tau=of_export.tau, data=of_export.data,
             overwrite=of_export.overwrite,
         )  # fmt: skip
-        print_export(retuned.export, retuned.manifest, retuned.ledger)
-        say(retuned_sentence(retuned.manifest))
+        show(export_page(retuned.export, retuned.manifest, retuned.ledger))
         say_next(f"dhox bench {retuned.export} --device auto")
         return
     if out is not None or of_export != RetunedExport():

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
+from dhox.artefacts.ledger import DeviceRow, Ledger
 from dhox.data.dataset import Item, data_exists, read_dataset
-from dhox.evidence.ledger import LEDGER_SCHEMA, stage_row
+from dhox.evidence.ledger import stage_row
 
 
-def ledger_items(data: Path, classes: list[str], ledger: dict[str, Any]) -> tuple[list[Item], str | None]:
+def ledger_items(data: Path, classes: list[str], ledger: Ledger) -> tuple[list[Item], str | None]:
     """The images of ledger.json found again in DATA, or none and the reason."""
-    assert ledger["schema"] == LEDGER_SCHEMA
-    if ledger["labels"] is None:
+    if ledger.labels is None:
         return [], "not run: the export had no labelled images to judge with"
     if not data_exists(data):
         return [], f"not run: no images at {data}. Give --data."
     splits = read_dataset(data, labels=classes)
     by_name = {item.name: item for split in ("val", "train", "unlabelled") for item in splits[split]}
-    missing = [name for name in ledger["names"] if name not in by_name]
+    missing = [name for name in ledger.names if name not in by_name]
     if missing:
         return [], f"not run: {data} lacks {len(missing)} of its images, such as {missing[0]}"
-    return [by_name[name] for name in ledger["names"]], None
+    return [by_name[name] for name in ledger.names], None
 
 
-def device_row(probs: np.ndarray, precision: str, ledger: dict[str, Any], classes: int) -> dict[str, Any]:
+def device_row(probs: np.ndarray, precision: str, ledger: Ledger, classes: int) -> DeviceRow:
     """One file's row on this device: accuracy, and agreement and McNemar's test against the export's own answers,
     where its ledger has them.
 
@@ -34,7 +34,7 @@ def device_row(probs: np.ndarray, precision: str, ledger: dict[str, Any], classe
     golden check has one).
     """
     stage = f"onnx_{precision}"
-    answers = ledger["predictions"].get(stage)
+    answers = ledger.predictions.get(stage)  # type: ignore[call-overload]
     exported = None if answers is None else np.eye(classes)[answers]
-    row = stage_row(probs, np.array(ledger["labels"]), exported)
-    return {"stage": stage, "precision": precision} | row | {"largest_difference": None}
+    row = stage_row(DeviceRow, probs, np.array(ledger.labels), exported, stage=stage, precision=precision)
+    return replace(row, largest_difference=None)

@@ -2,66 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from dhox.evidence.statistics import accuracy_row, expected_calibration_error, mcnemar_p
+from dhox.artefacts.ledger import Ledger, Loss, Stage, StageRow
+from dhox.evidence.statistics import expected_calibration_error, mcnemar_p
 
-LEDGER_SCHEMA = "dhox.evidence.ledger/2"
 CHANCE = 0.05  # a loss whose McNemar p is at least this may be chance
 
+S = TypeVar("S", bound=StageRow)
 
-def ledger_content(
-    stages: dict[str, np.ndarray], names: list[str], labels: np.ndarray | None, images: str, note: str | None = None
-) -> dict[str, Any]:
-    """ledger.json: a row per stage, the answers behind it, and the stages that lost accuracy.
+
+def make_ledger(
+    stages: dict[Stage, np.ndarray], names: list[str], labels: np.ndarray | None, images: str, note: str | None = None
+) -> Ledger:
+    """A row per stage, the answers behind it, and the stages that lost accuracy.
 
     `stages`: name -> probs [N, C], in the order of the line. `names`, `labels` int [N]: of the images; without labels
     or stages there are no rows. `images`: what they are, in words. `note`: why there are no rows.
     """
-    content: dict[str, Any] = {
-        "schema": LEDGER_SCHEMA, "images": images, "note": note, "rows": [], "losses": [], "names": names,
-        "labels": None if labels is None else labels.tolist(), "predictions": {},
-    }  # fmt: skip
-    if labels is None or not stages:
-        return content
-    rows: list[dict[str, Any]] = []
+    rows: list[StageRow] = []
     before: np.ndarray | None = None
-    for stage, probs in stages.items():
-        rows.append({"stage": stage, **stage_row(probs, labels, before)})
-        before = probs
-    return content | {
-        "rows": rows,
-        "losses": losses(rows),
-        "predictions": {stage: probs.argmax(-1).tolist() for stage, probs in stages.items()},
-    }
+    if labels is not None:
+        for stage, probs in stages.items():
+            rows.append(stage_row(StageRow, probs, labels, before, stage=stage))
+            before = probs
+    return Ledger(
+        images=images,
+        note=note,
+        rows=rows,
+        losses=losses(rows),
+        names=names,
+        labels=None if labels is None else labels.tolist(),
+        predictions={row.stage: stages[row.stage].argmax(-1).tolist() for row in rows},
+    )
 
 
-def stage_row(probs: np.ndarray, labels: np.ndarray, before: np.ndarray | None) -> dict[str, Any]:
-    """One stage: top-1 with interval, top-5, calibration error, and against the stage before (`before`: its probs).
-
-    `agreement`: share of images with its label; `largest_difference` of a probability; `gained` and `lost` images;
-    `mcnemar_p`: exact, two-sided. All None for the first stage. Where a probability is not finite, calibration error
-    and largest difference are None.
-    """
+def stage_row(kind: type[S], probs: np.ndarray, labels: np.ndarray, before: np.ndarray | None, **others: str) -> S:
+    """One stage, also against `before`, the probs [N, C] of the stage before. `others`: further fields of the row."""
     right, finite = probs.argmax(-1) == labels, bool(np.isfinite(probs).all())
-    row: dict[str, Any] = {
-        **accuracy_row(right),
-        "top5": top_k_accuracy(probs, labels, 5),
-        "calibration_error": expected_calibration_error(probs, labels) if finite else None,
-    }
-    if before is None:
-        return row | dict.fromkeys(("agreement", "largest_difference", "gained", "lost", "mcnemar_p"))
-    was_right = before.argmax(-1) == labels
-    gained, lost = int((right & ~was_right).sum()), int((was_right & ~right).sum())
-    return row | {
-        "agreement": float((probs.argmax(-1) == before.argmax(-1)).mean()),
-        "largest_difference": float(abs(probs.astype(np.float64) - before).max()) if finite else None,
-        "gained": gained,
-        "lost": lost,
-        "mcnemar_p": mcnemar_p(gained, lost),
-    }
+    gained = lost = agreement = difference = None
+    if before is not None:
+        was_right = before.argmax(-1) == labels
+        gained, lost = int((right & ~was_right).sum()), int((was_right & ~right).sum())
+        agreement = float((probs.argmax(-1) == before.argmax(-1)).mean())
+        difference = float(abs(probs.astype(np.float64) - before).max()) if finite else None
+    return kind.of(
+        right,
+        top5=top_k_accuracy(probs, labels, 5),
+        calibration_error=expected_calibration_error(probs, labels) if finite else None,
+        agreement=agreement,
+        largest_difference=difference,
+        gained=gained,
+        lost=lost,
+        mcnemar_p=None if gained is None or lost is None else mcnemar_p(gained, lost),
+        **others,
+    )
 
 
 def top_k_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float | None:
@@ -72,23 +69,18 @@ def top_k_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float | Non
     return float((best == labels[:, None]).any(-1).mean())
 
 
-def losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def losses(rows: list[StageRow]) -> list[Loss]:
     """The stages that lost accuracy beyond chance, in order; else the first that lost any."""
     lost = [
-        {
-            "stage": row["stage"],
-            "points": 100 * (row["gained"] - row["lost"]) / row["n"],
-            "mcnemar_p": row["mcnemar_p"],
-            "beyond_chance": row["mcnemar_p"] < CHANCE,
-        }
+        Loss(row.stage, 100 * (row.gained - row.lost) / row.n, row.mcnemar_p, row.mcnemar_p < CHANCE)
         for row in rows
-        if row["lost"] is not None and row["lost"] > row["gained"]
+        if row.gained is not None and row.lost is not None and row.mcnemar_p is not None and row.lost > row.gained
     ]
-    return [loss for loss in lost if loss["beyond_chance"]] or lost[:1]
+    return [loss for loss in lost if loss.beyond_chance] or lost[:1]
 
 
-def accuracy_drops(rows: list[dict[str, Any]], reference: str) -> dict[str, float]:
+def accuracy_drops(rows: list[StageRow], reference: Stage) -> dict[Stage, float]:
     """Points of accuracy that each later stage has less than the stage `reference` (negative: more)."""
-    start = [row["stage"] for row in rows].index(reference)
+    start = [row.stage for row in rows].index(reference)
     base = rows[start]
-    return {row["stage"]: 100 * (base["correct"] - row["correct"]) / row["n"] for row in rows[start + 1 :]}
+    return {row.stage: 100 * (base.correct - row.correct) / row.n for row in rows[start + 1 :]}

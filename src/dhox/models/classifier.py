@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from dhox.artefacts.common import Preprocessing
 from dhox.errors import DhoxError
 from dhox.models.engines import open_engine
-from dhox.models.export_directory import artefact, check_file, read_manifest
+from dhox.models.export_directory import Export, open_export
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import ImageLike, predict
 from dhox.runtimes.runtime import Session
-from dhox.runtimes.tensors import Tensors
 
 
 class ExportedModel:
@@ -28,22 +25,20 @@ class ExportedModel:
     probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
     """
 
-    def __init__(
-        self, export: Path, manifest: dict[str, Any], device: str, precision: str | None, trust_engine: bool = False
-    ) -> None:
+    def __init__(self, export: Export, device: str, precision: str | None, trust_engine: bool = False) -> None:
         self.session: Session
         self.lock = Lock()
         if device == "tensorrt":
-            self.session = open_engine(export, manifest, precision, trust_engine)
-            self.entry = artefact(manifest, self.session.facts.precision_asked)
+            self.session = open_engine(export, precision, trust_engine)
+            self.entry = export.entry(self.session.facts.precision_asked)
         else:
-            self.entry = artefact(manifest, precision)
-            file = check_file(export, self.entry["file"], self.entry["sha256"])
-            self.session = OnnxSession(file, device, precision=self.entry["precision"])
-        self.classes = [entry["name"] for entry in manifest["classes"]]
-        self.reject_threshold: float | None = (manifest["reject"] or {}).get("threshold")
-        self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-        self.tensors = Tensors(self.preprocessing, self.entry["input"])
+            self.entry = export.entry(precision)
+            self.session = OnnxSession(export.model(self.entry), device, precision=self.entry.precision)
+        manifest = export.manifest
+        self.classes = manifest.names
+        self.reject_threshold = manifest.reject.threshold if manifest.reject else None
+        self.preprocessing = manifest.preprocessing
+        self.tensors = export.tensors(self.entry)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
@@ -59,16 +54,16 @@ def load(
 ) -> ExportedModel:
     """Load an export directory for inference with ONNX Runtime, or with TensorRT; no torch needed.
 
-    `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32 or fp16; by
-    default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the engine
-    on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises DhoxError
-    for a damaged or unfinished export, or where no engine fits.
+    `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32, fp16 or int8;
+    by default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the
+    engine on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises
+    DhoxError for a damaged or unfinished export, or where no engine fits.
     """
-    manifest = read_manifest(Path(export))
+    opened = open_export(Path(export))
     if device == "auto":
         device = default_device()
     if device not in {"cpu", "cuda", "tensorrt"}:
         raise DhoxError(f"The device {device!r} is unknown.", "Use auto, cpu, cuda or tensorrt.")
     if precision is None and device == "cpu":
         precision = "fp32"
-    return ExportedModel(Path(export), manifest, device, precision, trust_engine)
+    return ExportedModel(opened, device, precision, trust_engine)

@@ -1,94 +1,124 @@
-"""An export directory, read: its manifest, the integrity of its files, and inputs of its graphs."""
+"""An export directory, opened: its manifest, and its files, each held against the manifest when it is read."""
 
 from __future__ import annotations
 
-import re
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dhox.artefacts.common import LARGEST_SIDE, Preprocessing
-from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, read_json, settle, sha256
-from dhox.data.images import INTERPOLATIONS
+from dhox.artefacts.arrays import read_arrays
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, settle, sha256
+from dhox.artefacts.golden import GOLDEN_FILE, Golden
+from dhox.artefacts.heads import HEADS_FILE, Heads
+from dhox.artefacts.ledger import LEDGER_FILE, Ledger
+from dhox.artefacts.logits import VAL_FILE, Logits
+from dhox.artefacts.manifest import Artefact, Manifest, model_metadata
+from dhox.artefacts.record import check_schema, read_head, read_record
 from dhox.errors import DhoxError
-from dhox.runtimes.tensors import INPUT_KINDS, Tensors
+from dhox.models.onnx_file import OnnxFile, check_onnx
+from dhox.runtimes.tensors import Tensors
 
-PRECISIONS = ("fp32", "fp16", "int8")
-SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
-MANIFEST_KEYS = {
-    "run", "skipped", "student", "teacher", "n_selection_labels", "searched", "evidence", "comparison", "checks",
-}  # fmt: skip
-FOLD_KEYS = {"rule", "alpha", "beta", "c_ce", "c_kd", "r", "tau", "tuned_on", "calibrated", "z_norm"}
+AGAIN = "Copy the directory again, or export again."
 
 
-def read_manifest(export: Path) -> dict[str, Any]:
-    """The manifest of an export directory. Raises DhoxError where it is none, or unfinished."""
-    settle(export, EXPORT_FILE, EXPORT_SCHEMA)
-    if not (export / EXPORT_FILE).exists():
-        partial = " (an export there did not finish)" if partial_directory(export).exists() else ""
-        raise DhoxError(f"{export} is not an export directory{partial}: no {EXPORT_FILE}.", "Run: dhox export RUN")
-    manifest = read_json(export / EXPORT_FILE, EXPORT_SCHEMA)
-    if manifest.get("status") != "complete":
-        raise DhoxError(f"The export in {export} did not finish.", "Run it again: dhox export RUN --overwrite")
-    if not is_whole(manifest):
-        raise DhoxError(f"{export}/{EXPORT_FILE} is not what dhox wrote.", "Copy the directory again, or export again.")
-    return manifest
+@dataclass(frozen=True)
+class Export:
+    """A finished export. Its methods read one file each, and raise DhoxError where it is not what the manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    def entry(self, precision: str | None = None) -> Artefact:
+        """The artefact of a precision, or the default one."""
+        found = {entry.precision: entry for entry in self.manifest.artefacts}
+        chosen = found.get(precision or self.manifest.default)  # type: ignore[call-overload]
+        if chosen is None:
+            raise DhoxError(f"This export holds no {precision} model.", f"Ask for one of: {', '.join(found)}.")
+        return chosen  # type: ignore[no-any-return]
+
+    def tensors(self, entry: Artefact) -> Tensors:
+        """What the file of an artefact takes and gives."""
+        return Tensors(self.manifest.preprocessing, entry.input)
+
+    def file(self, name: str) -> Path:
+        """One of the files that travel with the models, its hash checked."""
+        return check_file(self.path, name, self.manifest.files[name])
+
+    def model(self, entry: Artefact) -> Path:
+        """The ONNX file of an artefact, its hash and what it says of itself checked: every command opens it here."""
+        path = check_file(self.path, entry.file, entry.sha256)
+        check_metadata(check_onnx(path), self.manifest, entry)
+        return path
+
+    def golden(self) -> Golden:
+        """golden.npz."""
+        side = self.manifest.preprocessing.crop
+        return read_arrays(self.file(GOLDEN_FILE), Golden, C=len(self.manifest.classes), H=side, W=side)
+
+    def heads(self) -> Heads:
+        """heads.npz."""
+        heads = read_arrays(self.file(HEADS_FILE), Heads, C=len(self.manifest.classes))
+        if heads.two != self.manifest.student.two_heads:
+            raise DhoxError(f"{self.path / HEADS_FILE} does not hold the heads of the student in the manifest.", AGAIN)
+        return heads
+
+    def validation(self) -> Logits:
+        """val.npz."""
+        return read_arrays(self.file(VAL_FILE), Logits, C=len(self.manifest.classes))
+
+    def ledger(self) -> Ledger:
+        """ledger.json."""
+        ledger = read_record(self.file(LEDGER_FILE), Ledger)
+        if wrong := ledger.check_classes(len(self.manifest.classes)):
+            raise DhoxError(f"{self.path / LEDGER_FILE} {wrong}.", AGAIN)
+        return ledger
 
 
-def is_whole(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest has what its readers need, with values that dhox could have written."""
-    try:
-        contract = Preprocessing.from_json(manifest["preprocessing"])
-        entries, files, reject = manifest["artefacts"], manifest["files"], manifest["reject"]
-        texts = [*files, *files.values(), *(item["name"] for item in manifest["classes"])]
-        texts += [manifest["data"], manifest["metric"], manifest["fold"]["rule"]]
-        texts += [entry[key] for entry in entries for key in ("file", "precision", "input", "sha256")]
-        return (
-            all(isinstance(text, str) for text in texts)
-            and all({"opset", "ir", "bytes", "golden_agreement", "conversion"} <= entry.keys() for entry in entries)
-            and all(entry["precision"] in PRECISIONS and entry["input"] in INPUT_KINDS for entry in entries)
-            and manifest["default"] in {entry["precision"] for entry in entries}
-            and set(SIDE_FILES) <= files.keys()
-            and manifest.keys() >= MANIFEST_KEYS
-            and manifest["fold"].keys() == FOLD_KEYS
-            and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (contract.resize, contract.crop))
-            and contract.interpolation in INTERPOLATIONS
-            and all(isinstance(value, float) for value in [*contract.mean, *contract.std])
-            and (reject is None or 0 <= reject["threshold"] <= 1)
-            and bool(manifest["classes"])
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
+def open_export(path: Path) -> Export:
+    """Read the manifest of an export directory. Raises DhoxError where there is none, or an unfinished one."""
+    settle(path, EXPORT_FILE, EXPORT_SCHEMA)
+    file = path / EXPORT_FILE
+    if not file.exists():
+        partial = " (an export there did not finish)" if partial_directory(path).exists() else ""
+        raise DhoxError(f"{path} is not an export directory{partial}: no {EXPORT_FILE}.", "Run: dhox export RUN")
+    head = read_head(file)
+    check_schema(file, head.schema, EXPORT_SCHEMA)
+    if head.status != "complete":
+        raise DhoxError(f"The export in {path} did not finish.", "Run it again: dhox export RUN --overwrite")
+    return Export(path, read_record(file, Manifest))
 
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise DhoxError(f"{EXPORT_FILE} names {name!r}, which is no plain file name.", f"Do not trust {export}.")
     path = export / name
     if not path.is_file():
         raise DhoxError(
             f"{path} is missing, though {EXPORT_FILE} names it.", "Copy the whole directory, or export again."
         )
     if sha256(path) != expected:
-        raise DhoxError(
-            f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs).",
-            "Copy the directory again, or export again.",
-        )
+        raise DhoxError(f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs).", AGAIN)
     return path
 
 
-def artefact(manifest: dict[str, Any], precision: str | None) -> dict[str, Any]:
-    """The manifest's entry for a precision, or its default."""
-    by_precision = {entry["precision"]: entry for entry in manifest["artefacts"]}
-    chosen = precision or manifest["default"]
-    if chosen not in by_precision:
-        raise DhoxError(f"This export holds no {chosen} model.", f"Ask for one of: {', '.join(by_precision)}.")
-    entry: dict[str, Any] = by_precision[chosen]
-    return entry
+def check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None:
+    """Raise DhoxError, naming the first difference, where a model says of itself what the manifest does not."""
+    expected = model_metadata(manifest.names, manifest.preprocessing, manifest.fold)
+    said: dict[str, tuple[Any, Any]] = {key: (found.dhox(key), value) for key, value in expected.items()}
+    said |= {
+        "IR version": (found.ir, entry.ir), "opset": (found.opset, entry.opset), "inputs": (found.inputs, ["image"]),
+        "outputs": (found.outputs, ["probs"]),
+    }  # fmt: skip
+    for key, (has, want) in said.items():
+        if has != want:
+            raise DhoxError(
+                f"{entry.file} does not belong to {EXPORT_FILE}: {key} in the file: {brief(has)}; expected: "
+                f"{brief(want)}.",
+                "Copy both again, or export again.",
+            )
 
 
-def graph_input(pixels: np.ndarray, kind: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocessed pixels uint8 [N, H, W, 3] as a graph of this input kind takes them (see INPUT_KINDS)."""
-    return Tensors(preprocessing, kind).graph_input(pixels)
+def brief(value: Any) -> str:
+    """A value for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,97 +1,81 @@
-"""Golden examples: a few images with the input and the probabilities that the model must give for them."""
+"""Golden images: made when a run is exported, and checked wherever the export is run."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.golden import Golden, GoldenResult
 from dhox.data.images import decode, model_input
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # largest difference of a probability
 AGREEMENT_SLACK = 0.05  # quantised graphs: share of labels that other kernels may flip (one of 32 images)
 JPEG_TOLERANCE = 2  # of 255, between JPEG decoders
 
-
-@dataclass(frozen=True)
-class GoldenResult:
-    """What a golden check found. `largest_difference` is of a probability; None where one is not finite."""
-
-    n: int
-    input_equal: bool
-    jpeg_difference: int
-    largest_difference: float | None
-    decided_argmax_equal: bool
-    agreement: float
-    passed: bool
+Run = Callable[[np.ndarray], np.ndarray]  # preprocessed pixels uint8 [N, H, W, 3] to probabilities float32 [N, C]
 
 
-def golden_arrays(images: list[Image.Image], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """The arrays of golden.npz but for `probs`: decoded images (`decoded_00` ...), `input`, one JPEG and its pixels.
+def make_golden(images: list[Image.Image], preprocessing: Preprocessing, run: Run) -> Golden:
+    """Golden images with the answers of `run`.
 
     Large images are shrunk first, to at most twice the model's input, so that the file stays small.
     """
-    arrays: dict[str, np.ndarray] = {}
-    inputs = []
-    for number, full in enumerate(images):
+    decoded = []
+    for full in images:
         image = full.copy()
         image.thumbnail((2 * preprocessing.resize, 2 * preprocessing.resize))
-        arrays[f"decoded_{number:02d}"] = np.asarray(image)
-        inputs.append(model_input(image, preprocessing))
+        decoded.append(np.asarray(image))
     file = io.BytesIO()
-    Image.fromarray(arrays["decoded_00"]).save(file, "JPEG", quality=90)
-    arrays["jpeg"] = np.frombuffer(file.getvalue(), np.uint8)
-    arrays["jpeg_pixels"] = np.asarray(decode(file))
-    arrays["input"] = np.stack(inputs)
-    return arrays
+    Image.fromarray(decoded[0]).save(file, "JPEG", quality=90)
+    inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in decoded])
+    return Golden(
+        np.concatenate([image.ravel() for image in decoded]),
+        np.array([image.shape[:2] for image in decoded], np.int64),
+        inputs,
+        run(inputs),
+        np.frombuffer(file.getvalue(), np.uint8),
+        np.asarray(decode(file)),
+    )
 
 
 def check_golden(
-    golden: dict[str, np.ndarray],
-    run: Callable[[np.ndarray], np.ndarray],
-    precision: str,
-    preprocessing: Preprocessing,
-    agreement: float | None = None,
+    golden: Golden, run: Run, precision: str, preprocessing: Preprocessing, agreement: float | None = None
 ) -> GoldenResult:
     """Whether this machine decodes, preprocesses and infers as the exporting one did.
 
-    `run`: preprocessed pixels uint8 [N, H, W, 3] to probabilities, through the model under test. Passed means:
-    input bit-equal, JPEG pixels within JPEG_TOLERANCE, probabilities within TOLERANCE of the precision, and the
-    same argmax wherever the golden margin exceeds twice that. A quantised graph has no such tolerance: it passes where
-    it gives torch's label as often as on the exporting machine, `agreement` in [0, 1], less AGREEMENT_SLACK.
+    `run`: through the model under test. Passed means: input bit-equal, JPEG pixels within JPEG_TOLERANCE,
+    probabilities within TOLERANCE of the precision, and the same argmax wherever the golden margin exceeds twice that.
+    A quantised graph has no such tolerance: it passes where it gives torch's label as often as on the exporting
+    machine, `agreement` in [0, 1], less AGREEMENT_SLACK. Raises DhoxError where the JPEG is damaged.
     """
-    n = len(golden["input"])
-    inputs = [model_input(Image.fromarray(golden[f"decoded_{i:02d}"]), preprocessing) for i in range(n)]
-    input_equal = bool(np.array_equal(np.stack(inputs), golden["input"]))
-    jpeg = np.asarray(decode(io.BytesIO(golden["jpeg"].tobytes()), "golden JPEG")).astype(int)
-    jpeg_difference = int(abs(jpeg - golden["jpeg_pixels"].astype(int)).max())
+    inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in golden.decoded])
+    input_equal = bool(np.array_equal(inputs, golden.input))
+    jpeg = np.asarray(decode(io.BytesIO(golden.jpeg.tobytes()), "The golden JPEG")).astype(int)
+    same_size = jpeg.shape == golden.jpeg_pixels.shape
+    jpeg_difference = int(abs(jpeg - golden.jpeg_pixels.astype(int)).max()) if same_size else 255
 
     tolerance = TOLERANCE[precision] if agreement is None else 1.0
-    expected, probs = golden["probs"], run(golden["input"])
+    expected, probs = golden.probs, run(golden.input)
     difference = float(abs(probs - expected).max()) if np.isfinite(probs).all() else None
     ordered = np.sort(expected, axis=-1)
     decided = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     same = probs.argmax(-1) == expected.argmax(-1)
-    decided_equal, share = bool(same[decided].all()), float(same.mean())
+    found = GoldenResult(
+        len(expected), input_equal, jpeg_difference, difference, bool(same[decided].all()), float(same.mean()), False
+    )
     decoded = input_equal and jpeg_difference <= JPEG_TOLERANCE
-    passed = decoded and outputs_passed(difference, decided_equal, share, precision, agreement)
-    return GoldenResult(n, input_equal, jpeg_difference, difference, decided_equal, share, passed)
+    return replace(found, passed=decoded and outputs_passed(found, precision, agreement))
 
 
-def outputs_passed(
-    difference: float | None, decided_equal: bool, share: float, precision: str, agreement: float | None
-) -> bool:
-    """Whether probabilities are right, whatever the decoders did.
-
-    `difference`, `decided_equal`, `share`: `largest_difference`, `decided_argmax_equal`, `agreement` of a GoldenResult;
-    `agreement`: as `check_golden` takes it.
-    """
-    if difference is None:
+def outputs_passed(found: GoldenResult, precision: str, agreement: float | None) -> bool:
+    """Whether probabilities are right, whatever the decoders did. `agreement`: as `check_golden` takes it."""
+    if found.largest_difference is None:
         return False
     if agreement is not None:
-        return difference <= 1 and share >= agreement - AGREEMENT_SLACK
-    return difference <= TOLERANCE[precision] and decided_equal
+        return found.largest_difference <= 1 and found.agreement >= agreement - AGREEMENT_SLACK
+    return found.largest_difference <= TOLERANCE[precision] and found.decided_argmax_equal

@@ -40,12 +40,13 @@ class Tensor:
 @dataclass(frozen=True)
 class Graph:
     """The main graph. `inputs`: without initialisers that old files list among them. `precision`: what most weights are
-    stored as; int8 with Q/DQ.
+    stored as; int8 with Q/DQ. `weights`: how many numbers the initialisers and constants hold, by dtype.
     """
 
     inputs: list[Tensor]
     outputs: list[Tensor]
     precision: str
+    weights: dict[str, int]
 
 
 def read_graph(path: Path) -> Graph:
@@ -82,7 +83,7 @@ def walk(content: bytes) -> Graph:
     floats = {dtype: count for dtype, count in weights.items() if dtype in WEIGHT_PRECISIONS}
     stored = WEIGHT_PRECISIONS[max(floats, key=floats.__getitem__)] if floats else "fp32"
     inputs = [entry for entry in inputs if entry.name not in initialisers]
-    return Graph(inputs, outputs, "int8" if quantised else stored)
+    return Graph(inputs, outputs, "int8" if quantised else stored, dict(weights))
 
 
 def node(message: memoryview) -> tuple[str, list[tuple[str, str, int]]]:

@@ -55,6 +55,10 @@ def parameter_of(field: Field) -> inspect.Parameter:
         metavar, sentence = "NAME", f"{sentence} One of: {', '.join(choices)}."
     elif not choices:
         metavar = metavar or METAVARS.get(one)
+    elif several:
+        metavar = "|".join(choices)
+    if several and choices:
+        one = str  # typer takes no list of choices; `build` checks them
     info = typer.Option(
         *[option.flags or field.flag],
         help=sentence, metavar=metavar, min=field.low, max=field.high,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, EXPORT_FILE, read_json, read_npz, sha256, write_bytes
+from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.record import schema_of
 from dhox.errors import DhoxError, require
-from dhox.evidence.ledger import LEDGER_SCHEMA
 from dhox.reports.bench.charts import (
     batch_chart,
     calibration_chart,
@@ -269,7 +270,7 @@ def export_ledger(export: Path, manifest_sha256: str) -> dict[str, Any] | None:
     try:
         if sha256(export / EXPORT_FILE) != manifest_sha256:
             return None
-        return read_json(export / "ledger.json", LEDGER_SCHEMA)
+        return read_json(export / "ledger.json", schema_of(Ledger))
     except (DhoxError, OSError):
         return None
 

@@ -21,14 +21,16 @@ from dhox.artefacts.files import (
     sha256,
     write_bytes,
 )
+from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.manifest import Fold
+from dhox.artefacts.record import schema_of
 from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError, require
 from dhox.evidence.dho_inference import dho_probs
-from dhox.evidence.ledger import LEDGER_SCHEMA
 from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
-from dhox.export.folding.fold import Fold, fold_probs
+from dhox.export.folding.fold import fold_probs
 from dhox.reports.bench.charts import distribution_chart, told_rows
 from dhox.reports.bench.page import distribution_caption, write_bench_page
 from dhox.reports.bench.text import device_ledger_sentence, device_sentence, golden_sentence
@@ -141,8 +143,7 @@ def line_rows(
         row = (read_run(labels_only).test or [])[0]
         rows.insert(1, msgspec.to_builtins(row) | {"stage": "labels_only"})
     if manifest and opened.test and manifest["fold"]["rule"] in {"linear", "exact"}:
-        test = vars(opened.test)
-        right = fold_probs(test, Fold(**manifest["fold"])).argmax(-1) == test["labels"]
+        right = fold_probs(opened.test, Fold(**manifest["fold"])).argmax(-1) == opened.test.labels
         rows.append({"stage": "folded_torch", **accuracy_row(right)})
     for accuracy in (bench or {"accuracy": {"rows": []}})["accuracy"]["rows"]:
         rows.append({**accuracy, "stage": f"onnx_{accuracy['precision']}"})
@@ -208,7 +209,7 @@ def rows_caption(rows: list[dict[str, Any]], summary: Run, bench: dict[str, Any]
 
 def ledger_table(export: Path) -> dict[str, Any]:
     """ledger.json with readable stage names."""
-    ledger = read_json(export / "ledger.json", LEDGER_SCHEMA)
+    ledger = read_json(export / "ledger.json", schema_of(Ledger))
     rows = [{**row, "name": STAGES[row["stage"]]} for row in ledger["rows"]]
     return {"images": ledger["images"], "rows": rows, "loss": loss_sentence(ledger)} if rows else {}
 
