@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from math import log
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dhox.artefacts.shards import Recipe
 from dhox.data.images import INTERPOLATIONS
 
 SCALE = (0.5, 1.0)  # share of the image's area, as the DHO authors crop
 RATIO = (3 / 4, 4 / 3)  # width / height of the crop
 TRIES = 10
-RECIPE: dict[str, Any] = {"crop": "random-resized", "scale": SCALE, "ratio": RATIO, "generator": "philox4x32-10"}
+RECIPE: Recipe = {"crop": "random-resized", "scale": [*SCALE], "ratio": [*RATIO], "generator": "philox4x32-10"}
 
 
 def view_keys(names: list[str], seed: int) -> np.ndarray:

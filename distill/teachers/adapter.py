@@ -6,21 +6,22 @@ validation embeddings or not at all.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional
 
+from dhox.artefacts.adapter import AdapterHeader, ChosenOn
 from dhox.artefacts.files import write_bytes
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.errors import DhoxError
 
-ADAPTER_SCHEMA = "dhox.adapter/1"
 ADAPTER_FILE = "adapter.safetensors"
+TENSORS = ("keys", "values", "text")
 
 # In units of the data, see `units`: alpha 1 gives both terms the same spread over the classes, beta 1 lets an affinity
 # fall to 1/e over the mean distance between two labelled images.
@@ -49,7 +50,7 @@ class TipAdapter:
     scale: float
     alpha: float
     beta: float
-    chosen_on: str
+    chosen_on: ChosenOn
     n: int
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
@@ -182,24 +183,21 @@ def trained_keys(
 
 def save_adapter(adapter: TipAdapter, path: Path) -> None:
     """Write an adapter as safetensors, its numbers as JSON in the header; atomic."""
-    about = {
-        "schema": ADAPTER_SCHEMA, "scale": adapter.scale, "alpha": adapter.alpha, "beta": adapter.beta,
-        "chosen_on": adapter.chosen_on, "n": adapter.n,
-    }  # fmt: skip
-    tensors = {name: getattr(adapter, name).cpu().contiguous() for name in ("keys", "values", "text")}
-    write_bytes(path, save(tensors, {"dhox": json.dumps(about)}))
+    header = AdapterHeader(
+        scale=adapter.scale, alpha=adapter.alpha, beta=adapter.beta, chosen_on=adapter.chosen_on, n=adapter.n
+    )
+    tensors = {name: getattr(adapter, name).cpu().contiguous() for name in TENSORS}
+    write_bytes(path, save(tensors, {"dhox": msgspec.json.encode(header).decode()}))
 
 
 def load_adapter(path: Path) -> TipAdapter:
     """Read what `save_adapter` wrote. Raises DhoxError for anything else."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("dhox", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = msgspec.json.decode((file.metadata() or {}).get("dhox", "{}"), type=AdapterHeader)
+            keys, values, text = (file.get_tensor(name) for name in TENSORS)
     except (OSError, ValueError, SafetensorError) as err:
-        raise DhoxError(
-            f"The adapter {path} is missing or damaged ({err}).", "Write it again with dhox distill."
-        ) from err
-    if about.pop("schema", None) != ADAPTER_SCHEMA:
-        raise DhoxError(f"{path} is no adapter of this dhox ({ADAPTER_SCHEMA}).", "Write it again with dhox distill.")
-    return TipAdapter(**tensors, **about)
+        raise DhoxError(f"{path} is no adapter, or damaged ({err}).", "Write it again with dhox distill.") from err
+    if keys.shape[1:] != text.shape[1:] or values.shape != keys.shape[:1] or not keys.ndim == text.ndim == 2:
+        raise DhoxError(f"{path}: its tensors do not fit each other.", "Write it again with dhox distill.")
+    return TipAdapter(keys, values, text, header.scale, header.alpha, header.beta, header.chosen_on, header.n)

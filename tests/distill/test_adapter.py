@@ -124,15 +124,13 @@ def test_an_adapter_survives_its_file(tmp_path: Path) -> None:
 def test_other_files_are_no_adapters(tmp_path: Path) -> None:
     save_file({"keys": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no")
-    with pytest.raises(DhoxError, match="is no adapter of this dhox"):
-        load_adapter(tmp_path / "other.safetensors")
-    for name in ("text.safetensors", "missing.safetensors"):
-        with pytest.raises(DhoxError, match="missing or damaged"):
+    for name in ("other.safetensors", "text.safetensors", "missing.safetensors"):
+        with pytest.raises(DhoxError, match=name):
             load_adapter(tmp_path / name)
 
 
 def test_no_label_no_adapter() -> None:
-    with pytest.raises(DhoxError, match="needs labelled images.*--adapter none"):
+    with pytest.raises(DhoxError, match="--adapter none"):
         fit_tip_adapter(torch.zeros(0, 2, D), torch.zeros(0), torch.zeros(C, D), 1.0, None, train_keys=False, seed=0)
 
 
