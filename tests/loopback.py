@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from dhox.artefacts.remote import BoardPython, BoardRuntime, Probe
 
 NO_SSHD = "no sshd or no rsync here (apt install openssh-server rsync)"
 NO_INDEX = "no package index here, for the packages of the board's Python"
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") if shutil.which("rsync") else None
+DHOX = Path(sys.executable).with_name("dhox")
+QUICK = ("--device", "cpu", "--duration", "0.05", "--batch", "1", "--scope", "e2e")
+NASTY = (
+    "-rf.png",
+    "two  spaces.png",
+    "it's.png",
+    'a"b$(touch x)`.png',
+    "line\nbreak.png",
+    "Übung 画像.png",
+    "a;b|c&.png",
+    "#*?[x].png",
+)
+ORIN_PROBE = Probe(
+    host="orin", system="Linux", machine="aarch64", libc=("glibc", "2.35"), store="/s", free_bytes=1, environment=[],
+    python=BoardPython(version=(3, 10, 12), path="/usr/bin/python3"), tensorrt=BoardRuntime(True, "10.3.0"),
+    onnxruntime=BoardRuntime(False, "ModuleNotFoundError"),
+    texts={"/etc/nv_tegra_release": "", "/proc/device-tree/model": ""},
+)  # fmt: skip
 
 
 @dataclass
@@ -102,3 +125,29 @@ def listen(folder: Path, home: Path, host_key: str) -> Loopback | None:
 def stop(board: Loopback) -> None:
     board.process.terminate()
     board.process.wait(10)
+
+
+def dhox_command(*words: object) -> list[str]:
+    return [str(DHOX), *map(str, words)]
+
+
+def call(*words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(dhox_command(*words), capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def held(holder: socket.socket, board: Loopback) -> bool:
+    """Take the board's lock, unless what an earlier test left there is still about to end."""
+    try:
+        holder.bind(board.lock)
+    except OSError as err:
+        if err.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True

@@ -1,0 +1,202 @@
+"""What a board answers and brings home, and the options of --host: parts that need no connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback import ORIN_PROBE
+
+from dhox.artefacts.files import BENCH_FILE
+from dhox.artefacts.remote import BoardRuntime, Probe
+from dhox.bench.remote.answers import Said, read_answer
+from dhox.bench.remote.results import benches_of, replace_texts, said_to_remain
+from dhox.bench.remote.run import Output, describe
+from dhox.cli.common import option_words
+from dhox.cli.main import main
+from dhox.doctor.backends import Finding
+from dhox.errors import DhoxError, GateFailedError, StoppedError, UsageError, error_line
+from dhox.reports.remote_tables import rows
+
+
+@pytest.mark.parametrize("kind", [DhoxError, UsageError, GateFailedError, StoppedError])
+def test_errors_keep_their_kind(kind: type[DhoxError], capsys: pytest.CaptureFixture[str]) -> None:
+    said = Output()
+    for line in ("batch 1", "", error_line(kind("No \u00fc room.", "Make some."))):
+        said(line)
+    found = said.failure("orin", kind.exit_code)
+    assert type(found) is kind
+    assert (found.reason, found.fix) == ("On orin: No \u00fc room.", "Make some.")
+    assert capsys.readouterr().out == "batch 1\n\n"
+
+
+def test_what_ends_without_an_error_says_its_last_line_or_signal() -> None:
+    said = Output()
+    assert "status 1" in said.failure("orin", 1).reason
+    said("last words")
+    said(" ")
+    assert "last words" in said.failure("orin", 1).reason
+    assert "SIGKILL" in said.failure("orin", -9).reason
+    assert "dmesg" in said.failure("orin", -9).fix
+
+
+def results(folder: Path, **files: str) -> Path:
+    """A folder as it comes from a board: bench.json by its folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for place, text in files.items():
+        (folder / place).mkdir(parents=True)
+        (folder / place / BENCH_FILE).write_text(text)
+    return folder
+
+
+def test_benches_are_found_by_power_mode_finished_or_not(tmp_path: Path) -> None:
+    def found(**files: str) -> dict[str, str]:
+        return {
+            mode: path.relative_to(tmp_path).as_posix() for mode, path in benches_of(results(tmp_path, **files)).items()
+        }
+
+    assert found(bench="{}") == {"": "bench"}
+    assert found(**{"bench.partial": "{}"}) == {"": "bench.partial"}
+    modes = {"bench/0-15W": "{}", "bench/1-30W EMC.partial": "{}"}
+    assert found(**modes) == {"0-15W": "bench/0-15W", "1-30W EMC": "bench/1-30W EMC.partial"}
+    odd = ("elsewhere", "bench/x", "bench/0-x/y", "bench/0-\x1b[31m", "bench/0-" + "x" * 200)
+    assert found(**dict.fromkeys(odd, "{}")) == {}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cc", "Cs"])), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_sound_answers_are_read_as_they_are(value: Any) -> None:
+    assert read_answer(json.dumps(value).encode(), Any) == value
+
+
+@given(JSON, st.sampled_from([Said, Probe, list[Finding]]))
+def test_no_answer_breaks_its_reader(value: Any, kind: Any) -> None:
+    with contextlib.suppress(ValueError):
+        read_answer(json.dumps([value]).encode(), kind)
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"status": true}', b'{"status": "abc"}', b'{"status": 1e999}', b"{", b"\xff", b"[]"]
+)
+def test_what_does_not_fit_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match="."):
+        read_answer(text, Said)
+
+
+def test_texts_of_a_board_command_no_terminal() -> None:
+    assert read_answer(b'{"out": "\\u001b[2J"}', Said).out == "\ufffd[2J"
+
+
+def test_paths_are_replaced_wherever_they_stand() -> None:
+    content = {"a": ["/there/x/model.onnx failed", 1, None], "b": {"c": "/there/x"}}
+    assert replace_texts(content, {"/there/x": "/here"}) == {
+        "a": ["/here/model.onnx failed", 1, None],
+        "b": {"c": "/here"},
+    }
+
+
+def test_options_are_passed_on_as_single_words() -> None:
+    app, seen = typer.Typer(), list[str]()
+
+    @app.command()
+    def command(
+        context: typer.Context,
+        name: str,
+        many: Annotated[list[str] | None, typer.Option()] = None,
+        flag: bool = False,
+        other: int = 3,
+        host: str = "",
+    ) -> None:
+        seen.extend(option_words(context, {"host"}))
+
+    app(["--many", "-x y", "argument", "--many=--flag", "--flag", "--host", "h"], standalone_mode=False)
+    assert seen == ["--many=-x y", "--many=--flag", "--flag"]
+
+
+@pytest.mark.parametrize("more", [["--target", "orin-nano@jp6.2"], ["--sysroot", "/"]])
+def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--host", "orin", *more])
+    assert end.value.code == 2
+    assert "--host looks at a board as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "--host", "orin", "--sysroot", "/"], "Leave out --sysroot"),
+        (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
+        (["bench", "--remote-python", "python3.11"], "Add --host"),
+        (["doctor", "--remote-python", "python3"], "Add --host"),
+        (["doctor", "--restore-power-mode", "--json"], "Leave out --json"),
+        (["doctor", "--host", "orin", "--restore-power-mode", "--json"], "Leave out --json"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (DhoxError("It is full.", ""), "It is full.", 1),
+        (OSError(28, "No space left on device"), "No space left on device", 1),
+        (KeyboardInterrupt(), "Interrupted", 130),
+    ],
+)
+def test_every_error_says_where_results_remain(error: BaseException, said: str, code: int) -> None:
+    with (
+        pytest.raises(DhoxError, match=f"{said}.*lies there in /a b/r; `scp -r 'u@orin:/a b/r' .` brings") as caught,
+        said_to_remain("u@orin", "/a b/r"),
+    ):
+        raise error
+    assert caught.value.exit_code == code
+    with (
+        pytest.raises(DhoxError, match="`scp -r scp://orin:22//s/r .` brings"),
+        said_to_remain("ssh://orin:22", "/s/r"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("release", ["", "# R36 (release), REVISION: 4.3\nmore"])
+def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
+    probe = msgspec.structs.replace(
+        ORIN_PROBE, onnxruntime=BoardRuntime(True, "1.18.0 CUDAExecutionProvider"),
+        texts={"/etc/nv_tegra_release": release, "/proc/device-tree/model": ""},
+    )  # fmt: skip
+    assert dict(rows(probe))["L4T"] == (release.splitlines() or ["none"])[0]
+    assert describe(probe) == "orin, aarch64, Python 3.10.12, TensorRT 10.3.0, its own onnxruntime 1.18.0"
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_engines_where_there_is_no_gpu_are_one_message(needed: bool) -> None:
+    engines = {"exports": [], "precisions": [], "batches": [1], "needed": needed}
+    done = subprocess.run(
+        [sys.executable, "-m", "dhox.cli.on_board", json.dumps({"engines": engines, "words": ["--help"]})],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == needed
+    assert done.stderr.count("\n") == needed
+    assert ("No TensorRT engines" in done.stdout) is not needed
