@@ -1,0 +1,110 @@
+"""Where the zero-shot answers of a teacher go wrong: by template, by class, by pair of classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dhox.artefacts.audit import ClassRow, Confusion, TemplateRow, TextPair
+from dhox.artefacts.common import Accuracy
+from dhox.data.dataset import Item, class_numbers
+from dhox.distill.auditing.advice import Way
+from dhox.distill.auditing.nearest import nearest
+from dhox.distill.images.sets import Sets
+from dhox.evidence.statistics import confusion_matrix
+
+SHOWN = 16  # pairs of classes named
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The images that every accuracy of an audit comes from. `cross_validated`: they are the labelled images L."""
+
+    items: list[Item]
+    labels: torch.Tensor
+    cross_validated: bool
+    words: str
+
+
+def choose_judges(sets: Sets, labelled: list[Item], labels: list[str]) -> Judges:
+    """The val split, else the labelled images."""
+    if sets.selection == "val":
+        numbers = torch.from_numpy(class_numbers(sets.validation, labels))
+        return Judges(sets.validation, numbers, False, f"{len(numbers)} images of the val split")
+    numbers = torch.from_numpy(class_numbers(labelled, labels))
+    words = f"{len(numbers)} labelled images of train; probes cross-validated" if labelled else "no labelled image"
+    return Judges(labelled, numbers, True, words)
+
+
+def template_rows(
+    each: torch.Tensor, templates: list[str], z_judges: torch.Tensor, judges: Judges
+) -> list[TemplateRow]:
+    """Zero-shot accuracy of each template alone, best first; `each` [T, C, D]."""
+    if not len(judges.labels):
+        return []
+    rows = [
+        TemplateRow.of(((z_judges.float() @ text.T).argmax(-1) == judges.labels).numpy(), template=template)
+        for template, text in zip(templates, each, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row.correct)
+
+
+def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[ClassRow]:
+    """Zero-shot and probe accuracy per class, in class order; `taken_for`: the most frequent wrong zero-shot answer."""
+    if not ways:
+        return []
+    truth = judges.labels.numpy()
+    probe = next((way for way in ways if way.way == "linear probe" and way.model == ways[0].model), None)
+    rows = []
+    for number, label in enumerate(labels):
+        own = truth == number
+        wrong = Counter(answer for answer in ways[0].answers[own].tolist() if answer != number)
+        taken_for, times = max(wrong.items(), key=lambda entry: (entry[1], -entry[0])) if wrong else (None, 0)
+        rows.append(
+            ClassRow.of(
+                ways[0].right[own], class_=label, probe=Accuracy.of(probe.right[own]) if probe else None,
+                taken_for=None if taken_for is None else labels[taken_for], times=times,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: list[str]) -> list[Confusion]:
+    """The pairs of classes that zero-shot answers mix up most, both directions together, with example images."""
+    if not ways:
+        return []
+    truth, answers = judges.labels.numpy(), ways[0].answers
+    matrix = confusion_matrix(truth, answers, len(labels))
+    both = np.triu(matrix + matrix.T, 1)
+    order = np.argsort(-both, axis=None, kind="stable")[:SHOWN]
+    rows = []
+    for a, b in zip(*np.unravel_index(order, both.shape), strict=True):
+        if both[a, b] == 0:
+            break
+        mixed = ((truth == a) & (answers == b)) | ((truth == b) & (answers == a))
+        rows.append(
+            Confusion(
+                classes=(labels[a], labels[b]),
+                first_taken_for_second=int(matrix[a, b]),
+                second_taken_for_first=int(matrix[b, a]),
+                n=int((truth == a).sum() + (truth == b).sum()),
+                text_cosine=float(text[a] @ text[b]),
+                examples=[judges.items[i].name for i in np.flatnonzero(mixed)[:4]],
+            )
+        )
+    return rows
+
+
+def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> list[TextPair]:
+    """The pairs of classes whose prompts the teacher finds most alike: each class and its nearest, pairs once."""
+    numbers = torch.arange(len(text))
+    found = nearest(text, text, device, exclude=(numbers, numbers))
+    pairs = {
+        tuple(sorted((i, int(j)))): float(cosine)
+        for i, (cosine, j) in enumerate(zip(found.similarity, found.row, strict=True))
+    }
+    best = sorted(pairs.items(), key=lambda entry: -entry[1])[:SHOWN]
+    return [TextPair((labels[a], labels[b]), cosine) for (a, b), cosine in best]
