@@ -22,6 +22,7 @@ from dhox.artefacts.files import (
     newest,
     read_json,
 )
+from dhox.artefacts.run_directory import open_run
 from dhox.console import console, say
 from dhox.demo.data import write_image_folder
 from dhox.errors import DhoxError, require
@@ -63,7 +64,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     assert bench is not None
     manifest = read_json(out / "export" / EXPORT_FILE, EXPORT_SCHEMA)
     content = bench_of_export(read_json(bench / BENCH_FILE, BENCH_SCHEMA), out / "export")
-    rows = line_rows(out, manifest, content, costs, labels_only)
+    rows = line_rows(open_run(out), manifest, content, costs, labels_only)
     title = f"{shots} labels per class, accuracy on 3,000 test images with 95 % interval"
     table = Table("stage", "test accuracy", "MB", "latency, ms", title=title)
     for row in rows:
