@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
-from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, read_json
+from dhox.artefacts.files import EXPORT_FILE
+from dhox.artefacts.manifest import Fold, Manifest
+from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
 from dhox.bench.latency_statistics import latency_row
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.torch_reference import deployable
 from dhox.distill.images.pixels import to_model
 from dhox.distill.teachers.teacher import Teacher, load_teacher
-from dhox.export.folding.fold import Fold
 
 SECONDS = 1.0
 
@@ -41,7 +42,7 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     """stage -> {"bytes": fp32 weights, "latency_ms": p50 at batch 1 in torch} for every stage that is no ONNX file."""
     summary = read_run(run)
     assert summary.teacher is not None
-    fold = Fold(**read_json(run / "export" / EXPORT_FILE, EXPORT_SCHEMA)["fold"])
+    fold = read_record(run / "export" / EXPORT_FILE, Manifest).fold
     teacher = load_teacher(summary.teacher.name, torch.device("cpu"))
     text = teacher.encode_classes([entry.prompt for entry in summary.classes], summary.teacher.templates)
     single = Fold("single", 1.0, 1.0)
@@ -49,7 +50,7 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
         "teacher": ZeroShot(teacher, text),
         "labels_only": deployable(labels_only, single),
         "ce_head": deployable(run, single),
-        "dho": deployable(run, replace(fold, rule="heads")),
+        "dho": deployable(run, msgspec.structs.replace(fold, rule="heads")),
         "folded_torch": deployable(run, fold),
     }
     sizes = dict.fromkeys(modules, summary.student.image_size) | {"teacher": teacher.size}
