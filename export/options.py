@@ -167,6 +167,11 @@ def check_target(target: TargetOptions) -> None:
     alone = [flag for flag in changed(target) if flag not in {"--tensorrt", "--emit"}]
     if alone and not engines.tensorrt:
         raise UsageError(f"{', '.join(alone)} only has a meaning with --tensorrt.", "Add it.")
+    check_engines(engines)
+
+
+def check_engines(engines: Engines) -> None:
+    """Raise UsageError for options of engines that contradict each other."""
     smallest, _, largest = engines.batches
     if engines.dla is not None and smallest != largest:
         raise UsageError("DLA takes one batch size only.", "Use for example --batch 8 with --dla.")

@@ -20,7 +20,7 @@ from dhox.evidence.device_ledger import device_row, ledger_items
 from dhox.export.engines.compile_engine import Compiled, compile_onnx
 from dhox.export.engines.precision_proof import check_promise, compiled_precision, layers_of_inspector, layers_of_log
 from dhox.export.engines.sidecar import Job, Proof, untold, write_engine
-from dhox.export.options import Engines
+from dhox.export.options import Engines, check_engines
 from dhox.models import engines
 from dhox.models.export_directory import Export, open_export
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
@@ -36,6 +36,7 @@ def build_engines(path: Path, options: Engines, overwrite: bool = False) -> list
     Raises UsageError for contradictory options, DhoxError where TensorRT, a GPU, memory or an artefact is missing, and
     GateFailedError (nothing kept) where an engine has not the precision that was asked for or fails the golden check.
     """
+    check_engines(options)
     export = open_export(path)
     entries = [export.entry(precision) for precision in dict.fromkeys(options.precision) or [None]]
     if options.dla is not None and any(entry.precision == "fp32" for entry in entries):

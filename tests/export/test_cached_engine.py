@@ -82,11 +82,11 @@ def test_an_engine_is_built_once_and_again_when_it_is_not_the_users_own(
     folder = Path(session.facts.engine).parent
     assert folder.parent == tmp_path / "cache/dhox/engines"
     assert Path(session.facts.engine).read_bytes() == session.plan  # type: ignore[attr-defined]
-    assert engines.read_sidecar(folder)["golden"]["status"].startswith("not run")
+    assert str(engines.read_sidecar(folder).golden_note).startswith("not run")
     (folder / "model.engine").write_bytes(session.plan + b" ")  # type: ignore[attr-defined]
     open_cached_engine(path, "fp32", ("data", "scores"))
     assert len(builds) == 2
-    engines.trust_record(engines.read_sidecar(folder)["engine"]["sha256"]).unlink()  # another user's, or copied here
+    engines.trust_record(engines.read_sidecar(folder).engine.sha256).unlink()  # another user's, or copied here
     open_cached_engine(path, "fp32", ("data", "scores"))
     assert len(builds) == 3
     open_cached_engine(model(path, 2), "fp32", ("data", "scores"))  # another file under the same name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,19 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from made_export import FILES, make_manifest, write_model
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import dhox
-from dhox.artefacts.files import EXPORT_SCHEMA, sha256, write_json
+from dhox.artefacts.common import Accuracy, Preprocessing
+from dhox.artefacts.files import sha256, write_json
+from dhox.artefacts.manifest import Precision, Reject
+from dhox.cli.main import app
 from dhox.errors import DhoxError
-from dhox.export.integrations.emit import emit, example_text
-from dhox.models.export_directory import FOLD_KEYS, MANIFEST_KEYS, SIDE_FILES, read_manifest
+from dhox.export.integrations.emit import Program, emit
+from dhox.export.integrations.example import example_text
+from dhox.models.export_directory import open_export
 from dhox.models.onnx_file import check_onnx
 from dhox.runtimes.tensors import INPUT_KINDS
 
@@ -56,7 +62,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def made_export(folder: Path, kind: str, precision: str = "fp32", **more: object) -> Path:
+def made_export(folder: Path, kind: str, precision: Precision = "fp32", **more: object) -> Path:
     """An export directory whose graph is one random linear layer on the pixels: every pixel counts."""
     folder.mkdir(parents=True)
     weight = np.random.default_rng(0).normal(size=(3 * CROP * CROP, len(CLASSES))).astype(np.float32)
@@ -76,24 +82,36 @@ def made_export(folder: Path, kind: str, precision: str = "fp32", **more: object
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    model.metadata_props.add(key="dhox.classes", value=json.dumps(CLASSES))
-    onnx.save(model, folder / "model.onnx")
-    entry = {
-        "file": "model.onnx", "precision": precision, "input": kind, "opset": 18, "ir": 10,
-        "sha256": sha256(folder / "model.onnx"), "bytes": 1, "golden_agreement": None, "conversion": None,
-    }  # fmt: skip
-    content = {
-        "schema": EXPORT_SCHEMA, "status": "complete", "run": {"path": "/runs/my run.2"}, "artefacts": [entry],
-        "default": precision, "classes": [{"id": i, "name": name} for i, name in enumerate(CLASSES)],
-        "preprocessing": {
-            "resize": 20, "crop": CROP, "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4],
-        },
-        "files": dict.fromkeys(SIDE_FILES, ""), "fold": dict.fromkeys(FOLD_KEYS) | {"rule": "exact"}, "data": "d",
-        **dict.fromkeys(MANIFEST_KEYS - {"run"}), "metric": "accuracy", "reject": None, **more,
-    }  # fmt: skip
-    write_json(folder / "manifest.json", content)
-    (folder / "example.py").write_text(example_text(content))
+    preprocessing = Preprocessing(20, CROP, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    write_model(folder, model, CLASSES, preprocessing)
+    if precision != "fp32":
+        shutil.copy(folder / "model.onnx", folder / FILES[precision])
+    made = make_manifest(folder, CLASSES, preprocessing, kind, precision, **more)
+    (folder / "example.py").write_text(example_text(made.artefacts[0], preprocessing, None))
     return folder
+
+
+def rejecting(threshold: float) -> Reject:
+    row = Accuracy(n=2, correct=1, accuracy=0.5, interval=(0.1, 0.9))
+    return Reject(
+        asked=0.9, threshold=threshold, coverage=0.9, coverage_interval=(0.8, 1.0), answered=row, all=row, n=2,
+        images="cross-fitted",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("program", ["deepstream", "triton"])
+def test_every_file_and_command_that_an_emitted_text_names_is_there(tmp_path: Path, program: Program) -> None:
+    folder = emit(made_export(tmp_path / "export", "float-nchw-255"), program)
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    for path in folder.rglob("*.*"):
+        if path.suffix not in {".txt", ".pbtxt"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"python \S+|docs/\S+|benchmarks/\S+", text)
+        assert set(re.findall(r"dhox ([a-z]+)", text)) <= commands
+        for name in re.findall(r"[\w./-]+\.(?:py|md|onnx|txt|toml)\b", text):
+            named = [folder / name, path.parent / name, path.parent / "1" / name, folder.parent / name]
+            assert any(place.exists() for place in named), name
 
 
 def odd_images(folder: Path) -> list[Path]:
@@ -139,8 +157,9 @@ def test_the_example_answers_as_dhox_does_on_every_kind_of_image(tmp_path: Path,
 
 def test_the_example_of_a_real_export_answers_as_predict_does(line: Path, tmp_path: Path) -> None:
     shutil.copytree(line / "runs/tiny/export", tmp_path / "export")
-    manifest = read_manifest(tmp_path / "export")
-    text = example_text(manifest)
+    opened = open_export(tmp_path / "export")
+    entry, preprocessing = opened.entry("fp32"), opened.manifest.preprocessing
+    text = example_text(entry, preprocessing, None)
     assert len(text.splitlines()) <= 40
     (tmp_path / "export/example.py").write_text(text)
     images = sorted((line / "data/test/sandal").iterdir())[:4]
@@ -148,7 +167,7 @@ def test_the_example_of_a_real_export_answers_as_predict_does(line: Path, tmp_pa
     assert [float(p) for _, p in run_alone(tmp_path / "export/example.py", images)] == pytest.approx(
         probs.max(-1), abs=2e-6
     )
-    (tmp_path / "export/example.py").write_text(example_text(manifest | {"reject": {"threshold": 1.1}}))
+    (tmp_path / "export/example.py").write_text(example_text(entry, preprocessing, rejecting(1.1)))
     assert {name for name, _ in run_alone(tmp_path / "export/example.py", images)} == {"unknown"}
 
 
@@ -162,14 +181,16 @@ def nvinfer_config(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_deepstream_gets_keys_that_nvinfer_knows_and_the_shape_of_the_file(tmp_path: Path, precision: str) -> None:
+def test_deepstream_gets_keys_that_nvinfer_knows_and_the_shape_of_the_file(
+    tmp_path: Path, precision: Precision
+) -> None:
     export = made_export(tmp_path / "export", "float-nchw-255", precision)
     folder = emit(export, "deepstream")
     assert folder == export / "deepstream"
     config = nvinfer_config(folder)
     assert set(config) <= NVINFER_KEYS
     model = (folder / config["onnx-file"]).resolve()
-    assert model == (export / "model.onnx").resolve()
+    assert model == (export / FILES[precision]).resolve()
     shape = onnx.load(model).graph.input[0].type.tensor_type.shape.dim[1:]
     assert [int(side) for side in config["infer-dims"].split(";")] == [side.dim_value for side in shape]
     assert [config["output-blob-names"]] == check_onnx(model).outputs
@@ -184,7 +205,7 @@ def test_deepstream_gets_keys_that_nvinfer_knows_and_the_shape_of_the_file(tmp_p
 
 
 def test_the_reject_threshold_reaches_nvinfer(tmp_path: Path) -> None:
-    export = made_export(tmp_path / "export", "float-nchw-255", reject={"threshold": 0.4375})
+    export = made_export(tmp_path / "export", "float-nchw-255", reject=rejecting(0.4375))
     assert float(nvinfer_config(emit(export, "deepstream"))["classifier-threshold"]) == 0.4375
 
 
@@ -297,6 +318,6 @@ def test_a_manifest_from_elsewhere_cannot_write_keys_into_a_configuration(tmp_pa
     if "file" in change:
         shutil.copy(export / "model.onnx", export / "renamed")
     write_json(export / "manifest.json", content | {key: change[key] for key in ("reject",) if key in change})
-    with pytest.raises(DhoxError, match="is not what dhox wrote|no plain file name"):
+    with pytest.raises(DhoxError, match=r"manifest\.json"):
         emit(export, "deepstream")
     assert not (export / "deepstream").exists()

@@ -12,17 +12,23 @@ from typing import Any
 
 import onnx
 import pytest
+from msgspec.structs import replace
 
-from dhox.artefacts.files import read_json, sha256
+from dhox.artefacts.engine import Engine, EngineOptions
+from dhox.artefacts.files import sha256
+from dhox.artefacts.manifest import model_metadata
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.engines import compile_engine, engine
 from dhox.export.engines.compile_engine import build_error
-from dhox.export.engines.engine import build_engines, find_gpu, parse_batches
+from dhox.export.engines.engine import build_engines, find_gpu
 from dhox.export.engines.precision_proof import layers_of_log
 from dhox.export.half_precision.convert import convert
+from dhox.export.options import Engines, TargetOptions
 from dhox.models import engines
-from dhox.models.export_directory import read_manifest
-from dhox.reports.export.engine_tables import print_engines
+from dhox.models.export_directory import Export, open_export
+from dhox.options.declare import build
+from dhox.reports.pages.export import engines_page
+from dhox.reports.terminal import show
 from dhox.runtimes.cuda import Gpu
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt
@@ -39,6 +45,16 @@ def export(line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engine, "import_tensorrt", lambda: import_tensorrt("tensorrt_rtx"))
     shutil.copytree(line / "runs/tiny/export", tmp_path / "export", ignore=shutil.ignore_patterns("engines"))
     return tmp_path / "export"
+
+
+def built_by(export: Path, overwrite: bool = False, **options: Any) -> list[Engine]:
+    """As `dhox export EXPORT --tensorrt` with these options builds."""
+    return build_engines(export, build(TargetOptions, **options).engines, overwrite)
+
+
+def metadata(export: Path) -> dict[str, Any]:
+    manifest = open_export(export).manifest
+    return model_metadata(manifest.names, manifest.preprocessing, manifest.fold)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -58,47 +74,46 @@ def replace_model(export: Path, precision: str, content: bytes, share: float = 1
 
 def test_engines_are_built_proven_and_recorded(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(export)
-    built = build_engines(export, precisions=["fp32", "fp16"], batches=(1, 4, 8), workspace_mib=256)
+    built = built_by(export, precision=["fp32", "fp16"], batch="1:4:8", workspace=256)
     assert {name: digest for name, digest in contents(export).items() if not name.startswith("engines")} == before
     for sidecar, precision in zip(built, ("fp32", "fp16"), strict=True):
-        folder = export / "engines" / sidecar["folder"]
+        folder = export / "engines" / sidecar.folder
         assert re.fullmatch(rf"any-rtx[\d.]+-{precision}-[0-9a-f]{{8}}", folder.name)
         assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "model.engine"]
         assert engines.read_sidecar(folder) == sidecar
-        assert sidecar["onnx"]["sha256"] == sha256(export / sidecar["onnx"]["file"])
-        assert sidecar["graph_precision"]["share"] == sidecar["engine_precision"]["share"] == 1.0
-        assert sidecar["engine_precision"]["source"] == "builder's log"
-        assert sidecar["golden"]["status"].startswith("not run: no GPU here")
-        assert sidecar["options"] == {
-            "smallest": 1, "usual": 4, "largest": 8, "workspace_mib": 256, "version_compatible": False,
-            "hardware_compatible": False, "dla": None,
-        }  # fmt: skip
+        assert sidecar.onnx.sha256 == sha256(export / sidecar.onnx.file)
+        assert sidecar.compiled is not None
+        assert sidecar.parsed.share == sidecar.compiled.share == 1.0
+        assert sidecar.compiled.source == "builder's log"
+        assert sidecar.golden is None
+        assert str(sidecar.golden_note).startswith("not run: no GPU here")
+        assert sidecar.options == EngineOptions(1, 4, 8, 256)
         assert hashlib.sha256(engines.read_plan(folder, sidecar, trust_engine=False)).hexdigest() == sha256(
             folder / "model.engine"
         )
-    print_engines(export, built)
+    show(engines_page(export, built))
     printed = capsys.readouterr().out
     assert "100 % fp16" in printed
     assert "golden not run: no GPU here" in printed
 
 
 def test_an_engine_is_replaced_only_when_asked(export: Path) -> None:
-    (built,) = build_engines(export)
-    assert built["precision"] == "fp16"  # the export's default
+    (built,) = built_by(export)
+    assert built.precision == "fp16"  # the export's default
     before = contents(export / "engines")
     with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
-        build_engines(export)
+        built_by(export)
     assert contents(export / "engines") == before
-    build_engines(export, batches=(2, 2, 2))
+    built_by(export, batch="2")
     assert len(list((export / "engines").iterdir())) == 2
-    build_engines(export, overwrite=True)
+    built_by(export, overwrite=True)
     assert len(list((export / "engines").iterdir())) == 2
 
 
 def test_no_silent_fp32_engine(export: Path) -> None:
     replace_model(export, "fp16", (export / "model.onnx").read_bytes())
     with pytest.raises(GateFailedError, match="fp16 was asked for, but only 0%") as failed:
-        build_engines(export, precisions=["fp16"])
+        built_by(export, precision=["fp16"])
     assert failed.value.exit_code == 3
     assert not list((export / "engines").iterdir())
 
@@ -109,7 +124,7 @@ def test_an_engine_that_loses_its_precision_is_not_kept(export: Path, monkeypatc
         engine, "layers_of_log", lambda text: layers_of_log(text.replace("Datatype: Half", "Datatype: Float"))
     )
     with pytest.raises(GateFailedError, match="in the engine only 0% are .*Nothing was kept"):
-        build_engines(export)
+        built_by(export)
     assert not list((export / "engines").iterdir())
 
 
@@ -118,17 +133,18 @@ def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pyt
     fp32 = (export / "model.onnx").read_bytes()
     convolutions = [node.name for node in onnx.load_from_string(fp32).graph.node if node.op_type == "Conv"]
     kept = convolutions[len(convolutions) // 2]
-    replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}))
+    replace_model(export, "fp16", convert(fp32, metadata(export), {kept: "a test"}))
     with pytest.raises(GateFailedError, match=r"promised 100% fp16 .* parsed network has 94% \(15 fp16, 1 fp32\)"):
-        build_engines(export, precisions=["fp16"])
-    replace_model(export, "fp16", convert(fp32, {}, {kept: "a test"}), share=15 / 16)
-    (built,) = build_engines(export, precisions=["fp16"])
-    assert built["graph_precision"]["products"] == {
+        built_by(export, precision=["fp16"])
+    replace_model(export, "fp16", convert(fp32, metadata(export), {kept: "a test"}), share=15 / 16)
+    (built,) = built_by(export, precision=["fp16"])
+    assert built.parsed.products == {
         "fp16": len(convolutions),
         "fp32": 1,
     }  # less the kept one, plus the matrix product
-    assert built["engine_precision"]["differs"] == {kept: ["fp32", "fp16"]}
-    print_engines(export, [built])
+    assert built.compiled is not None
+    assert built.compiled.differs == {kept: ("fp32", "fp16")}
+    show(engines_page(export, [built]))
     assert f"in another precision than the file states: {kept} fp32 -> fp16" in capsys.readouterr().out
 
 
@@ -145,10 +161,10 @@ def test_the_parsers_own_words(export: Path) -> None:
     permute.attribute.extend(kept)
     replace_model(export, "fp32", model.SerializeToString())
     with pytest.raises(DhoxError, match=r"parser does not take .*first input has type UInt8 but must have"):
-        build_engines(export, precisions=["fp32"])
+        built_by(export, precision=["fp32"])
     replace_model(export, "fp32", b"not an ONNX file")
     with pytest.raises(DhoxError, match=r"model.onnx is not an ONNX file, or is damaged"):
-        build_engines(export, precisions=["fp32"])
+        built_by(export, precision=["fp32"])
 
 
 @pytest.mark.parametrize(
@@ -166,14 +182,14 @@ def test_weights_in_other_files_never_reach_the_parser(export: Path, location: s
     weight.external_data.add(key="location", value=location)
     replace_model(export, "fp32", model.SerializeToString())
     with pytest.raises(DhoxError, match=message):
-        build_engines(export, precisions=["fp32"])
+        built_by(export, precision=["fp32"])
 
 
 def test_too_little_workspace_says_what_to_do(export: Path) -> None:
     with pytest.raises(
         DhoxError, match=r"not enough memory to build .*within workspace limit.*--workspace MIB.*smaller --batch"
     ):
-        build_engines(export, workspace_mib=1)
+        built_by(export, workspace=1)
 
 
 def test_recorded_words_of_too_little_memory() -> None:
@@ -192,52 +208,52 @@ def test_recorded_words_of_too_little_memory() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precisions": ["int8"]}, "holds no int8 model. Ask for one of: fp32, fp16"),
+        ({"precision": ["int8"]}, "holds no int8 model. Ask for one of: fp32, fp16"),
         ({"hardware_compatible": True}, "no hardware-compatible engines on request.*Leave out --hardware-compatible"),
         ({"version_compatible": True}, "lean runtime, which is not here .*leave out --version-compatible"),
-        ({"dla": 0, "batches": (8, 8, 8)}, "--dla 0: TensorRT finds 0 DLA cores here.*Leave out --dla"),
+        ({"dla": 0, "batch": "8"}, "--dla 0: TensorRT finds 0 DLA cores here.*Leave out --dla"),
     ],
 )
 def test_what_this_tensorrt_cannot_do(export: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DhoxError, match=message):
-        build_engines(export, **options)
+        built_by(export, **options)
     assert not list((export / "engines").glob("*"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workspace_mib": 0}, "--workspace 0 is no amount of MiB"),
+        ({"workspace": 0}, "--workspace 0"),
         ({"dla": 0}, "DLA takes one batch size only"),
-        ({"dla": 0, "batches": (4, 4, 4), "precisions": ["fp32"]}, "DLA computes in fp16 and int8 only"),
-        ({"dla": 0, "batches": (4, 4, 4), "hardware_compatible": True}, "leave out --hardware-compatible"),
+        ({"dla": 0, "batch": "4", "precision": ["fp32"]}, "DLA computes in fp16 and int8 only"),
+        ({"dla": 0, "batch": "4", "hardware_compatible": True}, "Leave out --hardware-compatible"),
     ],
 )
 def test_contradictory_options(export: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build_engines(export, **options)
+        built_by(export, **options)
 
 
 @pytest.mark.parametrize(("text", "batches"), [("1:8:16", (1, 8, 16)), ("4", (4, 4, 4)), (" 1:1:1 ", (1, 1, 1))])
 def test_batches(text: str, batches: tuple[int, int, int]) -> None:
-    assert parse_batches(text) == batches
+    assert Engines(batch=text).batches == batches
 
 
 @pytest.mark.parametrize("text", ["", "0:8:16", "8:1:16", "1:16:8", "1:8", "1:8:16:32", "a:b:c", "-1:8:16", "1.5", "0"])
 def test_malformed_batches(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not MIN:OPT:MAX .*--batch 1:8:16"):
-        parse_batches(text)
+        _ = Engines(batch=text).batches
 
 
 def test_a_full_disk_leaves_earlier_engines(export: Path) -> None:
     """A limit on the size of files stands for the end of the disk."""
-    build_engines(export, precisions=["fp32"])
+    built_by(export, precision=["fp32"])
     before = contents(export / "engines")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(DhoxError, match=r"Could not write .*model.engine: .+\. Free space"):
-            build_engines(export, precisions=["fp16"])
+            built_by(export, precision=["fp16"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert contents(export / "engines") == before
@@ -247,7 +263,7 @@ def test_damaged_models_are_not_built(export: Path) -> None:
     with (export / "model.fp16.onnx").open("ab") as file:
         file.write(b"!")
     with pytest.raises(DhoxError, match="SHA-256 differs"):
-        build_engines(export)
+        built_by(export)
 
 
 def test_tensorrt_proper_needs_the_gpu() -> None:
@@ -276,15 +292,12 @@ def test_timing_caches_are_kept_per_device_and_version(tmp_path: Path, monkeypat
 
 def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
     """With ONNX Runtime's session in the place of the engine's: both are called alike."""
-    manifest = read_manifest(export)
-    entry = next(entry for entry in manifest["artefacts"] if entry["precision"] == "fp32")
-    found = engine.engine_ledger(export, manifest, entry, OnnxSession(export / entry["file"]))
-    exported = next(
-        row
-        for row in read_json(export / "ledger.json", "dhox.evidence.ledger/2")["rows"]
-        if row["stage"] == "onnx_fp32"
-    )
-    assert found["note"] is None
-    assert (found["row"]["correct"], found["row"]["n"], found["row"]["agreement"]) == (exported["correct"], 80, 1)
-    gone = engine.engine_ledger(export, manifest | {"data": "/nowhere"}, entry, None)
-    assert gone == {"note": "not run: no images at /nowhere. Give --data.", "row": None}
+    opened = open_export(export)
+    entry = opened.entry("fp32")
+    found, note = engine.engine_ledger(opened, entry, OnnxSession(export / entry.file))
+    exported = next(row for row in opened.ledger().rows if row.stage == "onnx_fp32")
+    assert note is None
+    assert found is not None
+    assert (found.correct, found.n, found.agreement) == (exported.correct, 80, 1)
+    moved = Export(export, replace(opened.manifest, data="/nowhere"))
+    assert engine.engine_ledger(moved, entry, None) == (None, "not run: no images at /nowhere. Give --data.")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from math import inf
 
 import numpy as np
@@ -7,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.logits import Logits
+from dhox.artefacts.manifest import Fold
 from dhox.distill.results.selection import ALPHAS, BETAS, selecting_half
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import negative_log_likelihood, softmax
 from dhox.export.folding.fold import (
     R_GRID,
-    Fold,
     choose_fold,
     choose_r,
     coefficients,
@@ -29,37 +33,32 @@ from dhox.export.folding.fold import (
     why_not_plain,
 )
 from dhox.export.graphs.graph import folded_head
-from dhox.models.export_directory import FOLD_KEYS
 
 ALPHA = st.floats(0, 1)
 BETA = st.floats(0.1, 4)
 SEED = st.integers(0, 2**20)
 
 
-def two_heads(seed: int, classes: int = 5, features: int = 7) -> dict[str, np.ndarray]:
+def two_heads(seed: int, classes: int = 5, features: int = 7) -> Heads:
     random = np.random.default_rng(seed)
-    return {
-        f"{head}_{part}": random.normal(0, 1, shape).astype(np.float32)
-        for head in ("ce", "kd")
-        for part, shape in (("weight", (classes, features)), ("bias", (classes,)))
-    } | {"kd_head": np.array("linear")}
+    shapes = [(classes, features), (classes,)] * 2
+    return Heads(*(random.normal(0, 1, shape).astype(np.float32) for shape in shapes), np.array("linear"))
 
 
-def logits_of(heads: dict[str, np.ndarray], z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return z @ heads["ce_weight"].T + heads["ce_bias"], z @ heads["kd_weight"].T + heads["kd_bias"]
+def logits_of(heads: Heads, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    kd_weight, kd_bias = heads.kd
+    return z @ heads.ce_weight.T + heads.ce_bias, z @ kd_weight.T + kd_bias
 
 
-def validation(
-    n: int, seed: int = 0, ce_right: float = 0.7, kd_right: float = 0.7, **more: np.ndarray
-) -> dict[str, np.ndarray]:
+def validation(n: int, seed: int = 0, ce_right: float = 0.7, kd_right: float = 0.7, **more: np.ndarray) -> Logits:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 6, n)
-    out = {"labels": labels, "names": np.array([f"val/{i}.png" for i in range(n)])}
+    out = {"labels": labels, "names": np.array([f"val/{i}.png" for i in range(n)], np.str_)}
     for head, right in (("ce", ce_right), ("kd", kd_right)):
         logits = random.normal(0, 1, (n, 6))
         logits[np.arange(n), labels] += np.where(random.random(n) < right, 4, -1)
         out[f"{head}_logits"] = logits.astype(np.float32)
-    return out | more
+    return Logits(**out, **more)
 
 
 @given(alpha=ALPHA, beta=BETA, seed=SEED, classes=st.integers(2, 40))
@@ -69,7 +68,7 @@ def test_exact_fold_and_kept_heads_equal_dho_inference(alpha: float, beta: float
     expected = dho_probs(*logits_of(heads, z), alpha, beta)
     val = validation(0)
     exact, _ = choose_fold(val, tuned_linear(val, alpha, beta), "exact", 1.0)
-    for fold in (exact, type(exact)(**{**exact.to_json(), "rule": "heads"})):
+    for fold in (exact, replace(exact, rule="heads")):
         probs = folded_head(heads, fold)(torch.from_numpy(z)).detach().numpy()
         assert probs.dtype == np.float32
         assert abs(probs - expected).max() < 2e-5
@@ -123,19 +122,19 @@ def test_one_head_alone_wins_only_where_it_is_strictly_better() -> None:
 
 def test_tau_minimises_the_nll() -> None:
     val = validation(600)
-    pooled = pool(val["ce_logits"], val["kd_logits"], 1.5)
-    tau = fit_tau(pooled, val["labels"])
-    best = negative_log_likelihood(softmax(pooled / tau), val["labels"])
+    pooled = pool(val.ce_logits, val.kd_logits, 1.5)
+    tau = fit_tau(pooled, val.labels)
+    best = negative_log_likelihood(softmax(pooled / tau), val.labels)
     for factor in (0.9, 1.1, 3):
-        assert negative_log_likelihood(softmax(pooled / (tau * factor)), val["labels"]) >= best
+        assert negative_log_likelihood(softmax(pooled / (tau * factor)), val.labels) >= best
 
 
 def test_without_labels_the_mixture_is_matched() -> None:
     val = validation(800, ce_right=0.9, kd_right=0.9)
-    few = validation(0, unlabelled_ce_logits=val["ce_logits"], unlabelled_kd_logits=val["kd_logits"])
+    few = validation(0, unlabelled_ce_logits=val.ce_logits, unlabelled_kd_logits=val.kd_logits)
     fold = tuned_linear(few, 0.4, 0.5)
     assert (fold.tuned_on, fold.calibrated) == ("unlabelled", False)
-    linear, mixture = fold_probs(val, fold), dho_probs(val["ce_logits"], val["kd_logits"], 0.4, 0.5)
+    linear, mixture = fold_probs(val, fold), dho_probs(val.ce_logits, val.kd_logits, 0.4, 0.5)
     assert (linear.argmax(-1) == mixture.argmax(-1)).mean() > 0.95
     assert linear.max(-1).mean() == pytest.approx(mixture.max(-1).mean(), abs=1e-3)
     assert tuned_linear(validation(0), 0.4, 0.5).tuned_on == "inference-weights"
@@ -149,7 +148,7 @@ def test_given_numbers_are_taken(r: float, tau: float) -> None:
     assert tuned_linear(val, 0.4, 0.5, tau=tau).r == tuned_linear(val, 0.4, 0.5).r
     fitted = tuned_linear(val, 0.4, 0.5, r=r)
     assert (fitted.r, fitted.calibrated) == (r, True)
-    assert fitted.tau == fit_tau(pool(val["ce_logits"], val["kd_logits"], r), val["labels"])
+    assert fitted.tau == fit_tau(pool(val.ce_logits, val.kd_logits, r), val.labels)
     assert tuned_linear(val, 0.4, 0.5, r=inf, tau=tau).r is None
 
 
@@ -207,11 +206,11 @@ def test_auto_is_linear_only_with_evidence() -> None:
     assert (none.rule, nothing) == ("exact", None)
 
 
-def cosine_validation(n: int, spread: float) -> dict[str, np.ndarray]:
+def cosine_validation(n: int, spread: float) -> Logits:
     """Validation of a cosine KD head without bias, whose features differ in length by a factor of e^(+-spread)."""
     val = validation(n, ce_right=0.97, kd_right=0.97)
     norms = np.exp(np.random.default_rng(1).normal(0, spread, n))
-    return val | {"z_norms": norms.astype(np.float32), "kd_bias": np.zeros(6, np.float32)}
+    return dataclasses.replace(val, z_norms=norms.astype(np.float32), kd_bias=np.zeros(6, np.float32))
 
 
 def test_the_plain_fold_of_a_cosine_head_has_its_own_gate() -> None:
@@ -219,15 +218,15 @@ def test_the_plain_fold_of_a_cosine_head_has_its_own_gate() -> None:
     for val in (same, differ):
         assert why_not_plain(val) is None
         linear, plain = tuned_linear(val, 0.5, 1.0), tuned_linear(val, 0.5, 1.0, plain=True)
-        half = selecting_half(val["names"].tolist())
-        assert plain.z_norm == pytest.approx(1 / (1 / val["z_norms"][half]).mean(), rel=1e-6)
+        half = selecting_half(val.names.tolist())
+        assert plain.z_norm == pytest.approx(1 / (1 / val.z_norms[half]).mean(), rel=1e-6)
         fold, evidence = choose_fold(val, linear, "auto", 1.0, plain=plain, cosine=True)
         assert evidence is not None
         assert fold == (plain if evidence.passed else Fold("exact", 0.5, 1.0))
         assert evidence.passed == (val is same)
         assert choose_fold(val, linear, "linear", 1.0, plain=plain, cosine=True)[0] == plain
-        rows = {row["stage"]: row for row in compare(val, linear, plain)}
-        assert rows["linear_plain"]["agreement_with_dho"] <= 1
+        rows = {row.stage: row for row in compare(val, linear, plain)}
+        assert rows["linear_plain"].agreement_with_dho <= 1
     assert evidence.difference < 0
     assert np.array_equal(fold_probs(same, plain).shape, (3000, 6))
 
@@ -249,23 +248,19 @@ def test_evidence_never_comes_from_the_selecting_half() -> None:
     val = validation(2000, ce_right=0.9, kd_right=0.9)
     from dhox.distill.results.selection import selecting_half
 
-    gate = ~selecting_half(val["names"].tolist())
+    gate = ~selecting_half(val.names.tolist())
     before, _ = choose_fold(val, tuned_linear(val, 0.5, 1.0), "linear", 1.0)
-    changed = {**val, "labels": np.where(gate, (val["labels"] + 1) % 6, val["labels"])}
+    changed = dataclasses.replace(val, labels=np.where(gate, (val.labels + 1) % 6, val.labels))
     after, evidence = choose_fold(changed, tuned_linear(changed, 0.5, 1.0), "linear", 1.0)
     assert before == after
     assert evidence is not None
     assert evidence.n == gate.sum()
-    assert compare(changed, tuned_linear(changed, 0.5, 1.0))[0]["accuracy"] < 0.2
+    assert compare(changed, tuned_linear(changed, 0.5, 1.0))[0].accuracy < 0.2
 
 
 def test_comparison_lists_every_way_to_answer() -> None:
-    rows = {row["stage"]: row for row in compare(validation(400), tuned_linear(validation(400), 0.4, 0.5))}
+    rows = {row.stage: row for row in compare(validation(400), tuned_linear(validation(400), 0.4, 0.5))}
     assert list(rows) == ["ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned"]
-    assert rows["exact"]["agreement_with_dho"] == 1
-    assert rows["exact"]["accuracy"] == rows["dho"]["accuracy"]
+    assert rows["exact"].agreement_with_dho == 1
+    assert rows["exact"].accuracy == rows["dho"].accuracy
     assert compare(validation(0), tuned_linear(validation(0), 0.4, 0.5)) == []
-
-
-def test_a_manifest_names_every_number_of_a_fold() -> None:
-    assert Fold("exact", 0.4, 0.5).to_json().keys() == FOLD_KEYS

@@ -9,10 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.logits import HeadLogits
+from dhox.artefacts.manifest import Fold
 from dhox.distill.students.kd_head import KD_HEADS
 from dhox.evidence.statistics import softmax
-from dhox.export.folding.fold import Fold, coefficients, fold_probs, harmonic_mean
-from dhox.export.folding.head_weights import head_weights, is_cosine
+from dhox.export.folding.fold import coefficients, fold_probs, harmonic_mean
+from dhox.export.folding.head_weights import head_weights
 from dhox.export.graphs.graph import folded_head
 from dhox.export.retune import probs_of_features
 
@@ -27,20 +30,15 @@ HEADS = st.builds(
     st.sampled_from(KD_HEADS),
 )  # fmt: skip
 
-Heads = dict[str, np.ndarray]
-
 
 def random_heads(seed: int, classes: int, dtype: str, kind: str) -> Heads:
     random = np.random.default_rng(seed)
     scale = 1.0 if kind == "linear" else 5.0
-    heads = {
-        f"{head}_{part}": (random.normal(0, scale if head == "kd" else 1, shape)).astype(dtype)
-        for head in ("ce", "kd")
-        for part, shape in (("weight", (classes, FEATURES)), ("bias", (classes,)))
-    }
+    shapes = [(1, (classes, FEATURES)), (1, (classes,)), (scale, (classes, FEATURES)), (scale, (classes,))]
+    parts = [random.normal(0, spread, shape).astype(dtype) for spread, shape in shapes]
     if kind == "cosine-paper":
-        heads["kd_bias"][:] = 0
-    return heads | {"kd_head": np.array(kind)}
+        parts[3][:] = 0
+    return Heads(*parts, np.array(kind))
 
 
 def features(n: int = 24) -> np.ndarray:
@@ -50,10 +48,12 @@ def features(n: int = 24) -> np.ndarray:
 
 def logits_of(heads: Heads, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(CE, KD) logits by the definition of the heads, float64."""
-    parts = {name: array.astype(np.float64) for name, array in heads.items() if name != "kd_head"}
+    ce_weight, ce_bias, kd_weight, kd_bias = (
+        part.astype(np.float64) for part in (heads.ce_weight, heads.ce_bias, *heads.kd)
+    )
     z = z.astype(np.float64)
-    u = z / np.linalg.norm(z, axis=1, keepdims=True) if is_cosine(heads) else z
-    return z @ parts["ce_weight"].T + parts["ce_bias"], u @ parts["kd_weight"].T + parts["kd_bias"]
+    u = z / np.linalg.norm(z, axis=1, keepdims=True) if heads.cosine else z
+    return z @ ce_weight.T + ce_bias, u @ kd_weight.T + kd_bias
 
 
 def answer(heads: Heads, fold: Fold, z: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_linear_is_one_softmax_of_the_pooled_logits(heads: Heads, r: float, tau:
     assert abs(answer(heads, fold, z) - softmax(pooled)).max() <= rounding(c_ce * ce, c_kd * kd)
     assert abs(probs_of_features(z, heads, fold) - softmax(pooled)).max() < 1e-9
     rows, width = head_weights(heads, fold)["linear.weight"].shape
-    assert (rows, width) == (len(heads["ce_bias"]), FEATURES * (2 if is_cosine(heads) else 1))
+    assert (rows, width) == (len(heads.ce_bias), FEATURES * (2 if heads.cosine else 1))
 
 
 @given(heads=HEADS, r=R, tau=TAU)
@@ -107,15 +107,16 @@ def test_plain_is_the_pool_with_one_number_for_every_norm(heads: Heads, r: float
     c_ce, c_kd = coefficients(r, tau)
     fold = Fold("linear", 0.5, 1.0, c_ce, c_kd, z_norm=z_norm)
     ce, _ = logits_of(heads, z)
-    kd = z.astype(np.float64) / z_norm @ heads["kd_weight"].astype(np.float64).T + heads["kd_bias"].astype(np.float64)
+    kd = z.astype(np.float64) / z_norm @ heads.kd[0].astype(np.float64).T + heads.kd[1].astype(np.float64)
     pooled = c_ce * ce + c_kd * kd
-    assert head_weights(heads, fold)["linear.weight"].shape == (len(heads["ce_bias"]), FEATURES)
+    assert head_weights(heads, fold)["linear.weight"].shape == (len(heads.ce_bias), FEATURES)
     assert abs(answer(heads, fold, z) - softmax(pooled)).max() <= rounding(c_ce * ce, c_kd * kd)
-    if is_cosine(heads):  # from stored logits, with an offset that all classes of an image share
-        val = dict(zip(("ce_logits", "kd_logits"), logits_of(heads, z), strict=True))
-        val["kd_logits"] = val["kd_logits"] + np.arange(len(z))[:, None]
-        val |= {"z_norms": np.linalg.norm(z.astype(np.float64), axis=1), "kd_bias": heads["kd_bias"].astype(float) + 3}
-        val["kd_logits"] += 3.0
+    if heads.cosine:  # from stored logits, with an offset that all classes of an image share
+        ce, kd = logits_of(heads, z)
+        val = HeadLogits(
+            ce_logits=ce, kd_logits=kd + np.arange(len(z))[:, None] + 3.0,
+            z_norms=np.linalg.norm(z.astype(np.float64), axis=1), kd_bias=heads.kd[1].astype(float) + 3,
+        )  # fmt: skip
         assert abs(fold_probs(val, fold) - softmax(pooled)).max() < 1e-9
 
 
@@ -129,7 +130,7 @@ def test_where_both_heads_agree_with_a_margin_every_fold_agrees(
     sure = (kd.argmax(-1) == label) & (np.minimum(margin(ce), margin(kd)) > 1e-2)
     c_ce, c_kd = coefficients(r, tau)
     folds = [Fold("exact", alpha, beta), Fold("linear", alpha, beta, c_ce, c_kd)]
-    if not heads["kd_bias"].any():
+    if not heads.kd[1].any():
         folds.append(Fold("linear", alpha, beta, c_ce, c_kd, z_norm=2.0))
     for fold in folds:
         assert np.array_equal(probs_of_features(z, heads, fold).argmax(-1)[sure], label[sure])

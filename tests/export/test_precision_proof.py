@@ -12,11 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from recorded_inspector import TENSORRT_8_FP16, TENSORRT_10_INT8, TENSORRT_10_NAMES_ONLY, synthetic_dynamic
 
+from dhox.artefacts.engine import CompiledPrecision, EngineOptions, Products
 from dhox.errors import GateFailedError
-from dhox.export.engines.compile_engine import Compiled, Options, compile_onnx
+from dhox.export.engines.compile_engine import Compiled, compile_onnx
 from dhox.export.engines.precision_proof import (
     check_promise,
-    engine_precision,
+    compiled_precision,
     layer_precision,
     layers_of_inspector,
     layers_of_log,
@@ -27,7 +28,7 @@ from dhox.runtimes.tensorrt_api import import_tensorrt, message_logger
 
 pytest.importorskip("tensorrt_rtx")
 
-ANY = Options(1, 2, 4, None, False, False, None)
+ANY = EngineOptions(1, 2, 4, None, False, False, None)
 
 
 def graph(kind: str) -> onnx.ModelProto:
@@ -109,7 +110,19 @@ def graph(kind: str) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def compiled(kind: str, precision: str, folder: Path) -> tuple[Compiled, dict[str, Any] | None]:
+def told(
+    products: dict[str, int], share: float, differs: dict[str, tuple[str, str]] | None = None, hidden: list[str] | None = None
+) -> CompiledPrecision:  # fmt: skip
+    return CompiledPrecision(products=products, share=share, source="", differs=differs or {}, hidden=hidden or [])
+
+
+def engine_precision(
+    layers: list[dict[str, Any]], products: dict[str, str], precision: str
+) -> CompiledPrecision | None:
+    return compiled_precision(layers, products, precision, "")
+
+
+def compiled(kind: str, precision: str, folder: Path) -> tuple[Compiled, CompiledPrecision | None]:
     """The graph through TensorRT-RTX, and what its log says of the engine."""
     (folder / "model.onnx").write_bytes(graph(kind).SerializeToString())
     trt = import_tensorrt("tensorrt_rtx")
@@ -122,10 +135,10 @@ def compiled(kind: str, precision: str, folder: Path) -> tuple[Compiled, dict[st
 def test_the_real_compiler_keeps_what_the_graph_promises(precision: str, tmp_path: Path) -> None:
     result, engine = compiled(precision, precision, tmp_path)
     assert result.products == {"the_conv": precision, "the_matmul": precision}
-    assert result.graph["share"] == 1.0
+    assert result.parsed.share == 1.0
     assert engine is not None
-    assert (engine["share"], engine["differs"], engine["hidden"]) == (1.0, {}, [])
-    check_promise(precision, result.graph, engine)
+    assert (engine.share, engine.differs, engine.hidden) == (1.0, {}, [])
+    check_promise(precision, result.parsed, engine)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +155,9 @@ def test_a_file_of_another_precision_fails_before_it_is_built(kind: str, asked: 
 def test_half_of_a_graph_is_counted(tmp_path: Path) -> None:
     result, engine = compiled("half conv", "fp32", tmp_path)
     assert result.products == {"the_conv": "fp16", "the_matmul": "fp32"}
-    assert result.graph["share"] == 0.5
+    assert result.parsed.share == 0.5
     assert engine is not None
-    assert engine["products"] == {"fp16": 1, "fp32": 1}
+    assert engine.products == {"fp16": 1, "fp32": 1}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +169,8 @@ def test_half_of_a_graph_is_counted(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_promise_boundaries(precision: str, graph_share: float, engine_share: float | None, kept: bool) -> None:
-    network = {"share": graph_share, "products": {precision: 3}}
-    engine = {"status": "not run"} if engine_share is None else {"share": engine_share, "products": {"fp32": 1}}
+    network = Products(share=graph_share, products={precision: 3})
+    engine = None if engine_share is None else Products(share=engine_share, products={"fp32": 1})
     if kept:
         check_promise(precision, network, engine)
     else:
@@ -170,25 +183,20 @@ def test_recorded_layers_of_tensorrt_10() -> None:
     assert onnx_nodes(layers[0]) == {f"resnetv15_stage1_{name}_fwd" for name in ("conv2", "batchnorm2", "relu1")}
     assert layer_precision(layers[0]) == "int8"
     found = engine_precision(layers, {"resnetv15_stage1_conv2_fwd": "int8"}, "int8")
-    assert found == {"products": {"int8": 1}, "share": 1.0, "differs": {}, "hidden": []}
+    assert found == told({"int8": 1}, 1.0)
 
 
 def test_recorded_layers_without_metadata_are_found_by_name() -> None:
     layers = layers_of_inspector(json.dumps(TENSORRT_8_FP16))
     found = engine_precision(layers, {"Conv_0": "fp16", "Conv_5": "fp16"}, "fp16")
-    assert found == {
-        "products": {"fp16": 2},
-        "share": 1.0,
-        "differs": {},
-        "hidden": [],
-    }  # the Reformat of Conv_0 computes nothing
-    assert engine_precision(layers, {"Conv_0": "fp32", "Conv_5": "fp16"}, "fp16") == {
-        "products": {"fp16": 2}, "share": 1.0, "differs": {"Conv_0": ["fp32", "fp16"]}, "hidden": [],
-    }  # fmt: skip
+    assert found == told({"fp16": 2}, 1.0)  # the Reformat of Conv_0 computes nothing
+    assert engine_precision(layers, {"Conv_0": "fp32", "Conv_5": "fp16"}, "fp16") == told(
+        {"fp16": 2}, 1.0, differs={"Conv_0": ("fp32", "fp16")}
+    )
     silent = json.loads(json.dumps(TENSORRT_8_FP16).replace("Half", "Float"))
     found = engine_precision(silent["Layers"], {"Conv_0": "fp16", "Conv_5": "fp16"}, "fp16")
     assert found is not None
-    assert found["share"] == 0.0
+    assert found.share == 0.0
 
 
 def test_an_engine_that_does_not_tell_is_not_proven() -> None:
@@ -196,12 +204,7 @@ def test_an_engine_that_does_not_tell_is_not_proven() -> None:
     assert engine_precision([], {"a": "fp16"}, "fp16") is None
     layers = layers_of_inspector(json.dumps(synthetic_dynamic))
     products = {"node_Conv_1": "fp16", "node_MatMul_2": "fp16"}
-    assert engine_precision(layers, products, "fp16") == {
-        "products": {"fp16": 1},
-        "share": 1.0,
-        "differs": {},
-        "hidden": ["node_MatMul_2"],
-    }
+    assert engine_precision(layers, products, "fp16") == told({"fp16": 1}, 1.0, hidden=["node_MatMul_2"])
     assert engine_precision(layers, {**products, "gone": "fp16"}, "fp16") is None
 
 

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.logits import Logits
+from dhox.artefacts.manifest import Fold
 from dhox.distill.results.selection import selecting_half
 from dhox.errors import DhoxError, UsageError
-from dhox.export.folding.fold import Fold, fold_probs
+from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.reject import quantile_from_above, reject_threshold
 
 
-def validation(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+def validation(n: int, seed: int = 0) -> Logits:
     """Logits that are right more often where they are surer."""
     random = np.random.default_rng(seed)
     labels, strength = random.integers(0, 5, n), random.uniform(0, 6, n)
     logits = random.normal(0, 1, (n, 5))
     logits[np.arange(n), labels] += strength
-    return {"ce_logits": logits, "kd_logits": logits, "labels": labels, "names": np.array([f"v/{i}" for i in range(n)])}
+    return Logits(ce_logits=logits, kd_logits=logits, labels=labels, names=np.array([f"v/{i}" for i in range(n)]))
 
 
 FOLD = Fold("exact", 0.4, 0.5)
@@ -36,28 +40,29 @@ def test_at_least_the_share_reaches_the_threshold_and_no_larger_one_does(values:
 @pytest.mark.parametrize(("n", "images"), [(3000, "gate-half"), (400, "cross-fitted")])
 def test_coverage_is_met_on_other_images_and_the_answered_are_better(asked: float, n: int, images: str) -> None:
     found = reject_threshold(validation(n), FOLD, asked)
-    assert (found["images"], found["asked"]) == (images, asked)
-    assert found["coverage"] == pytest.approx(asked, abs=0.06)
-    low, high = found["coverage_interval"]
-    assert low < found["coverage"] < high
-    assert found["answered"]["n"] == round(found["coverage"] * found["n"])
-    assert found["answered"]["accuracy"] > found["all"]["accuracy"]
+    assert (found.images, found.asked) == (images, asked)
+    assert found.coverage == pytest.approx(asked, abs=0.06)
+    low, high = found.coverage_interval
+    assert low < found.coverage < high
+    assert found.answered.n == round(found.coverage * found.n)
+    assert found.answered.accuracy > found.all.accuracy
 
 
 def test_the_gating_half_does_not_choose() -> None:
     val = validation(2000)
-    gate = ~selecting_half(val["names"].tolist())
-    moved = val | {name: np.where(gate[:, None], 0.1 * val[name], val[name]) for name in ("ce_logits", "kd_logits")}
+    gate = ~selecting_half(val.names.tolist())
+    weak = np.where(gate[:, None], 0.1 * val.ce_logits, val.ce_logits)
+    moved = replace(val, ce_logits=weak, kd_logits=weak)
     before, after = reject_threshold(val, FOLD, 0.9), reject_threshold(moved, FOLD, 0.9)
-    assert before["threshold"] == after["threshold"]
-    assert after["coverage"] < 0.2 < before["coverage"]
-    assert before["n"] == gate.sum()
-    assert before["all"]["correct"] == (fold_probs(val, FOLD).argmax(-1) == val["labels"])[gate].sum()
+    assert before.threshold == after.threshold
+    assert after.coverage < 0.2 < before.coverage
+    assert before.n == gate.sum()
+    assert before.all.correct == (fold_probs(val, FOLD).argmax(-1) == val.labels)[gate].sum()
 
 
 def test_everything_asked_answers_whatever_the_selecting_images_were() -> None:
     val = validation(200)
-    assert reject_threshold(val, FOLD, 1.0)["threshold"] == fold_probs(val, FOLD).max(-1).min()
+    assert reject_threshold(val, FOLD, 1.0).threshold == fold_probs(val, FOLD).max(-1).min()
 
 
 @pytest.mark.parametrize("asked", [0.0, -0.1, 1.01, float("nan")])

@@ -10,11 +10,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from made_export import make_manifest
+from synthetic_engine import engine_content
 
 import dhox
+from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.engine import Engine
 from dhox.errors import DhoxError
 from dhox.models import engines
+from dhox.models.export_directory import Export
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
 from dhox.runtimes.tensorrt_api import TensorRT
 
@@ -25,24 +31,22 @@ BOARD, PC = "Linux aarch64", "Linux x86_64"
 PLAN = b"a plan"
 
 
-def sidecar(**changes: Any) -> dict[str, Any]:
-    """The sidecar of an engine of PLAN that TensorRT 10.3 built on an L4."""
-    options = {"version_compatible": False, "hardware_compatible": False, "dla": None}
-    made = {
-        "schema": engines.ENGINE_SCHEMA, "status": "complete", "finished_at": "2026-11-01", "precision": "fp16",
-        "onnx": {"file": "model.fp16.onnx", "sha256": "a" * 64},
-        "engine": {"file": "model.engine", "bytes": len(PLAN), "sha256": hashlib.sha256(PLAN).hexdigest()},
-        "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"},
-        "device": {"gpu": "NVIDIA L4", "compute_capability": "8.9", "platform": PC, "jetson": None},
-        "options": options, "golden": {"status": "passed"},
-    }  # fmt: skip
+def content(**changes: Any) -> dict[str, Any]:
+    """engine.json of an engine of PLAN that TensorRT 10.3 built on an L4."""
+    made = engine_content(hashlib.sha256(PLAN).hexdigest(), "a" * 64) | {"finished_at": "2026-11-01"}
+    made["engine"]["bytes"] = len(PLAN)
+    made["device"] = {"gpu": "NVIDIA L4", "compute_capability": "8.9", "platform": PC}
     for path, value in changes.items():
         part, _, name = path.partition("__")
         if name:
-            made[part][name] = value  # type: ignore[index]
+            made[part][name] = value
         else:
             made[part] = value
     return made
+
+
+def sidecar(**changes: Any) -> Engine:
+    return msgspec.convert(content(**changes), Engine)
 
 
 def tensorrt(version: str = "10.3.0", flavour: str = "tensorrt") -> TensorRT:
@@ -100,21 +104,21 @@ def write_engine(folder: Path, content: dict[str, Any], plan: bytes = PLAN) -> P
 
 
 def test_only_the_builder_on_this_machine_is_trusted(tmp_path: Path) -> None:
-    folder, content = write_engine(tmp_path / "e", sidecar()), sidecar()
+    folder, made = write_engine(tmp_path / "e", content()), sidecar()
     with pytest.raises(DhoxError, match=r"not built on this machine by this user.*can run any code.*--trust-engine"):
-        engines.read_plan(folder, content, trust_engine=False)
-    assert engines.read_plan(folder, content, trust_engine=True) == PLAN
-    engines.record_trust(content["engine"]["sha256"], folder)
-    assert engines.read_plan(folder, content, trust_engine=False) == PLAN
-    record = engines.trust_record(content["engine"]["sha256"])
+        engines.read_plan(folder, made, trust_engine=False)
+    assert engines.read_plan(folder, made, trust_engine=True) == PLAN
+    engines.record_trust(made.engine.sha256, folder)
+    assert engines.read_plan(folder, made, trust_engine=False) == PLAN
+    record = engines.trust_record(made.engine.sha256)
     assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     record.chmod(0o622)  # anybody could have written it
     with pytest.raises(DhoxError, match="--trust-engine"):
-        engines.read_plan(folder, content, trust_engine=False)
+        engines.read_plan(folder, made, trust_engine=False)
     record.chmod(0o600)
     record.write_text("{}")
     with pytest.raises(DhoxError, match="--trust-engine"):
-        engines.read_plan(folder, content, trust_engine=False)
+        engines.read_plan(folder, made, trust_engine=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
@@ -126,12 +130,12 @@ def test_a_record_of_another_user_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_a_hash_is_needed_but_not_enough(tmp_path: Path) -> None:
-    engines.record_trust(sidecar()["engine"]["sha256"], tmp_path)
-    other = write_engine(tmp_path / "other", sidecar(), b"A plan")
+    engines.record_trust(sidecar().engine.sha256, tmp_path)
+    other = write_engine(tmp_path / "other", content(), b"A plan")
     for trust in (False, True):
         with pytest.raises(DhoxError, match=r"SHA-256 differs.*dhox export EXPORT --tensorrt"):
             engines.read_plan(other, sidecar(), trust)
-    longer = write_engine(tmp_path / "longer", sidecar(), PLAN + b"!")
+    longer = write_engine(tmp_path / "longer", content(), PLAN + b"!")
     with pytest.raises(DhoxError, match="has not the size"):
         engines.read_plan(longer, sidecar(), trust_engine=True)
     (longer / "model.engine").unlink()
@@ -140,7 +144,7 @@ def test_a_hash_is_needed_but_not_enough(tmp_path: Path) -> None:
 
 
 def test_sizes_are_bounded_before_anything_is_read(tmp_path: Path) -> None:
-    huge = write_engine(tmp_path / "huge", sidecar(engine__bytes=engines.LARGEST_PLAN + 1))
+    huge = write_engine(tmp_path / "huge", content(engine__bytes=engines.LARGEST_PLAN + 1))
     with (huge / "model.engine").open("wb") as file:
         file.truncate(engines.LARGEST_PLAN + 1)  # sparse: no disk, no memory
     with pytest.raises(DhoxError, match="has not the size"):
@@ -153,28 +157,35 @@ def test_sizes_are_bounded_before_anything_is_read(tmp_path: Path) -> None:
 
 def test_the_newest_engine_that_fits_is_found_and_the_others_explained(tmp_path: Path) -> None:
     here = {"device__platform": engines.platform_name()}
-    manifest = {"default": "fp16", "artefacts": [{"precision": "fp16", "sha256": "a" * 64}, {"precision": "fp32", "sha256": "c" * 64}]}  # fmt: skip
-    with pytest.raises(DhoxError, match=r"holds no engine for this machine\. Build one here: dhox export"):
-        engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)
-    root = tmp_path / "engines"
-    write_engine(root / "running", sidecar(status="running", **here))
-    write_engine(root / "later", sidecar(schema="dhox.engine/2", **here))
-    write_engine(root / "torn", {"schema": engines.ENGINE_SCHEMA, "status": "complete", "precision": "fp16"})
-    write_engine(root / "board", sidecar(device__platform="Linux riscv", finished_at="2027"))
-    write_engine(root / "retrained", sidecar(onnx__sha256="d" * 64, finished_at="2027", **here))
-    with pytest.raises(DhoxError) as refused:
-        engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)
-    for reason in ("board: it was built on Linux riscv", "later: .*dhox.engine/2", "retrained: it was built from another", "running: .*not finished", "torn: its engine.json is incomplete"):  # fmt: skip
-        assert refused.match(reason)
-    write_engine(root / "old", sidecar(**here))
-    new = write_engine(root / "new", sidecar(finished_at="2026-11-02", **here))
-    fp32 = write_engine(
-        root / "fp32", sidecar(precision="fp32", onnx__sha256="c" * 64, finished_at="2026-10-01", **here)
+    for precision, name in (("fp32", "model.onnx"), ("fp16", "model.fp16.onnx")):
+        (tmp_path / name).write_text(precision)
+    manifest = make_manifest(
+        tmp_path, ["a", "b"], Preprocessing(8, 8, "bilinear", (0.5,) * 3, (0.5,) * 3), default="fp16"
     )
-    assert engines.find_engine(tmp_path, manifest, None, tensorrt(), L4)[0] == new
-    assert engines.find_engine(tmp_path, manifest, "fp32", tensorrt(), L4)[0] == fp32
+    fp32_hash, fp16_hash = (entry.sha256 for entry in manifest.artefacts)
+    here["onnx__sha256"] = fp16_hash
+    export = Export(tmp_path, manifest)
+    with pytest.raises(DhoxError, match=r"holds no engine for this machine\. Build one here: dhox export"):
+        engines.find_engine(export, None, tensorrt(), L4)
+    root = tmp_path / "engines"
+    write_engine(root / "running", content(status="running", **here))
+    write_engine(root / "later", content(schema="dhox.engine/3", **here))
+    write_engine(root / "torn", {"schema": engines.ENGINE_SCHEMA, "status": "complete", "precision": "fp16"})
+    write_engine(root / "board", content(device__platform="Linux riscv", finished_at="2027"))
+    write_engine(root / "retrained", content(**(here | {"onnx__sha256": "d" * 64}), finished_at="2027"))
+    with pytest.raises(DhoxError) as refused:
+        engines.find_engine(export, None, tensorrt(), L4)
+    for reason in ("board: it was built on Linux riscv", "later: .*dhox.engine/3", "retrained: it was built from another", "running: .*not finished", "torn: .*engine.json"):  # fmt: skip
+        assert refused.match(reason)
+    write_engine(root / "old", content(**here))
+    new = write_engine(root / "new", content(finished_at="2026-11-02", **here))
+    fp32 = write_engine(
+        root / "fp32", content(**(here | {"onnx__sha256": fp32_hash}), precision="fp32", finished_at="2026-10-01")
+    )
+    assert engines.find_engine(export, None, tensorrt(), L4)[0] == new
+    assert engines.find_engine(export, "fp32", tensorrt(), L4)[0] == fp32
     with pytest.raises(DhoxError, match="holds no int8 engine"):
-        engines.find_engine(tmp_path, manifest, "int8", tensorrt(), L4)
+        engines.find_engine(export, "int8", tensorrt(), L4)
 
 
 def test_loading_without_a_gpu_says_so(line: Path) -> None:
