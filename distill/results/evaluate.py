@@ -62,10 +62,19 @@ def predict_logits(
     return replace(answers, z_norms=rows[:, -1].copy(), kd_bias=bias)
 
 
-def with_labels(heads: HeadLogits, items: list[Item], labels: list[str], **teacher: np.ndarray | None) -> Logits:
-    """val.npz or test.npz of whole images; `teacher`: its teacher_predictions and teacher_logits, where there are."""
-    names = np.array([item.name for item in items], dtype=np.str_)
-    return Logits(**vars(heads), labels=class_numbers(items, labels), names=names, **teacher)
+def with_labels(
+    heads: HeadLogits,
+    items: list[Item],
+    labels: list[str],
+    *,
+    teacher_predictions: np.ndarray | None = None,
+    teacher_logits: np.ndarray | None = None,
+) -> Logits:
+    """val.npz or test.npz of whole images, with what the teacher answers to them, where there is one."""
+    return Logits(
+        **vars(heads), labels=class_numbers(items, labels), names=np.array([item.name for item in items], np.str_),
+        teacher_predictions=teacher_predictions, teacher_logits=teacher_logits,
+    )  # fmt: skip
 
 
 def with_unlabelled(val: Logits, heads: HeadLogits, teacher_predictions: np.ndarray | None) -> Logits:

@@ -162,7 +162,8 @@ def test_rows(test: Logits, selection: Selection, two_heads: bool) -> list[Stage
             "dho_fixed": dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA),
             "dho": dho_probs(ce_logits, kd_logits, selection.alpha, selection.beta),
         }
-    answers = {stage: score.argmax(-1) for stage, score in scores.items()}
+    answers: dict[TestStage, np.ndarray] = {}
     if test.teacher_predictions is not None:
-        answers = {"teacher": test.teacher_predictions} | answers
+        answers["teacher"] = test.teacher_predictions
+    answers |= {stage: score.argmax(-1) for stage, score in scores.items()}
     return [StageAccuracy.of(answer == test.labels, stage=stage) for stage, answer in answers.items()]

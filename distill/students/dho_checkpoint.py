@@ -13,7 +13,7 @@ import torchvision
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 
-from dhox.artefacts.common import Preprocessing, StudentSpec
+from dhox.artefacts.common import KdHead, Preprocessing, StudentSpec
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.student import Student, create_backbone, with_heads
@@ -75,15 +75,16 @@ def rebuild(
     backbone_state = {
         name.removeprefix("backbone."): part for name, part in state.items() if name.startswith("backbone.")
     }
-    tower = None
+    tower: dict[str, Any] | None = None
+    kind: KdHead = "linear" if arch in CNNS else "cosine-code"
     if arch in CNNS:
-        name, size, kind = CNNS[arch][0], CNN_SIZE, "linear"
+        name, size = CNNS[arch][0], CNN_SIZE
         backbone, _ = create_backbone(name, "none", None)
         backbone_state = renamed(backbone_state, arch, backbone, file)
         look = Preprocessing(size, size, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
     else:
         name, tower = openai_tower(arch)
-        size, kind = clip_image_size(backbone_state, tower, arch, file), "cosine-code"
+        size = clip_image_size(backbone_state, tower, arch, file)
         backbone = build_tower(tower, size)
         look = Preprocessing(size, size, "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     check_fit(backbone.state_dict(), backbone_state, arch, file)

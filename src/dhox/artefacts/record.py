@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from dhox.artefacts.files import LARGEST_JSON, write_bytes
 from dhox.errors import DhoxError
+from dhox.type_checking import dataclass_transform
 
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -26,6 +27,7 @@ Interval = tuple[float, float]  # (low, high), 95 %
 AGAIN = "Write it again with the stage that made it."
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True):
     """A JSON object. Unknown fields are passed over when it is read, so that a later minor version may add some."""
 

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from dhox.errors import UsageError
+from dhox.type_checking import dataclass_transform
 
 Natural = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -47,10 +48,12 @@ class Option:
     how: bool = False
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Group(msgspec.Struct, frozen=True):
     """Options that belong together; the docstring is their title. Every field is Annotated with an `Option`."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Options(msgspec.Struct, frozen=True):
     """The options of a command: a record of groups. Names are unique over all groups."""
 
@@ -113,7 +116,8 @@ def build(kind: type[O], **values: Any) -> O:
 
     Raises UsageError for an unknown name (with the closest one), and for a value of a wrong type or out of its bounds.
     """
-    fields, groups = fields_of(kind), {}
+    fields = fields_of(kind)
+    groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in fields:
             raise UsageError(f"{name} is no option.", closest(name, list(fields)))
