@@ -20,7 +20,10 @@ def kinds() -> list[type[Kind]]:
     """Every kind of file, by the name of its type."""
     for module in pkgutil.iter_modules(dhox.artefacts.__path__):
         import_module(f"dhox.artefacts.{module.name}")
-    return sorted((kind for kind in Kind.__subclasses__() if "artefacts" in kind.__module__), key=lambda k: k.__name__)
+    return sorted(
+        (kind for kind in Kind.__subclasses__() if kind.__module__.startswith("dhox.artefacts")),
+        key=lambda k: k.__name__,
+    )
 
 
 def schemas() -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dhox.errors import DhoxError
@@ -156,6 +157,25 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+class Head(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What every JSON file of dhox says first: its kind and major version, and whether it is complete."""
+
+    schema: str = ""
+    status: str = ""
+    finished_at: str = ""
+
+
+def head_of(path: Path, schema: str) -> Head | None:
+    """The head of a JSON file of this schema; None for any other, and for what cannot be read."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            return None
+        head = msgspec.json.decode(path.read_bytes(), type=Head)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return head if head.schema == schema else None
+
+
 def newest(root: Path, file_name: str, schema: str) -> Path | None:
     """The directory below `root` whose complete `file_name` has the greatest `finished_at`, or None."""
     found = []
@@ -163,22 +183,15 @@ def newest(root: Path, file_name: str, schema: str) -> Path | None:
         folders[:] = [name for name in folders if not name.startswith(".")]
         if file_name not in names:
             continue
-        path = Path(place, file_name)
-        try:
-            content = read_json(path, schema)
-        except DhoxError:
-            continue
-        if content.get("status") == "complete":
-            found.append((str(content.get("finished_at", "")), path.parent))
+        head = head_of(Path(place, file_name), schema)
+        if head is not None and head.status == "complete":
+            found.append((head.finished_at, Path(place)))
     return max(found)[1] if found else None
 
 
 def holds(directory: Path, file_name: str, schema: str) -> bool:
     """Whether a directory is one that dhox wrote for this schema."""
-    try:
-        return bool(read_json(directory / file_name, schema))
-    except DhoxError:
-        return False
+    return head_of(directory / file_name, schema) is not None
 
 
 def free_name(place: Path) -> Path:
@@ -196,9 +209,8 @@ def partial_directory(final: Path) -> Path:
 def settle(final: Path, file_name: str, schema: str) -> None:
     """Finish the last renames of `output_directory` where a kill fell between them."""
     partial = partial_directory(final)
-    if final.exists() or not holds(partial, file_name, schema):
-        return
-    if read_json(partial / file_name, schema).get("status") == "complete":
+    head = head_of(partial / file_name, schema)
+    if head is not None and head.status == "complete" and not final.exists():
         partial.rename(final)
 
 
@@ -235,7 +247,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
         if not resume:
             empty(partial)
         if not holds(partial, file_name, schema):
-            write_json(partial / file_name, {"schema": schema, "status": "running"})
+            write_bytes(partial / file_name, msgspec.json.encode(Head(schema, "running")))
         try:
             yield partial
         except (DhoxError, OSError) as err:
@@ -291,7 +303,5 @@ def empty(folder: Path) -> None:
 
 def has_results(path: Path, schema: str) -> bool:
     """Whether the JSON file of an unfinished directory has a `finished_at`: it was written with results."""
-    try:
-        return "finished_at" in read_json(path, schema)
-    except DhoxError:
-        return False
+    head = head_of(path, schema)
+    return head is not None and bool(head.finished_at)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from dhox.artefacts.files import LARGEST_JSON, write_bytes
+from dhox.artefacts.files import LARGEST_JSON, Head, write_bytes
 from dhox.errors import DhoxError
 from dhox.type_checking import dataclass_transform
 
@@ -32,20 +32,12 @@ class Record(msgspec.Struct, frozen=True):
     """A JSON object. Unknown fields are passed over when it is read, so that a later minor version may add some."""
 
 
-class Head(Record):
-    """What every JSON file of dhox says first: its kind and major version, and whether it is complete."""
-
-    schema: str = ""
-    status: str = ""
-    finished_at: str = ""
-
-
 class Kind(Record):
     """A record that is a whole file: its subclasses have a field `schema`, a Literal with that one value as default."""
 
 
 K = TypeVar("K", bound=Kind)
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 def schema_of(kind: type[Kind]) -> str:
