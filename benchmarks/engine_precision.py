@@ -17,7 +17,7 @@ from dhox.artefacts.common import Preprocessing
 from dhox.console import console
 from dhox.distill.students.student import with_heads
 from dhox.export.engines.compile_engine import Options, compile_onnx
-from dhox.export.engines.precision_proof import engine_precision, layers_of_log, tally
+from dhox.export.engines.precision_proof import compiled_precision, layers_of_log, tally
 from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
@@ -37,14 +37,14 @@ def main(students: list[str]) -> None:
         head = folded_head(head_arrays(student), inference_linear(0.4, 0.5))
         preprocessing = Preprocessing(SIZE, SIZE, "bicubic", (0.5,) * 3, (0.25,) * 3)
         fp32 = export_onnx(Deployable(exportable(student.backbone), head, preprocessing, "uint8-nhwc").eval(), SIZE, {})
-        for precision, content in (("fp32", fp32), ("fp16", convert(fp32, {}, {}, "fp16"))):
+        for precision, content in (("fp32", fp32), ("fp16", convert(fp32, {}, {}))):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"
                 path.write_bytes(content)
                 logger, start = message_logger(trt), time.perf_counter()
                 made = compile_onnx(path, precision, trt, None, Options(1, 8, 16, None, False, False, None), logger)
                 seconds = time.perf_counter() - start
-            engine = engine_precision(layers_of_log(logger.layers), made.products, precision)
+            engine = compiled_precision(layers_of_log(logger.layers), made.products, precision, "log")
             told = (tally(engine), str(len(engine["hidden"]))) if engine else ("does not tell", "")
             table.add_row(name, precision, tally(made.graph), *told, f"{len(made.plan) / 1e6:.1f}", f"{seconds:.1f}")
     console.print(table)

@@ -66,7 +66,7 @@ def main() -> None:
     int8 = to_int8(
         fp32, {}, tensors, pixels[few], pixels[few], labels[few],
         max_drop=options.max_accuracy_drop, method=options.method,
-        quantize_head=options.quantize_head, kept={entry["node"]: entry["why"] for entry in half.kept},
+        quantize_head=options.quantize_head, kept={node.node: node.why for node in half.account.kept},
     )  # fmt: skip
 
     files = {"fp32": fp32, "fp16": half.content, "int8": int8.content}
@@ -85,11 +85,11 @@ def main() -> None:
             text += f", agreement with fp32 {100 * (answer == first).mean():.2f} %, McNemar p = {p:.3f}"
         print(text)
     print(
-        f"int8: {len(int8.quantised)} layers, {100 * int8.share:.1f} % of the multiply-adds, ranges by {int8.method};"
-        f" drop on the gate's images {int8.drop:+.2f} points; returned to fp16: "
-        + (", ".join(f"{layer.node} ({layer.damage:.3g} nats)" for layer in int8.returned) or "none")
+        f"int8: {len(int8.account.quantised)} layers, {100 * int8.account.share:.1f} % of the multiply-adds, ranges by {int8.account.method};"
+        f" drop on the gate's images {int8.account.drop:+.2f} points; returned to fp16: "
+        + (", ".join(f"{layer.node} ({layer.damage:.3g} nats)" for layer in int8.account.returned) or "none")
     )
-    print(int8.advice or "")
+    print(int8.account.advice or "")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from dhox.data.images import INTERPOLATIONS, model_input
 from dhox.data.items import Item, image_bytes, read_image
 from dhox.evidence.statistics import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
 from dhox.models.classifier import load
-from dhox.models.export_directory import graph_input
 from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.tensors import Tensors
 
 BATCH = 32
 KERNELS = {"nearest": 0, "linear": 1, "cubic": 2, "area": 3}  # cv2.INTER_*
@@ -252,7 +252,7 @@ def measure(
     def ask(name: str, pixels: np.ndarray, reference: np.ndarray) -> None:
         if kind == "uint8-nhwc":
             pixels = np.rint(pixels).astype(np.uint8)
-        answers.setdefault(name, []).append(run(graph_input(pixels, kind, contract)).argmax(-1))
+        answers.setdefault(name, []).append(run(Tensors(contract, kind).graph_input(pixels)).argmax(-1))
         errors.setdefault(name, []).append(float(abs(pixels.astype(np.float64) - reference).mean()) * len(pixels))
 
     with progress_bar("images", len(items)) as advance:

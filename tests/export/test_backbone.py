@@ -13,7 +13,7 @@ from onnx_graphs import assert_runs_everywhere
 from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.clip_tower import build_tower
 from dhox.distill.students.student import create_backbone, with_heads
-from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.folding.fold import Fold
 from dhox.export.graphs.backbone import MeanPool, PlainAttention, PlainGELU, attend, exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
@@ -41,7 +41,7 @@ def test_a_tower_with_a_cosine_head_runs_everywhere(name: str) -> None:
     with torch.no_grad():  # BatchNorm statistics that fit the weights
         for _ in range(5):
             student(torch.randn(8, 3, size, size))
-    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": "exact"})
+    fold = Fold("exact", 0.4, 0.5)
     preprocessing = Preprocessing(size, size, "bicubic", *PREPROCESSING)
     head = folded_head(head_arrays(student), fold)
     module = Deployable(student.eval().backbone, head, preprocessing, "uint8-nhwc").eval()

@@ -8,15 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tensorrt_rtx_build import build
 from torch import nn
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.manifest import ComparisonRow, Fold
 from dhox.distill.students.kd_head import KD_HEADS
 from dhox.distill.students.student import Student
 from dhox.evidence.statistics import softmax
 from dhox.export.folding.cost import with_costs
-from dhox.export.folding.fold import Fold, coefficients, inference_linear
+from dhox.export.folding.fold import coefficients, inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert
@@ -106,7 +108,7 @@ class PixelFeatures(nn.Module):
 )
 def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str, z_norm: float | None) -> None:
     student = student_of(kind, 3, 48, 6, PixelFeatures())
-    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule, "z_norm": z_norm})
+    fold = replace(inference_linear(0.4, 0.5), rule=rule, z_norm=z_norm)
     preprocessing = Preprocessing(4, 4, "bicubic", (0.5, 0.5, 0.5), (0.01, 0.01, 0.01))
     module = Deployable(student.backbone, folded_head(head_arrays(student), fold), preprocessing, "uint8-nhwc").eval()
     fp32 = export_onnx(module, 4, {})
@@ -148,15 +150,15 @@ def test_fp16_computes_norms_in_fp32() -> None:
 @pytest.mark.parametrize("kind", KD_HEADS)
 def test_heads_npz_and_costs_tell_the_kind(kind: str) -> None:
     heads = head_arrays(student_of(kind, 0))
-    assert str(heads["kd_head"]) == kind
-    assert {name: array.shape for name, array in heads.items()} == {
+    assert str(heads.kd_head) == kind
+    assert {name: array.shape for name, array in vars(heads).items()} == {
         "ce_weight": (5, 7), "ce_bias": (5,), "kd_weight": (5, 7), "kd_bias": (5,), "kd_head": (),
     }  # fmt: skip
-    rows = {
-        row["stage"]: row
-        for row in with_costs([{"stage": s} for s in ("ce_head", "dho", "exact", "linear_tuned")], heads, 0.4, 0.5)
-    }
-    assert {stage: row["head_parameters"] for stage, row in rows.items()} == {
+    stages = ("ce_head", "dho", "exact", "linear_tuned")
+    empty = np.zeros(0, bool)
+    rows = [ComparisonRow.of(empty, stage=stage, agreement_with_dho=1.0, calibration_error=0.0) for stage in stages]
+    priced = with_costs(rows, heads, 0.4, 0.5)
+    assert {row.stage: row.head_parameters for row in priced} == {
         "ce_head": 40, "dho": 80, "exact": 80, "linear_tuned": 40 if kind == "linear" else 75,
     }  # fmt: skip
-    assert all(row["head_us"] > 0 for row in rows.values())
+    assert all(row.head_us is not None and row.head_us > 0 for row in priced)

@@ -7,17 +7,17 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 from onnx_graphs import assert_runs_everywhere, pixels, torch_answer
 from tensorrt_rtx_build import build
 
 from dhox.distill.students.student import create_backbone, preprocessing_of, with_heads
-from dhox.export.folding.fold import Fold, inference_linear
+from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert, fp32_nodes
-from dhox.models.export_directory import graph_input
 from dhox.runtimes.onnxruntime_session import OnnxSession
-from dhox.runtimes.tensors import INPUT_KINDS
+from dhox.runtimes.tensors import INPUT_KINDS, Tensors
 
 STUDENTS = {"test_resnet": 28, "mobilenetv2_050": 32}  # as they were trained; test_students has them as exported
 
@@ -31,7 +31,7 @@ def deployable(student: str, size: int, rule: str = "exact", kind: str = "uint8-
     with torch.no_grad():
         for _ in range(20):
             model(torch.randn(8, 3, size, size))
-    fold = Fold(**{**inference_linear(0.4, 0.5).to_json(), "rule": rule})
+    fold = replace(inference_linear(0.4, 0.5), rule=rule)
     return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), kind).eval()
 
 
@@ -48,7 +48,7 @@ def test_onnx_equals_torch_and_tensorrt_builds_it(student: str) -> None:
 def test_every_head_and_input_builds(rule: str, kind: str) -> None:
     module = deployable("test_resnet", 28, rule, kind)
     fp32 = export_onnx(module, 28, {})
-    batch = graph_input(pixels(28), kind, module_preprocessing())
+    batch = Tensors(module_preprocessing(), kind).graph_input(pixels(28))
     assert abs(OnnxSession(fp32).infer(batch) - torch_answer(module, batch)).max() < 1e-4
     layers = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     assert layers.count("Gemm") == (2 if rule == "heads" else 1)
@@ -64,7 +64,7 @@ def test_all_inputs_give_the_same_answer() -> None:
     preprocessing = module_preprocessing()
     batch = pixels(28)
     answers = [
-        torch_answer(deployable("test_resnet", 28, kind=kind), graph_input(batch, kind, preprocessing))
+        torch_answer(deployable("test_resnet", 28, kind=kind), Tensors(preprocessing, kind).graph_input(batch))
         for kind in INPUT_KINDS
     ]
     assert max(abs(answer - answers[0]).max() for answer in answers) < 1e-5

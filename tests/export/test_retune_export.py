@@ -14,11 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dhox import export
 from dhox.artefacts.files import read_npz, sha256, write_json
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.manifest import Fold
 from dhox.cli.main import main
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export import retune as module
-from dhox.export.folding.fold import Fold
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.retune import retune_export
@@ -54,7 +55,7 @@ def test_the_same_question_gives_the_same_bytes(line: Path, linear: Path) -> Non
         assert new["evidence"] == old["evidence"]
         assert new["comparison"] == old["comparison"]
         assert new["retuned_from"]["manifest_sha256"] == sha256(source / "manifest.json")
-        assert result.ledger["predictions"] == content(source, "ledger.json")["predictions"]
+        assert result.ledger.predictions == content(source, "ledger.json")["predictions"]
         for name, digest in new["files"].items():
             assert sha256(Path("again", name)) == digest
         assert hashes(source) == before
@@ -80,7 +81,7 @@ def test_there_and_back_gives_the_first_bytes(line: Path, linear: Path) -> None:
 def test_a_retuned_export_is_the_export_of_the_retuned_run(own_line: Path, alpha: float, beta: float) -> None:
     run = own_line / "runs/tiny"
     selection = content(run, "selection.json")
-    write_json(run / "selection.json", selection | {"alpha": alpha, "beta": beta, "searched": False})
+    write_json(run / "selection.json", selection | {"alpha": alpha, "beta": beta, "searched": False, "grid": None})
     export(run, Path("fresh"), fold_rule="exact", fp16=True)
     retune_export(run / "export", Path("retuned"), mixture=(alpha, beta))
     fresh, retuned = content(Path("fresh")), content(Path("retuned"))
@@ -129,7 +130,7 @@ def test_what_cannot_be_retuned_is_said_and_nothing_is_written(own_line: Path, l
     with pytest.raises(UsageError, match="an export never changes"):
         retune_export(folder, folder, overwrite=True)
     for numbers in ({"tau": inf}, {"r": float("nan")}, {"mixture": (0.5, inf)}):
-        with pytest.raises(UsageError, match="r is a number or inf"):
+        with pytest.raises(UsageError, match="alpha, beta|r is a number|alpha is a number"):
             retune_export(linear, Path("e"), **numbers)
     with pytest.raises(DhoxError, match="is not an export directory"):
         retune_export(own_line, Path("e"))
@@ -142,8 +143,9 @@ def test_what_cannot_be_retuned_is_said_and_nothing_is_written(own_line: Path, l
     assert hashes(own_line) == before
     manifest = content(folder)
     write_json(folder / "manifest.json", manifest | {"fold": manifest["fold"] | {"alpha": 0.123}})
-    with pytest.raises(DhoxError, match=r"head.weights in the graph is not the head"):
+    with pytest.raises(DhoxError, match=r"model\.onnx does not belong to manifest\.json: fold"):
         retune_export(folder, Path("e"), mixture=(0.5, 1.0))
+    write_json(folder / "manifest.json", manifest)
     (folder / "heads.npz").write_bytes(b"")
     with pytest.raises(DhoxError, match="is not the file that manifest.json describes"):
         retune_export(folder, Path("e"))
@@ -160,24 +162,25 @@ def test_a_graph_that_answers_otherwise_fails_the_gate(line: Path, monkeypatch: 
 def test_without_its_images_there_is_no_ledger_but_a_reason(own_line: Path) -> None:
     source = own_line / "runs/tiny/export"
     write_json(source / "manifest.json", content(source) | {"data": "/nowhere"})
-    assert retune_export(source, None).ledger["note"] == "not run: no images at /nowhere. Give --data."
+    assert retune_export(source, None).ledger.note == "not run: no images at /nowhere. Give --data."
     without = retune_export(source, None)
-    assert without.ledger["rows"] == []
+    assert without.ledger.rows == []
     again = retune_export(without.export, Path("again"), data=own_line / "data")
-    assert (again.ledger["note"], len(again.ledger["rows"])) == (None, 5)
+    assert (again.ledger.note, len(again.ledger.rows)) == (None, 5)
     assert {path.name for path in (own_line / "runs/tiny").glob("export*")} == {
         "export", "export-retuned", "export-retuned-2",
     }  # fmt: skip
     moved = retune_export(source, None, data=own_line / "data", overwrite=True)
     assert moved.export.name == "export-retuned"
-    assert len(moved.ledger["rows"]) == 5
+    assert len(moved.ledger.rows) == 5
 
 
 def test_engines_are_left_out(own_line: Path) -> None:
     source = own_line / "runs/tiny/export"
     (source / "engines/sm").mkdir(parents=True)
     result = retune_export(source, Path("e"))
-    assert result.manifest["retuned_from"]["left_out"] == ["engines"]
+    assert result.manifest.retuned_from is not None
+    assert result.manifest.retuned_from.left_out == ["engines"]
     assert not Path("e/engines").exists()
 
 
@@ -211,11 +214,7 @@ def head_graph(tensors: list[onnx.TensorProto], nodes: list[onnx.NodeProto]) -> 
 
 def two_folds() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     random = np.random.default_rng(0)
-    heads = {
-        f"{head}_{part}": random.normal(0, 1, shape).astype(np.float32)
-        for head in ("ce", "kd")
-        for part, shape in (("weight", (3, 4)), ("bias", (3,)))
-    } | {"kd_head": np.array("linear")}
+    heads = Heads(*(random.normal(0, 1, shape).astype(np.float32) for shape in [(3, 4), (3,)] * 2), np.array("linear"))
     return tuple(head_weights(heads, Fold("linear", 0.5, 1.0, c, 1.0)) for c in (1.0, 5.0))  # type: ignore[return-value]
 
 

@@ -56,7 +56,8 @@ def bench(
     from dhox.bench.run import bench as run_bench
     from dhox.bench.scopes import SCOPES
     from dhox.cli.power_modes import bench_modes
-    from dhox.models.export_directory import PRECISIONS
+
+    PRECISIONS = ("fp32", "fp16", "int8")
     from dhox.reports.bench.tables import print_bench
 
     check_host_options(host, remote_python)
