@@ -14,9 +14,10 @@ import timm
 from rich.table import Table
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.engine import EngineOptions
 from dhox.console import console
 from dhox.distill.students.student import with_heads
-from dhox.export.engines.compile_engine import Options, compile_onnx
+from dhox.export.engines.compile_engine import compile_onnx
 from dhox.export.engines.precision_proof import compiled_precision, layers_of_log, tally
 from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.backbone import exportable
@@ -42,11 +43,11 @@ def main(students: list[str]) -> None:
                 path = Path(folder) / "model.onnx"
                 path.write_bytes(content)
                 logger, start = message_logger(trt), time.perf_counter()
-                made = compile_onnx(path, precision, trt, None, Options(1, 8, 16, None, False, False, None), logger)
+                made = compile_onnx(path, precision, trt, None, EngineOptions(), logger)
                 seconds = time.perf_counter() - start
             engine = compiled_precision(layers_of_log(logger.layers), made.products, precision, "log")
-            told = (tally(engine), str(len(engine["hidden"]))) if engine else ("does not tell", "")
-            table.add_row(name, precision, tally(made.graph), *told, f"{len(made.plan) / 1e6:.1f}", f"{seconds:.1f}")
+            told = (tally(engine), str(len(engine.hidden))) if engine else ("does not tell", "")
+            table.add_row(name, precision, tally(made.parsed), *told, f"{len(made.plan) / 1e6:.1f}", f"{seconds:.1f}")
     console.print(table)
 
 

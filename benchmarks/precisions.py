@@ -69,6 +69,7 @@ def main() -> None:
         quantize_head=options.quantize_head, kept={node.node: node.why for node in half.account.kept},
     )  # fmt: skip
 
+    told = int8.account
     files = {"fp32": fp32, "fp16": half.content, "int8": int8.content}
     predictions = {
         name: predict(OnnxSession(content), tensors, pixels[rest], name).argmax(-1) for name, content in files.items()
@@ -85,11 +86,11 @@ def main() -> None:
             text += f", agreement with fp32 {100 * (answer == first).mean():.2f} %, McNemar p = {p:.3f}"
         print(text)
     print(
-        f"int8: {len(int8.account.quantised)} layers, {100 * int8.account.share:.1f} % of the multiply-adds, ranges by {int8.account.method};"
-        f" drop on the gate's images {int8.account.drop:+.2f} points; returned to fp16: "
-        + (", ".join(f"{layer.node} ({layer.damage:.3g} nats)" for layer in int8.account.returned) or "none")
+        f"int8: {len(told.quantised)} layers, {100 * told.share:.1f} % of the multiply-adds, ranges by {told.method};"
+        f" drop on the gate's images {told.drop:+.2f} points; returned to fp16: "
+        + (", ".join(f"{layer.node} ({layer.damage:.3g} nats)" for layer in told.returned) or "none")
     )
-    print(int8.account.advice or "")
+    print(told.advice or "")
 
 
 if __name__ == "__main__":
