@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dhox.bench.run import BenchResult
 
 
-def bench(*models: str | Path, out: str | Path | None = None, **options: Any) -> BenchResult:
+def bench(*models: str | Path, **options: Any) -> BenchResult:
     """Measure exports, model files of exports or ONNX files, interleaved; by default to EXPORT/../bench/HOST-TIME.
 
     Raises UsageError for wrong options, DhoxError for a model that cannot be measured.
@@ -26,7 +26,7 @@ def bench(*models: str | Path, out: str | Path | None = None, **options: Any) ->
     given = options_of(option_record(), options)
     from dhox.bench.run import bench as run_bench
 
-    return run_bench([Path(model) for model in models], None if out is None else Path(out), given)
+    return run_bench([Path(model) for model in models], given)
 
 
 def option_record() -> type[BenchOptions]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
-from msgspec import to_builtins
 
-from dhox.bench.accuracy import accuracy_row
-from dhox.bench.bench_models import Subject
-from dhox.data.dataset import Item, data_address
+from dhox.artefacts.bench_accuracy import Accuracy, DeviceLedger, DeviceLedgerRow, GoldenRow
+from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.predictions import Answer
+from dhox.bench.accuracy import Evaluation, accuracy_row
+from dhox.bench.bench_models import BenchModel
+from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.evidence.device_ledger import device_row, ledger_items
 from dhox.models.export_directory import Export
 from dhox.models.golden import check_golden
@@ -20,91 +23,109 @@ from dhox.runtimes.runtime import Session
 
 
 @dataclass(frozen=True)
-class Ledger:
+class OpenLedger:
     """ledger.json of an export, its images found again in DATA, why there are none, and the rows of this device."""
 
-    content: Any
+    content: Ledger
     items: list[Item]
     note: str | None
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[DeviceLedgerRow] = field(default_factory=list)
 
 
 @dataclass
-class Verdicts:
-    """Answers [N, C] to the test images by (subject, runner), ledgers by export, and the rows of the golden check."""
+class Answers:
+    """What the models answered: probs [N, C] of the test images by (model, runner), ledgers by export, golden rows."""
 
-    answers: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    ledgers: dict[Path, Ledger] = field(default_factory=dict)
-    golden: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: Evaluation
+    probs: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    ledgers: dict[Path, OpenLedger] = field(default_factory=dict)
+    golden: list[GoldenRow] = field(default_factory=list)
+
+    def accuracy_of(self, model: BenchModel, runner: str) -> float | None:
+        """Top-1 accuracy on the test images, in [0, 1]; None without images."""
+        probs = self.probs.get((model.name, runner))
+        if probs is None:
+            return None
+        return float((probs.argmax(-1) == class_numbers(self.evaluation.items, model.classes)).mean())
 
 
-def judge(subject: Subject, opened: Session, items: list[Item], data: Path | None, into: Verdicts) -> None:
-    """Run one opened model over everything that it can be judged with; a model of another tool has test images only.
+def evaluate(model: BenchModel, runner: Session, data: Path | None, into: Answers) -> None:
+    """Run one opened model over everything that tells how good it is; a model of another tool has test images only.
 
-    `items`: test images. `data`: where the images of ledgers are, by default where each export says.
+    `data`: where the images of ledgers are, by default where each export says.
     """
-    if items:
-        words = f"{subject.name}, {opened.name}, test images"
-        into.answers[subject.name, opened.name] = predict(opened, subject.tensors, items, words)
-    if subject.export is None or subject.manifest is None:
+    if into.evaluation.items:
+        title = f"{model.name}, {runner.name}, test images"
+        into.probs[model.name, runner.name] = predict(runner, model.tensors, into.evaluation.items, title)
+    if model.export is None or model.manifest is None:
         return
-    if subject.export not in into.ledgers:
-        content = export_ledger(subject)
-        found = ledger_items(data or Path(subject.manifest.data), subject.classes, content)
-        into.ledgers[subject.export] = Ledger(content, *found)
-    ledger = into.ledgers[subject.export]
+    if model.export not in into.ledgers:
+        content = export_ledger(model)
+        found = ledger_items(data or Path(model.manifest.data), model.classes, content)
+        into.ledgers[model.export] = OpenLedger(content, *found)
+    ledger = into.ledgers[model.export]
     if ledger.items:
-        answers = predict(opened, subject.tensors, ledger.items, f"{subject.name}, {opened.name}, ledger images")
-        row = device_row(answers, subject.precision, ledger.content, len(subject.classes))
-        ledger.rows.append({"subject": subject.name, "runner": opened.name, **to_builtins(row)})
+        probs = predict(runner, model.tensors, ledger.items, f"{model.name}, {runner.name}, ledger images")
+        row = device_row(probs, model.precision, ledger.content, len(model.classes))
+        ledger.rows.append(DeviceLedgerRow(model=model.name, runner=runner.name, **msgspec.structs.asdict(row)))
+    into.golden.append(golden_row(model, runner))
+
+
+def golden_row(model: BenchModel, runner: Session) -> GoldenRow:
+    """Whether an export's file answers here as it did on the exporting machine."""
+    assert model.export is not None
+    assert model.manifest is not None
+    export = Export(model.export, model.manifest)
     result = check_golden(
-        Export(subject.export, subject.manifest).golden(),
-        lambda pixels: predict(opened, subject.tensors, pixels),
-        subject.precision,
-        subject.preprocessing,
-        Export(subject.export, subject.manifest).entry(subject.precision).golden_agreement,
+        export.golden(),
+        lambda pixels: predict(runner, model.tensors, pixels),
+        model.precision,
+        model.preprocessing,
+        export.entry(model.precision).golden_agreement,
     )
-    into.golden.append({"subject": subject.name, "runner": opened.name, **to_builtins(result)})
+    return GoldenRow(model=model.name, runner=runner.name, **msgspec.structs.asdict(result))
 
 
-def export_ledger(subject: Subject) -> Any:
+def export_ledger(model: BenchModel) -> Ledger:
     """ledger.json of the export that a model belongs to."""
-    assert subject.export is not None
-    assert subject.manifest is not None
-    return Export(subject.export, subject.manifest).ledger()
+    assert model.export is not None
+    assert model.manifest is not None
+    return Export(model.export, model.manifest).ledger()
 
 
-def accuracy_content(
-    subjects: list[Subject], verdicts: Verdicts, items: list[Item], where: Path | None, note: str | None
-) -> dict[str, Any]:
+def accuracy_content(models: list[BenchModel], answers: Answers) -> Accuracy:
     """`accuracy` of bench.json; every model is compared with the first that answered, if it knows the same classes."""
-    by_name = {subject.name: subject for subject in subjects}
-    rows: list[dict[str, Any]] = []
+    by_name = {model.name: model for model in models}
+    rows = []
     first: dict[str, np.ndarray] = {}  # class -> its probabilities [N]
-    for (name, runner), probs in verdicts.answers.items():
-        subject = by_name[name]
-        paired = set(first) == set(subject.classes)
-        reference = np.stack([first[one] for one in subject.classes], axis=1) if paired else None
-        row = accuracy_row(probs, items, subject.classes, reference)
-        rows.append({"subject": name, "runner": runner, "precision": subject.precision, **row})
-        first = first or dict(zip(subject.classes, probs.T, strict=True))
-    return {
-        "split": "test",
-        "data": data_address(where) if where else None,
-        "note": note,
-        "classes": subjects[0].classes,
-        "rows": rows,
-    }
+    for (name, runner), probs in answers.probs.items():
+        model = by_name[name]
+        paired = set(first) == set(model.classes)
+        reference = np.stack([first[one] for one in model.classes], axis=1) if paired else None
+        rows.append(accuracy_row(model, runner, probs, answers.evaluation.items, reference))
+        first = first or dict(zip(model.classes, probs.T, strict=True))
+    images = answers.evaluation
+    data = data_address(images.data) if images.data else None
+    return Accuracy(split="test", data=data, note=images.note, classes=models[0].classes, rows=rows)
 
 
-def ledgers_content(subjects: list[Subject], verdicts: Verdicts) -> list[dict[str, Any]]:
+def ledgers_content(models: list[BenchModel], answers: Answers) -> list[DeviceLedger]:
     """`ledgers` of bench.json: for every export its rows on this device, or why there are none."""
-    rows: list[dict[str, Any]] = []
-    for export in dict.fromkeys(subject.export for subject in subjects if subject.export is not None):
-        row: dict[str, Any] = {"export": str(export.absolute()), "images": None, "note": None, "rows": []}
-        if ledger := verdicts.ledgers.get(export):
-            row |= {"images": ledger.content.images, "note": ledger.note, "rows": ledger.rows}
+    found = []
+    for export in dict.fromkeys(model.export for model in models if model.export is not None):
+        place, ledger = str(export.absolute()), answers.ledgers.get(export)
+        if ledger is None:
+            found.append(DeviceLedger(export=place, note="not run: none of its models was evaluated"))
         else:
-            row["note"] = "not run: none of its models was judged"
-        rows.append(row)
-    return rows
+            images = ledger.content.images
+            found.append(DeviceLedger(export=place, images=images, note=ledger.note, rows=ledger.rows))
+    return found
+
+
+def prediction_rows(models: list[BenchModel], answers: Answers) -> Iterator[tuple[str, str, str, Answer]]:
+    """The rows of predictions.csv."""
+    classes = {model.name: model.classes for model in models}
+    for (name, runner), probs in answers.probs.items():
+        for item, row in zip(answers.evaluation.items, probs, strict=True):
+            best = int(row.argmax())
+            yield name, runner, item.name, Answer(str(item.label), classes[name][best], float(row[best]))

@@ -7,12 +7,20 @@ the round, not the call, as the unit of chance, and widens where rounds resemble
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, exp, hypot, inf, lgamma, log, log1p, sqrt
-from typing import Any
 
 import numpy as np
 
-from dhox.bench.rounds import Key
+from dhox.artefacts.bench_latency import (
+    ComparisonRow,
+    Drift,
+    Effective,
+    Key,
+    LatencyMs,
+    LatencyStatistics,
+    Verdict,
+)
 from dhox.evidence.statistics import Z_95_TWO_SIDED, nearest_rank, percentile, student_t
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
@@ -23,7 +31,7 @@ FEWEST_EFFECTIVE = 3.0  # rounds: what a strong correlation leaves
 FEWEST_ROUNDS = 6  # below, no interval: two-sided 95 % needs 6 signs
 LEVELS_IN_TAIL = 0.1  # of the way from p50 to p99, how far rounds may differ for p99 to have an interval
 UNSTABLE_CV = 0.025  # trtexec's own gate
-NO_DIFFERENCE = "no difference shown"
+NO_DIFFERENCE: Verdict = "no difference shown"
 # What opening the same file again moves its median by, 95 % of the time (benchmarks/aa_false_alarms.py).
 OPENING = 0.01
 DRIFT_P, DRIFT_CHANGE = 0.01, 0.01
@@ -43,13 +51,11 @@ METHOD = (
 )  # fmt: skip
 
 
-def latency_row(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarray) -> dict[str, Any]:
-    """The statistics of one latency row of bench.json.
+def latency_statistics(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarray) -> LatencyStatistics:
+    """The numbers of one latency row of bench.json.
 
     `rounds_ns`: one int64 array of nanoseconds per call for each round, none empty; `batch`: images per call;
-    `started_s`: float [rounds], when each round began. Times are in milliseconds. The keys are those of
-    dhox.bench/2, and: `round_cv`, the coefficient of variation of round medians (`cv` is that of calls, where one
-    preemption weighs much), and `effective`, how many independent rounds and calls the intervals count.
+    `started_s`: float [rounds], when each round began.
     """
     rounds = [np.asarray(one, np.int64) for one in rounds_ns]
     medians = round_medians(rounds)
@@ -57,31 +63,31 @@ def latency_row(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarr
     p99, effective_calls = p99_interval(rounds)
     round_cv = float(medians.std() / medians.mean())
     drift = drift_of(medians, started_s)
-    flags = ["unstable"] * (round_cv > UNSTABLE_CV) + ["drift"] * drift["flagged"]
     calls = ordered_calls(rounds)
     n, total_ns = len(calls), int(calls.sum())
     variance = sum(float(((one - total_ns / n) ** 2).sum()) for one in rounds) / n
-    latency_ms = {
-        **{f"p{p}": nearest_rank(calls, p) / 1e6 for p in (50, 90, 95, 99)},
-        "max": float(calls[-1]) / 1e6,
-        "min": float(calls[0]) / 1e6,
-        "mean": total_ns / n / 1e6,
-    }
+    return LatencyStatistics(
+        n=n,
+        rounds=len(rounds),
+        latency_ms=latency_ms(calls, total_ns),
+        p50_interval=(low / 1e6, high / 1e6),
+        p99_interval=None if p99 is None else (p99[0] / 1e6, p99[1] / 1e6),
+        images_per_s=batch * n / (total_ns / 1e9),
+        cv=sqrt(variance) / (total_ns / n),
+        round_cv=round_cv,
+        effective=Effective(effective_rounds, effective_calls),
+        drift=drift,
+        flags=["unstable"] * (round_cv > UNSTABLE_CV) + ["drift"] * drift.flagged,
+    )
+
+
+def latency_ms(calls: np.ndarray, total_ns: int) -> LatencyMs:
+    """Percentiles of ordered calls int64 [n] in nanoseconds, whose sum is `total_ns`; the calls are overwritten."""
+    p50, p90, p95, p99 = (nearest_rank(calls, percent) / 1e6 for percent in (50, 90, 95, 99))
+    highest, lowest, mean = float(calls[-1]) / 1e6, float(calls[0]) / 1e6, total_ns / len(calls) / 1e6
     calls -= int(nearest_rank(calls, 50))
-    latency_ms["mad"] = float(np.median(np.abs(calls, out=calls), overwrite_input=True)) / 1e6
-    return {
-        "n": n,
-        "rounds": len(rounds),
-        "latency_ms": latency_ms,
-        "p50_interval": [low / 1e6, high / 1e6],
-        "p99_interval": None if p99 is None else [p99[0] / 1e6, p99[1] / 1e6],
-        "images_per_s": batch * n / (total_ns / 1e9),
-        "cv": sqrt(variance) / (total_ns / n),
-        "round_cv": round_cv,
-        "effective": {"rounds": effective_rounds, "calls_at_p99": effective_calls},
-        "drift": drift,
-        "flags": flags,
-    }
+    mad = float(np.median(np.abs(calls, out=calls), overwrite_input=True)) / 1e6
+    return LatencyMs(p50=p50, p90=p90, p95=p95, p99=p99, max=highest, min=lowest, mean=mean, mad=mad)
 
 
 def ordered_calls(rounds: Sequence[np.ndarray]) -> np.ndarray:
@@ -208,7 +214,7 @@ def level_spread(rounds: Sequence[np.ndarray]) -> float:
     return sqrt(max(float(np.cov(even, odd)[0, 1]), 0.0))
 
 
-def drift_of(medians: np.ndarray, started_s: np.ndarray) -> dict[str, Any]:
+def drift_of(medians: np.ndarray, started_s: np.ndarray) -> Drift:
     """Whether round medians rise or fall over the run: Spearman's `rho`, and `change` from the first to the last
     quarter of the rounds, relative.
 
@@ -217,7 +223,7 @@ def drift_of(medians: np.ndarray, started_s: np.ndarray) -> dict[str, Any]:
     """
     n = len(medians)
     if n < FEWEST_ROUNDS:
-        return {"rho": 0.0, "change": 0.0, "flagged": False}
+        return Drift(0.0, 0.0, False)
     times, levels = mean_ranks(np.asarray(started_s)), mean_ranks(medians)
     spread = float(times.std() * levels.std())
     rho = float(((times - times.mean()) * (levels - levels.mean())).mean()) / spread if spread > 0 else 0.0
@@ -225,7 +231,7 @@ def drift_of(medians: np.ndarray, started_s: np.ndarray) -> dict[str, Any]:
     quarter = max(n // 4, 1)
     change = float(np.median(in_time[-quarter:]) / np.median(in_time[:quarter]) - 1)
     t = abs(rho) * sqrt((n - 2) / max(1 - rho**2, 1e-12))
-    return {"rho": rho, "change": change, "flagged": t > student_t(DRIFT_P, n - 2) and abs(change) >= DRIFT_CHANGE}
+    return Drift(rho, change, t > student_t(DRIFT_P, n - 2) and abs(change) >= DRIFT_CHANGE)
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
@@ -236,12 +242,21 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
     return mean
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """Time of b over time of a, with its interval; None where the rounds are too few to exclude anything."""
+
+    ratio: float
+    interval: tuple[float, float] | None
+    verdict: Verdict
+
+
 def paired_ratio(
     a_rounds: Sequence[np.ndarray],
     b_rounds: Sequence[np.ndarray],
     of_comparisons: int = 1,
     opening: float = OPENING,
-) -> dict[str, Any]:
+) -> Ratio:
     """How the time of b compares with that of a, measured in the same rounds: `ratio` = time of b / time of a.
 
     `a_rounds`, `b_rounds`: one array per round, in the same order of rounds. The estimate is Hodges and Lehmann's on
@@ -262,12 +277,11 @@ def paired_ratio(
     centre = float(np.median(walsh))
     cut = signed_rank_cut(len(logs), 0.05 / of_comparisons)
     if cut is None:
-        return {"ratio": exp(centre), "interval": None, "verdict": NO_DIFFERENCE}
+        return Ratio(exp(centre), None, NO_DIFFERENCE)
     wider = sqrt(len(logs) / effective_rounds(logs))
     low = exp(centre - hypot(wider * (centre - walsh[cut]), log1p(opening)))
     high = exp(centre + hypot(wider * (walsh[-1 - cut] - centre), log1p(opening)))
-    verdict = "faster" if high < 1 else "slower" if low > 1 else NO_DIFFERENCE
-    return {"ratio": exp(centre), "interval": [low, high], "verdict": verdict}
+    return Ratio(exp(centre), (low, high), "faster" if high < 1 else "slower" if low > 1 else NO_DIFFERENCE)
 
 
 def signed_rank_cut(n: int, alpha: float) -> int | None:
@@ -285,24 +299,25 @@ def signed_rank_cut(n: int, alpha: float) -> int | None:
     return cut - 1 if cut >= 1 else None
 
 
-def comparisons(samples: dict[Key, Sequence[np.ndarray]]) -> list[dict[str, Any]]:
-    """Every (subject, runner) against the first one of the same batch and scope, as `comparisons` of bench.json.
+def comparisons(rounds: dict[Key, Sequence[np.ndarray]]) -> list[ComparisonRow]:
+    """Every model and runner against the first one of the same batch and scope.
 
-    `samples`: Key -> rounds in nanoseconds, measured interleaved. Where an interruption left one round more of some,
-    the common ones count; pairs with too few rounds to exclude anything are left out.
+    `rounds`: nanoseconds, measured interleaved. Where an interruption left one round more of some, the common ones
+    count; pairs with too few rounds to exclude anything are left out.
     """
     first: dict[tuple[int, str], Key] = {}
-    pairs: list[tuple[Key, Key]] = []
-    for key in samples:
-        reference = first.setdefault(key[2:], key)
-        if reference != key:
-            pairs.append((reference, key))
+    pairs = [(first.setdefault((key.batch, key.scope), key), key) for key in rounds]
+    pairs = [(reference, key) for reference, key in pairs if reference != key]
     rows = []
     for reference, key in pairs:
-        common = min(len(samples[reference]), len(samples[key]))
-        found = paired_ratio(samples[reference][:common], samples[key][:common], len(pairs))
-        if found["interval"] is None:
-            continue
-        names = {"reference": list(reference[:2]), "subject": list(key[:2])}
-        rows.append({"batch": key[2], "scope": key[3], **names, **found})
+        common = min(len(rounds[reference]), len(rounds[key]))
+        found = paired_ratio(rounds[reference][:common], rounds[key][:common], len(pairs))
+        if found.interval is not None:
+            rows.append(
+                ComparisonRow(
+                    batch=key.batch, scope=key.scope, reference_model=reference.model,
+                    reference_runner=reference.runner, model=key.model, runner=key.runner, ratio=found.ratio,
+                    interval=found.interval, verdict=found.verdict,
+                )
+            )  # fmt: skip
     return rows

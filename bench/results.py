@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, write_bytes, write_json, write_npz
-from dhox.bench.accuracy import predictions_csv
-from dhox.bench.bench_models import Subject, subject_row
-from dhox.bench.evaluate import Verdicts, accuracy_content, ledgers_content
+from dhox.artefacts.bench import Bench, NotRun, RunnerRow, Settings
+from dhox.artefacts.bench_energy import Energy, EnergyRow, IdlePower
+from dhox.artefacts.bench_latency import CrossCheck, Key, LatencyRow, StreamRow
+from dhox.artefacts.files import BENCH_FILE
+from dhox.artefacts.machine import Conditions, DeviceCard, Memory
+from dhox.artefacts.predictions import PREDICTIONS_FILE, write_predictions
+from dhox.artefacts.record import write_record
+from dhox.artefacts.samples import SAMPLES_FILE, Calls, Samples, Trace, samples_name, write_samples
+from dhox.bench.bench_models import BenchModel
+from dhox.bench.cells import SCOPES, Opened
+from dhox.bench.evaluate import Answers, accuracy_content, ledgers_content, prediction_rows
 from dhox.bench.latency_statistics import METHOD as STATISTICS
-from dhox.bench.latency_statistics import comparisons
-from dhox.bench.rounds import METHOD, Key, Samples
+from dhox.bench.latency_statistics import comparisons, latency_statistics
+from dhox.bench.rounds import METHOD, Timed
 from dhox.bench.runners.streams import METHOD as STREAMS
-from dhox.bench.scopes import SCOPES
 from dhox.bench.sensors import energy
 from dhox.bench.sensors.meter import Meter
-from dhox.bench.timed_cells import latency_rows, sample_arrays
-from dhox.data.dataset import Item, class_numbers
-from dhox.runtimes.runtime import Session
 from dhox.system.environment import now, versions
 
 
@@ -32,110 +33,104 @@ class Found:
     """Everything that bench.json will say; a bench that is interrupted keeps it."""
 
     device_asked: str
-    card: dict[str, Any]
-    settings: dict[str, Any]
-    subjects: list[Subject]
-    items: list[Item]
-    where: Path | None
-    accuracy_note: str | None
+    card: DeviceCard
+    settings: Settings
+    models: list[BenchModel]
+    answers: Answers
     meter: Meter | None
     energy_note: str
-    not_run: list[str]
-    verdicts: Verdicts = field(default_factory=Verdicts)
-    runners: list[dict[str, Any]] = field(default_factory=list)
-    samples: dict[Key, Samples] = field(default_factory=dict)
+    not_run: list[NotRun]
+    runners: list[RunnerRow] = field(default_factory=list)
+    timed: dict[Key, Timed] = field(default_factory=dict)
     throttled: set[int] = field(default_factory=set)  # batch sizes during whose rounds the device was
-    idle: dict[str, Any] | None = None
-    energy: list[dict[str, Any]] = field(default_factory=list)
-    traces: dict[str, np.ndarray] = field(default_factory=dict)  # of power, as samples.npz names them
-    streams: list[dict[str, Any]] = field(default_factory=list)
-    conditions: dict[str, Any] | None = None
-    memory: dict[str, Any] | None = None
-    cross_checks: list[dict[str, Any]] = field(default_factory=list)
+    idle: IdlePower | None = None
+    energy: list[EnergyRow] = field(default_factory=list)
+    traces: dict[str, Trace] = field(default_factory=dict)
+    streams: list[StreamRow] = field(default_factory=list)
+    conditions: Conditions | None = None
+    memory: Memory | None = None
+    cross_checks: list[CrossCheck] = field(default_factory=list)
 
-    def add_runners(self, models: list[tuple[Subject, Session, float]], batch: int) -> None:
+    def add_runners(self, models: list[Opened], batch: int) -> None:
         """What the runners of a batch size really are, once they are bound."""
-        self.runners += [
-            {
-                "subject": subject.name,
-                "runner": runner.name,
-                "batch": batch,
-                "open_s": open_s,
-                **msgspec.to_builtins(runner.facts),
-            }
-            for subject, runner, open_s in models
-        ]
+        for one in models:
+            names = {"model": one.model.name, "runner": one.runner.name, "batch": batch}
+            self.runners.append(RunnerRow(open_s=one.open_s, facts=one.runner.facts, **names))
 
     def add_failures(self, failed: dict[Key, str]) -> None:
         """Cells that dropped out while they were timed."""
-        for (subject, runner, batch, scope), words in failed.items():
-            self.not_run.append(f"{subject} by {runner} at batch {batch}, {scope}, ended early: {words}")
+        for key, reason in failed.items():
+            self.not_run.append(NotRun(what="latency", reason=reason, **key._asdict()))
 
     def emulated(self) -> dict[tuple[str, str], str]:
-        """(subject, runner) whose time on this device says nothing about the one they are made for, and why."""
+        """(model, runner) whose time on this device says nothing about the one they are made for, and why."""
         return {
-            (row["subject"], row["runner"]): row["precision_note"]
+            (row.model, row.runner): row.facts.precision_note
             for row in self.runners
-            if row["device"] == "cpu" and row["precision_proven"] is None and row["precision_note"]
+            if row.facts.device == "cpu" and row.facts.precision_proven is None and row.facts.precision_note
         }
 
-    def accuracy_of(self, subject: str, runner: str) -> float | None:
-        """Top-1 accuracy on the test images, in [0, 1]; None without images."""
-        probs = self.verdicts.answers.get((subject, runner))
-        if probs is None:
-            return None
-        classes = next(one.classes for one in self.subjects if one.name == subject)
-        return float((probs.argmax(-1) == class_numbers(self.items, classes)).mean())
+    def whole(self) -> dict[Key, Timed]:
+        """The cells that an interruption left with two rounds or more."""
+        return {key: timed for key, timed in self.timed.items() if len(timed.rounds) >= 2}
+
+    def latency_rows(self) -> list[LatencyRow]:
+        """`latency` of bench.json. Models of one batch size take turns, so throttling is theirs in common."""
+        emulated = self.emulated()
+        rows = []
+        for key, timed in self.whole().items():
+            numbers = latency_statistics(timed.rounds, key.batch, np.array(timed.started_s))
+            more = ["not steady"] * (not timed.warm_up.steady) + ["throttled"] * (key.batch in self.throttled)
+            row = msgspec.structs.asdict(numbers) | {"flags": [*numbers.flags, *more]}
+            why = emulated.get((key.model, key.runner))
+            row |= {"emulated": why, "samples": samples_name(*key), "warm_up": timed.warm_up}
+            rows.append(LatencyRow(**key._asdict(), **row))
+        return rows
 
 
-def write_results(folder: Path, found: Found, status: str) -> dict[str, Any]:
-    """Write the three files; answers with the content of bench.json. `status`: running, interrupted or complete."""
-    content = bench_content(found, status)
-    write_json(folder / BENCH_FILE, content)  # first: on a full disk it matters most
-    write_npz(folder / "samples.npz", **sample_arrays(found.samples), **found.traces)
-    if found.verdicts.answers:
-        classes = {subject.name: subject.classes for subject in found.subjects}
-        write_bytes(folder / "predictions.csv", predictions_csv(found.verdicts.answers, classes, found.items))
-    return content
+def write_results(folder: Path, found: Found, status: str) -> Bench:
+    """Write the three files; answers with bench.json. `status`: running, interrupted or complete."""
+    bench = bench_content(found, status)
+    write_record(folder / BENCH_FILE, bench)  # first: on a full disk it matters most
+    calls = {key: Calls(timed.rounds, np.array(timed.started_s)) for key, timed in found.whole().items()}
+    write_samples(folder / SAMPLES_FILE, Samples(calls, found.traces))
+    if found.answers.probs:
+        write_predictions(folder / PREDICTIONS_FILE, prediction_rows(found.models, found.answers))
+    return bench
 
 
-def bench_content(found: Found, status: str) -> dict[str, Any]:
-    """bench.json (its schema: bench/bench.schema.json)."""
-    return {
-        "schema": BENCH_SCHEMA,
-        "status": status,
-        "finished_at": now(),
-        "device_asked": found.device_asked,
-        "device": found.card,
-        "settings": found.settings,
-        "method": method(found),
-        "subjects": [subject_row(subject) for subject in found.subjects],
-        "runners": found.runners,
-        "latency": latency_rows(found.samples, found.emulated(), found.throttled),
-        "comparisons": comparisons(told_rounds(found)),
-        "streams": found.streams,
-        "conditions": found.conditions,
-        "memory": found.memory,
-        "energy": energy.not_measured(found.energy_note)
+def bench_content(found: Found, status: str) -> Bench:
+    """bench.json."""
+    emulated = found.emulated()
+    rounds = {key: timed.rounds for key, timed in found.timed.items() if timed.rounds}  # an interruption can leave none
+    return Bench(
+        status=status,  # type: ignore[arg-type]
+        finished_at=now(),
+        device_asked=found.device_asked,
+        device=found.card,
+        settings=found.settings,
+        method=method(found),
+        models=[model.row() for model in found.models],
+        runners=found.runners,
+        latency=found.latency_rows(),
+        comparisons=comparisons({key: one for key, one in rounds.items() if key[:2] not in emulated}),
+        streams=found.streams,
+        conditions=found.conditions,
+        memory=found.memory,
+        energy=Energy(note=f"not measured: {found.energy_note}")
         if found.meter is None or found.idle is None
         else energy.energy_content(found.meter, found.idle, found.energy),
-        "accuracy": accuracy_content(found.subjects, found.verdicts, found.items, found.where, found.accuracy_note),
-        "ledgers": ledgers_content(found.subjects, found.verdicts),
-        "golden": found.verdicts.golden,
-        "cross_checks": found.cross_checks,
-        "not_run": found.not_run,
-        "environment": versions(),
-    }
-
-
-def told_rounds(found: Found) -> dict[Key, Sequence[np.ndarray]]:
-    """The rounds of every cell whose time says something; an interruption can leave a cell without any."""
-    emulated = found.emulated()
-    return {key: taken.rounds for key, taken in found.samples.items() if taken.rounds and key[:2] not in emulated}
+        accuracy=accuracy_content(found.models, found.answers),
+        ledgers=ledgers_content(found.models, found.answers),
+        golden=found.answers.golden,
+        cross_checks=found.cross_checks,
+        not_run=found.not_run,
+        environment=versions(),
+    )
 
 
 def method(found: Found) -> list[str]:
     """How the numbers came about, in sentences."""
-    lines = [METHOD, *STATISTICS, *[f"Timing scope {name}: {SCOPES[name]}." for name in found.settings["scopes"]]]
+    lines = [METHOD, *STATISTICS, *[f"Timing scope {name}: {SCOPES[name]}." for name in found.settings.scopes]]
     lines += [STREAMS] if found.streams else []
     return [*lines, energy.METHOD] if found.energy else lines

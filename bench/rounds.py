@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.bench_latency import Key, WarmUp
 from dhox.bench.interrupts import Stop
 from dhox.console import progress_bar
 from dhox.errors import run_failure
@@ -28,8 +28,6 @@ METHOD = (
     f"random order, after up to {SETTLE_CALLS} untimed calls. Every timed call is kept (samples.npz)."
 )
 
-Key = tuple[str, str, int, str]  # subject, runner, batch, scope
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -40,11 +38,11 @@ class Cell:
 
 
 @dataclass
-class Samples:
+class Timed:
     """Times of one cell: int64 nanoseconds per call, an array per round; when each round began, in seconds of the same
-    clock; and how the warm-up went (`seconds`, `steady`)."""
+    clock; and how the warm-up went."""
 
-    warm_up: dict[str, Any]
+    warm_up: WarmUp
     rounds: list[np.ndarray] = field(default_factory=list)
     started_s: list[float] = field(default_factory=list)
 
@@ -54,14 +52,13 @@ def measure(
     duration_s: float,
     rounds: int,
     rng: np.random.Generator,
-    into: dict[Key, Samples],
+    into: dict[Key, Timed],
     description: str = "latency",
     stop: Stop | None = None,
 ) -> dict[Key, str]:
     """Time the cells, interleaved, for about `duration_s` seconds each; the samples go `into` a dictionary.
 
     A cell that its runtime fails to run drops out, and what was timed of it is kept: answers with the runtime's words.
-
     At least one call per round and cell. What was measured before an exception (Ctrl-C) stays in `into`; `stop` is
     asked after every round.
     """
@@ -71,7 +68,7 @@ def measure(
         with dropping_out(cell.key, failed):
             median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
             calls[cell.key] = max(1, round(duration_s / rounds / median_s))
-            into[cell.key] = Samples(warm)
+            into[cell.key] = Timed(warm)
     with progress_bar(description, rounds) as advance:
         for _ in range(rounds):
             for place in rng.permutation(len(cells)):
@@ -94,13 +91,13 @@ def dropping_out(key: Key, failed: dict[Key, str]) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        words = run_failure(err)
-        if words is None:
+        reason = run_failure(err)
+        if reason is None:
             raise
-        failed[key] = words
+        failed[key] = reason
 
 
-def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[str, Any]]:
+def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, WarmUp]:
     """Call until the speed is steady, or for `longest_s` seconds; the last median in seconds, and what happened."""
     begin = time.perf_counter()
     medians: list[float] = []
@@ -115,7 +112,7 @@ def warm_up(call: Callable[[], object], longest_s: float) -> tuple[float, dict[s
         changes = [abs(new / old - 1) for old, new in pairwise(medians[-3:])]
         steady = len(changes) == 2 and max(changes) < STEADY
         if steady or time.perf_counter() - begin > longest_s:
-            return medians[-1], {"seconds": time.perf_counter() - begin, "steady": steady}
+            return medians[-1], WarmUp(time.perf_counter() - begin, steady)
 
 
 def time_calls(call: Callable[[], object], count: int) -> np.ndarray:

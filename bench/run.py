@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
+from dhox.artefacts.bench import Bench, NotRun, Settings
+from dhox.artefacts.bench_latency import StreamRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
-from dhox.bench.accuracy import evaluation_items
-from dhox.bench.bench_models import Subject, open_subjects
-from dhox.bench.contract_model import check_batches
-from dhox.bench.crosscheck.cross_checks import loadgen_checks, trtexec_checks
-from dhox.bench.crosscheck.loadgen import require_loadgen
-from dhox.bench.evaluate import judge
+from dhox.artefacts.machine import DeviceCard, Memory
+from dhox.bench.accuracy import evaluation_images
+from dhox.bench.bench_models import BenchModel, check_batches, open_models
+from dhox.bench.cells import Pair, TimedImages, cells_of_batch, opened, reason_of, timed_images
+from dhox.bench.evaluate import Answers, evaluate
 from dhox.bench.interrupts import Stop, stopping_signals
 from dhox.bench.machine_lock import one_at_a_time
+from dhox.bench.options import BenchOptions, check
 from dhox.bench.results import Found, write_results
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, measure
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner
-from dhox.bench.runners.streams import stream_rows
-from dhox.bench.scopes import SCOPES
-from dhox.bench.sensors.conditions import Conditions
+from dhox.bench.runners.streams import concurrent_streams
+from dhox.bench.sensors.conditions import ConditionsWatch
 from dhox.bench.sensors.energy import find_meter, measure_energy, measure_idle
 from dhox.bench.sensors.meter import Meter
 from dhox.bench.sensors.nvml import gpu_card
-from dhox.bench.timed_cells import Pair, cells_of_batch, opened, samples_key, timed_images, words_of
+from dhox.bench.trtexec import trtexec_checks
 from dhox.console import say
-from dhox.data.dataset import Item
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.system.jetson_state import process_peak_bytes, shared_memory
+from dhox.system.jetson_state import SharedMemory, process_peak_bytes, shared_memory
 from dhox.system.machine import device_card
 
 SEED = 0  # of the order in which the cells of a round are measured
@@ -43,204 +41,255 @@ ENERGY_SCOPE = "e2e"  # what an application pays for: copies included, decoding 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What `dhox bench` reports: the content of bench.json. `passed`: every model passed its golden check."""
+    """What `dhox bench` reports: its directory, and bench.json."""
 
-    bench: Path
-    content: dict[str, Any]
-    passed: bool
+    directory: Path
+    bench: Bench
 
 
-def bench(
-    paths: list[Path],
-    out: Path | None = None,
-    *,
-    device: str = "auto",
-    runners: tuple[str, ...] = (),
-    precisions: tuple[str, ...] = (),
-    contract: Path | None = None,
-    batches: tuple[int, ...] = (1, 8),
-    scopes: tuple[str, ...] = tuple(SCOPES),
-    duration_s: float = 4.0,
-    energy_s: float = 30.0,
-    streams: tuple[int, ...] = (),
-    scenario: str | None = None,
-    data: Path | None = None,
-    trust_engine: bool = False,
-    overwrite: bool = False,
-) -> BenchResult:
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how; `device` is one of `choose_device`."""
+
+    options: BenchOptions
+    device: str
+    pairs: list[Pair]
+    images: TimedImages
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(SEED))
+
+    @property
+    def trust_engine(self) -> bool:
+        """Whether engines are loaded that this user did not build here."""
+        return self.options.where.trust_engine
+
+
+def bench(paths: list[Path], options: BenchOptions) -> BenchResult:
     """Measure models on this machine and write the bench directory.
 
-    `paths`: export directories, model files of exports, ONNX files that `contract` describes. `out`: by default
-    bench/HOST-TIME beside the first export. `duration_s`: per model, runner, batch and scope. `energy_s`: per model,
-    runner and batch, 0 for none. `streams`: how many runners at once, for throughput. `scenario`: of LoadGen, as a
-    cross-check. `data`: where the images are, by default the test split where the first export says, and the images of
-    every ledger where its export says. A model that fails is named in `not_run`; a stopping signal or an error ends the
-    measurement and keeps what is there (status interrupted). Raises DhoxError for a damaged export, a device that is
-    not there, bad images, and where no model can be run.
+    `paths`: export directories, model files of exports, ONNX files that the contract describes. A model that fails
+    is named in `not_run`; a stopping signal or an error ends the measurement and keeps what is there (status
+    interrupted). Raises DhoxError for a damaged export, a device that is not there, bad images, and where no model can
+    be run.
     """
-    subjects = open_subjects(paths, contract, precisions)
-    used = choose_device(device, subjects)
-    for runner in runners:
-        check_runner(runner, used)
-    if scenario is not None:
-        require_loadgen()
-    not_run: list[str] = []
-    check_batches(subjects, batches)
-    card = msgspec.to_builtins(device_card()) | {"gpu": gpu_card()}
-    if out is not None:
-        check_output(out, BENCH_FILE, BENCH_SCHEMA, overwrite)
-    items, where, accuracy_note = evaluation_items(data, subjects)
-    images, encoded = timed_images(subjects, items)
-    pairs = [(subject, runner) for subject in subjects for runner in runners or default_runners(used, subject)]
-    meter, energy_note = find_meter(used) if energy_s else (None, "it was not asked for")
-    if meter is not None and card["sysroot"]:
-        meter.close()
-        meter, energy_note = None, f"sensors below {card['sysroot']} are a recording, not this machine's"
-
-    found = Found(
-        device_asked=device, card=card, subjects=subjects, items=items, where=where, accuracy_note=accuracy_note,
-        meter=meter, energy_note=energy_note, not_run=not_run,
-        settings={
-            "batches": list(batches), "scopes": list(scopes), "duration_s": duration_s, "energy_s": energy_s,
-            "streams": list(streams), "scenario": scenario, "rounds": FEWEST_ROUNDS, "seed": SEED,
-            "runners": list(dict.fromkeys(name for _, name in pairs)), "images": images,
-        },
-    )  # fmt: skip
-    rng = np.random.default_rng(SEED)
-    status = "complete"
-    ended: Exception | None = None
+    check(options)
+    plan, found = prepare(paths, options)
     with ExitStack() as stack:
-        if meter is not None:
-            stack.enter_context(closing(meter))
+        if found.meter is not None:
+            stack.enter_context(closing(found.meter))
         stack.enter_context(one_at_a_time())
-        out = out or free_name(default_out(subjects[0]) / f"{card['host']}-{datetime.now():%Y%m%d-%H%M%S}")
-        folder = stack.enter_context(output_directory(out, BENCH_FILE, BENCH_SCHEMA, overwrite))
-        try:
-            with stopping_signals() as stop, shared_memory() if card["jetson"] else nullcontext() as watch:
-                if meter is not None:
-                    idle(meter, found)
-                able = judge_all(pairs, used, trust_engine, items, data, found, stop)
-                with Conditions(used) as conditions:
-                    try:
-                        for batch in batches:
-                            with opened(able, used, trust_engine, not_run) as models:
-                                cells = cells_of_batch(models, batch, encoded, not_run)
-                                found.add_runners(models, batch)
-                                timed = [cell for cell in cells if cell.key[3] in scopes]
-                                words = f"batch {batch}"
-                                conditions.throttled()  # what was before is no row's
-                                try:
-                                    failed = measure(timed, duration_s, FEWEST_ROUNDS, rng, found.samples, words, stop)
-                                finally:
-                                    found.throttled |= {batch} if conditions.throttled() else set()
-                                found.add_failures(failed)
-                                if found.idle is not None and meter is not None:
-                                    energy(meter, cells, energy_s, found)
-                                trtexec_checks(models, batch, encoded, found)
-                            emulated = found.emulated()
-                            real = [pair for pair in able if (pair[0].name, pair[1]) not in emulated]
-                            stream_rows(
-                                real, used, trust_engine, batch, streams, duration_s, encoded, not_run, found.streams
-                            )
-                            stop.check()
-                            if batch != batches[-1]:  # after the last one they are written as they are
-                                write_results(folder, found, "running")
-                    finally:
-                        found.conditions = conditions.summary()
-                        found.memory = msgspec.to_builtins(watch.summary()) if watch else own_memory()
-                if streams or scenario:
-                    not_run += [
-                        f"{subject} by {runner} in streams or by LoadGen not run: this device emulates its precision"
-                        for subject, runner in sorted(found.emulated())
-                    ]
-                if scenario is not None:
-                    loadgen_checks(real, used, scenario, trust_engine, encoded, found)
-        except KeyboardInterrupt:
-            say("Interrupted: what was measured so far is kept.")
-            status = "interrupted"
-        except Exception as err:
-            if not (found.samples or found.verdicts.answers):
-                raise
-            not_run.append(f"the rest not run: {run_failure(err) or type(err).__name__}")
-            status, ended = "interrupted", err
+        out = options.output.out or default_out(found.models[0], found.card.host)
+        folder = stack.enter_context(output_directory(out, BENCH_FILE, BENCH_SCHEMA, options.output.overwrite))
+        status, error = measure_and_keep(plan, found, folder)
         try:
             content = write_results(folder, found, status)
         except DhoxError as err:
             raise DhoxError(err.reason, f"{err.fix} What could be written is in {folder}.") from err
-    if ended is not None:
+    if error is not None:
         say(f"What was measured before the error is in {out}.")
-        if (said := run_failure(ended)) is not None and not isinstance(ended, DhoxError):
-            raise DhoxError(
-                f"The bench ended early ({said}).", "Free memory or disk space, or leave out what failed."
-            ) from ended
-        raise ended
-    return BenchResult(out, content, all(row["passed"] for row in content["golden"]))
+        raise early_end(error) from error
+    return BenchResult(out, content)
 
 
-def own_memory() -> dict[str, Any]:
+def prepare(paths: list[Path], options: BenchOptions) -> tuple[Plan, Found]:
+    """Everything that can be refused before anything is measured: models, device, images, sensors."""
+    what, how, where = options.what, options.how, options.where
+    models = open_models(paths, what.contract, tuple(dict.fromkeys(what.precision)))
+    device = choose_device(where.device, models)
+    runners = tuple(dict.fromkeys(what.runner))
+    for runner in runners:
+        check_runner(runner, device)
+    check_batches(models, how.batches)
+    card = device_card(gpu_card())
+    if options.output.out is not None:
+        check_output(options.output.out, BENCH_FILE, BENCH_SCHEMA, options.output.overwrite)
+    evaluation = evaluation_images(what.data, models)
+    images = timed_images(models, evaluation.items)
+    pairs = [(model, runner) for model in models for runner in runners or default_runners(device, model)]
+    meter, energy_note = open_meter(device, card) if how.energy else (None, "it was not asked for")
+    settings = Settings(
+        batches=list(how.batches), scopes=list(how.scopes), duration_s=how.duration, energy_s=how.energy,
+        streams=list(how.stream_counts), rounds=FEWEST_ROUNDS, seed=SEED,
+        runners=list(dict.fromkeys(runner for _, runner in pairs)), images=images.text,
+    )  # fmt: skip
+    found = Found(
+        device_asked=where.device, card=card, settings=settings, models=models, answers=Answers(evaluation),
+        meter=meter, energy_note=energy_note, not_run=[],
+    )  # fmt: skip
+    return Plan(options, device, pairs, images), found
+
+
+def open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
+    """The meter for the device, or None and why."""
+    meter, note = find_meter(device)
+    if meter is not None and card.sysroot:
+        meter.close()
+        return None, f"sensors below {card.sysroot} are a recording, not this machine's"
+    return meter, note
+
+
+def default_out(model: BenchModel, host: str) -> Path:
+    """A new HOST-TIME beside the export, or here for a model of another tool."""
+    return free_name(bench_folder(model) / f"{host}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def bench_folder(model: BenchModel) -> Path:
+    """Where bench directories go: beside the export, or here for a model of another tool."""
+    return model.export.absolute().parent / "bench" if model.export else Path.cwd() / "bench-results"
+
+
+def measure_and_keep(plan: Plan, found: Found, folder: Path) -> tuple[str, Exception | None]:
+    """Measure all; the status of what was found, and the error that ended it early, if there is something to keep."""
+    try:
+        measure_all(plan, found, folder)
+    except KeyboardInterrupt:
+        say("Interrupted: what was measured so far is kept.")
+        return "interrupted", None
+    except Exception as err:
+        if not (found.timed or found.answers.probs):
+            raise
+        found.not_run.append(NotRun(what="bench", reason=run_failure(err) or type(err).__name__))
+        return "interrupted", err
+    return "complete", None
+
+
+def early_end(error: Exception) -> Exception:
+    """What a user is told of an error that ended a bench; bugs stay what they are."""
+    reason = run_failure(error)
+    if reason is None or isinstance(error, DhoxError):
+        return error
+    return DhoxError(f"The bench ended early ({reason}).", "Free memory or disk space, or leave out what failed.")
+
+
+def measure_all(plan: Plan, found: Found, folder: Path) -> None:
+    """Idle power, answers, then batch by batch, with the state of the machine watched meanwhile."""
+    watched: AbstractContextManager[SharedMemory | None] = shared_memory() if found.card.jetson else nullcontext()
+    with stopping_signals() as stop, watched as memory:
+        idle_power(found)
+        able = evaluate_all(plan, found, stop)
+        with ConditionsWatch(plan.device) as conditions:
+            try:
+                for batch in plan.options.how.batches:
+                    if found.runners:  # after the last one they are written as they are
+                        write_results(folder, found, "running")
+                    measure_batch(plan, able, batch, found, conditions, stop)
+            finally:
+                found.conditions = conditions.summary()
+                found.memory = memory.summary() if memory else own_memory()
+
+
+def own_memory() -> Memory:
     """`memory` of bench.json where GPU and CPU share none."""
     method = "The process's peak resident set (VmHWM); what a discrete GPU holds is not in it."
-    return {"peak_bytes": None, "process_peak_bytes": process_peak_bytes(), "method": method}
+    return Memory(peak_bytes=None, process_peak_bytes=process_peak_bytes(), method=method)
 
 
-def default_out(subject: Subject) -> Path:
-    """Where bench directories go: beside the export, or here for a model of another tool."""
-    return subject.export.absolute().parent / "bench" if subject.export else Path.cwd() / "bench-results"
+def idle_power(found: Found) -> None:
+    """Idle power, before any model is opened; without it no energy is measured."""
+    if found.meter is None:
+        return
+    say(f"Idle power by {found.meter.name}")
+    try:
+        found.idle = measure_idle(found.meter)
+    except DhoxError as err:
+        found.energy_note = str(err)
 
 
-def judge_all(
-    pairs: list[Pair], device: str, trust_engine: bool, items: list[Item], data: Path | None, found: Found, stop: Stop
-) -> list[Pair]:
-    """Judge every pair that can be opened and run, and answer with these; the others are named in `not_run`.
+def evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
+    """Evaluate every pair that can be opened and run, and answer with these; the others go to `not_run`.
 
     Raises the first error where none can be run, and UnreadableImageError for an image that nobody can read.
     """
     able: list[Pair] = []
     errors: list[DhoxError] = []
-    for subject, name in pairs:
+    for model, name in plan.pairs:
         try:
-            with closing(open_runner(subject, name, device, trust_engine)) as runner:
-                judge(subject, runner, items, data, found.verdicts)
+            with closing(open_runner(model, name, plan.device, plan.trust_engine)) as runner:
+                evaluate(model, runner, plan.options.what.data, found.answers)
         except UnreadableImageError:
             raise
         except Exception as err:
             stop.check()
-            found.not_run.append(f"{subject.name} by {name} not run: {words_of(err)}")
-            errors.append(
-                err if isinstance(err, DhoxError) else DhoxError(f"{found.not_run[-1]}.", "Try another runner.")
-            )
+            missing = NotRun(what="model", model=model.name, runner=name, reason=reason_of(err))
+            found.not_run.append(missing)
+            errors.append(err if isinstance(err, DhoxError) else not_runnable(missing, err))
             continue
         stop.check()
-        able.append((subject, name))
+        able.append((model, name))
     if not able:
         raise errors[0]
     return able
 
 
-def idle(meter: Meter, found: Found) -> None:
-    """Idle power, before any model is opened; without it no energy is measured."""
-    say(f"Idle power by {meter.words}")
-    try:
-        found.idle = measure_idle(meter)
-    except DhoxError as err:
-        found.energy_note = str(err)
+def not_runnable(missing: NotRun, err: Exception) -> DhoxError:
+    """The error for a model that its runtime could not open or run."""
+    fix = "Measure it with another runner, or leave it out."
+    return DhoxError(f"{missing.text}.", "Free memory, or leave it out." if isinstance(err, MemoryError) else fix)
 
 
-def energy(meter: Meter, cells: list[Cell], seconds: float, found: Found) -> None:
-    """A window of its own for every model that this device really computes, at ENERGY_SCOPE."""
-    for cell in cells:
-        subject, runner, batch, scope = cell.key
-        if scope != ENERGY_SCOPE or (subject, runner) in found.emulated():
-            continue
-        say(f"Energy of {subject} by {runner}, batch {batch}: {seconds:g} s")
+def measure_batch(
+    plan: Plan, able: list[Pair], batch: int, found: Found, conditions: ConditionsWatch, stop: Stop
+) -> None:
+    """Latency, interleaved, then energy, trtexec and streams at one batch size."""
+    how = plan.options.how
+    with opened(able, plan.device, plan.trust_engine, found.not_run) as models:
+        cells = cells_of_batch(models, batch, plan.images, found.not_run)
+        found.add_runners(models, batch)
+        timed = [cell for cell in cells if cell.key.scope in how.scopes]
+        conditions.throttled()  # what was before is no row's
         try:
-            row, trace = measure_energy(
-                meter, cell.call, batch, found.idle, seconds, accuracy=found.accuracy_of(subject, runner)
+            failed = measure(timed, how.duration, FEWEST_ROUNDS, plan.rng, found.timed, f"batch {batch}", stop)
+        finally:
+            found.throttled |= {batch} if conditions.throttled() else set()
+        found.add_failures(failed)
+        energy_of(cells, how.energy, found)
+        trtexec_checks(models, batch, plan.images, found)
+    for pair in able:
+        measure_streams(plan, pair, batch, found)
+    stop.check()
+
+
+def energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
+    """A window of its own for every model that this device really computes, at ENERGY_SCOPE."""
+    if found.meter is None or found.idle is None:
+        return
+    emulated = found.emulated()
+    models = {model.name: model for model in found.models}
+    for cell in cells:
+        key = cell.key
+        if key.scope != ENERGY_SCOPE or key[:2] in emulated:
+            continue
+        say(f"Energy of {key.model} by {key.runner}, batch {key.batch}: {seconds:g} s")
+        accuracy = found.answers.accuracy_of(models[key.model], key.runner)
+        try:
+            row, trace = measure_energy(found.meter, cell, found.idle, seconds, accuracy=accuracy)
+        except Exception as err:
+            missing = NotRun(what="energy", model=key.model, runner=key.runner, batch=key.batch, reason=reason_of(err))
+            found.not_run.append(missing)
+            continue
+        found.energy.append(row)
+        found.traces[row.trace] = trace
+
+
+def measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
+    """Every number of streams that was asked for, one after the other; what cannot be run goes to `not_run`."""
+    (model, runner), counts = pair, plan.options.how.stream_counts
+    names = {"model": model.name, "runner": runner}
+    if counts and (model.name, runner) in found.emulated():
+        missing = NotRun(what="streams", reason="this device emulates its precision", **names)
+        found.not_run += [] if missing in found.not_run else [missing]
+        return
+    for count in counts:
+        try:
+            model.check_batch(batch)
+            pixels = model.tensors.graph_input(plan.images.pixels(model, batch))
+            row = concurrent_streams(
+                lambda: open_runner(model, runner, plan.device, plan.trust_engine),
+                pixels,
+                count,
+                plan.options.how.duration,
             )
         except Exception as err:
-            found.not_run.append(f"energy of {subject} by {runner} at batch {batch} not measured: {words_of(err)}")
+            missing = NotRun(what="streams", batch=batch, streams=count, reason=reason_of(err), **names)
+            found.not_run.append(missing)
             continue
-        key = f"energy_{samples_key((subject, runner, batch))}"
-        names = {"subject": subject, "runner": runner, "batch": batch, "scope": scope, "trace": key}
-        found.energy.append({**names, **row})
-        found.traces |= {f"{key}_{name}": array for name, array in trace.items()}
+        found.streams.append(StreamRow(batch=batch, streams=count, **names, **vars(row)))

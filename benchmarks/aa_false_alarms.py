@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.compare import difference_interval, ratio_interval
 from dhox.bench.latency_statistics import (
     NO_DIFFERENCE,
@@ -77,7 +77,7 @@ def main() -> None:
 
 def measure_thrice(export: Path, runner: str, device: str, duration_s: float, seed: int) -> list[Samples]:
     """A, A and B, by the bench's own loop."""
-    (subject,) = open_subjects([export], precisions=("fp32",))
+    (subject,) = open_models([export], precisions=("fp32",))
     assert subject.manifest is not None
     golden = Export(export, subject.manifest).golden()
     pixels = golden.input[:1]

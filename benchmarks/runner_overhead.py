@@ -21,7 +21,7 @@ from rich.table import Table
 
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.files import sha256
-from dhox.bench.bench_models import Subject
+from dhox.bench.bench_models import BenchModel
 from dhox.bench.runners.runner import open_runner
 from dhox.console import console
 from dhox.distill.students.student import with_heads
@@ -46,7 +46,7 @@ class Pair:
     ours: Callable[[], object]
 
 
-def subject_of(student: str, size: int, folder: Path) -> Subject:
+def subject_of(student: str, size: int, folder: Path) -> BenchModel:
     made = with_heads(timm.create_model(student, num_classes=0), size, 10, two_heads=True, kd_kind="linear").eval()
     head = folded_head(head_arrays(made), inference_linear(0.4, 0.5))
     preprocessing = Preprocessing(size, size, "bicubic", (0.5,) * 3, (0.25,) * 3)
@@ -55,7 +55,7 @@ def subject_of(student: str, size: int, folder: Path) -> Subject:
         export_onnx(Deployable(exportable(made.backbone), head, preprocessing, "uint8-nhwc").eval(), size, {})
     )
     classes = [str(number) for number in range(10)]
-    return Subject(student, path, "fp32", sha256(path), path.stat().st_size, "uint8-nhwc", classes, preprocessing)
+    return BenchModel(student, path, "fp32", sha256(path), path.stat().st_size, "uint8-nhwc", classes, preprocessing)
 
 
 def onnxruntime_pairs(runner: Any, batch: np.ndarray) -> list[Pair]:

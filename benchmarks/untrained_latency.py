@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.latency_statistics import paired_ratio
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
 from dhox.bench.runners.runner import open_runner
@@ -36,7 +36,7 @@ def compare(export: Path, precision: str, batch: int, duration_s: float, device:
         export_candidate(student.name, student.image_size, classes, precision == "fp16", untrained)
         cells = []
         for name, place in (("trained", export), ("untrained", untrained)):
-            (subject,) = open_subjects([place], precisions=(precision,))
+            (subject,) = open_models([place], precisions=(precision,))
             runner = stack.enter_context(closing(open_runner(subject, "onnxruntime", device)))
             side = subject.preprocessing.crop
             pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)

@@ -55,7 +55,6 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ (four demo classes), runs/tiny (dho), runs/tiny/export (fp32 and fp16), runs/tiny/bench."""
     from dhox import export
-    from dhox.bench.run import bench
 
     root = tmp_path_factory.mktemp("line")
     write_data(root / "data")
@@ -65,7 +64,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
         epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2,
     )  # fmt: skip
     export(run, run / "export", fp16=True)
-    bench([run / "export"], run / "bench/here", duration_s=0.1, energy_s=0, streams=(2,))
+    dhox.bench(run / "export", out=run / "bench/here", duration=0.1, energy=0, streams="2")
     return root
 
 

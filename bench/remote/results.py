@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, output_directory, write_bytes, write_json
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, output_directory, write_bytes
+from dhox.artefacts.record import Head, write_record
 from dhox.artefacts.remote import Remote
 from dhox.bench.remote.answers import read_answer
 from dhox.bench.remote.link import Board
@@ -32,17 +34,17 @@ def bring(board: Board, place: str, out: Path, remote: Remote, overwrite: bool) 
     with tempfile.TemporaryDirectory(prefix="dhox-") as folder:
         pull(board.connection, place, Path(folder))
         for mode, found in benches_of(Path(folder)).items():
-            content = read_content(found / BENCH_FILE, remote)
-            if content is None:
+            bench = read_content(found / BENCH_FILE, remote)
+            if bench is None:
                 continue
             final = out / plain(mode) if mode else out
             with output_directory(final, BENCH_FILE, BENCH_SCHEMA, overwrite) as partial:
                 for name in OTHERS:
                     if (found / name).is_file():
                         write_bytes(partial / name, (found / name).read_bytes())
-                write_json(partial / BENCH_FILE, content)
+                write_record(partial / BENCH_FILE, bench)
             say(f"Results of {board.host}: {final}")
-            results.append(BenchResult(final, content, all(row["passed"] for row in content["golden"])))
+            results.append(BenchResult(final, bench))
     return results
 
 
@@ -56,23 +58,23 @@ def benches_of(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_content(path: Path, remote: Remote) -> dict[str, Any] | None:
+def read_content(path: Path, remote: Remote) -> Bench | None:
     """bench.json from the board with the paths of this machine; None where it holds no results yet.
 
     Raises DhoxError where dhox did not write it.
     """
+    here = {there: path for path, there in remote.paths.items()}
     try:
         content = read_answer(path.read_bytes(), dict[str, Any])
-        if content.get("status") == "running" and "finished_at" not in content:
+        head = msgspec.convert(content, Head)
+        if not head.finished_at:
             return None
-        if content.get("schema") != BENCH_SCHEMA:
-            raise ValueError("its schema is another")
+        # Killed there between two batch sizes, it still says that it runs.
+        status = "complete" if head.status == "complete" else "interrupted"
+        moved = replace_texts(content, here) | {"status": status, "remote": msgspec.to_builtins(remote)}
+        return msgspec.convert(moved, Bench)
     except ValueError as err:
         raise DhoxError(f"The {BENCH_FILE} of the board is damaged ({err}).", "Run the same command again.") from err
-    here = {there: path for path, there in remote.paths.items()}
-    # Killed there between two batch sizes, it still says that it runs.
-    status = "complete" if content["status"] == "complete" else "interrupted"
-    return replace_texts(content, here) | {"status": status, "remote": msgspec.to_builtins(remote)}
 
 
 def replace_texts(value: Any, texts: dict[str, str]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dhox.bench.bench_models import Subject
+from dhox.bench.bench_models import BenchModel
 from dhox.errors import DhoxError, UsageError
 from dhox.export.engines.cached_engine import open_cached_engine
 from dhox.models.engines import find_engine, open_engine
@@ -42,55 +42,55 @@ def check_runner(text: str, device: str) -> None:
         )
 
 
-def open_runner(subject: Subject, runner: str, device: str, trust_engine: bool = False) -> Session:
-    """Open a subject with a runner on a device of `choose_device`; `close` it.
+def open_runner(model: BenchModel, runner: str, device: str, trust_engine: bool = False) -> Session:
+    """Open a model with a runner on a device of `choose_device`; `close` it.
 
     `tensorrt` is the newest fitting engine of the export, or, without an export, one that is built and kept here.
     Raises UsageError as `check_runner` does, and DhoxError where the runtime, the GPU, an engine or the run is missing.
     """
     check_runner(runner, device)
     name, options = parse_runner(runner)
-    names = subject.input_name, subject.output_name
+    names = model.input_name, model.output_name
     if name == "tensorrt":
         gpu()
-        if subject.export is None or subject.manifest is None:
-            return open_cached_engine(subject.file, subject.precision, names, runner)
-        return open_engine(Export(subject.export, subject.manifest), subject.precision, trust_engine, runner)
+        if model.export is None or model.manifest is None:
+            return open_cached_engine(model.file, model.precision, names, runner)
+        return open_engine(Export(model.export, model.manifest), model.precision, trust_engine, runner)
     if name == "torch":
         from dhox.bench.runners.torch_reference import open_torch_session  # torch is not on a board
 
-        return open_torch_session(subject, runner, device, options)
+        return open_torch_session(model, runner, device, options)
     where = name if name == "ort-tensorrt" else "cpu" if device == "cpu" else "cuda"
-    return OnnxSession(subject.file, where, precision=subject.precision, names=names, options=options, name=runner)
+    return OnnxSession(model.file, where, precision=model.precision, names=names, options=options, name=runner)
 
 
-def default_runners(device: str, subject: Subject) -> list[str]:
-    """The runners of a subject where none is asked for; `device` is one of `choose_device`.
+def default_runners(device: str, model: BenchModel) -> list[str]:
+    """The runners of a model where none is asked for; `device` is one of `choose_device`.
 
-    `jetson` means TensorRT where the export holds an engine of the subject for this board, else ONNX Runtime on CUDA.
+    `jetson` means TensorRT where the export holds an engine of the model for this board, else ONNX Runtime on CUDA.
     """
-    if device == "tensorrt" or (device == "jetson" and why_no_engine(subject) is None):
+    if device == "tensorrt" or (device == "jetson" and why_no_engine(model) is None):
         return ["tensorrt"]
     return ["onnxruntime"]
 
 
-def why_no_engine(subject: Subject) -> str | None:
-    """Why the export of a subject has no engine for this machine, or None where it has one."""
-    if subject.export is None or subject.manifest is None:
-        return f"{subject.file} has no export"
+def why_no_engine(model: BenchModel) -> str | None:
+    """Why the export of a model has no engine for this machine, or None where it has one."""
+    if model.export is None or model.manifest is None:
+        return f"{model.file} has no export"
     try:
-        find_engine(Export(subject.export, subject.manifest), subject.precision, import_tensorrt(), gpu())
+        find_engine(Export(model.export, model.manifest), model.precision, import_tensorrt(), gpu())
     except DhoxError as err:
         return str(err)
     return None
 
 
-def choose_device(asked: str, subjects: list[Subject]) -> str:
+def choose_device(asked: str, models: list[BenchModel]) -> str:
     """The device, cpu, cuda, tensorrt or jetson, that `--device` means on this machine.
 
     Raises UsageError for an unknown one, and DhoxError where it is not there. `jetson` never falls back to the CPU: it
     is TensorRT with an engine of the export, else ONNX Runtime on CUDA, else an error with the reasons against both.
-    Without `subjects`, whose engines are still to be built, the board alone decides.
+    Without `models`, whose engines are still to be built, the board alone decides.
     """
     if asked not in DEVICES:
         raise UsageError(f"--device {asked} is unknown.", f"Use one of: {', '.join(DEVICES)}.")
@@ -111,9 +111,9 @@ def choose_device(asked: str, subjects: list[Subject]) -> str:
             "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing.",
             "TensorRT engines need neither: --device tensorrt.",
         )
-    if asked == "jetson" and subjects and (reason := why_no_cuda()):
-        missing = [words for words in map(why_no_engine, subjects) if words is not None]
-        if len(missing) == len(subjects):  # else those without an engine are named as not run
+    if asked == "jetson" and models and (reason := why_no_cuda()):
+        missing = [reason for reason in map(why_no_engine, models) if reason is not None]
+        if len(missing) == len(models):  # else those without an engine are named as not run
             raise DhoxError(
                 f"--device jetson: no TensorRT engine ({missing[0].rstrip('.')}), and {reason}.",
                 "Build an engine here: "

@@ -6,14 +6,11 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import numpy as np
 
-from dhox.bench.bench_models import Subject
-from dhox.bench.runners.runner import open_runner
-from dhox.bench.timed_cells import batch_pixels, words_of
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 from dhox.runtimes.runtime import Session
@@ -32,48 +29,27 @@ METHOD = (
 )
 
 
-def stream_rows(
-    pairs: list[tuple[Subject, str]],
-    device: str,
-    trust_engine: bool,
-    batch: int,
-    counts: tuple[int, ...],
-    duration_s: float,
-    encoded: list[bytes],
-    not_run: list[str],
-    into: list[dict[str, Any]],
-) -> None:
-    """`streams` of bench.json: every (subject, runner) with every number of streams, one after the other.
+@dataclass(frozen=True)
+class Throughput:
+    """Of all streams together, with a 95 % interval; latencies in ms of the `n` calls that end in the window."""
 
-    `encoded`: the images that batches are made of. Rows go `into` a list, so that Ctrl-C loses one at most; what cannot
-    be run is named in `not_run`.
-    """
-    for subject, runner in pairs:
-        taken = subject.tensors.graph_input(batch_pixels(subject, encoded, batch))
-        for count in counts:
-
-            def open_one(subject: Subject = subject, runner: str = runner) -> Session:
-                return open_runner(subject, runner, device, trust_engine)
-
-            try:
-                row = concurrent_streams(open_one, taken, count, duration_s)
-            except Exception as err:
-                words = words_of(err)
-                not_run.append(f"{subject.name} by {runner} at batch {batch} in {count} streams not run: {words}")
-                continue
-            into.append({"subject": subject.name, "runner": runner, **row})
+    images_per_s: float
+    interval: tuple[float, float]
+    n: int
+    p50_ms: float
+    p99_ms: float | None
+    p99_note: str | None
 
 
 def concurrent_streams(
     open_one: Callable[[], Session], batch: np.ndarray, streams: int, duration_s: float
-) -> dict[str, Any]:
+) -> Throughput:
     """Throughput of `streams` runners that run at the same time, from host batch to host output each (`infer`).
 
     `open_one` opens one runner (a session and stream of its own); `batch`: as the graph takes it, [B, ...]. Every
     runner is opened and bound in its own thread, one after the other; all start together and run for a warm-up and
-    then `duration_s` seconds. Answers with a row of `streams` in bench.json without subject and runner: images_per_s
-    with a 95 % interval, and the latency of single calls under that load (see `throughput`). The load goes on until
-    every call that the window's end cuts has ended. Raises what a runner raises; all are closed.
+    then `duration_s` seconds. The load goes on until every call that the window's end cuts has ended. Raises what a
+    runner raises; all are closed.
     """
     opening, ready, stop = threading.Lock(), threading.Barrier(streams + 1), threading.Event()
     calls = [array("q") for _ in range(streams)]  # nanoseconds: start, end, start, end ...
@@ -123,10 +99,10 @@ def concurrent_streams(
     if errors:
         raise errors[0]
     times = np.concatenate([np.array(taken, np.int64) for taken in calls]).reshape(-1, 2) / 1e9
-    return {"batch": len(batch), "streams": streams, **throughput(times, begin, end, len(batch))}
+    return throughput(times, begin, end, len(batch))
 
 
-def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) -> dict[str, Any]:
+def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) -> Throughput:
     """Statistics of calls (start, end) [n, 2], in seconds of one clock, within a window; block bootstrap over slices.
 
     For the throughput a call counts in every slice of the window by the share of its time that lies there: without
@@ -146,14 +122,14 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     low, high = np.percentile(rates[picks].mean(1), [2.5, 97.5])
     latency_ms = 1000 * took[ended]
     note = why_no_p99(len(latency_ms), end_s - begin_s, float(took[(stop > begin_s) & (start < end_s)].max()))
-    return {
-        "images_per_s": float(rates.mean()),
-        "interval": [float(low), float(high)],
-        "n": len(latency_ms),
-        "p50_ms": percentile(latency_ms, 50),
-        "p99_ms": None if note else percentile(latency_ms, 99),
-        "p99_note": note,
-    }
+    return Throughput(
+        images_per_s=float(rates.mean()),
+        interval=(float(low), float(high)),
+        n=len(latency_ms),
+        p50_ms=percentile(latency_ms, 50),
+        p99_ms=None if note else percentile(latency_ms, 99),
+        p99_note=note,
+    )
 
 
 def why_no_p99(calls: int, window_s: float, longest_s: float) -> str | None:

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from dhox.artefacts.machine import Conditions, Spread, Warming
 from dhox.bench.sensors.nvml import open_gpu
 from dhox.system.jetson import is_jetson
 from dhox.system.jetson_state import EMC, gpu_node, read_number, read_text
@@ -28,7 +28,7 @@ CPU_COUNTERS = {  # x86
 }
 
 
-class Conditions:
+class ConditionsWatch:
     """What the machine did between entering and leaving the context; `summary` any time after entering.
 
     `device`: "cpu", or anything else for a GPU. A sample is taken on entering, on leaving and `hertz` times a second
@@ -47,7 +47,7 @@ class Conditions:
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True, name="conditions")
 
-    def __enter__(self) -> Conditions:
+    def __enter__(self) -> ConditionsWatch:
         jetson = is_jetson()
         self.gpu, self.gpu_note = open_gpu() if self.on_gpu and not jetson else (None, "")
         self.highest_mhz = None if self.gpu is None else self.gpu.highest_clock_mhz()
@@ -124,29 +124,23 @@ class Conditions:
             if reason not in self.reasons:
                 self.reasons.append(reason)
 
-    def summary(self) -> dict[str, Any]:
-        """Plain JSON: clocks in MHz as {"min", "median", "max"} (CPU: of the fastest core), temperatures in Celsius.
-
-        `locked`: whether lowest and highest permitted clock of the device are the same; None where it is not known.
-        `sample_ms`: the median cost of one sample.
-        """
+    def summary(self) -> Conditions:
+        """What was seen until now."""
         self.count()
         gpu_range = None if self.gpu_node is None else clock_range(self.gpu_node, "min_freq", "max_freq")
         cpu_ranges = [clock_range(cpu, "scaling_min_freq", "scaling_max_freq") for cpu in self.cpus]
         locked = (None if gpu_range is None else gpu_range[0] == gpu_range[1]) if self.on_gpu else fixed(cpu_ranges)
-        return {
-            "sampled": len(self.costs_s),
-            "sample_ms": statistics.median(self.costs_s) * 1e3 if self.costs_s else None,
-            "gpu_clock_mhz": spread(self.samples["gpu"]),
-            "memory_clock_mhz": spread(self.samples["memory"]),
-            "cpu_clock_mhz": spread(self.samples["cpu"]),
-            "temperature_c": {
-                name: {"first": values[0], "max": max(values)} for name, values in self.temperatures.items()
-            },
-            "throttled": list(self.reasons),
-            "locked": locked,
-            "note": self.note(gpu_range) or None,
-        }
+        return Conditions(
+            sampled=len(self.costs_s),
+            sample_ms=statistics.median(self.costs_s) * 1e3 if self.costs_s else None,
+            gpu_clock_mhz=spread(self.samples["gpu"]),
+            memory_clock_mhz=spread(self.samples["memory"]),
+            cpu_clock_mhz=spread(self.samples["cpu"]),
+            temperature_c={name: Warming(values[0], max(values)) for name, values in self.temperatures.items()},
+            throttled=list(self.reasons),
+            locked=locked,
+            note=self.note(gpu_range) or None,
+        )
 
     def note(self, gpu_range: tuple[float, float] | None) -> str:
         """What could not be read, and what a clock below its highest may mean."""
@@ -165,11 +159,11 @@ class Conditions:
         return "; ".join(notes)
 
 
-def spread(values: list[float]) -> dict[str, float] | None:
+def spread(values: list[float]) -> Spread | None:
     """Lowest, median and highest value; None without any."""
     if not values:
         return None
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return Spread(min(values), statistics.median(values), max(values))
 
 
 def clock_range(folder: Path, lowest: str, highest: str) -> tuple[float, float] | None:

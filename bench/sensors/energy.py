@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from dhox.artefacts.bench_energy import Energy, EnergyRow, IdlePower
+from dhox.artefacts.bench_latency import Key
+from dhox.artefacts.samples import Trace, samples_name
+from dhox.bench.rounds import Cell
 from dhox.bench.sensors.hwmon import open_hwmon
 from dhox.bench.sensors.meter import Meter, Reading
 from dhox.bench.sensors.nvml import open_nvml
@@ -98,7 +101,7 @@ def running_joules(sampler: Sampler) -> dict[str, np.ndarray]:
     readings, asked = sampler.readings, len(sampler.readings) + sampler.missed
     if len(readings) < 3 or sampler.missed > MOST_MISSED * asked:
         raise DhoxError(
-            f"{sampler.meter.words}: {sampler.missed} of {asked} readings failed ({sampler.failure or 'too few'}).",
+            f"{sampler.meter.name}: {sampler.missed} of {asked} readings failed ({sampler.failure or 'too few'}).",
             "Look at the kernel's messages (sudo dmesg), or measure without energy.",
         )
     times = np.array(sampler.times)
@@ -124,8 +127,8 @@ def between(seconds: np.ndarray, joules: np.ndarray, start: float, end: float) -
     return float(np.interp(end, seconds, joules) - np.interp(start, seconds, joules))
 
 
-def trace(sampler: Sampler, joules: np.ndarray) -> dict[str, np.ndarray]:
-    """The power of the total over time: {"seconds" from the first reading, "watts"}, float64 [n].
+def power_over_time(sampler: Sampler, joules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds from the first reading, and the power of the total in watts; float64 [n] both.
 
     Where the meter only counts energy, its differences over bins of TRACE_S.
     """
@@ -134,14 +137,14 @@ def trace(sampler: Sampler, joules: np.ndarray) -> dict[str, np.ndarray]:
     if all(reading.watts is not None for reading in sampler.readings):
         total = sampler.meter.total
         watts = [sum(reading.watts[rail] for rail in total) for reading in sampler.readings if reading.watts]
-        return {"seconds": seconds, "watts": np.array(watts)}
+        return seconds, np.array(watts)
     edges = np.linspace(0, seconds[-1], max(int(seconds[-1] / TRACE_S), 1) + 1)
     watts = np.diff(np.interp(edges, seconds, joules)) / np.diff(edges)
-    return {"seconds": (edges[1:] + edges[:-1]) / 2, "watts": watts}
+    return (edges[1:] + edges[:-1]) / 2, watts
 
 
-def measure_idle(meter: Meter, seconds: float = 10.0, settle_s: float = 2.0, hertz: float = HERTZ) -> dict[str, Any]:
-    """Power while this process only waits: {"seconds", "mean_w", "rails_w", "readings"}.
+def measure_idle(meter: Meter, seconds: float = 10.0, settle_s: float = 2.0, hertz: float = HERTZ) -> IdlePower:
+    """Power while this process only waits.
 
     Do it before the artefacts run, in the state that they start from; `settle_s` lets earlier work fade. Raises
     DhoxError where the sensor fails.
@@ -154,26 +157,25 @@ def measure_idle(meter: Meter, seconds: float = 10.0, settle_s: float = 2.0, her
     joules, times = running_joules(sampler), np.array(sampler.times)
     start, end = max(start, float(times[0])), min(end, float(times[-1]))
     rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
-    return {
-        "seconds": end - start,
-        "mean_w": sum(rails_w[rail] for rail in meter.total),
-        "rails_w": rails_w,
-        "readings": len(times),
-    }
+    return IdlePower(
+        seconds=end - start,
+        mean_w=sum(rails_w[rail] for rail in meter.total),
+        rails_w=rails_w,
+        readings=len(times),
+    )
 
 
 def measure_energy(
     meter: Meter,
-    call: Callable[[], object],
-    batch: int,
-    idle: dict[str, Any] | None,
+    cell: Cell,
+    idle: IdlePower | None,
     seconds: float = 30.0,
     *,
     accuracy: float | None = None,
     settle_s: float = 3.0,
     hertz: float = HERTZ,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Energy of a steady loop of synchronised calls over `batch` images each: a row of bench.json, and its power trace.
+) -> tuple[EnergyRow, Trace]:
+    """Energy of a steady loop of a cell's calls: a row of bench.json, and its power over time.
 
     The loop runs `settle_s` before the window (the rise of power, and of slow sensors, is no part of it) and without a
     pause until `seconds` have passed; the window ends with a completed call, so that images are whole. `accuracy`
@@ -184,34 +186,74 @@ def measure_energy(
     with Sampler(meter, hertz) as sampler:
         start = time.perf_counter()
         while time.perf_counter() < start + settle_s:
-            call()
+            cell.call()
         start = end = time.perf_counter()
         while end < start + seconds:
-            call()
+            cell.call()
             calls += 1
             end = time.perf_counter()
+    return energy_row(sampler, cell.key, (start, end), calls, idle, accuracy)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Energy per image from a window's totals; see EnergyRow."""
+
+    seconds: float
+    images: int
+    mean_w: float
+    idle_w: float | None
+    net_w: float | None
+    mj_per_image: float
+    net_mj_per_image: float | None
+    images_per_joule: float | None
+    mj_per_correct: float | None
+
+
+def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> Figures:
+    """What a window's totals say; what needs idle power or accuracy is None without them."""
+    mean_w, mj_per_image = joules / seconds, joules / images * 1e3
+    net_w = None if idle_w is None else mean_w - idle_w
+    return Figures(
+        seconds, images, mean_w, idle_w, net_w, mj_per_image,
+        net_mj_per_image=None if net_w is None else net_w * seconds / images * 1e3,
+        images_per_joule=images / joules if joules > 0 else None,
+        mj_per_correct=mj_per_image / accuracy if accuracy else None,
+    )  # fmt: skip
+
+
+def energy_row(
+    sampler: Sampler,
+    key: Key,
+    window: tuple[float, float],
+    calls: int,
+    idle: IdlePower | None,
+    accuracy: float | None,
+) -> tuple[EnergyRow, Trace]:
+    """The row of a window (start, end in seconds of the sampler's clock) in which `calls` ended, and the trace."""
+    (start, end), meter = window, sampler.meter
     joules, times = running_joules(sampler), np.array(sampler.times)
     total = np.sum([joules[rail] for rail in meter.total], axis=0)
-    row: dict[str, Any] = figures(
-        between(times, total, start, end), end - start, calls * batch, idle["mean_w"] if idle else None, accuracy
-    )
+    seconds, idle_w = end - start, None if idle is None else idle.mean_w
+    found = figures(between(times, total, start, end), seconds, calls * key.batch, idle_w, accuracy)
     certain_to = resolution(times, total, start, end, counter=sampler.readings[0].joules is not None)
-    third = (end - start) / 3
+    third = seconds / 3
     first, last = (between(times, total, at, at + third) for at in (start, end - third))
-    flags = []
-    if certain_to > RESOLUTION:
-        flags.append("window too short for the sensor")
-    if abs(last - first) > DRIFT * abs(first):
-        flags.append("power drifts")
-    if sampler.missed:
-        flags.append("readings missed")
-    if stuck(sampler):
-        flags.append("the sensor did not move")
-    if row["net_w"] is not None and row["net_w"] <= 0:
-        flags.append("not above idle")
-    rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
-    row |= {"calls": calls, "rails_w": rails_w, "resolution": certain_to, "flags": flags}
-    return row, trace(sampler, total) | {"window": np.array([start, end]) - times[0]}
+    flags = {
+        "window too short for the sensor": certain_to > RESOLUTION,
+        "power drifts": abs(last - first) > DRIFT * abs(first),
+        "readings missed": sampler.missed > 0,
+        "the sensor did not move": stuck(sampler),
+        "not above idle": found.net_w is not None and found.net_w <= 0,
+    }
+    trace = samples_name("energy", key.model, key.runner, key.batch)
+    row = EnergyRow(
+        **key._asdict(), **vars(found), calls=calls, resolution=certain_to, trace=trace,
+        rails_w={rail: between(times, joules[rail], start, end) / seconds for rail in meter.rails},
+        flags=[flag for flag, raised in flags.items() if raised],
+    )  # fmt: skip
+    moments, watts = power_over_time(sampler, total)
+    return row, Trace(moments, watts, np.array([start, end]) - times[0])
 
 
 def stuck(sampler: Sampler) -> bool:
@@ -241,43 +283,9 @@ def resolution(seconds: np.ndarray, joules: np.ndarray, start: float, end: float
     return min(deviation_w / len(watts) ** 0.5 / float(watts.mean()), 1.0)
 
 
-def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> dict[str, Any]:
-    """Energy per image from a window's totals; what needs idle power or accuracy is None without them."""
-    mean_w = joules / seconds
-    mj_per_image = joules / images * 1e3
-    net_w = None if idle_w is None else mean_w - idle_w
-    return {
-        "seconds": seconds,
-        "images": images,
-        "mean_w": mean_w,
-        "idle_w": idle_w,
-        "net_w": net_w,
-        "mj_per_image": mj_per_image,
-        "net_mj_per_image": None if net_w is None else net_w * seconds / images * 1e3,
-        "images_per_joule": images / joules if joules > 0 else None,
-        "mj_per_correct": mj_per_image / accuracy if accuracy else None,
-    }
-
-
-def energy_content(meter: Meter, idle: dict[str, Any] | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def energy_content(meter: Meter, idle: IdlePower, rows: list[EnergyRow]) -> Energy:
     """The energy part of bench.json, measured."""
-    return {
-        "meter": meter.words,
-        "note": None,
-        "includes": meter.includes,
-        "error": meter.error,
-        "error_w": meter.error_w,
-        "rails": list(meter.rails),
-        "total": list(meter.total),
-        "estimate": meter.estimate,
-        "idle": idle,
-        "rows": rows,
-    }
-
-
-def not_measured(reason: str) -> dict[str, Any]:
-    """The energy part of bench.json where nothing was measured, and why."""
-    return {
-        "meter": None, "note": f"not measured: {reason}", "includes": None, "error": None, "error_w": None,
-        "rails": [], "total": [], "estimate": False, "idle": None, "rows": [],
-    }  # fmt: skip
+    return Energy(
+        meter=meter.name, includes=meter.includes, error=meter.error, error_w=meter.error_w, rails=list(meter.rails),
+        total=list(meter.total), estimate=meter.estimate, idle=idle, rows=rows,
+    )  # fmt: skip

@@ -99,7 +99,7 @@ class HwmonMeter:
         self.estimate = len(total) > 1
         counted = [rail for rail in rails if rail.name in total]
         chips = sorted({rail.chip for rail in counted})
-        self.words = f"{' and '.join(chip.upper() for chip in chips)} power monitor"
+        self.name = f"{' and '.join(chip.upper() for chip in chips)} power monitor"
         self.error = "; ".join(ERRORS[chip] for chip in chips)
         offsets = [offset for rail in counted if (offset := rail.offset_w()) is not None]
         self.error_w = sum(offsets) if len(offsets) == len(counted) else None
@@ -124,7 +124,7 @@ def open_hwmon() -> tuple[HwmonMeter | None, str]:
             "2GB have none there; in a container, mount the host's /sys"
         )
     names = [rail.name for rail in found]
-    match = next(((total, words) for total, words in TOTALS if set(total) <= set(names)), None)
+    match = next(((total, text) for total, text in TOTALS if set(total) <= set(names)), None)
     if match is None:
         return None, (
             f"this board's rails ({', '.join(names)}) are of no board that dhox knows, so which of them feeds another "

@@ -17,13 +17,13 @@ class Reading:
 class Meter(Protocol):
     """A source of energy readings, opened; `close` it.
 
-    `words`: sensor and rails. `includes`: what is in the figure and what is not. `rails`: all that are read. `total`:
+    `name`: sensor and rails. `includes`: what is in the figure and what is not. `rails`: all that are read. `total`:
     those whose sum is the figure. `estimate`: the figure is a sum of rails, not one measured input. `error`: the class
     of the sensor's error in words. `error_w`: its constant part in watts, where it can be worked out; it cancels out
     of net figures.
     """
 
-    words: str
+    name: str
     includes: str
     rails: tuple[str, ...]
     total: tuple[str, ...]

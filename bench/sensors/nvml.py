@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from dhox.artefacts.machine import GpuCard
 from dhox.bench.sensors.meter import Reading
 from dhox.errors import DhoxError, require
 
@@ -47,7 +48,7 @@ class Gpu:
 
     def name(self) -> str | None:
         """As the driver calls it."""
-        return words(self.ask("nvmlDeviceGetName"))
+        return text(self.ask("nvmlDeviceGetName"))
 
     def joules(self) -> float | None:
         """Energy since the driver was loaded (Volta and newer)."""
@@ -95,7 +96,7 @@ class Gpu:
         self.nvml.nvmlShutdown()
 
 
-def words(answer: str | bytes | None) -> str | None:
+def text(answer: str | bytes | None) -> str | None:
     """Older pynvml answers bytes."""
     return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
 
@@ -144,23 +145,23 @@ def open_gpu() -> tuple[Gpu | None, str]:
     return None, reason
 
 
-def gpu_card() -> dict[str, Any] | None:
-    """The GPU for the device card; None without one or without nvidia-ml-py. Single facts may be None."""
+def gpu_card() -> GpuCard | None:
+    """The GPU for the device card; None without one or without nvidia-ml-py."""
     gpu, _ = open_gpu()
     if gpu is None:
         return None
     capability = gpu.ask("nvmlDeviceGetCudaComputeCapability")
     memory = gpu.ask("nvmlDeviceGetMemoryInfo")
     limit = gpu.ask("nvmlDeviceGetEnforcedPowerLimit")
-    card = {
-        "name": gpu.name() or "NVIDIA GPU",
-        "compute_capability": None if capability is None else f"{capability[0]}.{capability[1]}",
-        "driver": words(gpu.nvml.nvmlSystemGetDriverVersion()),
-        "memory_bytes": None if memory is None else int(memory.total),
-        "power_limit_w": None if limit is None else limit / 1e3,
-        "highest_clock_mhz": gpu.highest_clock_mhz(),
-        "mig": gpu.shared(),
-    }
+    card = GpuCard(
+        name=gpu.name() or "NVIDIA GPU",
+        compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
+        driver=text(gpu.nvml.nvmlSystemGetDriverVersion()),
+        memory_bytes=None if memory is None else int(memory.total),
+        power_limit_w=None if limit is None else limit / 1e3,
+        highest_clock_mhz=gpu.highest_clock_mhz(),
+        mig=gpu.shared(),
+    )
     gpu.close()
     return card
 
@@ -179,7 +180,7 @@ class NvmlMeter:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.words = f"NVML energy counter of the {gpu.name()}"
+        self.name = f"NVML energy counter of the {gpu.name()}"
         whole = " All MIG instances of the GPU are in it." if gpu.shared() else ""
         self.includes = f"the whole GPU board with its memory; not the host's processor, memory and fans.{whole}"
 
@@ -187,7 +188,7 @@ class NvmlMeter:
         """Joules since the driver was loaded, and watts now. Raises OSError."""
         joules, watts = self.gpu.joules(), self.gpu.watts()
         if joules is None:
-            raise OSError(f"{self.words} does not answer")
+            raise OSError(f"{self.name} does not answer")
         return Reading({RAIL: joules}, None if watts is None else {RAIL: watts})
 
     def close(self) -> None:

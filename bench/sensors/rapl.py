@@ -47,7 +47,7 @@ def advance(before_uj: int, now_uj: int, range_uj: int) -> int:
 class RaplMeter:
     """The packages' counters; `meter.Meter`. Read it more often than a counter wraps (minutes at full load)."""
 
-    words = "RAPL energy counter"
+    name = "RAPL energy counter"
     estimate = False
     error = "RAPL: modelled or measured by the processor, which states no error; updated every millisecond"
     error_w: float | None = None

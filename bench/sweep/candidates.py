@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dhox
 from dhox.artefacts.files import EXPORT_FILE
+from dhox.artefacts.sweep import Failed
 from dhox.errors import DhoxError, StoppedError, UsageError
 from dhox.models.export_directory import open_export
 
@@ -93,15 +93,15 @@ def all_cached(root: Path, precision: str, image_size: int | None, classes: int 
 def prepare(
     students: list[str], root: Path, image_size: int | None, classes: int, precision: str,
     tell: Callable[[str], None],
-) -> tuple[list[Candidate], list[dict[str, Any]]]:  # fmt: skip
-    """The candidates of `students`, exported where the cache lacks them; and the failed, as {student, reason}.
+) -> tuple[list[Candidate], list[Failed]]:  # fmt: skip
+    """The candidates of `students`, exported where the cache lacks them; and those that failed.
 
     Ctrl-C keeps those that are exported. Raises DhoxError for a name that no student has, before anything is exported,
     where torch is needed and missing, and where none could be exported.
     """
     found = {name: cached(candidate_folder(root, name, image_size, classes), name, precision) for name in students}
     missing = [name for name, candidate in found.items() if candidate is None]
-    failed: list[dict[str, Any]] = []
+    failed: list[Failed] = []
     if missing:
         try:
             from dhox.distill.students.student import check_student_name
@@ -125,8 +125,8 @@ def prepare(
                     "Interrupted.", f"{root} keeps what was exported; the same command goes on there."
                 ) from None
             except Exception as err:  # timm's models raise many types for sizes that they cannot take; memory runs out
-                failed.append({"student": name, "reason": " ".join(f"{err}".split()) or type(err).__name__})
+                failed.append(Failed(name, " ".join(f"{err}".split()) or type(err).__name__))
     candidates = [candidate for candidate in found.values() if candidate is not None]
     if not candidates:
-        raise DhoxError("None of the students could be exported.", f"{failed[0]['student']}: {failed[0]['reason']}")
+        raise DhoxError("None of the students could be exported.", f"{failed[0].student}: {failed[0].reason}")
     return candidates, failed

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.runners.runner import open_runner, parse_runner
 from dhox.errors import DhoxError
 from dhox.runtimes.tensorrt_api import import_tensorrt
@@ -34,10 +34,10 @@ METHOD = (
 
 def measure_footprint(export: Path, precision: str, runner: str, device: str, batch: int) -> int:
     """Peak bytes of one artefact of an export, see METHOD. Raises DhoxError with the reason where the process fails."""
-    words = [str(export.absolute()), precision, runner, device, str(batch)]
+    arguments = [str(export.absolute()), precision, runner, device, str(batch)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "dhox.bench.sweep.footprint", *words],
+            [sys.executable, "-m", "dhox.bench.sweep.footprint", *arguments],
             capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd="/",  # -m looks for modules there first
         )  # fmt: skip
     except subprocess.TimeoutExpired as err:
@@ -46,19 +46,19 @@ def measure_footprint(export: Path, precision: str, runner: str, device: str, ba
     if done.returncode == 0 and lines and lines[-1].isdecimal():
         return int(lines[-1])
     said = done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"]
-    raise DhoxError(said[-1].removeprefix("dhox.errors."), "Leave out --footprint.")
+    raise DhoxError(said[-1], "The rest of the sweep stands without it.")
 
 
 def main(export: str, precision: str, runner: str, device: str, batch: str) -> None:
     """Measure in this process."""
     load_runtime(runner)  # before the first reading: its libraries are no part of the model
-    (subject,) = open_subjects([Path(export)], precisions=(precision,))
-    side = subject.preprocessing.crop
-    pixels = subject.tensors.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
+    (model,) = open_models([Path(export)], precisions=(precision,))
+    side = model.preprocessing.crop
+    pixels = model.tensors.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
     before = resident("VmRSS")
     with shared_memory() as shared:
-        opened = open_runner(subject, runner, device)
+        opened = open_runner(model, runner, device)
         opened.bind(pixels)
         for _ in range(CALLS):
             opened.infer(pixels)
@@ -86,4 +86,7 @@ def resident(key: str) -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except DhoxError as error:
+        sys.exit(error.reason)

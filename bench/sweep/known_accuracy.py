@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from msgspec import to_builtins
-
-from dhox.artefacts.files import (
-    BENCH_FILE,
-    BENCH_SCHEMA,
-    EXPORT_FILE,
-    RUN_FILE,
-    RUN_SCHEMA,
-    read_json,
-    sha256,
-)
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.common import Accuracy
+from dhox.artefacts.files import BENCH_FILE, EXPORT_FILE, RUN_FILE, sha256
+from dhox.artefacts.record import read_record
+from dhox.artefacts.run import Run
+from dhox.artefacts.sweep import KnownAccuracy
 from dhox.errors import DhoxError
 from dhox.models.export_directory import open_export
 
 
-def finished_runs(roots: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Every complete run below the roots with its run.json, newest first; what cannot be read is no run.
+@dataclass(frozen=True)
+class Evidence:
+    """An accuracy, of which split or images, and what it was measured on; `data`: None for the run's own."""
+
+    row: Accuracy
+    split: str
+    what: str
+    data: str | None = None
+
+
+def finished_runs(roots: list[Path]) -> list[tuple[Path, Run]]:
+    """Every complete run below the roots, newest first; what cannot be read is no run.
 
     Raises DhoxError for a root that is not there.
     """
@@ -33,12 +38,10 @@ def finished_runs(roots: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
             raise DhoxError(f"--runs {root} is no directory.", "Give the folder that holds runs, such as runs.")
         for folder in walk(root):
             try:
-                summary = read_json(folder / RUN_FILE, RUN_SCHEMA)
-                if summary.get("status") == "complete":
-                    found.append((folder, summary))
+                found.append((folder, read_record(folder / RUN_FILE, Run)))
             except DhoxError:
                 continue
-    return sorted(found, key=lambda pair: str(pair[1].get("finished_at", "")), reverse=True)
+    return sorted(found, key=lambda pair: pair[1].finished_at, reverse=True)
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -49,27 +52,26 @@ def walk(root: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def accuracy_of(
-    runs: list[tuple[Path, dict[str, Any]]], student: str, image_size: int, precision: str
-) -> dict[str, Any] | None:
+def accuracy_of(runs: list[tuple[Path, Run]], student: str, image_size: int, precision: str) -> KnownAccuracy | None:
     """The accuracy of the newest run of a student at an image size, or None where there is none.
 
     A run of both heads (method dho) goes before a baseline, however new: what is asked is how good a student becomes.
-    {"accuracy", "interval", "n", "split", "data", "method", "what", "run"}. In order: test images through the very
-    file on some device (bench.json), test images in torch (run.json), and the ledger's images through the file
-    (ledger.json).
+    In order: test images through the very file on some device (bench.json), test images in torch (run.json), and the
+    ledger's images through the file (ledger.json).
     """
-    for run, summary in sorted(runs, key=lambda pair: pair[1]["method"] != "dho"):
-        own = summary.get("student") or {}
-        if (own.get("name"), own.get("image_size")) != (student, image_size):
+    for folder, run in sorted(runs, key=lambda pair: pair[1].method != "dho"):
+        if (run.student.name, run.student.image_size) != (student, image_size):
             continue
-        row = from_bench(run, precision) or from_run(summary) or from_ledger(run, precision)
-        if row is not None:
-            return {"data": str(summary["data"]), "method": summary["method"], **row, "run": str(run)}
+        found = from_bench(folder, precision) or from_run(run) or from_ledger(folder, precision)
+        if found is not None:
+            return KnownAccuracy(
+                accuracy=found.row.accuracy, interval=found.row.interval, n=found.row.n, split=found.split,
+                data=found.data or run.data, method=run.method, what=found.what, run=str(folder),
+            )  # fmt: skip
     return None
 
 
-def from_bench(run: Path, precision: str) -> dict[str, Any] | None:
+def from_bench(run: Path, precision: str) -> Evidence | None:
     """The newest complete bench of the run's export as it is now, by a runner that gives its golden outputs."""
     try:
         export = sha256(run / "export" / EXPORT_FILE)  # which holds the hash of every file
@@ -78,33 +80,31 @@ def from_bench(run: Path, precision: str) -> dict[str, Any] | None:
     found = []
     for path in (run / "bench").glob(f"*/{BENCH_FILE}"):
         try:
-            content = read_json(path, BENCH_SCHEMA)
+            bench = read_record(path, Bench)
         except DhoxError:
             continue
-        own = {one["name"] for one in content["subjects"] if (one["export"] or {}).get("manifest_sha256") == export}
-        golden = {(row["subject"], row["runner"]) for row in content["golden"] if row["passed"]}
+        own = {one.name for one in bench.models if one.export and one.export.manifest_sha256 == export}
+        golden = {(row.model, row.runner) for row in bench.golden if row.passed}
         rows = [
             row
-            for row in content["accuracy"]["rows"]
-            if row["subject"] in own and row["precision"] == precision and (row["subject"], row["runner"]) in golden
+            for row in bench.accuracy.rows
+            if row.model in own and row.precision == precision and (row.model, row.runner) in golden
         ]
-        if rows and content["status"] == "complete":
-            accuracy = content["accuracy"]
-            found.append((str(content["finished_at"]), accuracy["data"], accuracy["split"], rows[0], path))
-    if not found:
-        return None
-    _, data, split, row, path = max(found, key=lambda entry: entry[0])
-    return plain(row) | {"split": split, "data": str(data), "what": f"the {precision} file, {path.parent.name}"}
+        if rows and bench.status == "complete":
+            what = f"the {precision} file, {path.parent.name}"
+            evidence = Evidence(rows[0], bench.accuracy.split, what, bench.accuracy.data)
+            found.append((bench.finished_at, evidence))
+    return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-def from_run(summary: dict[str, Any]) -> dict[str, Any] | None:
+def from_run(run: Run) -> Evidence | None:
     """The student itself in torch, on test."""
-    rows = {row["stage"]: row for row in summary.get("test") or []}
+    rows = {row.stage: row for row in run.test or []}
     row = rows.get("dho") or rows.get("student")  # two heads, or one
-    return None if row is None else plain(row) | {"split": "test", "what": f"torch, stage {row['stage']}"}
+    return None if row is None else Evidence(row, "test", f"torch, stage {row.stage}")
 
 
-def from_ledger(run: Path, precision: str) -> dict[str, Any] | None:
+def from_ledger(run: Path, precision: str) -> Evidence | None:
     """The file on the images of its export's ledger."""
     try:
         ledger = open_export(run / "export").ledger()
@@ -112,13 +112,5 @@ def from_ledger(run: Path, precision: str) -> dict[str, Any] | None:
         return None
     for row in ledger.rows:
         if row.stage == f"onnx_{precision}":
-            return plain(to_builtins(row)) | {
-                "split": ledger.images,
-                "what": f"the {precision} file, ledger of the export",
-            }
+            return Evidence(row, ledger.images, f"the {precision} file, ledger of the export")
     return None
-
-
-def plain(row: dict[str, Any]) -> dict[str, Any]:
-    """What every accuracy row has."""
-    return {"accuracy": row["accuracy"], "interval": list(row["interval"]), "n": row["n"]}

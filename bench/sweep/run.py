@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from dhox.artefacts.files import SWEEP_FILE, SWEEP_SCHEMA, check_output, output_directory, write_json
-from dhox.bench.bench_models import open_subjects
-from dhox.bench.run import BenchResult, bench
+from msgspec.structs import replace
+
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.files import SWEEP_FILE, SWEEP_SCHEMA, check_output, output_directory
+from dhox.artefacts.record import write_record
+from dhox.artefacts.sweep import EnergySource, Failed, Sweep, SweepRow, SweepSettings
+from dhox.bench.bench_models import open_models
+from dhox.bench.options import BenchOptions, How, Output, What, Where
+from dhox.bench.run import bench
 from dhox.bench.runners.runner import check_runner, choose_device, why_no_engine
 from dhox.bench.sweep.candidates import CLASSES, Candidate, all_cached, prepare
 from dhox.bench.sweep.choose import choose, fronts, within_budget
 from dhox.bench.sweep.footprint import METHOD as MEMORY_METHOD
 from dhox.bench.sweep.footprint import measure_footprint
 from dhox.bench.sweep.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.sweep.options import SweepOptions
 from dhox.console import progress_bar, say
 from dhox.errors import DhoxError, UsageError
 from dhox.models.export_directory import open_export
@@ -36,134 +42,91 @@ METHOD = [
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `dhox sweep` reports: the content of sweep.json."""
+    """What `dhox sweep` reports: its directory, and sweep.json."""
 
-    sweep: Path
-    content: dict[str, Any]
+    directory: Path
+    sweep: Sweep
 
 
-def sweep(
-    students: list[str],
-    out: Path | None,
-    *,
-    candidates: Path,
-    image_size: int | None = None,
-    classes: int | None = None,
-    fp16: bool = False,
-    device: str = "auto",
-    host: str | None = None,
-    runner: str | None = None,
-    batch: int = 1,
-    scope: str = "e2e",
-    budget_ms: float | None = None,
-    duration_s: float = 4.0,
-    energy_s: float = 30.0,
-    runs: list[Path] | None = None,
-    overwrite: bool = False,
-) -> SweepResult:
+def sweep(options: SweepOptions) -> SweepResult:
     """Export, measure interleaved, compare, and write the sweep directory (sweep.json, and bench/ with the samples).
 
-    `students`: names as `dhox distill --student` takes them; empty: all in `candidates`, the cache of exports, that are
-    of `image_size` and `classes`. These two: None for each student's own size and 10 classes, or for whatever the cache
-    holds. `host`: a board to measure on by SSH. `scope`: one of dhox.bench.scopes. `energy_s`: seconds of the
-    window in which each student's energy is measured, 0 for none. `runs`: folders with finished runs, whose accuracies
-    are joined. A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was
-    done, and chooses nothing. Raises DhoxError for unknown students, and where none of them can be measured; UsageError
-    where the cache holds a student in several sizes, or several numbers of classes, and none is chosen.
+    A student that cannot be exported or run is listed with its reason. Ctrl-C keeps what was done, and chooses nothing.
+    Raises DhoxError for unknown students, and where none of them can be measured; UsageError where the cache holds a
+    student in several sizes, or several numbers of classes, and none is chosen.
     """
-    precision = "fp16" if fp16 else "fp32"
-    used = None if host is not None else choose_device(device, [])  # before anything is exported
-    if used is not None and runner is not None:
-        check_runner(runner, used)
-    if fp16 and used == "cpu":
-        raise UsageError(
-            "--fp16 on the CPU would time conversions: its provider computes fp16 in fp32.", "Leave it out."
-        )
-    if out is not None:
-        check_output(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite)
-    known = finished_runs(runs or [])
-    if students:
-        found, failed = prepare(students, candidates, image_size, classes or CLASSES, precision, say)
-    else:
-        found, failed = all_cached(candidates, precision, image_size, classes), []
-    out = out or Path("sweeps", f"{host or device_card().host}-{datetime.now():%Y%m%d-%H%M%S}")
-
-    with output_directory(out, SWEEP_FILE, SWEEP_SCHEMA, overwrite) as folder:
-        result = measure_all(
-            found, folder / "bench", device, host, runner, precision, batch, scope, duration_s, energy_s
-        )
+    students, output = options.students, options.output
+    budget_ms = options.measuring.budget_ms
+    check_place(options)
+    if output.out is not None:
+        check_output(output.out, SWEEP_FILE, SWEEP_SCHEMA, output.overwrite)
+    known = finished_runs(list(students.runs))
+    found, failed = find_candidates(options)
+    host = options.place.host or device_card().host
+    out = output.out or Path("sweeps", f"{host}-{datetime.now():%Y%m%d-%H%M%S}")
+    with output_directory(out, SWEEP_FILE, SWEEP_SCHEMA, output.overwrite) as folder:
+        measured = measure_all(found, folder / "bench", options)
+        interrupted = measured.status == "interrupted"
         rows = []
         for candidate in found:
-            row = measured_row(candidate, result.content, precision)
+            row = measured_row(candidate, measured, students.precision)
             if row is None:
-                failed.append({"student": candidate.student, "reason": reason_of(candidate, result.content)})
+                failed.append(Failed(candidate.student, reason_of(candidate, measured)))
                 continue
-            accuracy = accuracy_of(known, candidate.student, candidate.image_size, precision)
-            rows.append(row | {"accuracy": accuracy, "within": None, "memory_bytes": None, "memory_note": None})
-        interrupted = result.content["status"] == "interrupted"
+            within = None if budget_ms is None else within_budget(row, budget_ms)
+            accuracy = accuracy_of(known, candidate.student, candidate.image_size, students.precision)
+            rows.append(replace(row, accuracy=accuracy, within=within))
         if not rows and not interrupted:
-            raise DhoxError("No student could be measured.", f"{failed[0]['student']}: {failed[0]['reason']}")
-        if budget_ms is not None:
-            rows = [row | {"within": within_budget(row, budget_ms)} for row in rows]
-        add_footprints(rows, found, result.content, precision, batch, skip=host is not None or interrupted)
-        by_accuracy, by_size = fronts(rows)
-        # A student that was not measured could be the better one.
-        choice = None if budget_ms is None or interrupted else choose(rows, budget_ms)
-        content = {
-            "schema": SWEEP_SCHEMA,
-            "status": result.content["status"],
-            "finished_at": now(),
-            "device_asked": device,
-            "host": host,
-            "device": result.content["device"],
-            "settings": {
-                "students": students, "image_size": image_size, "classes": found[0].classes, "precision": precision,
-                "batch": batch, "scope": scope, "runner": runner, "duration_s": duration_s, "energy_s": energy_s,
-                "budget_ms": budget_ms, "runs": [str(root.absolute()) for root in runs or []],
-                "candidates": str(candidates.absolute()),
-            },
-            "method": [*METHOD, MEMORY_METHOD, *result.content["method"]],
-            "rows": sorted(rows, key=lambda row: row["latency_ms"]["p50"]),
-            "failed": failed,
-            "front": {"accuracy": by_accuracy, "parameters": by_size},
-            "choice": None if choice is None else vars(choice),
-            "energy": {key: result.content["energy"].get(key) for key in ("meter", "note", "estimate")},
-            "conditions": result.content["conditions"],
-            "environment": versions(),
-        }  # fmt: skip
-        write_json(folder / SWEEP_FILE, content)
+            raise DhoxError("No student could be measured.", f"{failed[0].student}: {failed[0].reason}")
+        if options.place.host is None and not interrupted:
+            rows = with_footprints(rows, found, measured, students.precision, options.measuring.batch)
+        content = sweep_content(options, found[0].classes, measured, rows, failed)
+        write_record(folder / SWEEP_FILE, content)
     return SweepResult(out, content)
 
 
-def measure_all(
-    found: list[Candidate], out: Path, device: str, host: str | None, runner: str | None, precision: str, batch: int,
-    scope: str, duration_s: float, energy_s: float,
-) -> BenchResult:  # fmt: skip
+def check_place(options: SweepOptions) -> None:
+    """Raise where the device is not there, or cannot do what is asked for; before anything is exported."""
+    if options.place.host is not None:
+        return
+    used = choose_device(options.place.device, [])
+    if options.measuring.runner is not None:
+        check_runner(options.measuring.runner, used)
+    if options.students.fp16 and used == "cpu":
+        raise UsageError(
+            "--fp16 on the CPU would time conversions: its provider computes fp16 in fp32.", "Leave it out."
+        )
+
+
+def find_candidates(options: SweepOptions) -> tuple[list[Candidate], list[Failed]]:
+    """The named students, exported where the cache lacks them, or all that it holds; and those that failed."""
+    students = options.students
+    if students.names:
+        classes = students.classes or CLASSES
+        return prepare(students.names, students.candidates, students.image_size, classes, students.precision, say)
+    return all_cached(students.candidates, students.precision, students.image_size, students.classes), []
+
+
+def measure_all(found: list[Candidate], out: Path, options: SweepOptions) -> Bench:
     """All candidates in one bench, interleaved; engines are built first where TensorRT is to run them."""
+    how, place, precision = options.measuring, options.place, options.students.precision
     paths = [candidate.export for candidate in found]
-    if host is not None:
+    asked = BenchOptions(
+        what=What(runner=(how.runner,) if how.runner else (), precision=(precision,)),
+        how=How(batch=str(how.batch), scope=how.scope, duration=how.duration, energy=how.energy),
+        where=Where(device=place.device, host=place.host),
+        output=Output(out=out),
+    )
+    if place.host is not None:
         from dhox.bench.remote.run import bench_remote
 
-        words = [
-            f"--duration={duration_s}",
-            f"--energy={energy_s}",
-            f"--scope={scope}",
-            f"--batch={batch}",
-            f"--precision={precision}",
-        ]
-        words += [f"--runner={runner}"] if runner else []
-        results, problem = bench_remote(
-            host, paths, words, out, device=device, precisions=(precision,), batches=(batch,)
-        )
+        results, problem = bench_remote(paths, asked)
         if problem is not None:
             raise problem
-        return results[0]
-    if device in {"tensorrt", "jetson"} and (runner or "tensorrt").startswith("tensorrt"):
-        build_missing_engines(found, precision, batch)
-    return bench(
-        paths, out, device=device, runners=(runner,) if runner else (), precisions=(precision,), batches=(batch,),
-        scopes=(scope,), duration_s=duration_s, energy_s=energy_s,
-    )  # fmt: skip
+        return results[0].bench
+    if place.device in {"tensorrt", "jetson"} and (how.runner or "tensorrt").startswith("tensorrt"):
+        build_missing_engines(found, precision, how.batch)
+    return bench(paths, asked).bench
 
 
 def build_missing_engines(found: list[Candidate], precision: str, batch: int) -> None:
@@ -171,8 +134,8 @@ def build_missing_engines(found: list[Candidate], precision: str, batch: int) ->
     from dhox.export.engines.engine import build_engines
 
     for candidate in found:
-        (subject,) = open_subjects([candidate.export], precisions=(precision,))
-        if why_no_engine(subject) is None:
+        (model,) = open_models([candidate.export], precisions=(precision,))
+        if why_no_engine(model) is None:
             continue
         say(f"Building the {precision} engine of {candidate.student}")
         try:
@@ -181,60 +144,98 @@ def build_missing_engines(found: list[Candidate], precision: str, batch: int) ->
             say(f"No engine of {candidate.student}: {err}")
 
 
-def subject_name(candidate: Candidate, content: dict[str, Any]) -> str | None:
+def name_of(candidate: Candidate, measured: Bench) -> str | None:
     """What bench.json calls the candidate's file."""
     place = str(candidate.export.absolute())
-    return next((one["name"] for one in content["subjects"] if (one["export"] or {}).get("path") == place), None)
+    return next((model.name for model in measured.models if model.export and model.export.path == place), None)
 
 
-def measured_row(candidate: Candidate, content: dict[str, Any], precision: str) -> dict[str, Any] | None:
-    """The candidate's row of sweep.json, without its accuracy; None where it was not measured or answers wrongly."""
-    name = subject_name(candidate, content)
-    if any(row["subject"] == name and not row["passed"] for row in content["golden"]):
+def wrong_answers(name: str | None, measured: Bench) -> bool:
+    """Whether a model failed its golden check."""
+    return any(row.model == name and not row.passed for row in measured.golden)
+
+
+def measured_row(candidate: Candidate, measured: Bench, precision: str) -> SweepRow | None:
+    """The candidate's row, without its accuracy; None where it was not measured or answers wrongly."""
+    name = name_of(candidate, measured)
+    latency = next((row for row in measured.latency if row.model == name), None)
+    if latency is None or wrong_answers(name, measured):
         return None
-    latency = next((row for row in content["latency"] if row["subject"] == name), None)
-    if latency is None:
-        return None
-    energy: dict[str, Any] = next((row for row in content["energy"]["rows"] if row["subject"] == name), {})
+    energy = next((row for row in measured.energy.rows if row.model == name), None)
     entry = open_export(candidate.export).entry(precision)
     weights = read_graph(candidate.export / entry.file).weights
-    keys = ("latency_ms", "p50_interval", "p99_interval", "images_per_s", "flags", "emulated", "runner")
-    return {
-        "student": candidate.student,
-        "image_size": candidate.image_size,
-        "parameters": sum(count for dtype, count in weights.items() if "float" in dtype),
-        "bytes": entry.bytes,
-        **{key: latency[key] for key in keys},
-        "mj_per_image": energy.get("mj_per_image"),
-        "net_mj_per_image": energy.get("net_mj_per_image"),
-    }
+    return SweepRow(
+        student=candidate.student,
+        image_size=candidate.image_size,
+        parameters=sum(count for dtype, count in weights.items() if "float" in dtype),
+        bytes=entry.bytes,
+        latency_ms=latency.latency_ms,
+        p50_interval=latency.p50_interval,
+        p99_interval=latency.p99_interval,
+        images_per_s=latency.images_per_s,
+        flags=latency.flags,
+        emulated=latency.emulated,
+        runner=latency.runner,
+        mj_per_image=energy.mj_per_image if energy else None,
+        net_mj_per_image=energy.net_mj_per_image if energy else None,
+    )
 
 
-def reason_of(candidate: Candidate, content: dict[str, Any]) -> str:
+def reason_of(candidate: Candidate, measured: Bench) -> str:
     """Why a candidate has no row."""
-    name = subject_name(candidate, content)
-    if any(row["subject"] == name and not row["passed"] for row in content["golden"]):
+    name = name_of(candidate, measured)
+    if wrong_answers(name, measured):
         return "it does not give its golden outputs on this machine"
-    said = [sentence for sentence in content["not_run"] if name and sentence.startswith(f"{name} ")]
-    return said[0] if said else "the sweep was interrupted before it was measured"
+    reasons = [missing.reason for missing in measured.not_run if missing.model is not None and missing.model == name]
+    return reasons[0] if reasons else "the sweep was interrupted before it was measured"
 
 
-def add_footprints(
-    rows: list[dict[str, Any]], found: list[Candidate], content: dict[str, Any], precision: str, batch: int, skip: bool
-) -> None:
-    """`memory_bytes` of every row by the runner that timed it, or in `memory_note` why not; Ctrl-C leaves the rest."""
-    used = {row["runner"]: row["device"] for row in content["runners"]}
+def with_footprints(
+    rows: list[SweepRow], found: list[Candidate], measured: Bench, precision: str, batch: int
+) -> list[SweepRow]:
+    """The rows with the memory that each takes by the runner that timed it, or why not; Ctrl-C leaves the rest."""
+    devices = {row.runner: row.facts.device for row in measured.runners}
     exports = {candidate.student: candidate.export for candidate in found}  # each student is there once
+    done: list[SweepRow] = []
     try:
-        with progress_bar("memory", 0 if skip else len(rows)) as advance:
-            for row in [] if skip else rows:
-                device = used[row["runner"]]
+        with progress_bar("memory", len(rows)) as advance:
+            for row in rows:
                 try:
-                    row["memory_bytes"] = measure_footprint(
-                        exports[row["student"]], precision, row["runner"], device, batch
-                    )
+                    memory = measure_footprint(exports[row.student], precision, row.runner, devices[row.runner], batch)
+                    done.append(replace(row, memory_bytes=memory))
                 except DhoxError as err:
-                    row["memory_note"] = str(err)
+                    done.append(replace(row, memory_note=err.reason))
                 advance(1)
     except KeyboardInterrupt:
         say("Interrupted: the latencies are kept, the rest of the memory column is missing.")
+    return done + rows[len(done) :]
+
+
+def sweep_content(
+    options: SweepOptions, classes: int, measured: Bench, rows: list[SweepRow], failed: list[Failed]
+) -> Sweep:
+    """sweep.json."""
+    students, how, budget_ms = options.students, options.measuring, options.measuring.budget_ms
+    settings = SweepSettings(
+        students=students.names, image_size=students.image_size, classes=classes,
+        precision=students.precision, batch=how.batch, scope=how.scope, runner=how.runner, duration_s=how.duration,
+        energy_s=how.energy, budget_ms=budget_ms, runs=[str(root.absolute()) for root in students.runs],
+        candidates=str(students.candidates.absolute()),
+    )  # fmt: skip
+    return Sweep(
+        status=measured.status,
+        finished_at=now(),
+        device_asked=options.place.device,
+        host=options.place.host,
+        device=measured.device,
+        settings=settings,
+        method=[*METHOD, MEMORY_METHOD, *measured.method],
+        rows=sorted(rows, key=lambda row: row.latency_ms.p50),
+        failed=failed,
+        front=fronts(rows),
+        # A student that was not measured could be the better one.
+        choice=None if budget_ms is None or measured.status == "interrupted" else choose(rows, budget_ms),
+        energy=EnergySource(meter=measured.energy.meter, note=measured.energy.note, estimate=measured.energy.estimate),
+        conditions=measured.conditions,
+        environment=versions(),
+    )

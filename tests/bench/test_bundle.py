@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
+from dhox.bench.options import BenchOptions
 from dhox.bench.remote.bundle import Bundle, add_images, add_models
 from dhox.bench.remote.run import bench_remote, check_one_data
 from dhox.data.dataset import Item, read_dataset
 from dhox.errors import DhoxError
+from dhox.options.declare import build
 
 CONTRACT = """\
 schema = "dhox.contract/1"
@@ -39,8 +41,8 @@ def test_exports_of_several_data_are_not_judged_on_one(own_line: Path) -> None:
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"data": "/elsewhere"}))
     with pytest.raises(DhoxError, match="/elsewhere.*--data"):
-        bench_remote("nobody@localhost.invalid", [export, other], ["--device=cpu"], device="cpu")
-    check_one_data(open_subjects([export]))
+        bench_remote([export, other], build(BenchOptions, host="nobody@localhost.invalid", device="cpu"))
+    check_one_data(open_models([export]))
 
 
 def bundle_of(folder: Path) -> Bundle:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from dhox.artefacts.contract import read_contract
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.contract_model import check_batches, contract_subject
 from dhox.bench.run import bench
 from dhox.data.images import model_input
@@ -131,7 +131,7 @@ def test_quantised_graphs_are_int8(line: Path, tmp_path: Path) -> None:
     model.graph.node[2].input[0] = "dq"
     model.graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]))
     assert read_graph(saved(model, tmp_path)).precision == "int8"
-    exports = open_subjects([line / "runs/tiny/export"])
+    exports = open_models([line / "runs/tiny/export"])
     assert [read_graph(subject.file).precision for subject in exports] == [subject.precision for subject in exports]
 
 
@@ -298,5 +298,5 @@ def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> 
 def test_a_model_without_its_contract(tmp_path: Path) -> None:
     path = saved(classifier(), tmp_path)
     with pytest.raises(DhoxError, match=r"--contract FILE"):
-        open_subjects([path])
+        open_models([path])
     assert open_session(path).get_inputs()[0].name == "pixels"

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
+import msgspec
 import numpy as np
 import pytest
-from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 from sensor_trees import plant, put
 
-import dhox.bench
-from dhox.artefacts.files import to_json
+from dhox.artefacts.bench_energy import Energy
+from dhox.artefacts.bench_latency import Key
+from dhox.bench.rounds import Cell
 from dhox.bench.sensors.energy import (
     GAPS,
     Sampler,
@@ -25,20 +24,22 @@ from dhox.bench.sensors.energy import (
     integral,
     measure_energy,
     measure_idle,
-    not_measured,
     resolution,
     running_joules,
 )
 from dhox.bench.sensors.meter import Reading
 from dhox.errors import DhoxError
 
-SCHEMA = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text(encoding="utf-8"))
+
+def nap_cell(batch: int) -> Cell:
+    """A steady loop's call, as a cell of that batch."""
+    return Cell(Key("fp32", "onnxruntime", batch, "device"), nap)
 
 
 class Signal:
     """A meter of a known power over time: two rails, of which one is the total; in watts, or counted in steps."""
 
-    words = includes = error = "signal"
+    name = includes = error = "signal"
     rails = ("IN", "PART")
     total = ("IN",)
     estimate = False
@@ -80,45 +81,45 @@ def nap() -> None:
 @pytest.mark.parametrize("step_s", [None, 0.002])
 def test_energy_of_a_known_ramp(step_s: float | None) -> None:
     meter = Signal(ramp, step_s)
-    row, trace = measure_energy(meter, nap, 4, None, 0.6, settle_s=0.1, hertz=50)
-    first = trace["seconds"][0]
+    row, trace = measure_energy(meter, nap_cell(4), None, 0.6, settle_s=0.1, hertz=50)
+    first = trace.seconds[0]
     assert first < 0.6
-    start, end = trace["window"]
+    start, end = trace.window
     middle = (start + end) / 2  # of a linear power, the mean is the power in the middle
-    assert row["mean_w"] == pytest.approx(5 + 10 * middle, rel=0.03)
-    assert row["rails_w"]["PART"] == pytest.approx(row["mean_w"] / 4)
-    assert row["seconds"] == pytest.approx(end - start)
-    assert row["seconds"] >= 0.6
-    assert row["images"] == 4 * row["calls"]
-    assert row["mj_per_image"] == pytest.approx(row["mean_w"] * row["seconds"] / row["images"] * 1e3)
-    assert "power drifts" in row["flags"]
-    assert (row["idle_w"], row["net_w"], row["net_mj_per_image"], row["mj_per_correct"]) == (None,) * 4
+    assert row.mean_w == pytest.approx(5 + 10 * middle, rel=0.03)
+    assert row.rails_w["PART"] == pytest.approx(row.mean_w / 4)
+    assert row.seconds == pytest.approx(end - start)
+    assert row.seconds >= 0.6
+    assert row.images == 4 * row.calls
+    assert row.mj_per_image == pytest.approx(row.mean_w * row.seconds / row.images * 1e3)
+    assert "power drifts" in row.flags
+    assert (row.idle_w, row.net_w, row.net_mj_per_image, row.mj_per_correct) == (None,) * 4
 
 
 def test_idle_power_is_subtracted() -> None:
     meter = Signal(steady)
     idle = measure_idle(meter, 0.2, settle_s=0, hertz=50)
-    assert idle["mean_w"] == pytest.approx(20, rel=1e-3)
-    assert idle["rails_w"]["PART"] == pytest.approx(5, rel=1e-3)
-    idle["mean_w"] = 15.0
-    row, _ = measure_energy(meter, nap, 1, idle, 0.2, accuracy=0.8, settle_s=0, hertz=50)
-    assert row["net_w"] == pytest.approx(5, rel=0.01)
-    assert row["net_mj_per_image"] == pytest.approx(row["mj_per_image"] / 4, rel=0.01)
-    assert row["mj_per_correct"] == pytest.approx(row["mj_per_image"] / 0.8)
-    assert row["images_per_joule"] == pytest.approx(1e3 / row["mj_per_image"])
-    assert "power drifts" not in row["flags"]
-    assert "not above idle" not in row["flags"]
-    idle["mean_w"] = 21.0
-    row, _ = measure_energy(meter, nap, 1, idle, 0.2, settle_s=0, hertz=50)
-    assert row["net_mj_per_image"] < 0  # shown, not hidden
-    assert "not above idle" in row["flags"]
-    to_json(energy_content(meter, idle, [row]))
+    assert idle.mean_w == pytest.approx(20, rel=1e-3)
+    assert idle.rails_w["PART"] == pytest.approx(5, rel=1e-3)
+    idle = msgspec.structs.replace(idle, mean_w=15.0)
+    row, _ = measure_energy(meter, nap_cell(1), idle, 0.2, accuracy=0.8, settle_s=0, hertz=50)
+    assert row.net_w == pytest.approx(5, rel=0.01)
+    assert row.net_mj_per_image == pytest.approx(row.mj_per_image / 4, rel=0.01)
+    assert row.mj_per_correct == pytest.approx(row.mj_per_image / 0.8)
+    assert row.images_per_joule == pytest.approx(1e3 / row.mj_per_image)
+    assert "power drifts" not in row.flags
+    assert "not above idle" not in row.flags
+    idle = msgspec.structs.replace(idle, mean_w=21.0)
+    row, _ = measure_energy(meter, nap_cell(1), idle, 0.2, settle_s=0, hertz=50)
+    assert row.net_mj_per_image < 0  # shown, not hidden
+    assert "not above idle" in row.flags
+    assert readable(energy_content(meter, idle, [row]))
 
 
 def test_a_window_too_short_for_the_counter_is_flagged() -> None:
-    row, _ = measure_energy(Signal(steady, step_s=0.1), nap, 1, None, 0.5, settle_s=0, hertz=50)
-    assert "window too short for the sensor" in row["flags"]
-    assert 0.15 <= row["resolution"] <= 0.35  # about 5 steps
+    row, _ = measure_energy(Signal(steady, step_s=0.1), nap_cell(1), None, 0.5, settle_s=0, hertz=50)
+    assert "window too short for the sensor" in row.flags
+    assert 0.15 <= row.resolution <= 0.35  # about 5 steps
 
 
 def test_the_resolution_of_a_counter_is_one_of_its_steps() -> None:
@@ -146,16 +147,16 @@ def test_a_slow_change_is_no_uncertainty() -> None:
 
 
 def test_the_trace_of_a_counter_is_its_slope() -> None:
-    _, trace = measure_energy(Signal(steady, step_s=0.001), nap, 1, None, 1.1, settle_s=0, hertz=50)
-    assert len(trace["seconds"]) == len(trace["watts"]) >= 2
-    assert trace["watts"] == pytest.approx(20, rel=0.05)
+    _, trace = measure_energy(Signal(steady, step_s=0.001), nap_cell(1), None, 1.1, settle_s=0, hertz=50)
+    assert len(trace.seconds) == len(trace.watts) >= 2
+    assert trace.watts == pytest.approx(20, rel=0.05)
 
 
 def test_a_sensor_that_fails_stops_the_measurement() -> None:
     meter = Signal(steady)
     meter.failing = True
-    with pytest.raises(DhoxError, match=r"signal: \d+ of \d+ readings failed \(no answer\).*measure without energy"):
-        measure_energy(meter, nap, 1, None, 0.1, settle_s=0, hertz=50)
+    with pytest.raises(DhoxError, match="no answer"):
+        measure_energy(meter, nap_cell(1), None, 0.1, settle_s=0, hertz=50)
 
 
 def test_few_missed_readings_are_told_many_are_refused() -> None:
@@ -168,7 +169,7 @@ def test_few_missed_readings_are_told_many_are_refused() -> None:
     sampler.meter.failing = True  # type: ignore[attr-defined]
     for _ in range(3):
         sampler.look()
-    with pytest.raises(DhoxError, match="5 of 43 readings failed"):
+    with pytest.raises(DhoxError, match="5 of 43"):
         running_joules(sampler)
 
 
@@ -211,14 +212,14 @@ def test_energies_of_adjoining_windows_add_up(watts: list[float], data: st.DataO
 @given(st.floats(0.1, 1e5), st.floats(1, 1e3), st.integers(1, 10**6), st.floats(0, 1e3), st.floats(0.01, 1))
 def test_figures_belong_together(joules: float, seconds: float, images: int, idle: float, accuracy: float) -> None:
     row = figures(joules, seconds, images, idle, accuracy)
-    assert row["mj_per_image"] * row["images_per_joule"] == pytest.approx(1e3)
-    saved = row["mj_per_image"] - row["net_mj_per_image"]
-    assert saved == pytest.approx(idle * seconds / images * 1e3, rel=1e-6, abs=1e-9 + 1e-9 * row["mj_per_image"])
-    assert row["mj_per_correct"] >= row["mj_per_image"]
+    assert row.mj_per_image * row.images_per_joule == pytest.approx(1e3)
+    saved = row.mj_per_image - row.net_mj_per_image
+    assert saved == pytest.approx(idle * seconds / images * 1e3, rel=1e-6, abs=1e-9 + 1e-9 * row.mj_per_image)
+    assert row.mj_per_correct >= row.mj_per_image
 
 
 def test_no_accuracy_no_energy_per_correct_prediction() -> None:
-    assert figures(1, 1, 1, None, 0.0)["mj_per_correct"] is None
+    assert figures(1, 1, 1, None, 0.0).mj_per_correct is None
 
 
 def test_each_machine_gets_its_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,14 +228,14 @@ def test_each_machine_gets_its_meter(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plant("rapl_package_psys", tmp_path)
     meter, _ = find_meter("cpu")
     assert meter is not None
-    assert (meter.words, meter.total) == ("RAPL energy counter", ("package-0",))
+    assert (meter.name, meter.total) == ("RAPL energy counter", ("package-0",))
     gpu_meter, _ = find_meter("cuda")
-    assert gpu_meter is None or "RAPL" not in gpu_meter.words  # never the processor's counter for a GPU run
+    assert gpu_meter is None or "RAPL" not in gpu_meter.name  # never the processor's counter for a GPU run
     plant("orin_nano_super", tmp_path)
     for device in ("cpu", "cuda", "tensorrt", "jetson"):
         meter, _ = find_meter(device)
         assert meter is not None
-        assert (meter.words, meter.total) == ("INA3221 power monitor", ("VDD_IN",))
+        assert (meter.name, meter.total) == ("INA3221 power monitor", ("VDD_IN",))
 
 
 def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,16 +244,16 @@ def test_a_board_from_files_to_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert meter is not None
     idle = measure_idle(meter, 0.1, settle_s=0)
     put(tmp_path, "/sys/class/hwmon/hwmon3/curr1_input", 1280)  # 1 A more on 12 V
-    row, trace = measure_energy(meter, nap, 2, idle, 0.2, settle_s=0, accuracy=0.5)
-    assert row["net_w"] == pytest.approx(12.008)
-    assert set(row["rails_w"]) == set(meter.rails)
-    assert trace["watts"].max() == pytest.approx(20.7192)
+    row, trace = measure_energy(meter, nap_cell(2), idle, 0.2, settle_s=0, accuracy=0.5)
+    assert row.net_w == pytest.approx(12.008)
+    assert set(row.rails_w) == set(meter.rails)
+    assert trace.watts.max() == pytest.approx(20.7192)
     content = energy_content(meter, idle, [row])
-    assert content["estimate"]
-    assert content["total"] == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]
-    assert set(content) == set(not_measured("x"))
-    to_json(content)
-    bench = example(tmp_path / "bench", "cpu")
-    key = {"subject": "fp32", "runner": "onnxruntime", "batch": 2, "scope": "device", "trace": "energy_fp32"}
-    for energy in (content | {"rows": [key | row]}, not_measured("no sensor")):
-        jsonschema.validate(bench | {"energy": energy}, SCHEMA)
+    assert content.estimate
+    assert content.total == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]
+    assert readable(content)
+
+
+def readable(energy: Energy) -> bool:
+    """Whether bench.json can hold it."""
+    return msgspec.json.decode(msgspec.json.encode(energy), type=Energy) == energy

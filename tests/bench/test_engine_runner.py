@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
 from dhox.artefacts.bench import RunnerFacts
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.runners.runner import open_runner
 from dhox.errors import DhoxError
 from dhox.models.engines import EXPERIMENTAL, engine_facts
@@ -132,7 +132,7 @@ def test_without_a_gpu_the_reason_is_said(line: Path) -> None:
         pytest.skip("there is a GPU here")
     except cuda.NoGpuError as err:
         reason = str(err)
-    subject = open_subjects([line / "runs/tiny/export/model.onnx"])[0]
+    subject = open_models([line / "runs/tiny/export/model.onnx"])[0]
     with pytest.raises(cuda.NoGpuError) as raised:
         open_runner(subject, "tensorrt", "tensorrt")
     assert str(raised.value) == reason
@@ -157,7 +157,7 @@ def test_a_real_engine_answers_with_and_without_a_graph(
     export = own_line / "runs/tiny/export"
     build_engines(export, precisions=["fp32"], batches=(1, 4, 8), overwrite=True)
     golden = read_npz(export / "golden.npz")
-    subject = open_subjects([export / "model.onnx"])[0]
+    subject = open_models([export / "model.onnx"])[0]
     contract = replace(subject, export=None, manifest=None)  # built into the user's cache, then found there
     for one, name in (
         (subject, "tensorrt"),

@@ -41,7 +41,7 @@ def test_every_recording_names_its_source() -> None:
 def test_agx_orin_adds_up_three_rails_and_not_the_one_inside_another(root: Path) -> None:
     plant("agx_orin_devkit", root)
     assert is_jetson()
-    assert meter().words == "INA3221 power monitor"
+    assert meter().name == "INA3221 power monitor"
     found = meter()
     assert found.rails == ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO")  # no NC, no sum of shunts
     assert found.total == ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")

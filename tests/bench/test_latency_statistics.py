@@ -4,17 +4,19 @@ import tracemalloc
 from itertools import product
 from math import comb
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dhox.artefacts.bench_latency import Key
 from dhox.bench.latency_statistics import (
     comparisons,
     drift_of,
     effective_rounds,
-    latency_row,
+    latency_statistics,
     mean_ranks,
     median_interval,
     order_statistic_ranks,
@@ -52,19 +54,19 @@ def noise(rng: np.random.Generator, kind: str, calls: int = 60) -> list[np.ndarr
 @settings(max_examples=60)
 @given(samples, st.integers(1, 64))
 def test_a_row_is_ordered_and_its_intervals_hold_their_estimates(rounds: list[np.ndarray], batch: int) -> None:
-    row = latency_row(rounds, batch, np.arange(len(rounds), dtype=float))
-    ms = row["latency_ms"]
-    assert ms["min"] <= ms["p50"] <= ms["p90"] <= ms["p95"] <= ms["p99"] <= ms["max"]
-    assert ms["min"] <= ms["mean"] * (1 + 1e-9)
-    assert row["p50_interval"][0] <= ms["p50"] <= row["p50_interval"][1]
-    low, high = row["p99_interval"] or (ms["p99"], ms["p99"])
-    assert low <= ms["p99"] <= high
-    assert row["p99_interval"] is None or row["n"] >= 368
-    assert 1 <= row["effective"]["rounds"] <= max(len(rounds), 2)
-    assert row["n"] == sum(map(len, rounds))
+    row = latency_statistics(rounds, batch, np.arange(len(rounds), dtype=float))
+    ms = row.latency_ms
+    assert ms.min <= ms.p50 <= ms.p90 <= ms.p95 <= ms.p99 <= ms.max
+    assert ms.min <= ms.mean * (1 + 1e-9)
+    assert row.p50_interval[0] <= ms.p50 <= row.p50_interval[1]
+    low, high = row.p99_interval or (ms.p99, ms.p99)
+    assert low <= ms.p99 <= high
+    assert row.p99_interval is None or row.n >= 368
+    assert 1 <= row.effective.rounds <= max(len(rounds), 2)
+    assert row.n == sum(map(len, rounds))
     total_s = sum(int(one.sum()) for one in rounds) / 1e9
-    assert row["images_per_s"] == pytest.approx(batch * row["n"] / total_s)
-    assert row == latency_row(rounds, batch, np.arange(len(rounds), dtype=float))  # equal samples, equal numbers
+    assert row.images_per_s == pytest.approx(batch * row.n / total_s)
+    assert row == latency_statistics(rounds, batch, np.arange(len(rounds), dtype=float))  # equal samples, equal numbers
 
 
 def test_a_row_of_millions_of_calls_takes_little_more_memory_than_they_do() -> None:
@@ -73,30 +75,30 @@ def test_a_row_of_millions_of_calls_takes_little_more_memory_than_they_do() -> N
     held = sum(one.nbytes for one in rounds)
     tracemalloc.start()
     try:
-        row = latency_row(rounds, 1, TIMES)
+        row = latency_statistics(rounds, 1, TIMES)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 1.5 * held  # one ordered copy, and what does not grow with the calls
     ms = np.concatenate(rounds) / 1e6
-    assert row["latency_ms"]["p99"] == pytest.approx(percentile(ms, 99))
-    assert row["latency_ms"]["mad"] == pytest.approx(np.median(np.abs(ms - percentile(ms, 50))))
-    assert row["cv"] == pytest.approx(ms.std() / ms.mean())
+    assert row.latency_ms.p99 == pytest.approx(percentile(ms, 99))
+    assert row.latency_ms.mad == pytest.approx(np.median(np.abs(ms - percentile(ms, 50))))
+    assert row.cv == pytest.approx(ms.std() / ms.mean())
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 1000]))
 def test_a_slower_clock_scales_every_time_and_nothing_else(seed: int, factor: int) -> None:
     rounds = noise(np.random.default_rng(seed), "round levels")
-    one, other = latency_row(rounds, 1, TIMES), latency_row([factor * r for r in rounds], 1, TIMES)
-    for name, value in one["latency_ms"].items():
-        assert other["latency_ms"][name] == pytest.approx(factor * value)
-    assert other["p50_interval"] == pytest.approx([factor * end for end in one["p50_interval"]])
-    assert (other["cv"], other["round_cv"]) == pytest.approx((one["cv"], one["round_cv"]))
-    assert other["drift"] == pytest.approx(one["drift"])
+    one, other = latency_statistics(rounds, 1, TIMES), latency_statistics([factor * r for r in rounds], 1, TIMES)
+    for name, value in msgspec.structs.asdict(one.latency_ms).items():
+        assert getattr(other.latency_ms, name) == pytest.approx(factor * value)
+    assert other.p50_interval == pytest.approx([factor * end for end in one.p50_interval])
+    assert (other.cv, other.round_cv) == pytest.approx((one.cv, one.round_cv))
+    assert msgspec.structs.asdict(other.drift) == pytest.approx(msgspec.structs.asdict(one.drift))
     ratio = paired_ratio(rounds, [factor * r for r in rounds])
-    assert ratio["ratio"] == pytest.approx(factor)
-    assert ratio["verdict"] == "slower"
+    assert ratio.ratio == pytest.approx(factor)
+    assert ratio.verdict == "slower"
 
 
 @pytest.mark.parametrize(
@@ -142,11 +144,11 @@ def test_order_statistic_ranks_are_exact() -> None:
 
 def test_p99_has_an_interval_where_enough_independent_calls_are() -> None:
     rng = np.random.default_rng(3)
-    row = latency_row(noise(rng, "iid", calls=100), 1, TIMES)
-    assert row["p99_interval"][0] <= row["latency_ms"]["p99"] <= row["p99_interval"][1]
-    assert row["effective"]["calls_at_p99"] > 1000
-    assert latency_row(noise(rng, "iid", calls=9), 1, TIMES)["p99_interval"] is None  # 360 calls
-    assert latency_row(noise(rng, "drift", calls=100), 1, TIMES)["p99_interval"] is None  # slow calls in few rounds
+    row = latency_statistics(noise(rng, "iid", calls=100), 1, TIMES)
+    assert row.p99_interval[0] <= row.latency_ms.p99 <= row.p99_interval[1]
+    assert row.effective.calls_at_p99 > 1000
+    assert latency_statistics(noise(rng, "iid", calls=9), 1, TIMES).p99_interval is None  # 360 calls
+    assert latency_statistics(noise(rng, "drift", calls=100), 1, TIMES).p99_interval is None  # slow calls in few rounds
     assert p99_interval(noise(rng, "iid", calls=200)[:5])[0] is None  # 1,000 calls, but 5 rounds tell no dependence
     assert p99_interval([np.array([10**6])] * 400)[0] is None  # one call per round: nor do these
 
@@ -184,17 +186,17 @@ def test_how_far_rounds_may_differ_for_an_interval_of_p99(step: float, given: bo
 
 def test_drift_is_flagged_where_it_is_both_significant_and_large() -> None:
     rng = np.random.default_rng(5)
-    rising = latency_row(noise(rng, "drift"), 1, TIMES)
-    assert rising["drift"]["flagged"]
-    assert "drift" in rising["flags"]
-    assert rising["drift"]["rho"] > 0.9
-    assert rising["drift"]["change"] == pytest.approx(0.03, abs=0.005)
+    rising = latency_statistics(noise(rng, "drift"), 1, TIMES)
+    assert rising.drift.flagged
+    assert "drift" in rising.flags
+    assert rising.drift.rho > 0.9
+    assert rising.drift.change == pytest.approx(0.03, abs=0.005)
     medians = np.linspace(1e6, 1.009e6, ROUNDS)
-    assert not drift_of(medians, TIMES)["flagged"]  # perfectly monotone, but 0.7 %
-    assert drift_of(medians, TIMES)["rho"] == pytest.approx(1)
-    assert drift_of(np.linspace(1e6, 1.02e6, ROUNDS), TIMES)["flagged"]
-    assert not drift_of(1e6 + 5e4 * rng.random(ROUNDS), TIMES)["flagged"]  # large, but noise
-    assert not drift_of(np.full(ROUNDS, 1e6), TIMES)["flagged"]
+    assert not drift_of(medians, TIMES).flagged  # perfectly monotone, but 0.7 %
+    assert drift_of(medians, TIMES).rho == pytest.approx(1)
+    assert drift_of(np.linspace(1e6, 1.02e6, ROUNDS), TIMES).flagged
+    assert not drift_of(1e6 + 5e4 * rng.random(ROUNDS), TIMES).flagged  # large, but noise
+    assert not drift_of(np.full(ROUNDS, 1e6), TIMES).flagged
     shuffled = rng.permutation(ROUNDS)
     assert drift_of(medians[shuffled], TIMES[shuffled]) == pytest.approx(drift_of(medians, TIMES))
 
@@ -202,14 +204,14 @@ def test_drift_is_flagged_where_it_is_both_significant_and_large() -> None:
 def test_unstable_is_about_round_medians_on_either_side_of_the_gate() -> None:
     def row(step: float) -> list[str]:
         rounds = [np.full(20, 1e6 * (1 + step * (i % 2)), np.int64) for i in range(ROUNDS)]
-        flags: list[str] = latency_row(rounds, 1, TIMES)["flags"]
+        flags: list[str] = latency_statistics(rounds, 1, TIMES).flags
         return flags
 
     assert row(0.049) == []  # a CV of 2.4 %
     assert row(0.053) == ["unstable"]  # 2.6 %
     preempted = [np.array([1_000_000] * 19 + [9_000_000], np.int64)] * ROUNDS
-    assert latency_row(preempted, 1, TIMES)["cv"] > 1
-    assert latency_row(preempted, 1, TIMES)["flags"] == []  # one slow call in 20 is the tail's, not the median's
+    assert latency_statistics(preempted, 1, TIMES).cv > 1
+    assert latency_statistics(preempted, 1, TIMES).flags == []  # one slow call in 20 is the tail's, not the median's
 
 
 def test_effective_rounds_of_known_series() -> None:
@@ -250,7 +252,7 @@ def test_false_verdicts_are_about_5_percent(kind: str) -> None:
     for _ in range(200):
         level = np.array([np.median(one) for one in noise(rng, kind)])[:, None]
         a, b = (list(level * np.exp(rng.normal(0, 0.01, (ROUNDS, 20)))) for _ in range(2))
-        false += paired_ratio(a, b, opening=0)["verdict"] != "no difference shown"
+        false += paired_ratio(a, b, opening=0).verdict != "no difference shown"
     assert false / 200 <= 0.10  # nominal 0.05; three standard errors above are 0.096
 
 
@@ -259,31 +261,32 @@ def test_paired_ratios_find_what_drift_hides_and_are_symmetric() -> None:
     a = noise(rng, "drift")
     b = [0.98 * np.median(one) * np.exp(rng.normal(0, 0.01, 60)) for one in a]
     found = paired_ratio(a, b)
-    assert found["verdict"] == "faster"
-    assert found["interval"][0] <= found["ratio"] <= found["interval"][1] < 1
-    assert found["ratio"] == pytest.approx(0.98, abs=0.003)
+    assert found.verdict == "faster"
+    assert found.interval[0] <= found.ratio <= found.interval[1] < 1
+    assert found.ratio == pytest.approx(0.98, abs=0.003)
     back = paired_ratio(b, a)
-    assert back["verdict"] == "slower"
-    assert back["ratio"] == pytest.approx(1 / found["ratio"])
-    assert back["interval"] == pytest.approx([1 / end for end in reversed(found["interval"])])
+    assert back.verdict == "slower"
+    assert back.ratio == pytest.approx(1 / found.ratio)
+    assert back.interval == pytest.approx([1 / end for end in reversed(found.interval or ())])
     assert paired_ratio(a, a, opening=0) == {"ratio": 1, "interval": [1, 1], "verdict": "no difference shown"}
-    assert paired_ratio(a, a)["interval"] == pytest.approx([1 / 1.01, 1.01])
+    assert paired_ratio(a, a).interval == pytest.approx([1 / 1.01, 1.01])
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0095, "no difference shown"), (1.0105, "slower")])
 def test_what_opening_a_file_again_does_is_no_difference(factor: float, verdict: str) -> None:
     a = noise(np.random.default_rng(10), "iid")
     found = paired_ratio(a, [factor * one for one in a])
-    assert found["ratio"] == pytest.approx(factor)
-    assert found["verdict"] == verdict
-    assert paired_ratio(a, [factor * one for one in a], opening=0)["verdict"] == "slower"
+    assert found.ratio == pytest.approx(factor)
+    assert found.verdict == verdict
+    assert paired_ratio(a, [factor * one for one in a], opening=0).verdict == "slower"
 
 
 def test_too_few_rounds_prove_nothing() -> None:
     a = [np.full(5, 1_000_000)] * 5
     b = [np.full(5, 2_000_000)] * 5
-    assert paired_ratio(a, b) == {"ratio": pytest.approx(2), "interval": None, "verdict": "no difference shown"}
-    assert paired_ratio([*a, a[0]], [*b, b[0]])["verdict"] == "slower"
+    found = paired_ratio(a, b)
+    assert (found.ratio, found.interval, found.verdict) == (pytest.approx(2), None, "no difference shown")
+    assert paired_ratio([*a, a[0]], [*b, b[0]]).verdict == "slower"
     with pytest.raises(ValueError, match="same rounds"):
         paired_ratio(a, [*b, b[0]])
 
@@ -291,20 +294,20 @@ def test_too_few_rounds_prove_nothing() -> None:
 def test_comparisons_are_within_batch_and_boundary_and_share_their_errors() -> None:
     rng = np.random.default_rng(9)
     keys = [
-        (subject, "onnxruntime", batch, scope)
+        Key(model, "onnxruntime", batch, scope)
         for batch in (1, 8)
         for scope in ("device", "e2e")
-        for subject in ("fp32", "fp16", "int8")
+        for model in ("fp32", "fp16", "int8")
     ]
     taken = {key: noise(rng, "iid") for key in keys}
     rows = comparisons(taken)
     assert len(rows) == 8
-    assert all(row["reference"] == ["fp32", "onnxruntime"] for row in rows)
-    assert {(row["batch"], row["scope"], row["subject"][0]) for row in rows} == {
+    assert all((row.reference_model, row.reference_runner) == ("fp32", "onnxruntime") for row in rows)
+    assert {(row.batch, row.scope, row.model) for row in rows} == {
         (key[2], key[3], key[0]) for key in keys if key[0] != "fp32"
     }
     alone = paired_ratio(taken[keys[0]], taken[keys[1]])
-    assert rows[0]["interval"][0] < alone["interval"][0] < alone["interval"][1] < rows[0]["interval"][1]
+    assert rows[0].interval[0] < alone.interval[0] < alone.interval[1] < rows[0].interval[1]
     assert comparisons({keys[0]: taken[keys[0]]}) == []
     assert len(comparisons({keys[0]: taken[keys[0]], keys[1]: taken[keys[1]][:39]})) == 1  # interrupted
     assert comparisons({keys[0]: taken[keys[0]], keys[1]: taken[keys[1]][:5]}) == []

@@ -10,6 +10,7 @@ import pynvml
 import pytest
 
 import dhox.bench.sensors.nvml as nvml
+from dhox.artefacts.machine import GpuCard
 from dhox.bench.sensors.nvml import cuda_bus_id, gpu_card, open_gpu, open_nvml
 
 NOT_SUPPORTED = 3
@@ -83,7 +84,7 @@ def test_the_counter_and_the_power(driver: Driver) -> None:
     assert meter is not None, reason
     reading = meter.read()
     assert (reading.joules, reading.watts) == ({"GPU": 7000.5}, {"GPU": 345.0})
-    assert "H100" in meter.words
+    assert "H100" in meter.name
     assert "MIG" not in meter.includes
     assert driver.open == 1
     meter.close()
@@ -108,10 +109,10 @@ def test_reasons_by_both_names(driver: Driver) -> None:
 
 
 def test_the_card(driver: Driver) -> None:
-    assert gpu_card() == {
-        "name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "driver": "580.65.06",
-        "memory_bytes": 85_520_809_984, "power_limit_w": 700.0, "highest_clock_mhz": 1980, "mig": False,
-    }  # fmt: skip
+    assert gpu_card() == GpuCard(
+        name="NVIDIA H100 80GB HBM3", compute_capability="9.0", driver="580.65.06", memory_bytes=85_520_809_984,
+        power_limit_w=700.0, highest_clock_mhz=1980, mig=False,
+    )  # fmt: skip
     assert driver.open == 0
 
 
@@ -134,7 +135,7 @@ def test_a_gpu_that_does_not_count_energy(driver: Driver) -> None:
     assert driver.open == 0
     card = gpu_card()
     assert card is not None
-    assert (card["name"], card["memory_bytes"], card["power_limit_w"]) == ("Orin (nvgpu)", None, None)
+    assert (card.name, card.memory_bytes, card.power_limit_w) == ("Orin (nvgpu)", None, None)
 
 
 def test_several_gpus_and_no_word_from_cuda(driver: Driver) -> None:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import pytest
-import typer
+from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import ORIN_PROBE
 
 from dhox.artefacts.files import BENCH_FILE
-from dhox.artefacts.remote import BoardRuntime, Probe
+from dhox.artefacts.remote import BoardRuntime, Probe, Remote
+from dhox.bench.options import BenchOptions
 from dhox.bench.remote.answers import Said, read_answer
-from dhox.bench.remote.results import benches_of, replace_texts, said_to_remain
-from dhox.bench.remote.run import Output, describe
-from dhox.cli.common import option_words
+from dhox.bench.remote.results import benches_of, read_content, replace_texts, said_to_remain
+from dhox.bench.remote.run import Output, describe, request
 from dhox.cli.main import main
+from dhox.cli.on_board import Asked
 from dhox.doctor.backends import Finding
-from dhox.errors import DhoxError, GateFailedError, StoppedError, UsageError, error_line
+from dhox.errors import ERROR_LINE, DhoxError, GateFailedError, StoppedError, UsageError, error_line
+from dhox.options.declare import build, replaced
 from dhox.reports.remote_tables import rows
 
 
@@ -73,6 +76,41 @@ def test_benches_are_found_by_power_mode_finished_or_not(tmp_path: Path) -> None
     assert found(**dict.fromkeys(odd, "{}")) == {}
 
 
+REMOTE = Remote(host="orin", python="python3", probe=ORIN_PROBE, paths={"/here/run": "/exports/run"})
+
+
+def test_a_bench_of_a_board_has_the_paths_of_this_machine(tmp_path: Path) -> None:
+    written = example(tmp_path, "jetson")
+    path = tmp_path / BENCH_FILE
+    path.write_bytes(path.read_bytes().replace(b'"complete"', b'"running"'))
+    found = read_content(path, REMOTE)
+    assert found is not None
+    assert (found.status, found.remote) == ("interrupted", REMOTE)
+    assert found.models[0].export is not None
+    assert found.models[0].export.path == "/here/run"
+    assert found.latency == written.latency
+    path.write_text(json.dumps({"schema": "dhox.bench/3", "status": "running"}))
+    assert read_content(path, REMOTE) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        (b"{", b"["), (b"dhox.bench/3", b"dhox.bench/1"), (b'"latency":', b'"l":'), (b'"golden": [', b'"golden": [1, '),
+        (b'"mean_w":', b'"mean_w": NaN, "x":'), (b'"finished_at": "', b'"finished_at": "x", "y": 1e999, "z": "'),
+        (b'"finished_at": "', b'"finished_at": "x", "y": ' + b"[" * 5000 + b', "z": "'),
+    ],
+)  # fmt: skip
+def test_a_bench_that_dhox_did_not_write_is_one_message(damage: tuple[bytes, bytes], tmp_path: Path) -> None:
+    example(tmp_path, "jetson")
+    path = tmp_path / BENCH_FILE
+    text = path.read_bytes()
+    path.write_bytes(text.replace(*damage, 1))
+    assert path.read_bytes() != text
+    with pytest.raises(DhoxError, match="bench.json"):
+        read_content(path, REMOTE)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cc", "Cs"])),
@@ -112,22 +150,16 @@ def test_paths_are_replaced_wherever_they_stand() -> None:
     }
 
 
-def test_options_are_passed_on_as_single_words() -> None:
-    app, seen = typer.Typer(), list[str]()
-
-    @app.command()
-    def command(
-        context: typer.Context,
-        name: str,
-        many: Annotated[list[str] | None, typer.Option()] = None,
-        flag: bool = False,
-        other: int = 3,
-        host: str = "",
-    ) -> None:
-        seen.extend(option_words(context, {"host"}))
-
-    app(["--many", "-x y", "argument", "--many=--flag", "--flag", "--host", "h"], standalone_mode=False)
-    assert seen == ["--many=-x y", "--many=--flag", "--flag"]
+def test_options_arrive_as_they_are() -> None:
+    options = build(
+        BenchOptions, runner=["onnxruntime:graph", "-x y"], trust_engine=True, host="orin", out="/elsewhere",
+        data="/here/data", batch="2,4",
+    )  # fmt: skip
+    there = {"/here/export": "/there/export", "/here/data": "/there/data.csv"}
+    asked = msgspec.json.decode(request([Path("/here/export")], options, there, "/here/data", True), type=Asked)
+    assert (asked.models, asked.engines) == (["/there/export"], True)
+    arrived = build(BenchOptions, **asked.options)
+    assert arrived == replaced(options, host=None, out=Path("bench"), data=Path("/there/data.csv"))
 
 
 @pytest.mark.parametrize("more", [["--target", "orin-nano@jp6.2"], ["--sysroot", "/"]])
@@ -192,11 +224,12 @@ def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
 
 @pytest.mark.parametrize("needed", [True, False])
 def test_engines_where_there_is_no_gpu_are_one_message(needed: bool) -> None:
-    engines = {"exports": [], "precisions": [], "batches": [1], "needed": needed}
+    options = {"device": "tensorrt" if needed else "cpu", "out": "bench"}
+    asked = msgspec.json.encode({"models": ["none"], "options": options, "engines": True})
     done = subprocess.run(
-        [sys.executable, "-m", "dhox.cli.on_board", json.dumps({"engines": engines, "words": ["--help"]})],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "dhox.cli.on_board", asked],
+        capture_output=True, text=True, check=False, env=os.environ | {"DHOX_ERRORS": "json"},
     )  # fmt: skip
-    assert done.returncode == needed
-    assert done.stderr.count("\n") == needed
-    assert ("No TensorRT engines" in done.stdout) is not needed
+    assert done.returncode == 1
+    assert done.stderr.startswith(ERROR_LINE)
+    assert done.stderr.count("\n") == 1

@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from dhox.bench.rounds import FEWEST_ROUNDS, SETTLE_CALLS, Cell, Key, Samples, measure, time_calls, warm_up
+from dhox.artefacts.bench_latency import Key
+from dhox.bench.rounds import FEWEST_ROUNDS, SETTLE_CALLS, Cell, Timed, measure, time_calls, warm_up
 
 
 class Counter:
@@ -22,11 +23,11 @@ class Counter:
 
 
 def cells(order: list[str]) -> list[Cell]:
-    return [Cell((name, "sleep", 1, "e2e"), Counter(name, 0.001, order)) for name in ("a", "b")]
+    return [Cell(Key(name, "sleep", 1, "e2e"), Counter(name, 0.001, order)) for name in ("a", "b")]
 
 
 def test_every_round_visits_every_cell_and_every_timed_call_is_kept() -> None:
-    samples: dict[Key, Samples] = {}
+    samples: dict[Key, Timed] = {}
     order: list[str] = []
     both = cells(order)
     measure(both, 0.12, FEWEST_ROUNDS, np.random.default_rng(0), samples)
@@ -48,7 +49,7 @@ def test_every_round_visits_every_cell_and_every_timed_call_is_kept() -> None:
 def test_equal_seeds_give_equal_orders() -> None:
     orders = []
     for _ in range(2):
-        samples: dict[Key, Samples] = {}
+        samples: dict[Key, Timed] = {}
         both = cells([])
         measure(both, 0.04, 8, np.random.default_rng(7), samples)
         starts = sorted((started, cell.key[0]) for cell in both for started in samples[cell.key].started_s)
@@ -66,8 +67,8 @@ def test_what_was_measured_before_an_interruption_is_kept() -> None:
         if calls > 900:
             raise KeyboardInterrupt
 
-    samples: dict[Key, Samples] = {}
-    key = ("a", "sleep", 1, "e2e")
+    samples: dict[Key, Timed] = {}
+    key = Key("a", "sleep", 1, "e2e")
     with pytest.raises(KeyboardInterrupt):
         measure([Cell(key, call)], 60, FEWEST_ROUNDS, np.random.default_rng(0), samples)
     assert key in samples
@@ -75,11 +76,11 @@ def test_what_was_measured_before_an_interruption_is_kept() -> None:
 
 def test_the_warm_up_ends_when_the_speed_is_steady_and_says_so() -> None:
     _, steady = warm_up(lambda: time.sleep(0.01), longest_s=20)
-    assert steady["steady"]
+    assert steady.steady
     pace = iter(range(1, 10_000))
     _, unsteady = warm_up(lambda: time.sleep(0.002 * next(pace)), longest_s=0.3)
-    assert not unsteady["steady"]
-    assert unsteady["seconds"] > 0.3
+    assert not unsteady.steady
+    assert unsteady.seconds > 0.3
 
 
 def test_garbage_collection_is_off_during_timed_calls_only() -> None:

@@ -20,7 +20,7 @@ from onnxruntime import OrtValue
 
 from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.files import read_npz
-from dhox.bench.bench_models import Subject, open_subjects
+from dhox.bench.bench_models import BenchModel, open_models
 from dhox.bench.runners import runner as runners
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
 from dhox.bench.runners.torch_reference import open_torch_session
@@ -42,8 +42,8 @@ CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 @pytest.fixture(scope="module")
-def subjects(line: Path) -> dict[str, Subject]:
-    return {subject.precision: subject for subject in open_subjects([line / "runs/tiny/export"])}
+def subjects(line: Path) -> dict[str, BenchModel]:
+    return {subject.precision: subject for subject in open_models([line / "runs/tiny/export"])}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def golden(line: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("runner", ["onnxruntime", "torch"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
 def test_every_batch_is_answered_row_by_row(
-    subjects: dict[str, Subject], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
+    subjects: dict[str, BenchModel], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
 ) -> None:
     with closing(open_runner(subjects[precision], runner, "cpu")) as opened:
         opened.bind(golden["input"][:2])
@@ -69,7 +69,7 @@ def test_every_batch_is_answered_row_by_row(
 
 
 def test_run_computes_what_is_bound_into_arrays_of_its_own(
-    subjects: dict[str, Subject], golden: dict[str, np.ndarray]
+    subjects: dict[str, BenchModel], golden: dict[str, np.ndarray]
 ) -> None:
     opened: Any = open_runner(subjects["fp32"], "onnxruntime", "cpu")
     for n in (3, 8):
@@ -85,7 +85,7 @@ def test_run_computes_what_is_bound_into_arrays_of_its_own(
     opened.close()
 
 
-def test_on_the_cpu_nothing_is_off_the_device(subjects: dict[str, Subject], tmp_path: Path) -> None:
+def test_on_the_cpu_nothing_is_off_the_device(subjects: dict[str, BenchModel], tmp_path: Path) -> None:
     """The same profile that counts the nodes off a GPU, by provider."""
     session = open_session(subjects["fp32"].file, "cpu", tmp_path / "profile")
     session.run(["probs"], {"image": np.zeros((1, 28, 28, 3), np.uint8)})
@@ -99,7 +99,7 @@ REFUSED = "This session cannot use the graph capture feature as requested by the
 
 @pytest.mark.parametrize("when", ["open", "run"])
 def test_a_refused_graph_is_said_and_the_runner_goes_on_without(
-    subjects: dict[str, Subject], golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, when: str
+    subjects: dict[str, BenchModel], golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """A CPU session in the place of CUDA's, which refuses the graph where ONNX Runtime would."""
 
@@ -139,13 +139,13 @@ def fixed_model(path: Path) -> Path:
     return path
 
 
-def foreign(subject: Subject, path: Path) -> Subject:
+def foreign(subject: BenchModel, path: Path) -> BenchModel:
     return replace(
         subject, file=path, input_name="data", output_name="scores", output_kind="logits", export=None, manifest=None
     )
 
 
-def test_a_model_of_another_tool_runs_by_its_own_names(subjects: dict[str, Subject], tmp_path: Path) -> None:
+def test_a_model_of_another_tool_runs_by_its_own_names(subjects: dict[str, BenchModel], tmp_path: Path) -> None:
     subject = foreign(subjects["fp32"], fixed_model(tmp_path / "model.onnx"))
     batch = np.arange(2 * 3 * 64, dtype=np.float32).reshape(2, 3, 8, 8)
     with closing(open_runner(subject, "onnxruntime", "cpu")) as opened:
@@ -160,7 +160,7 @@ def test_a_model_of_another_tool_runs_by_its_own_names(subjects: dict[str, Subje
         open_runner(subject, "torch", "cpu")
 
 
-def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, Subject], tmp_path: Path) -> None:
+def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, BenchModel], tmp_path: Path) -> None:
     model = onnx.load(subjects["fp32"].file)
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "model.onnx")
@@ -168,7 +168,7 @@ def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, Su
         open_runner(replace(subjects["fp32"], file=tmp_path / "model.onnx"), "onnxruntime", "cpu")
 
 
-def test_torch_needs_the_run_that_was_exported(subjects: dict[str, Subject], own_line: Path) -> None:
+def test_torch_needs_the_run_that_was_exported(subjects: dict[str, BenchModel], own_line: Path) -> None:
     with pytest.raises(DhoxError, match="has no int8"):
         open_torch_session(replace(subjects["fp32"], precision="int8"), "torch", "cpu", frozenset())
     manifest = json.loads((own_line / "runs/tiny/export/manifest.json").read_text())
@@ -206,13 +206,13 @@ def test_names_with_options_are_read_back(name: str, data: st.DataObject) -> Non
     ],
 )
 def test_runners_that_cannot_be_are_usage_errors(
-    subjects: dict[str, Subject], text: str, device: str, message: str
+    subjects: dict[str, BenchModel], text: str, device: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         open_runner(subjects["fp32"], text, device)
 
 
-def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, Subject]) -> None:
+def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, BenchModel]) -> None:
     if "CUDAExecutionProvider" in runners.available_providers():
         pytest.skip("ONNX Runtime has CUDA here")
     for name in ("onnxruntime", "onnxruntime:graph"):
@@ -223,7 +223,7 @@ def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, Subjec
 
 
 def test_providers_say_what_they_do_not_prove(
-    subjects: dict[str, Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subjects: dict[str, BenchModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert precision_facts("fp32", "cpu") == ("fp32", None)
     assert precision_facts("fp16", "cuda") == ("fp16", None)
@@ -240,7 +240,7 @@ def test_providers_say_what_they_do_not_prove(
 
 
 def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
-    subjects: dict[str, Subject], golden: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subjects: dict[str, BenchModel], golden: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU session in the place of the TensorRT provider's: which cache each batch runs with."""
     given: list[str] = []
@@ -300,7 +300,7 @@ def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
     return providers
 
 
-def engine_of(subject: Subject, export: Path, **device: str) -> Subject:
+def engine_of(subject: BenchModel, export: Path, **device: str) -> BenchModel:
     """A copy of a subject whose export holds the sidecar of an engine, built on this kind of board or on `device`."""
     from dhox.models.engines import ENGINE_SCHEMA, platform_name
     from dhox.runtimes.tensorrt_api import import_tensorrt
@@ -340,7 +340,7 @@ def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
-    subjects: dict[str, Subject], on_a_jetson: Any, tmp_path: Path
+    subjects: dict[str, BenchModel], on_a_jetson: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     with_engine = engine_of(subjects["fp16"], tmp_path / "own")
@@ -359,7 +359,7 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
     assert choose_device("jetson", [with_engine, plain]) == "jetson"  # one of two has its engine: the other is not run
 
 
-def test_an_engine_of_another_board_is_named(subjects: dict[str, Subject], on_a_jetson: Any, tmp_path: Path) -> None:
+def test_an_engine_of_another_board_is_named(subjects: dict[str, BenchModel], on_a_jetson: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     on_a_jetson(CPU)
     other = engine_of(subjects["fp16"], tmp_path / "foreign", platform="Linux other")
@@ -367,7 +367,7 @@ def test_an_engine_of_another_board_is_named(subjects: dict[str, Subject], on_a_
         choose_device("jetson", [other])
 
 
-def test_defaults_of_the_plain_devices(subjects: dict[str, Subject]) -> None:
+def test_defaults_of_the_plain_devices(subjects: dict[str, BenchModel]) -> None:
     assert default_runners("cpu", subjects["fp32"]) == default_runners("cuda", subjects["fp32"]) == ["onnxruntime"]
     assert default_runners("tensorrt", subjects["fp32"]) == ["tensorrt"]
     assert choose_device("auto", []) == runners.default_device()
@@ -377,7 +377,7 @@ def test_defaults_of_the_plain_devices(subjects: dict[str, Subject]) -> None:
 @pytest.mark.parametrize("runner", ["onnxruntime", "onnxruntime:graph", "onnxruntime:nhwc", "torch", "torch:graph"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
 def test_cuda_answers_as_the_golden_outputs(
-    subjects: dict[str, Subject], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
+    subjects: dict[str, BenchModel], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
 ) -> None:
     if runner.startswith("onnxruntime") and "CUDAExecutionProvider" not in runners.available_providers():
         pytest.skip("ONNX Runtime has no CUDA here")
@@ -393,7 +393,7 @@ def test_cuda_answers_as_the_golden_outputs(
 
 
 @pytest.mark.gpu
-def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, Subject], tmp_path: Path) -> None:
+def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, BenchModel], tmp_path: Path) -> None:
     """A node that ONNX Runtime leaves to the CPU forbids a graph: the runner goes on without, and shows both."""
     if "CUDAExecutionProvider" not in runners.available_providers():
         pytest.skip("ONNX Runtime has no CUDA here")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_architecture import BOARD
 
 from dhox.artefacts.files import read_json, write_json
-from dhox.bench.bench_models import open_subjects
+from dhox.bench.bench_models import open_models
 from dhox.bench.run import BenchResult
 from dhox.bench.sweep import candidates
 from dhox.bench.sweep.candidates import candidate_folder, prepare
@@ -534,5 +534,5 @@ def test_no_command_takes_a_candidate_for_the_newest_export(own_directory: Path,
     from dhox.cli.sweep import CANDIDATES
 
     CANDIDATES.symlink_to(cache)
-    assert open_subjects([CANDIDATES / "test_vit-32px-4c"])
+    assert open_models([CANDIDATES / "test_vit-32px-4c"])
     assert newest(own_directory, EXPORT_FILE, EXPORT_SCHEMA) is None

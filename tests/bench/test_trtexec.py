@@ -3,7 +3,6 @@ a stand-in for the program shows that the command line is one that each major ve
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,21 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dhox.artefacts.bench_latency import Key, WarmUp
 from dhox.artefacts.files import write_json
-from dhox.bench.bench_models import open_subjects
-from dhox.bench.crosscheck.cross_checks import trtexec_checks
-from dhox.bench.crosscheck.trtexec import (
+from dhox.bench.bench_models import open_models
+from dhox.bench.cells import Opened, TimedImages
+from dhox.bench.rounds import Timed
+from dhox.bench.trtexec import (
+    CheckedEngine,
     cross_check_trtexec,
     find_trtexec,
     parse_times,
     trtexec_arguments,
+    trtexec_checks,
     trtexec_version,
 )
-from dhox.bench.rounds import Samples
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 from dhox.models.engines import ENGINE_SCHEMA
 
+ENGINE = CheckedEngine(Path("e"), "image:1x28x28x3")
+OURS = {Key("fp32", "tensorrt", 1, "device"): 1.0}
 TIMES = Path(__file__).with_name("synthetic_trtexec_times.json")
 KNOWN = {  # of the flags that we use, those that each major version knows
     10: {"--loadEngine", "--shapes", "--warmUp", "--duration", "--iterations", "--exportTimes", "--useCudaGraph",
@@ -76,48 +80,47 @@ def test_other_files_are_refused(text: str) -> None:
 @pytest.mark.parametrize(("banner", "major"), [("v101602", 10), ("v110400", 11)])
 def test_each_major_version_gets_flags_that_it_knows(tmp_path: Path, banner: str, major: int, graph: bool) -> None:
     program = stand_in(tmp_path, banner, major)
-    rows = cross_check_trtexec(
-        Path("model.engine"), 8, {"device": 0.82, "e2e": 0.9, "pipeline": 3.0}, trtexec=program,
-        input_shape=(224, 224, 3), graph=graph,
-    )  # fmt: skip
-    assert [row["scope"] for row in rows] == ["device", "e2e"]
+    ours = {Key("fp32", "tensorrt", 8, scope): ms for scope, ms in (("device", 0.82), ("e2e", 0.9), ("pipeline", 3.0))}
+    engine = CheckedEngine(Path("model.engine"), "image:8x224x224x3", graph)
+    rows = cross_check_trtexec(engine, ours, program)
+    assert [row.scope for row in rows] == ["device", "e2e"]
     times = parse_times(TIMES.read_text())
-    for row, field, ours in zip(rows, ("computeMs", "latencyMs"), (0.82, 0.9), strict=True):
-        assert row["theirs"] == percentile(times[field], 50)
-        assert row["difference_percent"]["mean"] == pytest.approx(100 * (row["theirs"] / ours - 1))
-        assert row["unstable"] == (np.std(times[field]) / np.mean(times[field]) > 0.025)
-        assert "--shapes=image:8x224x224x3" in row["arguments"]
-        assert row["version"].startswith(f"{major}.")
-        assert ("--useCudaGraph" in row["arguments"]) == (graph and major == 10)
-        assert ("--noCudaGraph" in row["arguments"]) == (not graph and major == 11)  # 11 has it on by default
-    json.dumps(rows, allow_nan=False)
+    for row, field, our in zip(rows, ("computeMs", "latencyMs"), (0.82, 0.9), strict=True):
+        assert row.theirs_ms == percentile(times[field], 50)
+        assert row.difference_percent == pytest.approx(100 * (row.theirs_ms / our - 1))
+        assert row.unstable == (np.std(times[field]) / np.mean(times[field]) > 0.025)
+        assert "--shapes=image:8x224x224x3" in row.arguments
+        assert row.version.startswith(f"{major}.")
+        assert ("--useCudaGraph" in row.arguments) == (graph and major == 10)
+        assert ("--noCudaGraph" in row.arguments) == (not graph and major == 11)  # 11 has it on by default
 
 
 def test_versions_of_both_kinds_of_banner(tmp_path: Path) -> None:
     assert trtexec_version(stand_in(tmp_path, "v100300")) == (10, "10.3.0")
     assert trtexec_version(stand_in(tmp_path, "v101602")) == (10, "10.16.2")
     assert trtexec_version(stand_in(tmp_path, "v8602")) == (8, "8.6.2")
-    with pytest.raises(DhoxError, match="does not print its TensorRT version"):
+    with pytest.raises(DhoxError, match="TensorRT version"):
         trtexec_version(stand_in(tmp_path, "unknown"))
 
 
 def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
     old = stand_in(tmp_path, "v8602")
-    with pytest.raises(DhoxError, match="TensorRT 8 takes other flags .*Put trtexec of 10 or 11"):
-        cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=old, input_shape=(28, 28, 3))
+    with pytest.raises(DhoxError, match="TensorRT 8"):
+        cross_check_trtexec(ENGINE, OURS, old)
     wrong = stand_in(tmp_path, "v100300", major=11)  # knows none of the flags of 10
-    with pytest.raises(DhoxError, match="Unknown option: --useSpinWait.*Run it by hand"):
-        cross_check_trtexec(Path("e"), 1, {"device": 1.0}, trtexec=wrong, input_shape=(28, 28, 3))
+    with pytest.raises(DhoxError, match="--useSpinWait"):
+        cross_check_trtexec(ENGINE, OURS, wrong)
     (tmp_path / "trtexec").chmod(0o644)
-    with pytest.raises(DhoxError, match="did not run"):
+    with pytest.raises(DhoxError, match="trtexec"):
         trtexec_version(tmp_path / "trtexec")
 
 
 def test_a_fixed_batch_needs_no_shapes() -> None:
-    arguments = trtexec_arguments(10, "device", Path("e"), Path("t"), [], True, 3.0)
+    engine = CheckedEngine(Path("e"), None, graph=True)
+    arguments = trtexec_arguments(10, "device", engine, Path("t"))
     assert not any(argument.startswith("--shapes") for argument in arguments)
     assert "--noDataTransfers" in arguments
-    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", Path("e"), Path("t"), [], True, 3.0)
+    assert "--noDataTransfers" not in trtexec_arguments(10, "e2e", engine, Path("t"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_engines_are_loaded_as_they_were_built(
     found = checks_of(line, tmp_path, monkeypatch, stand_in(tmp_path, banner, major), "tensorrt", options)
     assert found.not_run == []
     (row,) = found.cross_checks
-    given = row["arguments"]
+    given = row.arguments
     assert [one for one in given if one.startswith(("--versionCompatible", "--useDLACore"))] == flags
     assert given[0] == f"--loadEngine={tmp_path / 'model.engine'}"
     assert "--shapes=image:1x28x28x3" in given
@@ -149,7 +152,8 @@ def test_an_engine_of_tensorrt_rtx_is_not_handed_to_trtexec(
     found = checks_of(line, tmp_path, monkeypatch, stand_in(tmp_path, "v101602"), "tensorrt_rtx", options)
     assert found.cross_checks == []
     (said,) = found.not_run
-    assert said.startswith("trtexec of fp32 by tensorrt at batch 1 not run: TensorRT-RTX built this engine")
+    assert (said.what, said.model, said.runner, said.batch) == ("trtexec", "fp32", "tensorrt", 1)
+    assert "TensorRT-RTX" in said.reason
 
 
 def checks_of(
@@ -160,19 +164,19 @@ def checks_of(
         folder / "engine.json",
         {"schema": ENGINE_SCHEMA, "status": "complete", "tensorrt": {"flavour": flavour}, "options": options},
     )
-    monkeypatch.setattr("dhox.bench.crosscheck.cross_checks.find_trtexec", lambda: tool)
-    (subject,) = open_subjects([line / "runs/tiny/export/model.onnx"])
+    monkeypatch.setattr("dhox.bench.trtexec.find_trtexec", lambda: tool)
+    (model,) = open_models([line / "runs/tiny/export/model.onnx"])
     runner: Any = SimpleNamespace(name="tensorrt", facts={"engine": str(folder / "model.engine"), "graph": False})
     image = next((line / "data/test/bag").iterdir()).read_bytes()
-    times = Samples({}, [np.array([800_000, 820_000, 840_000])], [0.0])
-    found = SimpleNamespace(samples={("fp32", "tensorrt", 1, "device"): times}, not_run=[], cross_checks=[])
-    trtexec_checks([(subject, runner, 0.0)], 1, [image], found)  # type: ignore[arg-type]
+    times = Timed(WarmUp(1.0, True), [np.array([800_000, 820_000, 840_000])], [0.0])
+    found = SimpleNamespace(timed={Key("fp32", "tensorrt", 1, "device"): times}, not_run=[], cross_checks=[])
+    trtexec_checks([Opened(model, runner, 0.0)], 1, TimedImages([image], "one"), found)  # type: ignore[arg-type]
     return found
 
 
 def test_trtexec_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("dhox.bench.crosscheck.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
+    monkeypatch.setattr("dhox.bench.trtexec.PLACES", (str(tmp_path / "elsewhere/trtexec"),))
     assert find_trtexec() is None
     program = stand_in(tmp_path, "v100300")
     assert find_trtexec() == program

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import dhox
 from dhox.data.dataset import (
     Item,
     class_names,
@@ -324,8 +323,8 @@ def test_wrong_group_patterns_are_named(tmp_path: Path, pattern: str, message: s
 def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path: Path) -> None:
     from conftest import TEACHER
 
+    import dhox.bench
     from dhox import export
-    from dhox.bench.run import bench
 
     classes = sorted(path.name for path in (line / "data/train").iterdir())
     splits: dict[str, datasets.Dataset] = {}
@@ -355,8 +354,8 @@ def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path:
         assert (sets.n_labelled, sets.n_validation, sets.selection) == (24, 8, "held-out")
         assert (sets.tune_on, sets.label_sampler) == ("held-out", "few-shot-reference")
         export(run, run / "export")
-        predictions[name] = bench(
-            [run / "export"], run / "bench/x", duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",)
-        ).content
+        predictions[name] = dhox.bench(
+            run / "export", out=run / "bench/x", duration=0.05, energy=0, batch="1", scope="e2e"
+        ).bench
         assert "accuracy" in json.dumps(predictions[name])
         assert np.load(run / "test.npz")["labels"].shape == (48,)

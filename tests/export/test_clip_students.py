@@ -13,9 +13,9 @@ from onnx import numpy_helper
 from tensorrt_rtx_build import build
 
 import dhox
+import dhox.bench
 from dhox import export
 from dhox.artefacts.files import read_json, read_npz
-from dhox.bench.run import bench
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
@@ -65,7 +65,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         assert weights.shape == ((8 if rule == "exact" else 4), heads["ce_weight"].shape[1])
         probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
         assert abs(probs - expected[:12]).max() < 1e-3
-    assert bench([Path("exact")], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",)).passed
+    assert dhox.bench("exact", out="b", duration=0.05, energy=0, batch="1", scope="e2e").bench.passed
     stages = {row["stage"]: row for row in exported.manifest["comparison"]}
     assert stages["linear_plain"]["head_parameters"] * 2 == stages["exact"]["head_parameters"]
     assert stages["linear_tuned"]["head_parameters"] > stages["linear_plain"]["head_parameters"]

@@ -13,9 +13,9 @@ import pytest
 from tensorrt_rtx_build import build
 
 import dhox
+import dhox.bench
 from dhox import export
 from dhox.artefacts.files import read_npz, sha256
-from dhox.bench.run import bench
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs
@@ -212,10 +212,10 @@ def test_every_precision_has_its_opset_account_and_ledger_row(every: Path) -> No
 
 
 def test_bench_and_verify_run_every_precision(every: Path) -> None:
-    found = bench([every], Path("b"), duration_s=0.05, energy_s=0, batches=(1,), scopes=("e2e",))
-    assert found.passed
-    assert found.content["not_run"] == []
-    assert [row["subject"] for row in found.content["latency"]] == ["fp32", "fp16", "int8"]
+    found = dhox.bench(every, out="b", duration=0.05, energy=0, batch="1", scope="e2e")
+    assert found.bench.passed
+    assert found.bench.not_run == []
+    assert [row.model for row in found.bench.latency] == ["fp32", "fp16", "int8"]
     rows = verify(every, "cpu")
     assert {row.passed for row in rows} == {True}
 

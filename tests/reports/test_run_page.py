@@ -59,12 +59,12 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
     page = write_report(run).read_text(encoding="utf-8")
     assert "Learning curves" in page
     assert "Latency distribution" not in page
-    from dhox.bench.run import bench
+    import dhox.bench
 
     manifest = read_json(far / "export/manifest.json", "dhox.export/2")
     manifest["run"]["path"] = "/nowhere"
     write_json(far / "export/manifest.json", manifest)
-    page = write_report(bench([far / "export"], duration_s=0.05, energy_s=0, batches=(1,)).bench).read_text(
+    page = write_report(dhox.bench(far / "export", duration=0.05, energy=0, batch="1").directory).read_text(
         encoding="utf-8"
     )
     assert "Latency distribution" in page

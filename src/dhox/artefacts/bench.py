@@ -101,7 +101,7 @@ class NotRun(Record, kw_only=True):
         place = [f"at batch {self.batch}" if self.batch else "", f"in {self.streams} streams" if self.streams else ""]
         parts = [self.model, f"by {self.runner}" if self.runner else "", *place]
         cell = " ".join(part for part in parts if part) + (f", {self.scope}" if self.scope else "")
-        prefix = "" if self.what in {"model", "latency"} else f"{self.what} of "
+        prefix = "" if self.what in {"model", "latency"} or self.streams else f"{self.what} of "
         return f"{prefix}{cell} {'ended early' if self.what == 'latency' else 'not run'}: {self.reason}"
 
 

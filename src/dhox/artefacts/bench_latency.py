@@ -10,8 +10,9 @@ from dhox.artefacts.record import AtLeastOne, Count, Interval, Name, NotNegative
 
 Milliseconds = Annotated[float, Meta(ge=1e-9, le=1e9)]
 MsInterval = tuple[Milliseconds, Milliseconds]
+ScopeName = Literal["device", "e2e", "pipeline"]
 Scope = Annotated[
-    Literal["device", "e2e", "pipeline"],
+    ScopeName,
     Meta(
         description="device: input on the device to output there; e2e: preprocessed uint8 pixels in host memory to "
         "probabilities there; pipeline: encoded images to probabilities"
@@ -26,7 +27,7 @@ class Key(NamedTuple):
     model: str
     runner: str
     batch: int
-    scope: str
+    scope: ScopeName
 
     @property
     def text(self) -> str:

@@ -23,10 +23,10 @@ from dhox.errors import DhoxError
 
 RUN_SCHEMA = "dhox.run/1"
 EXPORT_SCHEMA = "dhox.export/3"
-BENCH_SCHEMA = "dhox.bench/2"
+BENCH_SCHEMA = "dhox.bench/3"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"
-SWEEP_SCHEMA = "dhox.sweep/1"
+SWEEP_SCHEMA = "dhox.sweep/2"
 
 # The JSON file that says what a directory is.
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"

@@ -76,25 +76,6 @@ def check_host_options(host: str | None, remote_python: str | None) -> None:
         raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
 
 
-def option_words(context: typer.Context, besides: set[str]) -> list[str]:
-    """The options that the user wrote, but those of `besides`, as words for the same command elsewhere.
-
-    A value stands in one word with its option, so that no value is ever read as an option.
-    """
-    words = []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if parameter.param_type_name != "option" or name in besides or source is None or source.name == "DEFAULT":
-            continue
-        value = context.params[name]
-        if isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [f"{parameter.opts[0]}={one}" for one in (value if isinstance(value, (list, tuple)) else [value])]
-    return words
-
-
 def say_next(command: str) -> None:
     """The command that follows."""
     console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)

@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
+from dhox.bench.options import CompareOptions
+from dhox.options.command import examples, with_options
 
+EXAMPLES = examples(
+    "dhox compare bench/monday bench/friday",
+    "dhox compare OLD NEW --max-slowdown 1.05 --max-accuracy-drop 0.5",
+)
+
+
+@with_options
 def compare(
     old: Annotated[Path, typer.Argument(help="Bench directory or bench.json.")],
     new: Annotated[Path, typer.Argument(help="Bench directory or bench.json.")],
-    max_slowdown: Annotated[float | None, typer.Option(help="Fail (exit 3) where the median grew by more than this factor and its 95 % interval excludes 1.", metavar="RATIO", show_default="no gate")] = None,
-    max_accuracy_drop: Annotated[float | None, typer.Option(help="Fail (exit 3) where accuracy fell by more points than this.", metavar="POINTS", show_default="no gate")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
+    limits: CompareOptions = CompareOptions(),
+) -> None:
     """Compare two benches, as on two days or before and after a change; with limits, fail. Needs no torch.
 
     A ratio over the limit that noise could explain is undecided and does not fail. With a limit, a row of OLD that NEW
@@ -24,7 +32,7 @@ def compare(
     from dhox.errors import GateFailedError
     from dhox.reports.bench.compare_tables import print_compare
 
-    found = compare_benches(old, new, max_slowdown, max_accuracy_drop)
+    found = compare_benches(old, new, limits.gates)
     print_compare(found, as_json)
     if found.failures:
         raise GateFailedError(

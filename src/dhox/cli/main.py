@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +13,8 @@ import typer
 from rich.markup import escape
 
 import dhox
-from dhox.cli import audit, cache, distill, export, import_dho, retune
-from dhox.cli.bench import bench
+from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
 from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
-from dhox.cli.compare import compare
-from dhox.cli.sweep import sweep
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 
@@ -51,9 +50,9 @@ app.command(epilog=cache.EXAMPLES)(cache.cache)
 app.command(epilog=retune.EXAMPLES)(retune.retune)
 app.command(epilog=import_dho.EXAMPLES)(import_dho.import_dho)
 app.command(epilog=export.EXAMPLES)(export.export)
-app.command()(sweep)
-app.command()(bench)
-app.command()(compare)
+app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
 
 
 @app.command()
@@ -166,12 +165,16 @@ def demo(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: user errors become one message and their exit code; bugs keep their traceback.
-
-    With DHOX_ERRORS=json in the environment (dhox on a board), the message is a line for another program.
-    """
-    try:
+    """Entry point: user errors become one message and their exit code; bugs keep their traceback."""
+    with one_message():
         app(arguments)
+
+
+@contextlib.contextmanager
+def one_message() -> Iterator[None]:
+    """End with one message for a user error; with DHOX_ERRORS=json (on a board) it is a line for another program."""
+    try:
+        yield
     except DhoxError as err:
         if os.environ.get("DHOX_ERRORS") == "json":
             print(error_line(err), file=sys.stderr)

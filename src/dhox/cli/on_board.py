@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from dhox.artefacts.files import EXPORT_FILE
+from dhox.artefacts.record import Record
+from dhox.bench.options import BenchOptions
 from dhox.bench.remote.board_engines import build_missing
-from dhox.cli.main import main
+from dhox.cli.bench import measure
+from dhox.cli.main import one_message
 from dhox.console import say
-from dhox.errors import DhoxError, error_line
+from dhox.errors import DhoxError
+from dhox.options.declare import build
 
 
-def run(asked: str) -> None:
-    """`asked`: JSON of the engines to build, or null, and the words of `dhox bench`."""
-    request = json.loads(asked)
-    engines = request["engines"]
-    if engines is not None:
+class Asked(Record):
+    """`models`, `options`: of `dhox bench`, with paths of this machine. `engines`: whether TensorRT works here."""
+
+    models: list[str]
+    options: dict[str, Any]
+    engines: bool
+
+
+def run(asked: Asked) -> None:
+    """Build and measure. Raises DhoxError as `dhox bench` does, but for what its results say themselves."""
+    paths, options = [Path(model) for model in asked.models], build(BenchOptions, **asked.options)
+    exports = [path for path in paths if (path / EXPORT_FILE).is_file()]
+    if asked.engines and options.where.device != "cpu" and exports:
         try:
-            build_missing([Path(path) for path in engines["exports"]], engines["precisions"], engines["batches"])
+            build_missing(exports, list(options.what.precision), list(options.how.batches))
         except DhoxError as err:
-            if engines["needed"]:
-                print(error_line(err), file=sys.stderr)
-                sys.exit(err.exit_code)
+            if options.where.device in {"jetson", "tensorrt"}:
+                raise
             say(f"No TensorRT engines: {err}")
-    main(["bench", *request["words"]])
+    _, ended = measure(paths, options)
+    if ended is not None:
+        raise ended
 
 
 if __name__ == "__main__":
-    run(sys.argv[1])
+    with one_message():
+        run(msgspec.json.decode(sys.argv[1], type=Asked))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.bench_latency import LatencyRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output
 from dhox.bench.interrupts import stopping_signals
+from dhox.bench.options import Output
 from dhox.bench.remote.power_modes import power_mode_sweep
 from dhox.bench.run import BenchResult
 from dhox.console import console, say
@@ -20,19 +22,16 @@ from dhox.system.nvpmodel import PowerMode
 WIDTH = 98  # columns
 
 
-def bench_modes(
-    run: Callable[[Path], BenchResult], out: Path | None, overwrite: bool = False
-) -> tuple[list[BenchResult], Exception | None]:
+def bench_modes(run: Callable[[Path], BenchResult], output: Output) -> tuple[list[BenchResult], Exception | None]:
     """Measure in each power mode that needs no reboot, into OUT/ID-NAME; the original mode is set again at the end.
 
-    `run`: the bench, called with its directory. `overwrite`: whether it may replace one. What was left out or failed is
-    said, with the reason, and does not keep the other modes from being measured. Answers with the benches, and with the
-    error to raise once they are reported: a mode failed, the sweep was interrupted, or the mode could not be set back.
-    Raises UsageError without `out`, DhoxError where a directory is in the way (before anything is measured), and
-    whatever stopped a sweep that measured nothing.
+    `run`: the bench, called with its directory. What was left out or failed is said, with the reason, and does not keep
+    the other modes from being measured. Answers with the benches, and with the error to raise once they are reported: a
+    mode failed, the sweep was interrupted, or the mode could not be set back. Raises DhoxError where a directory is in
+    the way (before anything is measured), and whatever stopped a sweep that measured nothing.
     """
-    if out is None:
-        raise UsageError("--power-modes writes one bench directory per mode.", "Say where: --power-modes --out DIR.")
+    out = output.out
+    assert out is not None, "the options were checked"
     measured: list[tuple[PowerMode, BenchResult]] = []
     failed: list[DhoxError] = []
     not_run: list[str] = []
@@ -40,7 +39,7 @@ def bench_modes(
     try:
         with stopping_signals() as stop, power_mode_sweep(not_run) as (planned, modes):
             for mode in planned:
-                check_output(directory(out, mode), BENCH_FILE, BENCH_SCHEMA, overwrite)
+                check_output(directory(out, mode), BENCH_FILE, BENCH_SCHEMA, output.overwrite)
             for mode in modes:
                 say(f"Power mode {mode.name} (id {mode.id})")
                 try:
@@ -52,7 +51,7 @@ def bench_modes(
                     failed.append(err)
                     not_run.append(f"power mode {mode.name} ({mode.id}) failed: {str(err).rstrip('.')}")
                     continue
-                if measured[-1][1].content["status"] == "interrupted":
+                if measured[-1][1].bench.status == "interrupted":
                     break
             stop.check()
             if failed and not measured:
@@ -63,7 +62,7 @@ def bench_modes(
         ended = interrupted(out) if isinstance(err, KeyboardInterrupt) else err
     for line in not_run:
         say(f"{line[0].upper()}{line[1:]}.")
-    print_modes([(mode, result.content) for mode, result in measured])
+    print_modes([(mode, result.bench) for mode, result in measured])
     if failed and ended is None:
         reason = str(failed[0]).rstrip(".")
         ended = DhoxError(
@@ -86,7 +85,7 @@ def interrupted(out: Path) -> DhoxError:
     )
 
 
-def print_modes(measured: list[tuple[PowerMode, dict[str, Any]]]) -> None:
+def print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
     """Latency and energy of every model by power mode, at its smallest batch and first scope, energy at that batch.
 
     Modes are measured one after the other, not interleaved, since changing them takes seconds: no intervals of ratios.
@@ -94,24 +93,22 @@ def print_modes(measured: list[tuple[PowerMode, dict[str, Any]]]) -> None:
     table = Table(title="Power modes, measured one after the other", width=min(console.width, WIDTH))
     for name in ("mode", "model", "runner", "batch", "scope", "p50 ms", "images/s", "mJ/image"):
         table.add_column(name, justify="left" if name in {"mode", "model", "runner", "scope"} else "right")
-    for mode, content in measured:
-        energy = {
-            (row["subject"], row["runner"], row["batch"]): row["mj_per_image"] for row in content["energy"]["rows"]
-        }
-        for row in first_rows(content["latency"]):
-            mj = energy.get((row["subject"], row["runner"], row["batch"]))
+    for mode, bench in measured:
+        energy = {(row.model, row.runner, row.batch): row.mj_per_image for row in bench.energy.rows}
+        for row in first_rows(bench.measured_latency):
+            mj = energy.get((row.model, row.runner, row.batch))
             table.add_row(
-                escape(mode.name), escape(row["subject"]), escape(row["runner"]), str(row["batch"]), row["scope"],
-                f"{row['latency_ms']['p50']:.3f}", f"{row['images_per_s']:,.0f}", "-" if mj is None else f"{mj:.1f}",
+                escape(mode.name), escape(row.model), escape(row.runner), str(row.batch), row.scope,
+                f"{row.latency_ms.p50:.3f}", f"{row.images_per_s:,.0f}", "-" if mj is None else f"{mj:.1f}",
             )  # fmt: skip
     console.print(table)
 
 
-def first_rows(latency: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each model and runner the first scope of the smallest batch; emulated rows are left out."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+def first_rows(latency: list[LatencyRow]) -> list[LatencyRow]:
+    """Of each model and runner the first scope of the smallest batch."""
+    found: dict[tuple[str, str], LatencyRow] = {}
     for row in latency:
-        key = (row["subject"], row["runner"])
-        if not row["emulated"] and (key not in found or row["batch"] < found[key]["batch"]):
+        key = (row.model, row.runner)
+        if key not in found or row.batch < found[key].batch:
             found[key] = row
     return list(found.values())

@@ -102,7 +102,7 @@ def energy(place: Place) -> list[Finding]:
         if meter is None:
             found.append(Finding(what, False, "not measured", reason))
         else:
-            found.append(Finding(what, True, meter.words))
+            found.append(Finding(what, True, meter.name))
             meter.close()
     return found
 

@@ -181,3 +181,21 @@ def closest(name: str, known: list[str]) -> str:
     """Which option was meant."""
     near = difflib.get_close_matches(name, known, 1)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known[:8])} ..., see --help."
+
+
+def command_line(options: Options, besides: set[str] | frozenset[str] = frozenset()) -> list[str]:
+    """The options that differ from their defaults, but those of `besides`, for the same command elsewhere.
+
+    A value stands in one argument with its option, so that no value is ever read as an option.
+    """
+    arguments = []
+    for name, value in flat(options).items():
+        field = fields_of(type(options))[name]
+        if name in besides or value == field.default:
+            continue
+        if isinstance(value, bool):
+            arguments.append(field.flag if value else (field.option.flags or "").split("/")[-1])
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            arguments += [f"{field.flag}={one}" for one in values]
+    return arguments

@@ -12,19 +12,26 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.bench import NotRun
+from dhox.artefacts.bench_latency import CrossCheck, Key
+from dhox.bench.cells import Opened, TimedImages
 from dhox.bench.latency_statistics import UNSTABLE_CV
+from dhox.bench.results import Found
+from dhox.console import say
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
+from dhox.models.engines import read_sidecar
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # JetPack's and the containers'
 FIELDS = ("computeMs", "latencyMs", "h2dMs", "d2hMs")
-MODES = {  # scope -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
+MODES: dict[
+    str, dict[int, list[str]]
+] = {  # scope -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
     "device": {10: ["--useSpinWait", "--noDataTransfers"], 11: []},
     "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers"]},
 }
@@ -50,56 +57,91 @@ def find_trtexec() -> Path | None:
     return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
 
 
-def cross_check_trtexec(
-    engine: Path,
-    batch: int,
-    ours_ms: dict[str, float],
-    *,
-    trtexec: Path,
-    input_shape: Sequence[int],
-    input_name: str = "image",
-    dynamic: bool = True,
-    graph: bool = False,
-    version_compatible: bool = False,
-    dla: int | None = None,
-    duration_s: float = 3.0,
-) -> list[dict[str, Any]]:
-    """trtexec's medians of an engine beside ours, one entry of `cross_checks` per scope.
+@dataclass(frozen=True)
+class CheckedEngine:
+    """An engine for trtexec, which can run its code: only one that this user trusts.
 
-    `ours_ms`: our median in ms by scope (device, e2e; others are left out); `input_shape`: of one image, without the
-    batch; `dynamic`: whether the engine takes several batch sizes, so that trtexec must be told one; `graph`: whether
-    our runner replays a CUDA graph, as trtexec then does too; `version_compatible`, `dla`: as the engine was built, for
-    trtexec must be told to load such a one, and on which core. The engine is deserialised by trtexec, which can run its
-    code: pass only engines that this user trusts. One run of theirs beside our rounds is no pair, so the differences
-    have no interval. Raises DhoxError where trtexec fails.
+    `shapes`: INPUT:BxHxWxC, None where the engine takes one batch size alone; `graph`: whether our runner replays a
+    CUDA graph, as trtexec then does too; `version_compatible`, `dla`: as it was built, for trtexec must be told.
     """
-    major, version = trtexec_version(trtexec)
-    shapes = [f"--shapes={input_name}:{'x'.join(str(size) for size in (batch, *input_shape))}"] if dynamic else []
-    loading = ["--versionCompatible"] if version_compatible else []
-    loading += [] if dla is None else [f"--useDLACore={dla}"]
+
+    plan: Path
+    shapes: str | None
+    graph: bool = False
+    version_compatible: bool = False
+    dla: int | None = None
+
+    def loading(self) -> list[str]:
+        """The flags that load it."""
+        flags = [f"--loadEngine={self.plan}"]
+        flags += ["--versionCompatible"] if self.version_compatible else []
+        flags += [] if self.dla is None else [f"--useDLACore={self.dla}"]
+        return [*flags, f"--shapes={self.shapes}"] if self.shapes else flags
+
+
+def trtexec_checks(models: list[Opened], batch: int, images: TimedImages, found: Found) -> None:
+    """Every engine of a batch size, if trtexec is on this machine; what fails goes to `not_run`."""
+    tool = find_trtexec()
+    for one in models:
+        name, runner = one.model.name, one.runner.name
+        plan = one.runner.facts.engine
+        if tool is None or plan is None:
+            continue
+        ours_ms = {
+            key: percentile(np.concatenate(timed.rounds), 50) / 1e6
+            for key, timed in found.timed.items()
+            if key[:3] == (name, runner, batch) and timed.rounds
+        }
+        say(f"trtexec: {name} by {runner}, batch {batch}")
+        try:
+            engine = checked_engine(one, Path(plan), batch, images)
+            found.cross_checks += cross_check_trtexec(engine, ours_ms, tool)
+        except DhoxError as err:
+            found.not_run.append(NotRun(what="trtexec", model=name, runner=runner, batch=batch, reason=str(err)))
+
+
+def checked_engine(one: Opened, plan: Path, batch: int, images: TimedImages) -> CheckedEngine:
+    """The engine behind a runner. Raises DhoxError where TensorRT's trtexec cannot load it."""
+    sidecar = read_sidecar(plan.parent)
+    if sidecar.tensorrt.flavour != "tensorrt":
+        raise DhoxError(
+            "TensorRT-RTX built this engine, and trtexec loads TensorRT's.", "Build one with TensorRT for it."
+        )
+    shape = (batch, *one.model.tensors.graph_input(images.pixels(one.model, 1)).shape[1:])
+    shapes = f"{one.model.input_name}:{'x'.join(map(str, shape))}" if one.model.fixed_batch is None else None
+    options = sidecar.options
+    return CheckedEngine(plan, shapes, one.runner.facts.graph, options.version_compatible, options.dla)
+
+
+def cross_check_trtexec(
+    engine: CheckedEngine, ours_ms: dict[Key, float], tool: Path, duration_s: float = 3.0
+) -> list[CrossCheck]:
+    """trtexec's medians of an engine beside ours, for the scopes that it measures too (device, e2e).
+
+    One run of theirs beside our rounds is no pair, so the differences have no interval. Raises DhoxError where trtexec
+    fails.
+    """
+    major, version = trtexec_version(tool)
     found = []
-    for scope in MODES:
-        if scope not in ours_ms:
+    for key, ours in ours_ms.items():
+        if key.scope not in MODES:
             continue
         with tempfile.TemporaryDirectory(prefix="dhox-trtexec-") as folder:
             times_file = Path(folder) / "times.json"
-            arguments = trtexec_arguments(major, scope, engine, times_file, [*loading, *shapes], graph, duration_s)
-            run_trtexec(trtexec, arguments, 120 + 10 * duration_s)
+            arguments = trtexec_arguments(major, key.scope, engine, times_file, duration_s)
+            run_trtexec(tool, arguments, 120 + 10 * duration_s)
             if not times_file.exists():
-                raise DhoxError(f"{trtexec} wrote no times.", f"Run it by hand: trtexec {' '.join(arguments)}")
-            times = parse_times(times_file.read_text(encoding="utf-8"))
-        compared = times[COMPARED[scope]]
-        theirs = percentile(compared, 50)
+                raise DhoxError(f"{tool} wrote no times.", f"Run it by hand: trtexec {' '.join(arguments)}")
+            times = parse_times(times_file.read_text(encoding="utf-8"))[COMPARED[key.scope]]
+        theirs = percentile(times, 50)
         found.append(
-            {
-                "with": "trtexec", "version": version, "scope": scope, "batch": batch, "unit": "ms",
-                "field": COMPARED[scope], "graph": graph, "theirs": theirs, "ours": ours_ms[scope],
-                "difference_percent": {"mean": 100 * (theirs / ours_ms[scope] - 1), "interval": None},
-                "p99_ms": percentile(compared, 99), "n": len(compared),
-                "unstable": bool(compared.std() / compared.mean() > UNSTABLE_CV),
-                "arguments": [argument for argument in arguments if not argument.startswith("--exportTimes")],
-                "note": MEANINGS[scope],
-            }
+            CrossCheck(
+                **key._asdict(), version=version, field=COMPARED[key.scope], graph=engine.graph, theirs_ms=theirs,
+                ours_ms=ours, difference_percent=100 * (theirs / ours - 1), p99_ms=percentile(times, 99),
+                n=len(times), unstable=bool(times.std() / times.mean() > UNSTABLE_CV),
+                arguments=[argument for argument in arguments if not argument.startswith("--exportTimes")],
+                note=MEANINGS[key.scope],
+            )
         )  # fmt: skip
     return found
 
@@ -120,10 +162,8 @@ def trtexec_version(trtexec: Path) -> tuple[int, str]:
     return parts[0], ".".join(map(str, parts))
 
 
-def trtexec_arguments(
-    major: int, scope: str, engine: Path, times: Path, about: list[str], graph: bool, duration_s: float
-) -> list[str]:
-    """The command line that measures a scope by the same meaning in every major version; `about`: the engine's own.
+def trtexec_arguments(major: int, scope: str, engine: CheckedEngine, times: Path, duration_s: float = 3.0) -> list[str]:
+    """The command line that measures a scope by the same meaning in every major version.
 
     Raises DhoxError for versions before 10, whose flags are other ones, and for later ones than known.
     """
@@ -133,14 +173,13 @@ def trtexec_arguments(
             "Put trtexec of 10 or 11 on PATH, or bench without it.",
         )
     return [
-        f"--loadEngine={engine}",
-        *about,
+        *engine.loading(),
         "--warmUp=500",
         f"--duration={max(1, round(duration_s))}",
         "--iterations=100",
         f"--exportTimes={times}",
         *MODES[scope][major],
-        *(GRAPH if graph else NO_GRAPH)[major],
+        *(GRAPH if engine.graph else NO_GRAPH)[major],
     ]
 
 

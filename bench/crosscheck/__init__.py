@@ -1,1 +1,0 @@
-"""Cross-checks of the latency by clocks that are not ours."""
