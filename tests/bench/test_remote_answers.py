@@ -29,7 +29,7 @@ from dhox.cli.on_board import Asked
 from dhox.doctor.backends import Finding
 from dhox.errors import ERROR_LINE, DhoxError, GateFailedError, StoppedError, UsageError, error_line
 from dhox.options.declare import build, replaced
-from dhox.reports.remote_tables import rows
+from dhox.reports.pages.machine import board_page
 
 
 @pytest.mark.parametrize("kind", [DhoxError, UsageError, GateFailedError, StoppedError])
@@ -173,7 +173,6 @@ def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["bench", "--host", "orin", "--sysroot", "/"], "Leave out --sysroot"),
         (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
         (["bench", "--remote-python", "python3.11"], "Add --host"),
         (["doctor", "--remote-python", "python3"], "Add --host"),
@@ -218,7 +217,9 @@ def test_a_board_is_shown_whatever_its_release_file_holds(release: str) -> None:
         ORIN_PROBE, onnxruntime=BoardRuntime(True, "1.18.0 CUDAExecutionProvider"),
         texts={"/etc/nv_tegra_release": release, "/proc/device-tree/model": ""},
     )  # fmt: skip
-    assert dict(rows(probe))["L4T"] == (release.splitlines() or ["none"])[0]
+    assert (release.splitlines() or ["none"])[0] in json.dumps(
+        msgspec.to_builtins(board_page(probe, None, "").sections)
+    )
     assert describe(probe) == "orin, aarch64, Python 3.10.12, TensorRT 10.3.0, its own onnxruntime 1.18.0"
 
 

@@ -93,7 +93,7 @@ def test_without_the_test_split_accuracy_is_not_run_and_says_so(own_line: Path) 
     assert content.accuracy.rows == []
     assert "/nowhere" in (content.accuracy.note or "")
     assert content.settings.images == "the golden JPEG of the export"
-    assert quick(export, out="c", data=own_line / "data").content.accuracy.rows[0].n == 48
+    assert quick(export, out="c", data=own_line / "data").accuracy.rows[0].n == 48
     with pytest.raises(DhoxError, match="--data missing"):
         quick(export, out="d", data=Path("missing"))
 
@@ -222,8 +222,7 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
     (ledger,) = read_bench(own_line / "runs/tiny/bench/here").ledgers
     exported = {
-        row["stage"]: row
-        for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.evidence.ledger/2")["rows"]
+        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/3")["rows"]
     }
     assert ledger.note is None
     assert [row.stage for row in ledger.rows] == ["onnx_fp32", "onnx_fp16"]

@@ -38,10 +38,11 @@ def bench(
         from dhox.bench.remote.run import bench_remote
 
         results, ended = bench_remote(paths, options)
-    from dhox.reports.bench.tables import print_bench
+    from dhox.reports.pages.bench import bench_page
+    from dhox.reports.terminal import show
 
     for result in results:
-        print_bench(result.directory, result.bench)
+        show(bench_page(result.bench, result.directory))
     finish(results, ended)
 
 

@@ -61,9 +61,10 @@ def is_first_process() -> bool:
 
 def say_report(directory: Path) -> None:
     """Write DIRECTORY/report.html where the report's libraries are installed."""
-    from dhox.reports.run.page import report_libraries_missing, write_report
+    from dhox.reports.html import report_libraries_missing
+    from dhox.reports.pages.run import write_report
 
-    missing: str | None = report_libraries_missing()
+    missing = report_libraries_missing()
     if missing is None:
         say(f"Report: {write_report(directory)}")
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +32,14 @@ def compare(
     """
     from dhox.bench.compare import compare as compare_benches
     from dhox.errors import GateFailedError
-    from dhox.reports.bench.compare_tables import print_compare
+    from dhox.reports.pages.compare import compare_page
+    from dhox.reports.terminal import show
 
     found = compare_benches(old, new, limits.gates)
-    print_compare(found, as_json)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    else:
+        show(compare_page(found))
     if found.failures:
         raise GateFailedError(
             "; ".join(found.failures) + ".",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.markup import escape
 
@@ -58,7 +60,7 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
     """Write report.html of a run or of a bench, for example of one that was brought from a board."""
-    from dhox.reports.run.page import write_report
+    from dhox.reports.pages.run import write_report
 
     say(f"Report: {write_report(directory)}")
 
@@ -125,12 +127,17 @@ def doctor(
         raise UsageError("--host looks at a board as it is.", "Leave out --target and --sysroot, or leave out --host.")
     if host is not None:
         from dhox.doctor.board import examine_board, restore_board
-        from dhox.reports.remote_tables import print_board
+        from dhox.reports.pages.machine import board_page
+        from dhox.reports.terminal import show
 
         if restore_power_mode:
             restore_board(host, remote_python or "python3")
         else:
-            print_board(examine_board(host, remote_python or "python3"), as_json)
+            found = examine_board(host, remote_python or "python3")
+            if as_json:
+                print(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))
+            else:
+                show(board_page(found.probe, found.findings, found.note))
         return
     set_sysroot(sysroot)
     if target is not None:

@@ -33,7 +33,8 @@ def sweep(
     """Measure untrained students, and say which to distill for a latency budget. Needs torch only to export them."""
     from dhox.bench.sweep.run import find_candidates
     from dhox.bench.sweep.run import sweep as run_sweep
-    from dhox.reports.sweep.tables import print_sweep
+    from dhox.reports.pages.sweep import sweep_page
+    from dhox.reports.terminal import show
 
     students = options.students
     _ = options.measuring.budget_ms
@@ -47,7 +48,7 @@ def sweep(
         say_next(shlex.join(["dhox", "sweep", *command_line(options, {"students"}), "--budget=5ms"]))
         return
     result = run_sweep(options)
-    print_sweep(result.directory, result.sweep)
+    show(sweep_page(result.directory, result.sweep))
     say_page(result.directory)
     finish(result.sweep, result.directory, options)
 
@@ -73,12 +74,12 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
 
 def say_page(directory: Path) -> None:
     """Write DIRECTORY/sweep.html where the report's libraries are installed."""
-    from dhox.reports.run.page import report_libraries_missing
+    from dhox.reports.html import report_libraries_missing
 
     missing = report_libraries_missing()
     if missing is not None:
         say(f"No sweep.html: {missing}")
         return
-    from dhox.reports.sweep.page import write_sweep_page
+    from dhox.reports.pages.sweep import write_sweep_page
 
     say(f"Report: {write_sweep_page(directory)}")

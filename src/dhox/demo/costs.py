@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from torch import nn
 
+from dhox.artefacts.bench_latency import Key
 from dhox.artefacts.files import EXPORT_FILE
 from dhox.artefacts.manifest import Fold, Manifest
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
-from dhox.bench.latency_statistics import latency_row
-from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.latency_statistics import latency_statistics
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Timed, measure
 from dhox.bench.runners.torch_reference import deployable
 from dhox.distill.images.pixels import to_model
 from dhox.distill.teachers.teacher import Teacher, load_teacher
+from dhox.reports.pages.run import Cost
 
 SECONDS = 1.0
 
@@ -38,8 +39,8 @@ class ZeroShot(nn.Module):
         return (self.scale * z @ self.text.T).softmax(-1)
 
 
-def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
-    """stage -> {"bytes": fp32 weights, "latency_ms": p50 at batch 1 in torch} for every stage that is no ONNX file."""
+def stage_costs(run: Path, labels_only: Path) -> dict[str, Cost]:
+    """stage -> fp32 weights, and p50 at batch 1 in torch, for every stage that is no ONNX file."""
     summary = read_run(run)
     assert summary.teacher is not None
     fold = read_record(run / "export" / EXPORT_FILE, Manifest).fold
@@ -58,7 +59,7 @@ def stage_costs(run: Path, labels_only: Path) -> dict[str, dict[str, Any]]:
     return costs | {"kd_head": costs["ce_head"], "dho_fixed": costs["dho"]}
 
 
-def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
+def cost(stage: str, module: nn.Module, size: int) -> Cost:
     """fp32 bytes of the parameters, and the median latency of one image."""
     image, eager = torch.zeros((1, size, size, 3), dtype=torch.uint8), module.eval()
 
@@ -66,10 +67,8 @@ def cost(stage: str, module: nn.Module, size: int) -> dict[str, Any]:
         with torch.inference_mode():
             return eager(image).numpy()
 
-    key, samples = (stage, "torch", 1, "e2e"), dict[Key, Samples]()
+    key, samples = Key(stage, "torch", 1, "e2e"), dict[Key, Timed]()
     measure([Cell(key, call)], SECONDS, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"torch, {stage}")
     taken = samples[key]
-    return {
-        "bytes": 4 * sum(parameter.numel() for parameter in module.parameters()),
-        "latency_ms": latency_row(taken.rounds, 1, np.array(taken.started_s))["latency_ms"]["p50"],
-    }
+    median = latency_statistics(taken.rounds, 1, np.array(taken.started_s)).latency_ms.p50
+    return Cost(4 * sum(parameter.numel() for parameter in module.parameters()), median)

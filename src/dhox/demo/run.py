@@ -9,25 +9,13 @@ import time
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
 
-from dhox.artefacts.files import (
-    BENCH_FILE,
-    BENCH_SCHEMA,
-    EXPORT_FILE,
-    EXPORT_SCHEMA,
-    RUN_FILE,
-    RUN_SCHEMA,
-    check_output,
-    newest,
-    read_json,
-)
-from dhox.artefacts.run_directory import open_run
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output
 from dhox.console import console, say
 from dhox.demo.data import write_image_folder
 from dhox.errors import DhoxError, require
-from dhox.reports.run.page import bench_of_export, line_rows, write_report
-from dhox.reports.tables import percent
+from dhox.reports.pages.run import line_section, read_line, write_report
+from dhox.reports.terminal import show_section
 
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
 RECIPE = {
@@ -60,17 +48,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
 
     costs = stage_costs(out, labels_only)
     report = write_report(out, costs, labels_only)
-    bench = newest(out / "bench", BENCH_FILE, BENCH_SCHEMA)
-    assert bench is not None
-    manifest = read_json(out / "export" / EXPORT_FILE, EXPORT_SCHEMA)
-    content = bench_of_export(read_json(bench / BENCH_FILE, BENCH_SCHEMA), out / "export")
-    rows = line_rows(open_run(out), manifest, content, costs, labels_only)
-    title = f"{shots} labels per class, accuracy on 3,000 test images with 95 % interval"
-    table = Table("stage", "test accuracy", "MB", "latency, ms", title=title)
-    for row in rows:
-        table.add_row(row["name"], percent(row), row["size"], row["latency"])
-    console.print(table)
-    say("MB: weights. Latency: median of one image on this CPU; ONNX rows in ONNX Runtime, the others in torch.")
+    show_section(line_section(read_line(out, costs, labels_only)))
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
     say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
 
