@@ -202,7 +202,7 @@ def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:
     (data / "train/bag/00000.png").write_bytes(b"bad")
     quick(data, method="kd", skip_bad_images=True)
     manifest = export(Path("runs/x"), Path("e")).manifest
-    assert manifest["skipped"] == ["train/bag/00000.png"]
+    assert manifest.skipped == ["train/bag/00000.png"]
     assert read_npz(Path("e/golden.npz"))["input"].shape[0] == 32
 
 

@@ -52,9 +52,9 @@ def test_files_of_a_teacher_give_what_the_teacher_gives(elsewhere: tuple[Path, n
     )  # fmt: skip
     by_logits = quick(data, "runs/l", shots=4, teacher_logits=Path("logits.npy"), teacher="not loaded/at all")
     teacher_rows = [result.summary.test[0] for result in (by_model, by_embeddings, by_logits)]
-    assert teacher_rows[0]["stage"] == "teacher"
+    assert teacher_rows[0].stage == "teacher"
     assert teacher_rows[0] == teacher_rows[1] == teacher_rows[2]
-    assert teacher_rows[0]["accuracy"] > 0.8
+    assert teacher_rows[0].accuracy > 0.8
     assert by_logits.summary.teacher.views == 1
     accuracies = [result.summary.test[-1].accuracy for result in (by_embeddings, by_logits)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
