@@ -1,0 +1,160 @@
+"""An export is held against its models wherever it is opened, and its files against one another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhox.artefacts.files import read_npz, sha256, write_json, write_npz
+from dhox.cli.main import main
+from dhox.errors import DhoxError
+from dhox.export.engines.engine import build_engines
+from dhox.export.integrations.emit import emit
+from dhox.export.options import Engines
+from dhox.export.retune import retune_export
+from dhox.models.classifier import load
+from dhox.models.export_directory import open_export
+from dhox.models.verify import verify
+
+
+@pytest.fixture
+def export(own_line: Path) -> Path:
+    return own_line / "runs/tiny/export"
+
+
+def change(export: Path, edit: Callable[[dict], None]) -> None:
+    content = json.loads((export / "manifest.json").read_text())
+    edit(content)
+    write_json(export / "manifest.json", content)
+
+
+def swap_classes(content: dict) -> None:
+    first, second = content["classes"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+
+
+def move_mean(content: dict) -> None:
+    content["preprocessing"]["mean"] = [0.1, 0.2, 0.3]
+
+
+def move_alpha(content: dict) -> None:
+    content["fold"]["alpha"] = 0.987
+
+
+def predict(export: Path) -> None:
+    load(export, "cpu")
+
+
+def bench(export: Path) -> None:
+    from dhox.bench.bench_models import open_subjects
+
+    open_subjects([export])
+
+
+def retune(export: Path) -> None:
+    retune_export(export, Path("retuned"), mixture=(0.5, 1.0))
+
+
+def triton(export: Path) -> None:
+    emit(export, "triton")
+
+
+def engines(export: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    build_engines(export, Engines(tensorrt=True))
+
+
+@pytest.mark.parametrize("command", [predict, bench, retune, triton, engines])
+@pytest.mark.parametrize(
+    ("edit", "key"), [(swap_classes, "classes"), (move_mean, "preprocessing"), (move_alpha, "fold")]
+)
+def test_a_model_that_says_otherwise_than_the_manifest_is_opened_by_no_command(
+    export: Path, command: Callable[[Path], None], edit: Callable[[dict], None], key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from dhox.export.engines import engine
+
+    monkeypatch.setattr(engine, "find_gpu", lambda trt: None)
+    change(export, edit)
+    with pytest.raises(DhoxError) as refused:
+        command(export)
+    assert ".onnx does not belong to manifest.json" in refused.value.reason
+    assert f"{key} in the file" in refused.value.reason
+    assert not Path("retuned").exists()
+
+
+def test_swapped_classes_are_the_first_row_that_fails(export: Path) -> None:
+    change(export, swap_classes)
+    assert [row.what for row in verify(export, "cpu") if row.passed is False] == ["metadata", "metadata"]
+
+
+def mend(export: Path, name: str) -> None:
+    change(export, lambda content: content["files"].update({name: sha256(export / name)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "found"),
+    [
+        ("heads.npz", lambda arrays: arrays.update(ce_weight=arrays["ce_weight"][:, :-1]), "ce_weight|kd_weight"),
+        ("heads.npz", lambda arrays: [arrays.pop(name) for name in ("kd_weight", "kd_bias", "kd_head")], "heads"),
+        ("heads.npz", lambda arrays: arrays.update(kd_head=np.array("round")), "kd_head"),
+        ("val.npz", lambda arrays: arrays.update(labels=arrays["labels"] + 7), "labels"),
+        ("val.npz", lambda arrays: arrays.update(ce_logits=arrays["ce_logits"] * np.nan), "ce_logits"),
+        ("golden.npz", lambda arrays: arrays.update(input=arrays["input"].astype(np.int64)), "input"),
+        ("golden.npz", lambda arrays: arrays.update(input=arrays["input"][:, 1:]), "input"),
+        ("golden.npz", lambda arrays: arrays.update(sizes=arrays["sizes"] + 1), "pixels"),
+    ],
+)
+def test_arrays_that_do_not_belong_to_the_manifest_are_named(
+    export: Path, name: str, edit: Callable[[dict[str, np.ndarray]], None], found: str
+) -> None:
+    arrays = read_npz(export / name)
+    edit(arrays)
+    write_npz(export / name, **arrays)
+    mend(export, name)
+    opened = open_export(export)
+    reader = {"heads.npz": opened.heads, "val.npz": opened.validation, "golden.npz": opened.golden}[name]
+    with pytest.raises(DhoxError, match=rf"{name}.*({found})"):
+        reader()
+    assert [row.file for row in verify(export, "cpu") if row.passed is False][:1] == [name]
+    with pytest.raises(DhoxError, match=name):
+        retune_export(export, Path("retuned"))
+    assert not Path("retuned").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        (lambda content: content["labels"].pop(), "labels and predictions"),
+        (lambda content: content["labels"].__setitem__(0, 99), "the class 99"),
+        (lambda content: content["rows"][0].update(stage="onnx_fp8"), r"rows\[0\]\.stage"),
+        (lambda content: content.pop("names"), "names"),
+    ],
+)
+def test_a_ledger_of_another_export_is_named(export: Path, edit: Callable[[dict], None], found: str) -> None:
+    content = json.loads((export / "ledger.json").read_text())
+    edit(content)
+    write_json(export / "ledger.json", content)
+    mend(export, "ledger.json")
+    with pytest.raises(DhoxError, match=rf"ledger\.json.*{found}"):
+        open_export(export).ledger()
+
+
+def test_an_onnx_file_cut_short_behind_a_mended_hash_is_one_error(
+    export: Path, own_line: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = export / "model.onnx"
+    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    digest = sha256(model)
+    change(export, lambda content: content["artefacts"][0].update(sha256=digest))
+    image = next((own_line / "data/test/bag").iterdir())
+    for arguments in (["predict", str(export), str(image), "--device", "cpu"], ["retune", str(export), "--out", "r"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 1
+        assert "model.onnx is not an ONNX file" in " ".join(capsys.readouterr().err.split())
+    assert not Path("r").exists()
