@@ -50,9 +50,9 @@ def predict(export: Path) -> None:
 
 
 def bench(export: Path) -> None:
-    from dhox.bench.bench_models import open_subjects
+    from dhox.bench.bench_models import open_models
 
-    open_subjects([export])
+    open_models([export])
 
 
 def retune(export: Path) -> None:
