@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dhox.artefacts.run import SetsSummary, Source
 from dhox.data.dataset import Item, Splits, shorten
 from dhox.distill.images.samplers import draw_few_shot_reference, draw_labelled, draw_percent_reference
-from dhox.errors import DhoxError, UsageError
-
-TUNE_ON = ("val", "held-out", "none")
+from dhox.distill.options import Labels, check_labels
+from dhox.errors import DhoxError
 
 HOLD_OUT_SHARE = 0.2  # of the labelled images of a class, where DATA has no val
 HOLD_OUT_FROM = 5  # labelled images per class; with fewer, none is held out
@@ -28,35 +28,37 @@ class Sets:
     unlabelled: list[Item]
     validation: list[Item]
     test: list[Item]
-    selection: str
+    selection: Source
     notes: list[str] = field(default_factory=list)
+
+    def summary(self, options: Labels, tune_on: str) -> SetsSummary:
+        """The sets as run.json holds them: counts, and the names that an image folder alone would not tell."""
+        return SetsSummary(
+            n_labelled=len(self.labelled), n_unlabelled=len(self.unlabelled), n_validation=len(self.validation),
+            n_test=len(self.test), selection=self.selection, labelled=[item.name for item in self.labelled],
+            validation=[item.name for item in self.validation], label_sampler=options.label_sampler, tune_on=tune_on,
+            group_by=options.group_by,
+        )  # fmt: skip
 
 
 def choose_sets(
     splits: Splits,
     labels: list[str],
     content: dict[str, str],
+    options: Labels = Labels(),  # noqa: B008 - frozen
     *,
-    shots: int | None = None,
-    label_fraction: float | None = None,
     use_labels: bool = True,
-    split_seed: int = 0,
-    label_sampler: str = "dhox",
     tune_on: str = "val",
 ) -> Sets:
     """Choose L and U from DATA's splits.
 
-    `labels`: the class list. `content`: image name -> content hash. `shots`: labelled images per class;
-    `label_fraction`: share of each class in (0, 1]; neither: every labelled image of train. `use_labels` False (method
-    kd): L is empty and all of train is unlabelled. `label_sampler`: one of dhox.distill.images.samplers.SAMPLERS; the
-    reference samplers draw from all of train, as the authors do, and what they drew that stands in val or test too is
-    dropped afterwards. `tune_on`: what chooses alpha and beta: `val` (DATA's val, held-out labels where DATA has none),
-    `held-out` (20 % of L, and DATA's val is left out) or `none` (nothing: no label is held out, and val is left out).
-    Raises DhoxError for more shots than images, for classes without a labelled image, and where no training image is
-    left; UsageError for a reference sampler without its --shots or --label-fraction.
+    `labels`: the class list. `content`: image name -> content hash. `options`: how many labelled images, and how they
+    are drawn. `use_labels` False (method kd): L is empty and all of train is unlabelled. `tune_on`: what chooses alpha
+    and beta: `val` (DATA's val, held-out labels where DATA has none), `held-out` (20 % of L, and DATA's val is left
+    out) or `none` (nothing: no label is held out, and val is left out). Raises DhoxError for more shots than images,
+    for classes without a labelled image, and where no training image is left; UsageError for a reference sampler
+    without its --shots or --label-fraction.
     """
-    if use_labels:
-        check_sampler(label_sampler, shots, label_fraction)
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
     train = without_copies(splits["train"], known, content)
@@ -65,46 +67,85 @@ def choose_sets(
             f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
             "and were dropped"
         )
-
-    generator = np.random.default_rng(split_seed)
+    generator = np.random.default_rng(options.split_seed)
     labelled: list[Item] = []
-    if use_labels and label_sampler == "dhox":
-        labelled = draw_labelled(train, labels, shots, label_fraction, generator)
-    elif use_labels:
-        if shots is not None:
-            drawn_items = draw_few_shot_reference(splits["train"], labels, shots)
-        else:
-            drawn_items = draw_percent_reference(splits["train"], labels, label_fraction or 1.0)
-        labelled = [item for item in drawn_items if content[item.name] not in known]
-        repeated = len(labelled) - len({item.name for item in labelled})
-        notes.append(
-            f"{label_sampler}: {len(drawn_items)} images drawn as the authors draw them, {repeated} of them repeats; "
-            f"{len(drawn_items) - len(labelled)} that are copies of val or test were dropped"
-        )
-
-    in_test = {content[item.name] for item in splits["test"]}
-    validation = [item for item in splits["val"] if content[item.name] not in in_test] if tune_on == "val" else []
-    if tune_on == "val" and len(validation) < len(splits["val"]):
-        notes.append(f"{len(splits['val']) - len(validation)} images of val are copies of test images and were dropped")
-    if splits["val"] and tune_on != "val":
-        notes.append(f"--tune-on {tune_on}: the {len(splits['val'])} images of val are left out")
-    selection = "val" if validation else "none"
+    if use_labels:
+        check_labels(options, uses_labels=True)
+        labelled = draw(splits["train"], train, labels, known, content, options, generator, notes)
+    validation = own_validation(splits, content, tune_on, notes)
+    selection: Source = "val" if validation else "none"
     if tune_on == "none":
         notes.append("--tune-on none: there is no validation, and alpha and beta stay fixed")
     elif labelled and not validation:
         labelled, validation = hold_out(labelled, labels, generator)
         selection = "held-out" if validation else "none"
-        why = "--tune-on held-out" if tune_on == "held-out" else "DATA has no val"
-        notes.append(
-            f"{why}: {len(validation)} of the labelled images are held out for validation"
-            if validation
-            else f"{why} and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
-            "and alpha and beta stay fixed"
-        )
+        notes.append(hold_out_note(tune_on, len(validation)))
 
     # The reference samplers may draw copies: an image that validates must not train.
     judging = {content[item.name] for item in validation}
     labelled = [item for item in labelled if content[item.name] not in judging]
+    unlabelled = the_rest(splits, train, labelled, validation, content, notes)
+    if not labelled and not unlabelled:
+        raise DhoxError(
+            "Neither a labelled nor an unlabelled training image was found.",
+            "Add images to train/CLASS/ or unlabelled/.",
+        )
+    return Sets(labelled, unlabelled, validation, splits["test"], selection, notes)
+
+
+def draw(
+    whole: list[Item], train: list[Item], labels: list[str], known: set[str], content: dict[str, str],
+    options: Labels, generator: np.random.Generator, notes: list[str],
+) -> list[Item]:  # fmt: skip
+    """The labelled images.
+
+    `train`: without copies; the reference samplers draw from the `whole` split, as the authors do, and what they drew
+    that stands in val or test too (`known`: their contents) is dropped afterwards.
+    """
+    if options.label_sampler == "dhox":
+        return draw_labelled(train, labels, options.shots, options.label_fraction, generator)
+    if options.shots is not None:
+        drawn = draw_few_shot_reference(whole, labels, options.shots)
+    else:
+        drawn = draw_percent_reference(whole, labels, options.label_fraction or 1.0)
+    labelled = [item for item in drawn if content[item.name] not in known]
+    repeated = len(labelled) - len({item.name for item in labelled})
+    notes.append(
+        f"{options.label_sampler}: {len(drawn)} images drawn as the authors draw them, {repeated} of them repeats; "
+        f"{len(drawn) - len(labelled)} that are copies of val or test were dropped"
+    )
+    return labelled
+
+
+def own_validation(splits: Splits, content: dict[str, str], tune_on: str, notes: list[str]) -> list[Item]:
+    """DATA's own validation images without those that are test images too; none where something else chooses."""
+    if tune_on != "val":
+        if splits["val"]:
+            notes.append(f"--tune-on {tune_on}: the {len(splits['val'])} images of val are left out")
+        return []
+    in_test = {content[item.name] for item in splits["test"]}
+    validation = [item for item in splits["val"] if content[item.name] not in in_test]
+    if len(validation) < len(splits["val"]):
+        notes.append(f"{len(splits['val']) - len(validation)} images of val are copies of test images and were dropped")
+    return validation
+
+
+def hold_out_note(tune_on: str, n: int) -> str:
+    """What was held out and why."""
+    why = "--tune-on held-out" if tune_on == "held-out" else "DATA has no val"
+    if n:
+        return f"{why}: {n} of the labelled images are held out for validation"
+    return (
+        f"{why} and some class has fewer than {HOLD_OUT_FROM} labels: there is no validation, "
+        "and alpha and beta stay fixed"
+    )
+
+
+def the_rest(
+    splits: Splits, train: list[Item], labelled: list[Item], validation: list[Item], content: dict[str, str],
+    notes: list[str],
+) -> list[Item]:  # fmt: skip
+    """U: the rest of train and DATA's unlabelled images, labels dropped; no copy of an image of another set."""
     drawn = {item.name for item in labelled} | {item.name for item in validation}
     rest = [item for item in train if item.name not in drawn] + splits["unlabelled"]
     groups = {item.group for item in validation} - {None}
@@ -118,27 +159,7 @@ def choose_sets(
             f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
             "unlabelled images and were dropped"
         )
-    if not labelled and not unlabelled:
-        raise DhoxError(
-            "Neither a labelled nor an unlabelled training image was found.",
-            "Add images to train/CLASS/ or unlabelled/.",
-        )
-    return Sets(
-        labelled,
-        [replace(item, label=None, group=None) for item in unlabelled],
-        validation,
-        splits["test"],
-        selection,
-        notes,
-    )
-
-
-def check_sampler(label_sampler: str, shots: int | None, label_fraction: float | None) -> None:
-    """Raise UsageError where a reference sampler lacks the option that says how much it draws."""
-    if label_sampler == "few-shot-reference" and shots is None:
-        raise UsageError("--label-sampler few-shot-reference draws --shots images of each class.", "Add --shots.")
-    if label_sampler == "percent-reference" and label_fraction is None:
-        raise UsageError("--label-sampler percent-reference draws a share of all images.", "Add --label-fraction.")
+    return [replace(item, label=None, group=None) for item in unlabelled]
 
 
 def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:

@@ -2,19 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from dhox.artefacts.common import Preprocessing
+from dhox.data.dataset import Item, read_image
+from dhox.distill.images.packed import packed_rows, packed_side, to_packed_boxes
 from dhox.distill.images.pixels import channels, to_model
 from dhox.distill.images.resample import model_views
 from dhox.distill.images.shards import Rows
-from dhox.distill.training.prefetch import Batch, Boxes, DecodedPixels, PackedPixels, Pixels
+from dhox.distill.images.views import render, view_boxes, view_keys
 
 DEVICE_SHARE = 0.5  # of a GPU's free memory that packed images may take
+
+
+class Boxes:
+    """View boxes of training images by number. `sizes`: width and height of each image, int [N, 2]."""
+
+    def __init__(self, items: list[Item], sizes: np.ndarray, view_seed: int) -> None:
+        self.keys, self.sizes = view_keys([item.name for item in items], view_seed), sizes
+
+    def originals(self, numbers: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Boxes int [B, 5] in pixels of the originals."""
+        return view_boxes(self.keys[numbers], views, self.sizes[numbers])
+
+    def packed(self, numbers: np.ndarray, views: np.ndarray, side: int) -> np.ndarray:
+        """Boxes float32 [B, 5] in packed pixels."""
+        return to_packed_boxes(self.originals(numbers, views), self.sizes[numbers], side)
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images that a student is trained on, labelled ones first.
+
+    `labels`: int64 [N_L]; `keys`: under which caches keep them.
+    """
+
+    items: list[Item]
+    labels: np.ndarray
+    keys: list[bytes]
+    boxes: Boxes
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Unlabelled images among them."""
+        return len(self.items) - len(self.labels)
+
+
+@dataclass(frozen=True)
+class HostViews:
+    """Views of a batch on the host: finished `pixels` uint8 [B, size, size, 3], or boxes to be cut on the device.
+
+    `boxes`: float32 [B, 5] in packed pixels; then `pixels` are packed images uint8 [B, side, side, 3], or None where
+    those lie on the device.
+    """
+
+    pixels: torch.Tensor | None
+    boxes: torch.Tensor | None
+
+
+class StudentInputs(Protocol):
+    """Where the student's images come from. `side`: of the packed images in pixels, 0 where there are none."""
+
+    side: int
+
+    def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
+        """The views of a batch; `pin`: in pinned memory."""
+
+    def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
+        """The same as normalised images [B, 3, size, size] on the device."""
+
+
+class PackedInputs:
+    """Views cut on the device out of packed images, which lie there too where they fit (`resident`)."""
+
+    def __init__(
+        self, rows: Rows, resident: torch.Tensor | None, boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric,
+        *, compiled: bool,
+    ) -> None:  # fmt: skip
+        self.rows, self.resident, self.boxes, self.fabric = rows, resident, boxes, fabric
+        self.side = rows.row_shape[0]
+        self.size, self.interpolation = preprocessing.crop, preprocessing.interpolation
+        self.cut = torch.compile(model_views) if compiled else model_views
+        self.centre, self.spread = (
+            channels(values, fabric.device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+        )
+
+    def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
+        """See StudentInputs."""
+        boxes = torch.from_numpy(self.boxes.packed(numbers, views, self.side))
+        if pin:  # a copy from pageable memory would wait for the device
+            boxes = boxes.pin_memory()
+        if self.resident is not None:
+            return HostViews(None, boxes)
+        pixels = torch.empty((len(numbers), *self.rows.row_shape), dtype=torch.uint8, pin_memory=pin)
+        self.rows.take(numbers, pixels.numpy())
+        return HostViews(pixels, boxes)
+
+    def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
+        """See StudentInputs."""
+        assert views.boxes is not None
+        on_device = self.fabric.to_device
+        pixels = on_device(views.pixels) if self.resident is None else self.resident[on_device(numbers)]
+        return self.cut(pixels, on_device(views.boxes), self.size, self.interpolation, self.centre, self.spread)
+
+
+class DecodedInputs:
+    """Views decoded and cropped from the image files at every use: for sets that no disk can hold packed."""
+
+    side = 0
+
+    def __init__(self, items: list[Item], boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric) -> None:
+        self.items, self.boxes, self.preprocessing, self.fabric = items, boxes, preprocessing, fabric
+
+    def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
+        """See StudentInputs."""
+        size = self.preprocessing.crop
+        pixels = torch.empty((len(numbers), size, size, 3), dtype=torch.uint8, pin_memory=pin)
+        array = pixels.numpy()
+        for i, (number, box) in enumerate(zip(numbers.tolist(), self.boxes.originals(numbers, views), strict=True)):
+            array[i] = render(read_image(self.items[number]), box, size, self.preprocessing.interpolation)
+        return HostViews(pixels, None)
+
+    def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
+        """See StudentInputs."""
+        pixels = self.fabric.to_device(views.pixels)
+        return to_model(pixels, self.preprocessing.mean, self.preprocessing.std)
+
+
+def student_inputs(
+    images: TrainingImages, preprocessing: Preprocessing, packed_size: int | None, root: Path, fabric: Fabric,
+    *, compiled: bool,
+) -> StudentInputs:  # fmt: skip
+    """The training images, packed below the root of all caches where `packed_size` (None: as the student needs) is not 0."""
+    sizes = [(width, height) for width, height in images.boxes.sizes.tolist()]
+    side = packed_side(preprocessing.crop, sizes) if packed_size is None else packed_size
+    if not side:
+        return DecodedInputs(images.items, images.boxes, preprocessing, fabric)
+    rows = packed_rows(fabric, root, images.items, images.keys, side)
+    return PackedInputs(rows, resident_images(rows, fabric), images.boxes, preprocessing, fabric, compiled=compiled)
 
 
 def resident_images(rows: Rows, fabric: Fabric) -> torch.Tensor | None:
@@ -30,41 +161,3 @@ def resident_images(rows: Rows, fabric: Fabric) -> torch.Tensor | None:
         chunk = np.empty((len(numbers), *rows.row_shape), np.uint8)
         images[start : start + len(numbers)] = torch.from_numpy(rows.take(numbers, chunk)).to(fabric.device)
     return images
-
-
-def packed_inputs(
-    rows: Rows,
-    resident: torch.Tensor | None,
-    boxes: Boxes,
-    preprocessing: Preprocessing,
-    fabric: Fabric,
-    compiled: bool,
-) -> tuple[Pixels, Callable[[Batch], torch.Tensor]]:
-    """(where a batch's pixels come from, batch -> normalised images [B, 3, size, size] on the device).
-
-    `resident`: all packed images on the device (see resident_images), or None to send each batch's.
-    """
-    views = torch.compile(model_views) if compiled else model_views
-    centre, spread = (
-        channels(values, fabric.device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
-
-    def images_of(batch: Batch) -> torch.Tensor:
-        assert batch.boxes is not None
-        numbers = fabric.to_device(batch.numbers)
-        pixels = fabric.to_device(batch.pixels) if resident is None else resident[numbers]
-        boxes = fabric.to_device(batch.boxes)
-        return views(pixels, boxes, preprocessing.crop, preprocessing.interpolation, centre, spread)
-
-    return PackedPixels(rows, boxes, resident is not None), images_of
-
-
-def decoded_inputs(
-    pixels: DecodedPixels, preprocessing: Preprocessing, fabric: Fabric
-) -> tuple[Pixels, Callable[[Batch], torch.Tensor]]:
-    """The same, for images that are decoded at every use."""
-
-    def images_of(batch: Batch) -> torch.Tensor:
-        return to_model(fabric.to_device(batch.pixels), preprocessing.mean, preprocessing.std)
-
-    return pixels, images_of

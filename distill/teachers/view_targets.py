@@ -13,32 +13,32 @@ from safetensors.numpy import load_file
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.pixels import to_model
 from dhox.distill.images.shards import Rows
+from dhox.distill.images.student_inputs import Boxes
 from dhox.distill.images.views import render
 from dhox.distill.teachers.teacher import Teacher
-from dhox.distill.training.prefetch import Boxes
 from dhox.errors import DhoxError
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Signal:
+class ViewTargets:
     """`of_views`: (image numbers, view numbers) [B] to a host tensor; `logits`: that tensor on the device to [B, C]."""
 
     of_views: Callable[[np.ndarray, np.ndarray], torch.Tensor]
     logits: Logits
 
 
-def cached_signal(rows: Rows, logits: Logits) -> Signal:
+def cached_targets(rows: Rows, logits: Logits) -> ViewTargets:
     """From cached rows: embeddings [views, D] per image (or logits [views, C]); fewer views stand for several."""
 
     def of_views(numbers: np.ndarray, views: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(rows.take_part(numbers, views % rows.row_shape[0]))
 
-    return Signal(of_views, lambda z: logits(z.float()))
+    return ViewTargets(of_views, lambda z: logits(z.float()))
 
 
-def online_signal(teacher: Teacher, items: list[Item], boxes: Boxes, logits: Logits) -> Signal:
+def online_targets(teacher: Teacher, items: list[Item], boxes: Boxes, logits: Logits) -> ViewTargets:
     """From a forward of the teacher at every step, on a crop of its own size (for comparison: it is slow)."""
 
     def of_views(numbers: np.ndarray, views: np.ndarray) -> torch.Tensor:
@@ -50,7 +50,7 @@ def online_signal(teacher: Teacher, items: list[Item], boxes: Boxes, logits: Log
         with torch.no_grad():
             return logits(teacher.encode_images(to_model(pixels, teacher.mean, teacher.std)).clone())
 
-    return Signal(of_views, of_pixels)
+    return ViewTargets(of_views, of_pixels)
 
 
 def cosine_logits(text: torch.Tensor, scale: float) -> Logits:

@@ -11,7 +11,7 @@ LABELLED, UNLABELLED, VIEWS = range(3)  # streams of random numbers
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class BatchSampler:
     """The batches of a training: labelled images first (numbers from 0), then unlabelled ones (numbers from N_L).
 
     Both streams are endless: reshuffled for every pass, every pass whole. `labels`: int [N_L]. `views`: views per image
@@ -53,7 +53,7 @@ class Order:
             position, count = position + len(chunk), count - len(chunk)
         return np.concatenate(chunks) if chunks else np.zeros(0, np.int64)
 
-    @lru_cache(maxsize=8)  # noqa: B019 - an order lives as long as its training
+    @lru_cache(maxsize=8)  # noqa: B019 - a sampler lives as long as its training
     def one_pass(self, part: int, turn: int) -> np.ndarray:
         """The shuffled numbers of one pass."""
         random = np.random.default_rng((self.seed, part, turn))

@@ -6,16 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 
-from dhox.data.dataset import Item, read_image
-from dhox.distill.images.packed import to_packed_boxes
-from dhox.distill.images.shards import Rows
-from dhox.distill.images.views import render, view_boxes, view_keys
-from dhox.distill.training.batch_sampler import Order
+from dhox.distill.images.student_inputs import HostViews, StudentInputs
+from dhox.distill.teachers.view_targets import ViewTargets
+from dhox.distill.training.batch_sampler import BatchSampler
 
 T = TypeVar("T")
 AHEAD = 4  # finished batches that wait, beyond the one that each thread works on
@@ -25,101 +22,46 @@ AHEAD = 4  # finished batches that wait, beyond the one that each thread works o
 class Batch:
     """One step's inputs on the host, pinned where the device is a GPU.
 
-    `numbers`: int64 [B], labelled images first. `pixels`: uint8 [B, side, side, 3] (None where the images lie on the
-    device). `boxes`: float32 [B, 5] in packed pixels (None where pixels are finished views). `signal`: what the teacher
-    says about these views: embeddings [B, D] or logits [B, C] (None without a teacher), or its own pixels
-    uint8 [B, size, size, 3] where it runs online.
+    `numbers`: int64 [B], labelled images first. `views`: what the student sees. `targets`: what the teacher says of
+    these views, or sees of them (see ViewTargets); None without a teacher.
     """
 
     numbers: torch.Tensor
-    pixels: torch.Tensor | None
-    boxes: torch.Tensor | None
-    signal: torch.Tensor | None
+    views: HostViews
+    targets: torch.Tensor | None
 
 
-class Pixels(Protocol):
-    """Where the student's pixels come from."""
+@dataclass(frozen=True)
+class Batches:
+    """This process's part of every step's batch; `threads` make them ahead of their use, `pin`: in pinned memory."""
 
-    def batch(
-        self, numbers: np.ndarray, views: np.ndarray, pin: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """(pixels, boxes) of a Batch."""
+    sampler: BatchSampler
+    inputs: StudentInputs
+    targets: ViewTargets | None
+    threads: int
+    pin: bool
+    rank: int = 0
+    world: int = 1
 
+    @property
+    def n_labelled(self) -> int:
+        """Labelled images of a batch."""
+        return self.sampler.batch_labelled // self.world
 
-class Boxes:
-    """View boxes of the training images by number."""
+    def of(self, steps: range) -> Iterator[Batch]:
+        """The batches of these steps, in order."""
+        return ahead(self.make, steps, self.threads)
 
-    def __init__(self, items: list[Item], sizes: np.ndarray, view_seed: int) -> None:
-        self.keys, self.sizes = view_keys([item.name for item in items], view_seed), sizes
-
-    def originals(self, numbers: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Boxes int [B, 5] in pixels of the originals."""
-        return view_boxes(self.keys[numbers], views, self.sizes[numbers])
-
-    def packed(self, numbers: np.ndarray, views: np.ndarray, side: int) -> np.ndarray:
-        """Boxes float32 [B, 5] in packed pixels."""
-        return to_packed_boxes(self.originals(numbers, views), self.sizes[numbers], side)
-
-
-class PackedPixels:
-    """Pixels from packed images in host memory; `on_device`: they lie on the device, so only boxes travel."""
-
-    def __init__(self, rows: Rows, boxes: Boxes, on_device: bool) -> None:
-        self.rows, self.boxes, self.on_device = rows, boxes, on_device
-
-    def batch(
-        self, numbers: np.ndarray, views: np.ndarray, pin: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """See Pixels."""
-        side = self.rows.row_shape[0]
-        boxes = torch.from_numpy(self.boxes.packed(numbers, views, side))
-        if self.on_device:
-            return None, boxes
-        pixels = torch.empty((len(numbers), *self.rows.row_shape), dtype=torch.uint8, pin_memory=pin)
-        self.rows.take(numbers, pixels.numpy())
-        return pixels, boxes
-
-
-class DecodedPixels:
-    """Pixels decoded and cropped from the image files at every use: for sets that no disk can hold packed."""
-
-    def __init__(self, items: list[Item], boxes: Boxes, size: int, interpolation: str) -> None:
-        self.items, self.boxes, self.size, self.interpolation = items, boxes, size, interpolation
-
-    def batch(
-        self, numbers: np.ndarray, views: np.ndarray, pin: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """See Pixels; the pixels are finished views of the originals."""
-        pixels = torch.empty((len(numbers), self.size, self.size, 3), dtype=torch.uint8, pin_memory=pin)
-        array = pixels.numpy()
-        for i, (number, box) in enumerate(zip(numbers.tolist(), self.boxes.originals(numbers, views), strict=True)):
-            array[i] = render(read_image(self.items[number]), box, self.size, self.interpolation)
-        return pixels, None
-
-
-def prepared(
-    order: Order,
-    steps: range,
-    pixels: Pixels,
-    signal: Callable[[np.ndarray, np.ndarray], torch.Tensor] | None,
-    *,
-    threads: int,
-    pin: bool,
-    rank: int = 0,
-    world: int = 1,
-) -> Iterator[Batch]:
-    """The batches of `steps` in order, made by `threads` threads ahead of their use."""
-
-    def make(step: int) -> Batch:
-        numbers, views = order.batch(step, rank, world)
-        drawn, boxes = pixels.batch(numbers, views, pin)
-        small = [torch.from_numpy(numbers), boxes, signal(numbers, views) if signal else None]
-        if pin:  # a copy from pageable memory would wait for the device
-            small = [None if tensor is None else tensor.pin_memory() for tensor in small]
-        assert small[0] is not None
-        return Batch(small[0], drawn, small[1], small[2])
-
-    return ahead(make, steps, threads)
+    def make(self, step: int) -> Batch:
+        """The batch of one step."""
+        numbers, views = self.sampler.batch(step, self.rank, self.world)
+        drawn = self.inputs.on_host(numbers, views, self.pin)
+        small = [torch.from_numpy(numbers)]
+        if self.targets is not None:
+            small.append(self.targets.of_views(numbers, views))
+        if self.pin:  # a copy from pageable memory would wait for the device
+            small = [tensor.pin_memory() for tensor in small]
+        return Batch(small[0], drawn, small[1] if self.targets is not None else None)
 
 
 def ahead(make: Callable[[int], T], steps: range, threads: int) -> Iterator[T]:

@@ -1,0 +1,66 @@
+"""How long a training is: its batches and steps, from the sets alone, so that --dry-run says what training does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dhox.distill.images.sets import Sets
+from dhox.distill.options import DistillOptions
+from dhox.distill.processes import per_process
+from dhox.errors import DhoxError
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`epoch_steps`: steps of an epoch; batches are images per step, of all processes together.
+
+    `passes`: how often training sees an image at most: more views than that would never be drawn.
+    """
+
+    epochs: int
+    epoch_steps: int
+    batch_labelled: int
+    batch_unlabelled: int
+    passes: int
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.epoch_steps
+
+    @property
+    def images(self) -> int:
+        """Images of the whole training, over all its steps."""
+        return self.total * (self.batch_labelled + self.batch_unlabelled)
+
+
+def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
+    """The steps of a training on these sets by `world` processes.
+
+    An epoch is one pass over U, or over L where U is empty or the recipe says so. The method does not matter: training
+    on labels only takes as many steps as DHO on the same DATA. Raises DhoxError for batches that cannot be dealt out.
+    """
+    training, n_labelled, n_all_unlabelled = options.training, len(sets.labelled), len(sets.unlabelled)
+    over_labelled = not n_all_unlabelled or (training.epoch_over == "labelled" and n_labelled > 0)
+    n, batch = (
+        (n_labelled, training.batch_labelled) if over_labelled else (n_all_unlabelled, training.batch_unlabelled)
+    )
+    n_unlabelled = n_all_unlabelled if training.uses[1] else 0
+    labelled = per_process("--batch-labelled", training.batch_labelled, n_labelled, world)
+    unlabelled = per_process("--batch-unlabelled", training.batch_unlabelled, n_unlabelled, world)
+    if (labelled + unlabelled) // world < 2:
+        raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
+    steps = steps_per_epoch(n, batch)
+    total = training.epochs * steps
+    passes = max(passes_over(n, total, batch) for n, batch in ((n_labelled, labelled), (n_unlabelled, unlabelled)) if n)
+    return Steps(training.epochs, steps, labelled, unlabelled, passes)
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """Steps of one pass over n images."""
+    return -(-n // min(batch, n))
+
+
+def passes_over(n: int, steps: int, batch: int) -> int:
+    """How often a training sees each of n images at most."""
+    return max(1, -(-steps * batch // n))
