@@ -20,12 +20,15 @@ from dhox.artefacts.shards import Recipe
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.shards import (
+    Rows,
+    filled_rows,
     missing_share,
     prepare,
     read_shards,
     rows_per_file,
     write_rows,
 )
+from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
 
 RECIPE: Recipe = {"rows": "packed images", "resize": "bicubic"}
@@ -53,6 +56,15 @@ def packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), 16 * threads):
             yield np.stack(list(pool.map(lambda item: pack(item, side), items[start : start + 16 * threads])))
+
+
+def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: list[bytes], side: int) -> Rows:
+    """The images packed to `side` pixels, packed where the directory lacks them, by all processes together."""
+    folder = root / f"packed-{side}"
+    with first_then_all(fabric):
+        prepare_packed(folder, side)
+    fill_packed(folder, items, keys, side, fabric)
+    return filled_rows(fabric, folder, keys)
 
 
 def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, fabric: Fabric) -> None:

@@ -20,12 +20,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from lightning_fabric import Fabric
 from safetensors.numpy import save
 
 from dhox.artefacts.files import write_bytes
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowType, ShardHeader, Shards
 from dhox.data.dataset import shorten
+from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
 
 LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
@@ -265,3 +267,12 @@ def repair(folder: Path) -> dict[str, str]:
         (folder / name).unlink(missing_ok=True)
     list_files(folder)
     return damaged
+
+
+def filled_rows(fabric: Fabric, folder: Path, keys: list[bytes]) -> Rows:
+    """The rows of `keys`, once every process has written its share."""
+    fabric.barrier()
+    with first_then_all(fabric):
+        if fabric.is_global_zero:
+            list_files(folder)
+    return open_rows(folder, keys)
