@@ -20,6 +20,7 @@ import tensorrt_rtx as trt
 import torch
 
 from dhox.data.images import normalise
+from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student
 from dhox.export.folding.fold import Fold
@@ -45,8 +46,13 @@ def random_student(name: str, image_size: int | None) -> tuple[Student, Deployab
     """(student, as trained, as exported, image size in pixels)."""
     torch.manual_seed(0)
     student, spec, preprocessing = create_student(
-        name, "none", image_size, CLASSES, two_heads=True, prompts=CLASSES, templates=["{}"], device=torch.device("cpu")
-    )
+        StudentOptions(student=name, student_weights="none", image_size=image_size),
+        CLASSES,
+        two_heads=True,
+        prompts=CLASSES,
+        templates=["{}"],
+        device=torch.device("cpu"),
+    )  # fmt: skip
     for module in student.train().modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0

@@ -19,9 +19,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -36,16 +35,19 @@ from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.packed import fill_packed, packed_side, prepare_packed
 from dhox.distill.images.shards import open_rows, row_key
-from dhox.distill.images.student_inputs import packed_inputs, resident_images
+from dhox.distill.images.student_inputs import Boxes, HostViews, PackedInputs, resident_images
+from dhox.distill.options import Student as StudentOptions
+from dhox.distill.options import Training
 from dhox.distill.processes import create_fabric
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student
 from dhox.distill.teachers.cache import TeacherViews, cache_recipe, embedding_batches, fill_cache, prepare_cache
 from dhox.distill.teachers.teacher import Teacher
-from dhox.distill.teachers.view_targets import cached_signal, cosine_logits
-from dhox.distill.training.batch_sampler import Order
-from dhox.distill.training.prefetch import Batch, Boxes, prepared
-from dhox.distill.training.train import train
+from dhox.distill.teachers.view_targets import cached_targets, cosine_logits
+from dhox.distill.training.batch_sampler import BatchSampler
+from dhox.distill.training.prefetch import Batch, Batches
+from dhox.distill.training.steps import Steps
+from dhox.distill.training.train import Job, train
 
 CLASSES, VIEWS, PAIRS = 100, 8, 5
 
@@ -139,23 +141,42 @@ def reference_rate(
     return steps * batch / (time.perf_counter() - start)
 
 
-def loop_rate(
-    fabric: Fabric, student: Student, order: Order, batches: Callable[[range], Iterator[Batch]],
-    images_of: Callable[[Batch], torch.Tensor], logits: Any, size: int, steps: int, compiled: bool, run: Path,
-) -> float:  # fmt: skip
+class ResidentBatches(Batches):
+    """One batch again and again: nothing is fed."""
+
+    def of(self, steps: range) -> Iterator[Batch]:
+        batch = self.make(0)
+        return (batch for _ in steps)
+
+
+class ResidentInputs:
+    """The images of one batch, on the device already."""
+
+    side = 0
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
+        return HostViews(None, None)
+
+    def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
+        return self.images
+
+
+def loop_rate(fabric: Fabric, student: Student, batches: Batches, steps: int, compiled: bool, run: Path) -> float:
     """Images per second of dhox's training loop, the first epoch left out; its checkpoints are part of it."""
     ends: list[float] = []
 
     def record(epoch: int, metrics: dict[str, float]) -> None:
         ends.append(time.perf_counter())
 
-    train(
-        fabric, student, torch.from_numpy(order.labels), [], batches, images_of, logits, use_ce=True, use_kd=True,
-        epochs=2, epoch_steps=steps, n_labelled=order.batch_labelled, n_unlabelled=order.batch_unlabelled,
-        learning_rate=1e-3, weight_decay=0.01, warm_up=0.1, schedule="cosine", top_k=None, seed=0, compiled=compiled,
-        probe_gradients=0, identity="benchmark", run=run, validate=dict, record=record,
-    )  # fmt: skip
-    return steps * (order.batch_labelled + order.batch_unlabelled) / (ends[1] - ends[0])
+    run.mkdir()
+    sampler = batches.sampler
+    length = Steps(2, steps, sampler.batch_labelled, sampler.batch_unlabelled, VIEWS)
+    job = Job(batches, [], length, Training(epochs=2), None, compiled, "benchmark")
+    train(fabric, student, job, run, dict, record)
+    return steps * (sampler.batch_labelled + sampler.batch_unlabelled) / (ends[1] - ends[0])
 
 
 def main() -> None:
@@ -181,8 +202,8 @@ def main() -> None:
     def new_student() -> tuple[Student, Preprocessing]:
         labels = [str(i) for i in range(CLASSES)]
         model, _, preprocessing = create_student(
-            options.student, "none", options.image_size, labels, two_heads=True, prompts=labels, templates=[],
-            device=fabric.device,
+            StudentOptions(student=options.student, student_weights="none", image_size=options.image_size), labels, two_heads=True, prompts=labels,
+            templates=[], device=fabric.device,
         )  # fmt: skip
         return fabric.to_device(model), preprocessing
 
@@ -228,48 +249,29 @@ def main() -> None:
         # (b) and (c), alternating.
         n_labelled = n // 4
         labels = np.arange(n_labelled) % CLASSES
-        order = Order(labels, n - n_labelled, options.batch_labelled, options.batch_unlabelled, VIEWS, 0)
+        sampler = BatchSampler(labels, n - n_labelled, options.batch_labelled, options.batch_unlabelled, VIEWS, 0)
         boxes = Boxes(items, sizes, 0)
         rows = open_rows(folder / "packed", keys)
-        signal = cached_signal(open_rows(folder / "cache", keys), cosine_logits(text, 100.0))
+        targets = cached_targets(open_rows(folder / "cache", keys), cosine_logits(text, 100.0))
         stores = {"host memory": None}
         resident = resident_images(rows, fabric)
         if resident is not None:
             stores["the device"] = resident
+        threads = max(1, min(6, workers))
         rates: dict[str, list[float]] = {name: [] for name in [*stores, "bound"]}
         for pair in range(PAIRS):
             for store, images in stores.items():
                 student, _ = new_student()
-                pixels, images_of = packed_inputs(rows, images, boxes, preprocessing, fabric, compiled)
-                (folder / f"{pair}-{store}").mkdir()
-
-                def fed(steps: range, pixels: Any = pixels) -> Iterator[Batch]:
-                    return prepared(order, steps, pixels, signal.of_views, threads=max(1, min(6, workers)), pin=cuda)
-
-                rates[store].append(
-                    loop_rate(
-                        fabric, student, order, fed, images_of, signal.logits, options.image_size, options.steps,
-                        compiled, folder / f"{pair}-{store}",
-                    )
-                )  # fmt: skip
+                inputs = PackedInputs(rows, images, boxes, preprocessing, fabric, compiled=compiled)
+                fed = Batches(sampler, inputs, targets, threads, cuda)
+                run = folder / f"{pair}-{store}"
+                rates[store].append(loop_rate(fabric, student, fed, options.steps, compiled, run))
             student, _ = new_student()
-            one = next(fed(range(1)))
-            views = images_of(one)
-            constant = Batch(one.numbers, None, None, fabric.to_device(one.signal))
-
-            def resident_batch(steps: range, batch: Batch = constant) -> Iterator[Batch]:
-                return (batch for _ in steps)
-
-            def same_images(batch: Batch, views: torch.Tensor = views) -> torch.Tensor:
-                return views
-
-            (folder / f"{pair}-bound").mkdir()
-            rates["bound"].append(
-                loop_rate(
-                    fabric, student, order, resident_batch, same_images, signal.logits, options.image_size,
-                    options.steps, compiled, folder / f"{pair}-bound",
-                )
-            )  # fmt: skip
+            one = next(fed.of(range(1)))
+            same = ResidentInputs(inputs.on_device(one.numbers, one.views))
+            nothing_fed = ResidentBatches(sampler, same, targets, threads, cuda)
+            run = folder / f"{pair}-bound"
+            rates["bound"].append(loop_rate(fabric, student, nothing_fed, options.steps, compiled, run))
 
     bound = statistics.median(rates["bound"])
     forward = statistics.median(bare)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dhox.artefacts.comparison import Comparison, ComparisonRow, MeanInterval
 from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, write_json
@@ -12,7 +12,7 @@ from dhox.artefacts.record import read_head, write_record
 from dhox.artefacts.run import Method, TestStage
 from dhox.console import say
 from dhox.data.dataset import data_address, read_dataset
-from dhox.distill.options import DistillOptions, check
+from dhox.distill.options import DistillOptions, check, single
 from dhox.distill.processes import create_fabric
 from dhox.distill.run import DistillResult, distill
 from dhox.errors import DhoxError
@@ -21,17 +21,6 @@ from dhox.options.declare import replaced
 from dhox.system.environment import now, versions
 
 CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
-
-
-# kd uses no label, so nothing can be drawn or held out for it.
-NO_LABELS: dict[str, Any] = {
-    "shots": None,
-    "label_fraction": None,
-    "label_sampler": "dhox",
-    "tune_on": "val",
-    "adapter": "none",
-    "balance_labels": False,
-}
 
 
 @dataclass(frozen=True)
@@ -45,8 +34,7 @@ class ComparisonResult:
 def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
     """Train every method of the options with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
 
-    Seed i adds i to `seed` (weights, order) and to `split_seed` (which images are labelled), so that the interval over
-    seeds covers both. The teacher cache is shared. Accuracies are on test; with `resume` the
+    The teacher cache is shared. Accuracies are on test; with `resume` the
     finished trainings are kept.
     """
     check(options)
@@ -67,11 +55,8 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
         for method in methods:
             say(f"{method}, seed {first + i}")
             of_method = replaced(
-                options, method=method, seeds=None, seed=first + i, split_seed=first_split + i,
-                cache=options.speed.cache or out.absolute().parent / "cache",
+                single(options, method, i), cache=options.speed.cache or out.absolute().parent / "cache",
                 overwrite=overwrite or resume or begun,
-                kd_head=options.student.kd_head if method == "dho" else "linear",  # of their one head
-                **(NO_LABELS if method == "kd" else {}),
             )  # fmt: skip
             results[method].append(distill(data, out / f"{method}-{first + i}", of_method))
     content = Comparison(

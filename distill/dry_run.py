@@ -1,142 +1,186 @@
-"""What a training would cost, measured on a few batches before anything starts (`--dry-run`)."""
+"""What a training would cost (`--dry-run`): the sets and steps that it would have, and rates of a few batches here."""
 
 from __future__ import annotations
 
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from dhox.artefacts.files import free_bytes
-from dhox.data.dataset import Splits, class_names, listed_labels, own_classes, read_dataset, read_image, spread
+from dhox.data.dataset import Item, read_image, spread
+from dhox.distill.images.listing import Listing, list_images
 from dhox.distill.images.packed import packed_side
-from dhox.distill.options import DistillOptions, worker_count
+from dhox.distill.images.sets import choose_sets
+from dhox.distill.options import DistillOptions, check, single, worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.small_options import CacheOptions
 from dhox.distill.students.create import create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
 from dhox.distill.teachers.teacher import Teacher, load_teacher
+from dhox.distill.training.steps import Steps, count_steps
 from dhox.errors import DhoxError
-from dhox.options.declare import flat
 
 SAMPLE = 32  # images that are decoded to see their sizes
 TRIALS = 3
 
 
-def plan(data: Path, out: Path, options: DistillOptions) -> dict[str, Any]:
-    """What `dhox distill` would cost."""
-    of = SimpleNamespace(**flat(options))
-    teacherless = options.training.methods == ["ce"] or options.teacher.from_files
-    return measured_plan(
-        data, of.cache or out.parent, teacher=None if teacherless else of.teacher, student=of.student,
-        student_weights=of.student_weights, class_file=of.classes, image_size=of.image_size, views=of.views,
-        packed_size=of.packed_size, epochs=of.epochs, batch_labelled=of.batch_labelled,
-        batch_unlabelled=of.batch_unlabelled, device=of.device, precision=of.precision,
-        workers=worker_count(of.workers), trainings=len(options.training.methods) * (of.seeds or 1),
-        epoch_over=of.epoch_over, online=of.online_teacher,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class TeacherCost:
+    """Forward passes of the teacher, images per second, and bytes of its cache."""
+
+    passes: int
+    images_per_s: float
+    cache_bytes: int
 
 
-def plan_cache(data: Path, root: Path, options: CacheOptions) -> dict[str, Any]:
-    """What `dhox cache` would cost."""
-    of = SimpleNamespace(**flat(options))
-    return measured_plan(
-        data, root, teacher=of.teacher, student=None, views=of.views, packed_size=of.packed_size, device=of.device,
-        workers=worker_count(of.workers),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class PackingCost:
+    """Packed images: their side in pixels (0: none), bytes, and seconds of packing."""
+
+    side: int
+    bytes: int
+    seconds: float
 
 
-def measured_plan(
-    data: Path,
-    root: Path,
-    *,
-    teacher: str | None,
-    student: str | None,
-    student_weights: str = "none",
-    class_file: Path | None = None,
-    image_size: int | None = None,
-    views: int = 8,
-    packed_size: int | None = None,
-    epochs: int = 0,
-    batch_labelled: int = 64,
-    batch_unlabelled: int = 192,
-    device: str = "auto",
-    precision: str | None = None,
-    workers: int = 0,
-    trainings: int = 1,
-    epoch_over: str = "unlabelled",
-    online: bool = False,
-) -> dict[str, Any]:
-    """Images, bytes on disk, peak memory, teacher passes and seconds of each part, as plain values.
+@dataclass(frozen=True)
+class TrainingCost:
+    """`steps`: of each training; images per second of a step; seconds of all trainings together."""
 
-    `teacher` None: no teacher; `student` None: the cache alone. `trainings`: methods times seeds; they
-    share caches, not epochs. Rates are measured on this machine and device, on random pixels; images
-    that a cache holds already are not subtracted. Nothing is written.
+    steps: list[Steps]
+    images_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command would cost on a device; None: it has no such part. Bytes are peak memory, and free disk."""
+
+    device: str
+    processes: int
+    n_training: int
+    n_whole: int
+    decode_s: float
+    teacher: TeacherCost | None
+    packing: PackingCost | None
+    training: TrainingCost | None
+    memory_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few decoded images of a training set: their sizes, and seconds to decode one with the threads there are."""
+
+    sizes: list[tuple[int, int]]
+    decode_s: float
+
+
+def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
+    """What `dhox distill` would cost. Rates are measured on this machine and device, on random pixels.
+
+    The sets are chosen without a look at the images' contents, so copies among them are counted. What a cache holds
+    already is not subtracted. Nothing is written.
     """
-    fabric, precision = create_fabric(device, precision)
-    splits = read_dataset(data, labels=listed_labels(class_file))
-    if not all_training(splits):
-        raise DhoxError(f"{data} holds no training image.", "Add images to train/CLASS/ or unlabelled/.")
-    sample = [read_image(item) for item in spread(all_training(splits), SAMPLE)]
+    check(options)
+    fabric, _ = create_fabric(options.speed.device, options.speed.precision)
+    listing = list_images(data, options.labels.classes, options.labels.group_by)
+    sample = decode_sample(listing, worker_count(options.speed.workers))
+    training = options.training
+    seeds = range(training.seeds or 1)
+    jobs = [single(options, m, i) for m in training.methods for i in seeds] if training.compares else [options]
+    steps = [steps_of(listing, job, fabric.world_size) for job in jobs]
+    root, teacher = options.speed.cache or out.parent, None
+    with_teacher = [length for job, length in zip(jobs, steps, strict=True) if job.training.uses[1]]
+    if with_teacher and not options.teacher.from_files:
+        passes = [length.images for length in with_teacher] if options.teacher.online_teacher else None
+        guide = load_teacher(options.teacher.teacher, fabric.device)
+        teacher = teacher_cost(guide, listing, fabric, max(length.views for length in with_teacher), passes)
+    student = create_student(
+        options.student, listing.labels, two_heads=True, prompts=listing.prompts, templates=[], device=fabric.device
+    )
+    side = options.speed.packed_size
+    packing = packed_cost(listing, packed_side(student.spec.image_size, sample.sizes) if side is None else side, sample)
+    batch = (training.batch_labelled + training.batch_unlabelled) // fabric.world_size
+    rate = student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
+    images = sum(length.images for length in steps)
+    seconds = images / rate + (0 if packing.side else images * sample.decode_s)
+    return summed(listing, root, sample, fabric, teacher, packing, TrainingCost(steps, rate, seconds))
+
+
+def plan_cache(data: Path, root: Path, options: CacheOptions) -> Plan:
+    """What `dhox cache` would cost."""
+    content = options.content
+    fabric, _ = create_fabric(options.machine.device, None)
+    listing = list_images(data)
+    sample = decode_sample(listing, worker_count(options.machine.workers))
+    teacher = teacher_cost(load_teacher(content.teacher, fabric.device), listing, fabric, content.views)
+    packing = packed_cost(listing, content.packed_size, sample) if content.packed_size else None
+    return summed(listing, root, sample, fabric, teacher, packing, None)
+
+
+def steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
+    """The steps of one training, if no image is a copy of another."""
+    names = {item.name: item.name for items in listing.splits.values() for item in items}
+    use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
+    sets = choose_sets(
+        listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on
+    )  # fmt: skip
+    return count_steps(sets, options, world)
+
+
+def summed(
+    listing: Listing, root: Path, sample: Sample, fabric: Fabric, teacher: TeacherCost | None,
+    packing: PackingCost | None, training: TrainingCost | None,
+) -> Plan:  # fmt: skip
+    """The parts together."""
+    n_training, n_whole = len(all_training(listing)), n_whole_images(listing)
+    return Plan(
+        str(fabric.device), fabric.world_size, n_training, n_whole, sample.decode_s * (n_training + n_whole),
+        teacher, packing, training, peak_memory(fabric.device), free_bytes(root),
+    )  # fmt: skip
+
+
+def all_training(listing: Listing) -> list[Item]:
+    """The images that L and U are drawn from."""
+    return listing.splits["train"] + listing.splits["unlabelled"]
+
+
+def n_whole_images(listing: Listing) -> int:
+    """The images that are answered whole."""
+    return len(listing.splits["val"]) + len(listing.splits["test"])
+
+
+def decode_sample(listing: Listing, workers: int) -> Sample:
+    """Decode a few training images. Raises DhoxError where there is none."""
+    items = spread(all_training(listing), SAMPLE)
+    if not items:
+        raise DhoxError(f"{listing.data} holds no training image.", "Add images to train/CLASS/ or unlabelled/.")
+    sizes = [read_image(item).size for item in items]
     start = time.perf_counter()
-    for item in spread(all_training(splits), SAMPLE):
+    for item in items:
         read_image(item)
-    decode_s = (time.perf_counter() - start) / len(sample)
-    n_training, n_whole = len(all_training(splits)), len(splits["val"]) + len(splits["test"])
-    world, threads = fabric.world_size, max(1, workers)
-    found: dict[str, Any] = {
-        "n_training": n_training, "n_validation_and_test": n_whole, "device": str(fabric.device), "processes": world,
-        "precision": precision, "decode_s": decode_s * (n_training + n_whole) / threads,
-        "free_bytes": free_bytes(root),
-    }  # fmt: skip
-    if teacher is not None:
-        guide = load_teacher(teacher, fabric.device)
-        rate = teacher_rate(guide) * world
-        views = min(views, epochs) if epochs and epoch_over == "unlabelled" else views
-        passes = n_training * (epochs * trainings if online else views) + n_whole
-        found |= {
-            "teacher_passes": passes,
-            "teacher_images_per_s": rate,
-            "teacher_s": passes / rate,
-            "cache_bytes": 2 * guide.width * (n_whole + (0 if online else n_training * views)),
-            "memory_bytes": peak_memory(fabric.device),
-        }
-    if student is not None:
-        labels = [label for label, _ in class_names(splits, class_file, own_classes(data))]
-        model, spec, _ = create_student(
-            student,
-            student_weights,
-            image_size,
-            labels,
-            two_heads=True,
-            prompts=labels,
-            templates=[],
-            device=fabric.device,
-        )
-        size = spec.image_size
-        side = packed_side(size, [image.size for image in sample]) if packed_size is None else packed_size
-        batch = batch_labelled + batch_unlabelled
-        rate = student_rate(fabric, model, size, batch // world)
-        per_epoch = batch_labelled if epoch_over == "labelled" else batch_unlabelled
-        steps = trainings * epochs * -(-n_training // per_epoch)
-        found |= packing(n_training, side, decode_s / threads) | {
-            "student_images_per_s": rate * world,
-            "training_s": steps * batch / (rate * world) + (0 if side else steps * batch * decode_s / threads),
-            "memory_bytes": peak_memory(fabric.device),
-        }
-    elif packed_size:
-        found |= packing(n_training, packed_size, decode_s / threads)
-    return found
+    return Sample(sizes, (time.perf_counter() - start) / len(items) / max(1, workers))
 
 
-def packing(n: int, side: int, decode_s: float) -> dict[str, Any]:
-    """Bytes and seconds of packing n images to `side` pixels, at `decode_s` seconds each."""
-    return {"packed_size": side, "packed_bytes": n * side * side * 3, "pack_s": decode_s * n if side else 0.0}
+def teacher_cost(
+    guide: Teacher, listing: Listing, fabric: Fabric, views: int, online: list[int] | None = None
+) -> TeacherCost:
+    """A cache of so many views; or, `online`, a forward at every use: images of each training."""
+    n_training, n_whole = len(all_training(listing)), n_whole_images(listing)
+    cached = 0 if online is not None else n_training * views
+    passes = n_whole + (sum(online) if online is not None else cached)
+    return TeacherCost(passes, teacher_rate(guide) * fabric.world_size, 2 * guide.width * (n_whole + cached))
+
+
+def packed_cost(listing: Listing, side: int, sample: Sample) -> PackingCost:
+    """Packing every training image to `side` pixels."""
+    n = len(all_training(listing))
+    return PackingCost(side, n * side * side * 3, sample.decode_s * n if side else 0.0)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -146,12 +190,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def all_training(splits: Splits) -> list[Any]:
-    """The images that L and U are drawn from."""
-    return splits["train"] + splits["unlabelled"]
-
-
-def best_rate(work: Callable[[], Any], images: int, device: torch.device) -> float:
+def best_rate(work: Callable[[], object], images: int, device: torch.device) -> float:
     """Images per second of the fastest of a few trials, after one that warms up."""
 
     def seconds() -> float:

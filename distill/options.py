@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
 from dhox.errors import UsageError
-from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share
+from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share, replaced
 
 Method = Literal["dho", "sho", "ce", "kd"]
 METHODS: dict[str, tuple[bool, bool]] = {
@@ -165,9 +165,14 @@ class Training(Group):
         return METHODS[self.method]
 
     @property
-    def methods(self) -> list[str]:
+    def methods(self) -> list[Method]:
         """The methods to train; one, unless they are to be compared."""
-        return self.method.split(",")
+        return cast(list[Method], self.method.split(","))
+
+    @property
+    def compares(self) -> bool:
+        """Whether several trainings are to be compared."""
+        return len(self.methods) > 1 or self.seeds is not None
 
 
 class Choosing(Group):
@@ -228,6 +233,26 @@ class DistillOptions(Options):
 def worker_count(workers: int | None) -> int:
     """Decoding processes: those of the user, else the cores that training leaves, at most 8."""
     return max(0, min(8, (os.cpu_count() or 1) - 2)) if workers is None else workers
+
+
+# kd uses no label, so nothing can be drawn or held out for it.
+NO_LABELS: dict[str, Any] = {
+    "shots": None, "label_fraction": None, "label_sampler": "dhox", "tune_on": "val", "adapter": "none",
+    "balance_labels": False,
+}  # fmt: skip
+
+
+def single(options: DistillOptions, method: Method, i: int = 0) -> DistillOptions:
+    """The options of one training of a comparison.
+
+    Seed i adds i to `seed` (weights, order) and to `split_seed` (which images are labelled), so that the interval over
+    seeds covers both.
+    """
+    return replaced(
+        options, method=method, seeds=None, seed=options.training.seed + i, split_seed=options.labels.split_seed + i,
+        kd_head=options.student.kd_head if method == "dho" else "linear",  # of their one head
+        **(NO_LABELS if method == "kd" else {}),
+    )  # fmt: skip
 
 
 def check(options: DistillOptions) -> None:

@@ -1,46 +1,32 @@
-"""`dhox distill`: DATA to a run directory."""
+"""`dhox distill`: DATA to a run directory, step by step."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import numpy as np
 import timm
 import torch
+from lightning_fabric import Fabric
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.common import StudentEntry, class_entries
-from dhox.artefacts.files import (
-    CHECKPOINT,
-    RUN_FILE,
-    RUN_SCHEMA,
-    check_output,
-)
-from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits
+from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
+from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, check_output
+from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import read_record, write_record
-from dhox.artefacts.run import Run, RunState, SetsSummary, Training
+from dhox.artefacts.run import Run, RunState, Settings, Training
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import console
-from dhox.data.dataset import (
-    class_names,
-    class_numbers,
-    data_address,
-    listed_labels,
-    own_classes,
-    read_dataset,
-    spread,
-)
-from dhox.distill.images.packed import packed_side
-from dhox.distill.images.scan import contents, scan, scan_memory, sizes_of
+from dhox.data.dataset import Item, class_numbers, data_address
+from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
-from dhox.distill.images.student_inputs import decoded_inputs, packed_inputs, resident_images
-from dhox.distill.options import METHODS, DistillOptions, check, worker_count
-from dhox.distill.processes import create_fabric, first_then_all, per_process, shared_output
+from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingImages, student_inputs
+from dhox.distill.options import DistillOptions, check, worker_count
+from dhox.distill.processes import create_fabric, first_then_all, shared_output
 from dhox.distill.results.evaluate import (
     pixel_loader,
     predict_logits,
@@ -49,33 +35,31 @@ from dhox.distill.results.evaluate import (
     with_unlabelled,
 )
 from dhox.distill.results.outcome import select, test_rows
-from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
-from dhox.distill.students.create import create_student
-from dhox.distill.students.student import save_student
+from dhox.distill.students.create import CreatedStudent, create_student
+from dhox.distill.students.student import Student, save_student
 from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
+from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.targets import (
-    Guidance,
+    TeacherTargets,
+    WholeSets,
     adapter_sentence,
-    guidance_of_files,
-    guidance_of_model,
-    keys_of,
-    packed_rows,
+    targets_of_files,
+    targets_of_model,
 )
-from dhox.distill.teachers.teacher import load_teacher
+from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.teachers.templates import template_list
-from dhox.distill.training.batch_sampler import Order
-from dhox.distill.training.metrics_log import Curves
+from dhox.distill.training.batch_sampler import BatchSampler
+from dhox.distill.training.metrics_log import MetricsLog
 from dhox.distill.training.out_of_memory import out_of_memory
-from dhox.distill.training.prefetch import Boxes, DecodedPixels, prepared
-from dhox.distill.training.train import steps_per_epoch, train
-from dhox.errors import DhoxError
-from dhox.options.declare import flat, plain
+from dhox.distill.training.prefetch import Batches
+from dhox.distill.training.steps import Steps, count_steps
+from dhox.distill.training.train import Job, train
+from dhox.options.declare import plain
 from dhox.options.declare import settings as settings_of
 from dhox.system.environment import now, versions
 
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
-MATCHING_IMAGES = 2000  # unlabelled images whose logits are kept where nothing is searched
 
 
 @dataclass(frozen=True)
@@ -87,224 +71,275 @@ class DistillResult:
     selection: Selection
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where and how a training runs. `root`: of all caches; `templates`: the teacher's prompts."""
+
+    options: DistillOptions
+    fabric: Fabric
+    precision: str
+    root: Path
+    templates: list[str]
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images."""
+        return worker_count(self.options.speed.workers)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether models are compiled."""
+        asked = self.options.speed.compiled
+        # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
+        return not self.options.training.probe_gradients and (
+            self.fabric.device.type == "cuda" if asked is None else asked
+        )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training stands on: DATA, its sets, and how long they make it."""
+
+    listing: Listing
+    images: Images
+    sets: Sets
+    steps: Steps
+    training: TrainingImages
+    whole: WholeSets
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trained student answers, and alpha and beta."""
+
+    val: Logits
+    test: Logits
+    selection: Selection
+
+
 def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
     """Train a student on DATA and write the run directory `out`; `options` hold a single method.
 
     Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
     """
     check(options)
-    of = SimpleNamespace(**flat(options))
-    method, seed, split_seed, view_seed, views = of.method, of.seed, of.split_seed, of.view_seed, of.views
-    precision, compiled, workers = of.precision, of.compiled, worker_count(of.workers)
-    used_templates = template_list(options.teacher.templates, list(options.teacher.template))
-    settings = settings_of(options) | {"data": data_address(data), "template": used_templates}
-    resume, overwrite = options.output.resume, options.output.overwrite
-    use_ce, use_kd = METHODS[method]
-    if resume:
+    templates = template_list(options.teacher.templates, list(options.teacher.template))
+    settings: Settings = settings_of(options) | {"data": data_address(data), "template": templates}
+    output = options.output
+    if output.resume:
         finished = earlier_state(out, settings)
         if finished is not None:
             return DistillResult(out, finished, read_record(out / SELECTION_FILE, Selection))
-    check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
-    fabric, precision = create_fabric(of.device, precision)
-    # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
-    compiled = not of.probe_gradients and (fabric.device.type == "cuda" if compiled is None else compiled)
-    splits = read_dataset(data, group_by=of.group_by, labels=listed_labels(of.classes))
-    manifest_rows = sum(len(items) for items in splits.values())
-    classes = class_names(splits, of.classes, own_classes(data))
-    labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
-    from_files = of.teacher_embeddings is not None or of.teacher_logits is not None
+    check_output(out, RUN_FILE, RUN_SCHEMA, output.overwrite)
+    fabric, precision = create_fabric(options.speed.device, options.speed.precision)
+    place = Place(options, fabric, precision, options.speed.cache or out.absolute().parent / "cache", templates)
 
+    listing = list_images(data, options.labels.classes, options.labels.group_by)
     with console.status("Loading the models"):
-        torch.manual_seed(seed)
-        model, spec, preprocessing = create_student(
-            of.student, of.student_weights, of.image_size, labels, two_heads=method == "dho", kd_head=of.kd_head,
-            init_heads=of.init_heads, prompts=prompts,
-            templates=used_templates, init_from=of.init_from,
-            device=fabric.device,
-        )  # fmt: skip
-        if fabric.world_size > 1 and fabric.device.type == "cuda":
-            model = timm.layers.convert_sync_batchnorm(model)
-        model = fabric.to_device(model)
-        guide = load_teacher(of.teacher, fabric.device, of.teacher_scale) if use_kd and not from_files else None
-
-    # What there is: every image looked at once, the sets, the length of training.
-    root = of.cache or out.absolute().parent / "cache"
-    with first_then_all(fabric):
-        splits, seen = scan(splits, of.skip_bad_images, scan_memory(root, data))
-    fixed = (of.alpha, of.beta) if of.alpha is not None and of.beta is not None else None
-    skipped = sorted(name for name, what in seen.items() if what.reason is not None)
-    sets = choose_sets(
-        splits, labels, contents(seen), shots=of.shots, label_fraction=of.label_fraction, use_labels=use_ce,
-        split_seed=split_seed, label_sampler=of.label_sampler, tune_on=of.tune_on,
-    )  # fmt: skip
-    notes = [*sets.notes, *set_notes(sets, skipped, use_ce, use_kd)]
-    items = sets.labelled + (sets.unlabelled if use_kd else [])
-    label_numbers, validation_numbers = class_numbers(sets.labelled, labels), class_numbers(sets.validation, labels)
-    over_labelled = not sets.unlabelled or (of.epoch_over == "labelled" and bool(sets.labelled))
-    n, batch = (len(sets.labelled), of.batch_labelled) if over_labelled else (len(sets.unlabelled), of.batch_unlabelled)
-    epoch_steps = steps_per_epoch(n, batch)
-    world = fabric.world_size
-    n_labelled = per_process("--batch-labelled", of.batch_labelled, len(sets.labelled), world)
-    n_unlabelled = per_process("--batch-unlabelled", of.batch_unlabelled, len(items) - len(sets.labelled), world)
-    if (n_labelled + n_unlabelled) // world < 2:
-        raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
-    parts = [(len(sets.labelled), n_labelled), (len(items) - len(sets.labelled), n_unlabelled)]
-    passes = max(passes_over(n, of.epochs, epoch_steps, batch) for n, batch in parts if n)
-    if use_kd:  # without a teacher a view costs nothing
-        views = passes if of.online_teacher else min(views, passes)
-
-    # The teacher's part and the packed images, from the cache where it has them.
-    keys, sizes = keys_of(items, seen), sizes_of(items, seen)
-    boxes = Boxes(items, np.array(sizes, np.int64).reshape(-1, 2), view_seed)
-    guidance: Guidance | None = None
-    unsearched = spec.two_heads and (fixed is not None or len(sets.validation) < FEWEST_IMAGES)
-    sample = spread(sets.unlabelled, MATCHING_IMAGES) if unsearched else []
-    whole = {"val": sets.validation, "test": sets.test, "unlabelled": sample}
-    if guide is not None:
-        guidance = guidance_of_model(
-            fabric, guide, root, items, whole, seen, boxes, prompts, used_templates, views=views,
-            view_seed=view_seed, online=of.online_teacher, workers=workers, adapter=of.adapter, labels=label_numbers,
-            validation_labels=validation_numbers, seed=seed,
-        )  # fmt: skip
-    elif use_kd:
-        guidance = guidance_of_files(
-            data, of.teacher_embeddings, of.class_embeddings, of.teacher_logits, of.teacher_scale or 100.0, items,
-            whole, manifest_rows, len(classes), fabric.device,
-        )  # fmt: skip
-    if guidance is not None and guidance.adapter is not None:
-        notes.append(adapter_sentence(guidance.adapter, of.adapter))
-    if use_kd and from_files and guidance is not None and guidance.summary.views > 1:
-        views = guidance.summary.views  # a single one stands for every crop of the student
-    side = packed_side(preprocessing.crop, sizes) if of.packed_size is None else of.packed_size
-    if side:
-        rows = packed_rows(fabric, root, items, keys, side)
-        resident = resident_images(rows, fabric)
-        pixels, images_of = packed_inputs(rows, resident, boxes, preprocessing, fabric, compiled)
-    else:
-        decoded = DecodedPixels(items, boxes, preprocessing.crop, preprocessing.interpolation)
-        pixels, images_of = decoded_inputs(decoded, preprocessing, fabric)
-    identity = identity_of(
-        keys + keys_of(sets.validation, seen), [epoch_steps, n_labelled, n_unlabelled, views, side],
-        [path for path in (of.teacher_embeddings, of.class_embeddings, of.teacher_logits) if path is not None],
-    )  # fmt: skip
-    order = Order(
-        label_numbers, len(items) - len(sets.labelled), n_labelled, n_unlabelled, views, seed, of.balance_labels
+        student, teacher = load_models(listing, place)
+    material = gather(listing, place)
+    targets = teacher_targets(teacher, material, place)
+    inputs = student_inputs(
+        material.training, student.preprocessing, options.speed.packed_size, place.root, fabric, compiled=place.compiled
     )
-
-    with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, overwrite, resume) as run:
+    job = training_job(material, targets, inputs, place)
+    with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, output.overwrite, output.resume) as run:
+        train_student(student, job, material, run, settings, place)
+        outcome = judge(student, material, targets, place)
+        summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
-            write_record(run / RUN_FILE, RunState(status="running", settings=settings))
-        validation: Any = pixel_loader(sets.validation, preprocessing, workers, fabric.global_rank, world)
-        if len(sets.validation) * spec.image_size**2 * 3 <= HELD_BYTES:
-            validation = list(validation)
-
-        def validate() -> dict[str, float]:
-            if not sets.validation:
-                return {}
-            logits = predict_logits(fabric, model, validation, len(sets.validation), preprocessing)
-            return validation_metrics(logits, validation_numbers, spec.two_heads)
-
-        curves = Curves(run if fabric.is_global_zero else None)
-        with (
-            on_divergence(run, settings, writes=fabric.is_global_zero),
-            out_of_memory(model, spec.image_size, fabric, n_labelled, n_unlabelled),
-        ):
-            train(
-                fabric, model, torch.from_numpy(label_numbers), [item.name for item in items],
-                lambda steps: prepared(
-                    order, steps, pixels, guidance.signal.of_views if guidance else None, threads=max(1, workers),
-                    pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=world,
-                ),
-                images_of, guidance.signal.logits if guidance else None, use_ce=use_ce, use_kd=use_kd, epochs=of.epochs,
-                epoch_steps=epoch_steps, n_labelled=n_labelled // world, n_unlabelled=n_unlabelled // world,
-                learning_rate=of.learning_rate, weight_decay=of.weight_decay, warm_up=of.warm_up, schedule=of.schedule,
-                top_k=of.top_k, seed=seed, compiled=compiled, identity=identity, probe_gradients=of.probe_gradients,
-                run=run, validate=validate, record=curves.add,
-            )  # fmt: skip
-        curves.close()
-
-        # What the student answers; what alpha and beta are; the files.
-        def answers(part: list[Any]) -> HeadLogits:
-            loader = pixel_loader(part, preprocessing, workers, fabric.global_rank, world)
-            return predict_logits(fabric, model, loader, len(part), preprocessing)
-
-        teacher_answers = guidance.answers if guidance else {}
-        val = with_labels(
-            answers(sets.validation), sets.validation, labels, teacher_predictions=teacher_answers.get("val"),
-            teacher_logits=guidance.val_logits if guidance else None,
-        )  # fmt: skip
-        if sample:
-            val = with_unlabelled(val, answers(sample), teacher_answers.get("unlabelled"))
-        test = with_labels(
-            answers(sets.test), sets.test, labels, teacher_predictions=teacher_answers.get("test")
-        )  # fmt: skip
-        selection = select(val, sets.selection, spec.two_heads, of.metric, fixed)
-        summary = Run(
-            finished_at=now(),
-            method=method,
-            data=data_address(data),
-            classes=class_entries(classes),
-            sets=sets_summary(sets, of.label_sampler, of.tune_on, of.group_by),
-            teacher=guidance.summary if guidance else None,
-            student=StudentEntry(
-                **msgspec.structs.asdict(spec), weights=of.student_weights, init_heads=of.init_heads,
-                init_from=plain(of.init_from),
-            ),
-            preprocessing=preprocessing,
-            training=Training(
-                epochs=of.epochs, epoch_steps=epoch_steps, batch_labelled=n_labelled,
-                batch_unlabelled=n_unlabelled, learning_rate=of.learning_rate, weight_decay=of.weight_decay,
-                warm_up=of.warm_up, schedule=of.schedule, views=views, packed_size=side, seed=seed,
-                split_seed=split_seed, view_seed=view_seed, precision=precision, device=str(fabric.device),
-                processes=world,
-            ),
-            test=test_rows(test, selection, spec.two_heads) if sets.test else None,
-            skipped=skipped,
-            notes=notes,
-            settings=settings,
-            environment=versions(),
-        )  # fmt: skip
-        if fabric.is_global_zero:
-            save_student(model, run)
-            write_arrays(run / VAL_FILE, val)
-            if sets.test:
-                write_arrays(run / TEST_FILE, test)
-            write_record(run / SELECTION_FILE, selection)
-            if guidance is not None and guidance.adapter is not None:
-                save_adapter(guidance.adapter, run / ADAPTER_FILE)
-            write_record(run / RUN_FILE, summary)
-            shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
-    return DistillResult(out, summary, selection)
+            write_run(run, student.model, outcome, targets, summary)
+    return DistillResult(out, summary, outcome.selection)
 
 
-def set_notes(sets: Sets, skipped: list[str], use_ce: bool, use_kd: bool) -> list[str]:
-    """What a reader of the results should know about the sets."""
-    notes = []
+def load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:
+    """The student on the device, and the teacher where one runs here."""
+    options, fabric = place.options, place.fabric
+    torch.manual_seed(options.training.seed)
+    model, spec, preprocessing = create_student(
+        options.student, listing.labels, two_heads=options.training.method == "dho", prompts=listing.prompts,
+        templates=place.templates, device=fabric.device,
+    )  # fmt: skip
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = timm.layers.convert_sync_batchnorm(model)
+    student = CreatedStudent(fabric.to_device(model), spec, preprocessing)
+    if not options.training.uses[1] or options.teacher.from_files:
+        return student, None
+    return student, load_teacher(options.teacher.teacher, fabric.device, options.teacher.teacher_scale)
+
+
+def gather(listing: Listing, place: Place) -> Material:
+    """Look at every image, choose the sets, and count the steps."""
+    options = place.options
+    use_labels, use_teacher = options.training.uses
+    with first_then_all(place.fabric):
+        images = look(listing, skip_bad_images=options.labels.skip_bad_images, cache=place.root)
+    sets = choose_sets(
+        images.splits, listing.labels, images.content, options.labels, use_labels=use_labels,
+        tune_on=options.choosing.tune_on,
+    )  # fmt: skip
+    steps = count_steps(sets, options, place.fabric.world_size)
+    items = sets.labelled + (sets.unlabelled if use_teacher else [])
+    boxes = Boxes(items, images.sizes(items), options.teacher.view_seed)
+    training = TrainingImages(items, class_numbers(sets.labelled, listing.labels), images.keys(items), boxes)
+    whole = WholeSets.of(sets, two_heads=options.training.method == "dho", given=options.choosing.fixed is not None)
+    return Material(listing, images, sets, steps, training, whole)
+
+
+def teacher_targets(teacher: Teacher | None, material: Material, place: Place) -> TeacherTargets | None:
+    """What the teacher says of every view and of the whole images; None without one."""
+    options, fabric, listing = place.options.teacher, place.fabric, material.listing
+    if not place.options.training.uses[1]:
+        return None
+    if teacher is None:
+        return targets_of_files(options, listing, material.training, material.whole, fabric.device)
+    cached = CachedTeacher.of(teacher, place.root, material.images, options.view_seed, place.workers, fabric)
+    return targets_of_model(
+        cached, material.training, material.whole, class_numbers(material.sets.validation, listing.labels),
+        listing.prompts, place.templates, material.steps.views, options, place.options.training.seed,
+    )  # fmt: skip
+
+
+def training_job(material: Material, targets: TeacherTargets | None, inputs: StudentInputs, place: Place) -> Job:
+    """The batches of the training, and all that it does with them."""
+    options, fabric, training, steps = place.options, place.fabric, material.training, material.steps
+    views = steps.views
+    if options.teacher.from_files and targets is not None and targets.entry.views > 1:
+        views = targets.entry.views  # a single one stands for every crop of the student
+    sampler = BatchSampler(
+        training.labels, training.n_unlabelled, steps.batch_labelled, steps.batch_unlabelled, views,
+        options.training.seed, options.labels.balance_labels,
+    )  # fmt: skip
+    batches = Batches(
+        sampler, inputs, targets.views if targets else None, threads=max(1, place.workers),
+        pin=fabric.device.type == "cuda", rank=fabric.global_rank, world=fabric.world_size,
+    )  # fmt: skip
+    teacher = options.teacher
+    files = [teacher.teacher_embeddings, teacher.class_embeddings, teacher.teacher_logits]
+    identity = identity_of(
+        training.keys + material.images.keys(material.sets.validation),
+        [steps.epoch_steps, steps.batch_labelled, steps.batch_unlabelled, views, inputs.side],
+        [path for path in files if path is not None],
+    )
+    names = [item.name for item in training.items]
+    return Job(batches, names, steps, options.training, teacher.top_k, place.compiled, identity)
+
+
+def train_student(
+    student: CreatedStudent, job: Job, material: Material, run: Path, settings: Settings, place: Place
+) -> None:
+    """Train the student in place; run.json says that it is running, or that it diverged."""
+    fabric, model, spec = place.fabric, student.model, student.spec
+    if fabric.is_global_zero:
+        write_record(run / RUN_FILE, RunState(status="running", settings=settings))
+    items = material.sets.validation
+    numbers = class_numbers(items, material.listing.labels)
+    pixels: Iterable[torch.Tensor] = loader(items, student.preprocessing, place)
+    if len(items) * spec.image_size**2 * 3 <= HELD_BYTES:
+        pixels = list(pixels)
+
+    def validate() -> dict[str, float]:
+        if not items:
+            return {}
+        logits = predict_logits(fabric, model, pixels, len(items), student.preprocessing)
+        return validation_metrics(logits, numbers, spec.two_heads)
+
+    log = MetricsLog(run if fabric.is_global_zero else None)
+    with (
+        on_divergence(run, settings, writes=fabric.is_global_zero),
+        out_of_memory(model, spec.image_size, fabric, job.steps.batch_labelled, job.steps.batch_unlabelled),
+    ):
+        train(fabric, model, job, run, validate, log.add)
+    log.close()
+
+
+def loader(items: list[Item], preprocessing: Preprocessing, place: Place) -> Iterable[torch.Tensor]:
+    """This process's part of whole images, in batches uint8 [b, size, size, 3]."""
+    return pixel_loader(items, preprocessing, place.workers, place.fabric.global_rank, place.fabric.world_size)
+
+
+def judge(student: CreatedStudent, material: Material, targets: TeacherTargets | None, place: Place) -> Outcome:
+    """What the student answers to whole images, and alpha and beta from the validation images."""
+    whole, labels, choosing = material.whole, material.listing.labels, place.options.choosing
+
+    def heads(items: list[Item]) -> HeadLogits:
+        pixels = loader(items, student.preprocessing, place)
+        return predict_logits(place.fabric, student.model, pixels, len(items), student.preprocessing)
+
+    def answers(logits: np.ndarray | None) -> np.ndarray | None:
+        return None if logits is None else logits.argmax(-1)
+
+    teacher = targets.whole if targets else None
+    of_val = teacher.validation if teacher else None
+    val = with_labels(
+        heads(whole.validation), whole.validation, labels, teacher_predictions=answers(of_val), teacher_logits=of_val
+    )
+    if whole.unlabelled:
+        val = with_unlabelled(val, heads(whole.unlabelled), answers(teacher.unlabelled if teacher else None))
+    test = with_labels(
+        heads(whole.test), whole.test, labels, teacher_predictions=answers(teacher.test if teacher else None)
+    )
+    selection = select(val, material.sets.selection, student.spec.two_heads, choosing.metric, choosing.fixed)
+    return Outcome(val, test, selection)
+
+
+def describe(
+    student: CreatedStudent, job: Job, material: Material, targets: TeacherTargets | None, outcome: Outcome,
+    settings: Settings, place: Place,
+) -> Run:  # fmt: skip
+    """The content of run.json."""
+    options, sets, listing, spec = place.options, material.sets, material.listing, student.spec
+    of_student, training, steps = options.student, options.training, job.steps
+    return Run(
+        finished_at=now(),
+        method=training.methods[0],
+        data=data_address(listing.data),
+        classes=class_entries(listing.classes),
+        sets=sets.summary(options.labels, options.choosing.tune_on),
+        teacher=targets.entry if targets else None,
+        student=StudentEntry(
+            **msgspec.structs.asdict(spec), weights=of_student.student_weights, init_heads=of_student.init_heads,
+            init_from=plain(of_student.init_from),
+        ),
+        preprocessing=student.preprocessing,
+        training=Training(
+            epochs=steps.epochs, epoch_steps=steps.epoch_steps, batch_labelled=steps.batch_labelled,
+            batch_unlabelled=steps.batch_unlabelled, learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay, warm_up=training.warm_up, schedule=training.schedule,
+            views=job.batches.sampler.views, packed_size=job.batches.inputs.side, seed=training.seed,
+            split_seed=options.labels.split_seed, view_seed=options.teacher.view_seed, precision=place.precision,
+            device=str(place.fabric.device), processes=place.fabric.world_size,
+        ),
+        test=test_rows(outcome.test, outcome.selection, spec.two_heads) if sets.test else None,
+        skipped=material.images.skipped,
+        notes=[*sets.notes, *notes_on(material, targets, options)],
+        settings=settings,
+        environment=versions(),
+    )  # fmt: skip
+
+
+def notes_on(material: Material, targets: TeacherTargets | None, options: DistillOptions) -> list[str]:
+    """What else a reader of the results should know."""
+    notes, skipped = [], material.images.skipped
     if skipped:
         notes.append(f"{len(skipped)} unreadable images were skipped")
-    if use_kd and use_ce and not sets.unlabelled:
+    if all(options.training.uses) and not material.sets.unlabelled:
         notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
-    if not sets.test:
+    if not material.sets.test:
         notes.append("DATA has no test: no test accuracy is reported")
+    if targets is not None and targets.adapter is not None:
+        notes.append(adapter_sentence(targets.adapter, options.teacher.adapter))
     return notes
 
 
-def passes_over(n: int, epochs: int, epoch_steps: int, batch: int) -> int:
-    """How often training sees each of n images at most: more views than that would never be drawn."""
-    return max(1, -(-epochs * epoch_steps * batch // n))
-
-
-def sets_summary(sets: Sets, label_sampler: str, tune_on: str, group_by: str | None) -> SetsSummary:
-    """The sets as run.json holds them."""
-    return SetsSummary(
-        n_labelled=len(sets.labelled),
-        n_unlabelled=len(sets.unlabelled),
-        n_validation=len(sets.validation),
-        n_test=len(sets.test),
-        selection=sets.selection,
-        labelled=[item.name for item in sets.labelled],
-        validation=[item.name for item in sets.validation],
-        label_sampler=label_sampler,
-        tune_on=tune_on,
-        group_by=group_by,
-    )
+def write_run(run: Path, model: Student, outcome: Outcome, targets: TeacherTargets | None, summary: Run) -> None:
+    """The files of a finished run; run.json last."""
+    save_student(model, run)
+    write_arrays(run / VAL_FILE, outcome.val)
+    if summary.test is not None:
+        write_arrays(run / TEST_FILE, outcome.test)
+    write_record(run / SELECTION_FILE, outcome.selection)
+    if targets is not None and targets.adapter is not None:
+        save_adapter(targets.adapter, run / ADAPTER_FILE)
+    write_record(run / RUN_FILE, summary)
+    shutil.rmtree(run / CHECKPOINT, ignore_errors=True)

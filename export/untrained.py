@@ -24,6 +24,7 @@ from dhox.artefacts.run import Run, SetsSummary
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import quietly
 from dhox.data.images import decode, model_input, normalise
+from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.students.synthetic import write_synthetic_images
@@ -47,8 +48,8 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, spec, preprocessing = create_student(
-            name, "none", image_size, labels, two_heads=False, prompts=labels, templates=["{}"],
-            device=torch.device("cpu"),
+            StudentOptions(student=name, student_weights="none", image_size=image_size), labels, two_heads=False,
+            prompts=labels, templates=["{}"], device=torch.device("cpu"),
         )  # fmt: skip
         run = Path(folder, "untrained")
         images = run / "images/unlabelled"

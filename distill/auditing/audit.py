@@ -21,22 +21,18 @@ from dhox.artefacts.record import write_record
 from dhox.console import progress_bar
 from dhox.data.dataset import (
     Item,
-    class_names,
     class_numbers,
     data_address,
-    listed_labels,
-    own_classes,
-    read_dataset,
     spread,
 )
 from dhox.distill.auditing.advice import Way, advise, way_row
 from dhox.distill.auditing.breakdown import Judges, choose_judges, class_rows, confusion_rows, template_rows, text_rows
 from dhox.distill.auditing.leaks_and_outliers import near_copies, unlike
 from dhox.distill.auditing.linear_probe import choose_strength, cross_validated, fit_probe, folds_of
+from dhox.distill.images.listing import list_images, look
 from dhox.distill.images.pixels import WholeImages
-from dhox.distill.images.scan import contents, scan
 from dhox.distill.images.sets import Sets, choose_sets
-from dhox.distill.options import worker_count
+from dhox.distill.options import Labels, worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import Teacher, load_teacher
@@ -64,20 +60,19 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
     """
     teacher, small_clips = options.teacher.teacher, list(options.teacher.small_clip)
     templates = template_list(options.teacher.templates, list(options.teacher.template))
-    class_file, shots, split_seed = options.images.classes, options.images.shots, options.images.split_seed
+    shots, split_seed = options.images.shots, options.images.split_seed
     overwrite, workers = options.images.overwrite, worker_count(options.machine.workers)
     if len({teacher, *small_clips}) <= len(small_clips):
         raise UsageError("--small-clip names the teacher or the same model twice.", "Name each model once.")
     check_output(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite)
     fabric, _ = create_fabric(options.machine.device, None)
-    splits = read_dataset(data, labels=listed_labels(class_file))
-    classes = class_names(splits, class_file, own_classes(data))
-    labels, prompts = [label for label, _ in classes], [prompt for _, prompt in classes]
+    listing = list_images(data, options.images.classes)
+    classes, labels, prompts = listing.classes, listing.labels, listing.prompts
     guide = load_teacher(teacher, fabric.device)
-    splits, seen = scan(splits, options.images.skip_bad_images)
-    content = contents(seen)
+    images = look(listing, skip_bad_images=options.images.skip_bad_images)
+    splits, content = images.splits, images.content
     every_class = {item.label for item in splits["train"]} >= set(labels)
-    sets = choose_sets(splits, labels, content, shots=shots, use_labels=every_class, split_seed=split_seed)
+    sets = choose_sets(splits, labels, content, Labels(shots=shots, split_seed=split_seed), use_labels=every_class)
     labelled = sets.labelled + (sets.validation if sets.selection == "held-out" else [])
     judges = choose_judges(sets, labelled, labels)
     validation = sets.validation if sets.selection == "val" else []
@@ -117,7 +112,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
         closest_texts=text_rows(text, labels, fabric.device),
         near_copies=near_copies(guide, of_set, embeddings, splits, content, labels),
         unlike=unlike(text, of_set, embeddings, guide.device),
-        skipped=sorted(name for name, what in seen.items() if what.reason is not None),
+        skipped=images.skipped,
         notes=notes_of(sets, every_class),
         environment=versions(),
     )  # fmt: skip

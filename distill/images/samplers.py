@@ -15,7 +15,6 @@ import numpy as np
 from dhox.data.dataset import Item, shorten
 from dhox.errors import DhoxError
 
-SAMPLERS = ("dhox", "few-shot-reference", "percent-reference")
 FEW_SHOT_SEED = 1
 PERCENT_SEED = 13
 

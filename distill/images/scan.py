@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +117,3 @@ def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Se
 def scan_memory(root: Path, data: Path) -> Path:
     """Where the results for DATA are kept, below the root of all caches."""
     return root / f"scan-{stable_hash(data_address(data)):016x}.json"
-
-
-def contents(seen: dict[str, Seen]) -> dict[str, str]:
-    """Name -> content hash."""
-    return {name: result.content for name, result in seen.items()}
-
-
-def sizes_of(items: Iterable[Item], seen: dict[str, Seen]) -> list[tuple[int, int]]:
-    """(width, height) of each image."""
-    return [(seen[item.name].width, seen[item.name].height) for item in items]

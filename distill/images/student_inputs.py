@@ -139,7 +139,7 @@ def student_inputs(
     images: TrainingImages, preprocessing: Preprocessing, packed_size: int | None, root: Path, fabric: Fabric,
     *, compiled: bool,
 ) -> StudentInputs:  # fmt: skip
-    """The training images, packed below the root of all caches where `packed_size` (None: as the student needs) is not 0."""
+    """The training images, packed below `root` to a side in pixels (None: what the student needs; 0: not packed)."""
     sizes = [(width, height) for width, height in images.boxes.sizes.tolist()]
     side = packed_side(preprocessing.crop, sizes) if packed_size is None else packed_size
     if not side:

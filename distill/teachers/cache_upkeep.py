@@ -8,14 +8,14 @@ from pathlib import Path
 from dhox.artefacts.record import read_record
 from dhox.artefacts.shards import SHARDS_FILE, Shards
 from dhox.console import console
-from dhox.data.dataset import read_dataset
-from dhox.distill.images.scan import scan, scan_memory
+from dhox.distill.images.listing import list_images, look
+from dhox.distill.images.packed import packed_rows
 from dhox.distill.images.shards import examine, repair
 from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric, first_then_all
 from dhox.distill.small_options import CacheOptions
-from dhox.distill.teachers.cache import WHOLE, weights_hash
-from dhox.distill.teachers.targets import cached_rows, keys_of, packed_rows
+from dhox.distill.teachers.cache import WHOLE
+from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.errors import DhoxError
 
@@ -39,18 +39,19 @@ def fill(data: Path, root: Path, options: CacheOptions) -> list[CacheEntry]:
     """
     content, workers = options.content, worker_count(options.machine.workers)
     fabric, _ = create_fabric(options.machine.device, None)
-    splits = read_dataset(data)
+    listing = list_images(data)
     with console.status("Loading the teacher"):
-        guide = load_teacher(content.teacher, fabric.device)
+        teacher = load_teacher(content.teacher, fabric.device)
     with first_then_all(fabric):
-        splits, seen = scan(splits, content.skip_bad_images, scan_memory(root, data))
+        images = look(listing, skip_bad_images=content.skip_bad_images, cache=root)
+    splits = images.splits
     training, whole = splits["train"] + splits["unlabelled"], splits["val"] + splits["test"]
-    weights = weights_hash(guide)
-    cached_rows(fabric, root, guide, weights, training, seen, content.views, content.view_seed, workers)
+    cached = CachedTeacher.of(teacher, root, images, content.view_seed, workers, fabric)
+    cached.views(training, content.views)
     if whole:
-        cached_rows(fabric, root, guide, weights, whole, seen, WHOLE, content.view_seed, workers)
+        cached.views(whole, WHOLE)
     if content.packed_size:
-        packed_rows(fabric, root, training, keys_of(training, seen), content.packed_size)
+        packed_rows(fabric, root, training, images.keys(training), content.packed_size)
     return entries(root, checksums=False)
 
 

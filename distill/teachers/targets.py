@@ -41,10 +41,10 @@ class WholeSets:
     unlabelled: list[Item]
 
     @classmethod
-    def of(cls, sets: Sets, *, searches: bool) -> WholeSets:
-        """Of a run's sets. `searches`: whether there are two heads whose alpha and beta are not given."""
-        needed = searches is False or len(sets.validation) < FEWEST_IMAGES
-        return cls(sets.validation, sets.test, spread(sets.unlabelled, MATCHING_IMAGES) if needed else [])
+    def of(cls, sets: Sets, *, two_heads: bool, given: bool) -> WholeSets:
+        """Of a run's sets. `given`: whether the user set alpha and beta."""
+        unsearched = two_heads and (given or len(sets.validation) < FEWEST_IMAGES)
+        return cls(sets.validation, sets.test, spread(sets.unlabelled, MATCHING_IMAGES) if unsearched else [])
 
 
 @dataclass(frozen=True)

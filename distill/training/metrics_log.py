@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dhox.artefacts.metrics import METRICS_FILE, write_rows
 
 
-class Curves:
+class MetricsLog:
     """Epoch metrics to metrics.csv (whole after every epoch) and to TensorBoard; nothing where `run` is None."""
 
     def __init__(self, run: Path | None) -> None:

@@ -14,14 +14,14 @@ from dhox.errors import DhoxError
 class Steps:
     """`epoch_steps`: steps of an epoch; batches are images per step, of all processes together.
 
-    `passes`: how often training sees an image at most: more views than that would never be drawn.
+    `views`: views per image to draw from; never more than passes over the images, which would never be drawn.
     """
 
     epochs: int
     epoch_steps: int
     batch_labelled: int
     batch_unlabelled: int
-    passes: int
+    views: int
 
     @property
     def total(self) -> int:
@@ -42,9 +42,7 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     """
     training, n_labelled, n_all_unlabelled = options.training, len(sets.labelled), len(sets.unlabelled)
     over_labelled = not n_all_unlabelled or (training.epoch_over == "labelled" and n_labelled > 0)
-    n, batch = (
-        (n_labelled, training.batch_labelled) if over_labelled else (n_all_unlabelled, training.batch_unlabelled)
-    )
+    n, batch = (n_labelled, training.batch_labelled) if over_labelled else (n_all_unlabelled, training.batch_unlabelled)
     n_unlabelled = n_all_unlabelled if training.uses[1] else 0
     labelled = per_process("--batch-labelled", training.batch_labelled, n_labelled, world)
     unlabelled = per_process("--batch-unlabelled", training.batch_unlabelled, n_unlabelled, world)
@@ -53,7 +51,10 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     steps = steps_per_epoch(n, batch)
     total = training.epochs * steps
     passes = max(passes_over(n, total, batch) for n, batch in ((n_labelled, labelled), (n_unlabelled, unlabelled)) if n)
-    return Steps(training.epochs, steps, labelled, unlabelled, passes)
+    views = options.teacher.views  # without a teacher a view costs nothing
+    if training.uses[1]:
+        views = passes if options.teacher.online_teacher else min(views, passes)
+    return Steps(training.epochs, steps, labelled, unlabelled, views)
 
 
 def steps_per_epoch(n: int, batch: int) -> int:

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.run import passes_over
-from dhox.distill.training.batch_sampler import Order
-from dhox.distill.training.train import learning_rate_at, steps_per_epoch
+from dhox.distill.training.batch_sampler import BatchSampler
+from dhox.distill.training.steps import passes_over, steps_per_epoch
+from dhox.distill.training.train import learning_rate_at
 
 
-def order(**changes: object) -> Order:
+def order(**changes: object) -> BatchSampler:
     plain = {"labels": np.arange(6) % 3, "n_unlabelled": 20, "batch_labelled": 4, "batch_unlabelled": 10, "views": 3}
-    return Order(**{**plain, "seed": 0, **changes})  # type: ignore[arg-type]
+    return BatchSampler(**{**plain, "seed": 0, **changes})  # type: ignore[arg-type]
 
 
 def test_batches_are_labelled_then_unlabelled_and_every_pass_is_whole() -> None:
@@ -63,9 +63,9 @@ def test_an_epoch_is_one_pass() -> None:
 
 
 def test_never_more_views_than_passes() -> None:
-    assert passes_over(5840, 20, 31, 192) == 21
-    assert passes_over(100, 1, 1, 100) == 1
-    assert passes_over(640, 2, 10, 64) == 2
+    assert passes_over(5840, 20 * 31, 192) == 21
+    assert passes_over(100, 1, 100) == 1
+    assert passes_over(640, 2 * 10, 64) == 2
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

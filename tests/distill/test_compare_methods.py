@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quick_distill import DEMO_TEACHER, QUICK
+from quick_distill import DEMO_TEACHER, QUICK, quick
 
 from dhox.artefacts.comparison import Comparison
 from dhox.artefacts.files import COMPARISON_FILE, RUN_FILE
@@ -78,14 +78,31 @@ def test_intervals_of_a_mean_are_students() -> None:
     assert mean_interval([1.0]) == (1.0, None)
 
 
+@pytest.mark.parametrize("epoch_over", ["unlabelled", "labelled"])
+def test_a_dry_run_takes_the_steps_that_training_takes(line: Path, epoch_over: str) -> None:
+    options = QUICK | {"shots": 4, "epochs": 2, "epoch_over": epoch_over, "workers": 0}
+    (steps,) = plan(line / "data", Path("runs/x"), build(DistillOptions, **options)).training.steps
+    trained = quick(line / "data", **options).summary.training
+    assert (steps.epochs, steps.epoch_steps, steps.views) == (trained.epochs, trained.epoch_steps, trained.views)
+    assert (steps.batch_labelled, steps.batch_unlabelled) == (trained.batch_labelled, trained.batch_unlabelled)
+    assert steps.epoch_steps == {"unlabelled": 3, "labelled": 2}[epoch_over]  # 80 by 32, 16 by 8
+
+
+def test_a_dry_run_sums_the_trainings_of_a_comparison(line: Path) -> None:
+    options = build(DistillOptions, **QUICK, shots=4, method="dho,kd", seeds=2, workers=0)
+    steps = plan(line / "data", Path("runs/x"), options).training.steps
+    assert [of.epoch_steps for of in steps] == [3, 3, 3, 3]
+    assert [of.batch_labelled for of in steps] == [8, 8, 0, 0]
+
+
 def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(line / "data", Path("runs/x"), build(DistillOptions, **QUICK | {"epochs": 3, "workers": 0}))
-    assert (found["n_training"], found["n_validation_and_test"]) == (96, 128)
-    assert found["teacher_passes"] == 96 * 2 + 128
-    assert found["cache_bytes"] == 2 * 64 * (96 * 2 + 128)
-    assert found["packed_bytes"] == 96 * 28 * 28 * 3
-    assert found["training_s"] == pytest.approx(3 * 3 * 40 / found["student_images_per_s"])
-    assert min(found[name] for name in ("teacher_s", "decode_s", "pack_s", "memory_bytes", "free_bytes")) > 0
+    assert (found.n_training, found.n_whole) == (96, 128)
+    assert found.teacher.passes == 96 * 2 + 128
+    assert found.teacher.cache_bytes == 2 * 64 * (96 * 2 + 128)
+    assert found.packing.bytes == 96 * 28 * 28 * 3
+    assert found.training.seconds == pytest.approx(found.training.steps[0].images / found.training.images_per_s)
+    assert min(found.decode_s, found.packing.seconds, found.memory_bytes, found.free_bytes) > 0
     for command in (
         ["distill", "--student", "test_resnet", "--image-size", "28", "--student-weights", "none"],
         ["cache"],

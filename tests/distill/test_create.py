@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from dhox.artefacts.common import StudentSpec
 from dhox.artefacts.record import write_record
+from dhox.distill.options import Student
 from dhox.distill.students.create import create_student
 from dhox.distill.students.student import load_student, save_student
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher, split_name
@@ -28,8 +29,10 @@ CPU = torch.device("cpu")
 
 def create(name: str, weights: str = "pretrained", size: int | None = None, classes: str = "abc", **options: Any):
     names = list(classes)
-    options = {"two_heads": True, "prompts": names, "templates": ["a photo of {}."], "device": CPU} | options
-    return create_student(name, weights, size, names, **options)
+    given = {"two_heads": True, "templates": ["a photo of {}."]} | options
+    heads = {key: given.pop(key) for key in ("two_heads", "templates")}
+    of_student = Student(student=name, student_weights=weights, image_size=size, **given)
+    return create_student(of_student, names, prompts=names, device=CPU, **heads)
 
 
 def save_run(run: Path, student: Any, spec: StudentSpec, classes: str) -> Path:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from dhox.data.dataset import Item
 from dhox.distill.images.samplers import (
-    SAMPLERS,
     balanced_counts,
     draw_few_shot_reference,
     draw_percent_reference,
     round_in_turn,
 )
-from dhox.distill.images.sets import TUNE_ON, choose_sets
+from dhox.distill.images.sets import choose_sets
+from dhox.distill.options import Labels
 from dhox.errors import DhoxError, UsageError
 
 IMAGES = 1_281_167
@@ -137,7 +137,7 @@ def test_reference_samplers_do_not_hang_on_seeds_and_stay_out_of_u() -> None:
     data = splits()
     for sampler, amount in (("few-shot-reference", {"shots": 4}), ("percent-reference", {"label_fraction": 0.1})):
         first, second = (
-            choose_sets(data, ["a", "b"], contents(data), label_sampler=sampler, split_seed=seed, **amount)  # type: ignore[arg-type]
+            choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler=sampler, split_seed=seed, **amount))  # type: ignore[arg-type]
             for seed in (0, 1)
         )
         assert first == second
@@ -151,11 +151,11 @@ def test_reference_draws_reach_copies_and_drop_them_afterwards() -> None:
     content = contents(data)
     drawn = draw_few_shot_reference(data["train"], ["a", "b"], 4)
     content[drawn[0].name] = content["test/1"]
-    sets = choose_sets(data, ["a", "b"], content, shots=4, label_sampler="few-shot-reference")
+    sets = choose_sets(data, ["a", "b"], content, Labels(shots=4, label_sampler="few-shot-reference"))
     assert sets.labelled == drawn[1:]
     assert any("8 images drawn as the authors draw them, 0 of them repeats; 1 that are copies" in n for n in sets.notes)
     few = {**data, "train": train({"a": 3, "b": 20})}
-    sets = choose_sets(few, ["a", "b"], contents(few), shots=4, label_sampler="few-shot-reference")
+    sets = choose_sets(few, ["a", "b"], contents(few), Labels(shots=4, label_sampler="few-shot-reference"))
     assert Counter(item.label for item in sets.labelled) == {"a": 4, "b": 4}
     assert any("1 of them repeats" in note or "2 of them repeats" in note for note in sets.notes)
 
@@ -163,12 +163,12 @@ def test_reference_draws_reach_copies_and_drop_them_afterwards() -> None:
 def test_reference_samplers_need_their_amount() -> None:
     data = splits()
     with pytest.raises(UsageError, match="few-shot-reference draws --shots .* Add --shots"):
-        choose_sets(data, ["a", "b"], contents(data), label_sampler="few-shot-reference", label_fraction=0.1)
+        choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="few-shot-reference", label_fraction=0.1))
     with pytest.raises(UsageError, match="percent-reference draws a share .* Add --label-fraction"):
-        choose_sets(data, ["a", "b"], contents(data), label_sampler="percent-reference", shots=1)
+        choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="percent-reference", shots=1))
     for sampler, amount in (("few-shot-reference", {"shots": 4}), ("percent-reference", {"label_fraction": 0.1})):
         with pytest.raises(DhoxError, match="without a labelled training image: c"):
-            choose_sets(data, ["a", "b", "c"], contents(data), label_sampler=sampler, **amount)  # type: ignore[arg-type]
+            choose_sets(data, ["a", "b", "c"], contents(data), Labels(label_sampler=sampler, **amount))  # type: ignore[arg-type]
     assert len(draw_percent_reference(data["train"], ["a", "b"], 1.0)) == 50
 
 
@@ -176,26 +176,20 @@ def test_held_out_tuning_leaves_val_out_altogether() -> None:
     data = splits()
     content = contents(data)
     content["a/0001"] = content["val/0"]
-    sets = choose_sets(data, ["a", "b"], content, shots=10, tune_on="held-out")
+    sets = choose_sets(data, ["a", "b"], content, Labels(shots=10), tune_on="held-out")
     assert (sets.selection, len(sets.validation), len(sets.labelled)) == ("held-out", 4, 16)
     used = {item.name for part in (sets.labelled, sets.unlabelled, sets.validation, sets.test) for item in part}
     assert not {name for name in used if name.startswith("val/")}
     assert "a/0001" not in used
     assert any("--tune-on held-out: the 6 images of val are left out" in note for note in sets.notes)
     assert any("--tune-on held-out: 4 of the labelled images are held out" in note for note in sets.notes)
-    few = choose_sets(data, ["a", "b"], content, shots=4, tune_on="held-out")
+    few = choose_sets(data, ["a", "b"], content, Labels(shots=4), tune_on="held-out")
     assert (few.selection, few.validation, len(few.labelled)) == ("none", [], 8)
 
 
 def test_tuning_on_nothing_keeps_every_label_for_training() -> None:
     for data in (splits(), splits(0)):
-        sets = choose_sets(data, ["a", "b"], contents(data), shots=10, tune_on="none")
+        sets = choose_sets(data, ["a", "b"], contents(data), Labels(shots=10), tune_on="none")
         assert (sets.selection, sets.validation, len(sets.labelled), len(sets.unlabelled)) == ("none", [], 20, 30)
         assert any("--tune-on none" in note for note in sets.notes)
-    assert choose_sets(splits(), ["a", "b"], contents(splits()), shots=10).selection == "val"
-
-
-def test_the_command_offers_exactly_these() -> None:
-    text = (Path(__file__).parents[2] / "src/dhox/cli/training.py").read_text(encoding="utf-8")
-    assert f'metavar="{"|".join(SAMPLERS)}"' in text
-    assert f'metavar="{"|".join(TUNE_ON)}"' in text
+    assert choose_sets(splits(), ["a", "b"], contents(splits()), Labels(shots=10)).selection == "val"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dhox.data.dataset import Item, Splits
 from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.options import Labels
 from dhox.errors import DhoxError
 
 
@@ -33,7 +34,7 @@ def names(sets: list[Item]) -> set[str]:
 @given(shots=st.integers(1, 12), seed=st.integers(0, 5), with_val=st.booleans())
 def test_sets_are_disjoint_and_complete(shots: int, seed: int, with_val: bool) -> None:
     splits = make(train={"a": 15, "b": 12}, val={"a": 3, "b": 3} if with_val else {}, test={"a": 2}, unlabelled={"": 4})
-    sets = choose_sets(splits, ["a", "b"], unique(splits), shots=shots, split_seed=seed)
+    sets = choose_sets(splits, ["a", "b"], unique(splits), Labels(shots=shots, split_seed=seed))
     parts = [names(part) for part in (sets.labelled, sets.unlabelled, sets.validation, sets.test)]
     assert sum(len(part) for part in parts) == len(set().union(*parts)) == sum(len(part) for part in splits.values())
     held = 0 if with_val or shots < 5 else max(1, round(0.2 * shots))
@@ -46,7 +47,7 @@ def test_split_seed_alone_decides_which_images_are_labelled() -> None:
     splits = make(train={"a": 30, "b": 30}, val={"a": 1, "b": 1})
 
     def draw(seed: int) -> Sets:
-        return choose_sets(splits, ["a", "b"], unique(splits), shots=4, split_seed=seed)
+        return choose_sets(splits, ["a", "b"], unique(splits), Labels(shots=4, split_seed=seed))
 
     assert draw(1) == draw(1)
     assert names(draw(1).labelled) != names(draw(2).labelled)
@@ -72,7 +73,7 @@ def test_held_out_images_have_no_copy_in_training(seed: int) -> None:
     content = {
         item.name: f"{item.label}{int(item.name[-3:]) // 2}" for item in splits["train"]
     }  # everything stands twice
-    sets = choose_sets(splits, ["a", "b"], content, shots=10, split_seed=seed)
+    sets = choose_sets(splits, ["a", "b"], content, Labels(shots=10, split_seed=seed))
     held = {content[item.name] for item in sets.validation}
     assert len(held) == 4
     assert not held & {content[item.name] for item in sets.labelled + sets.unlabelled}
@@ -80,7 +81,7 @@ def test_held_out_images_have_no_copy_in_training(seed: int) -> None:
 
 def test_label_fraction_takes_its_share_of_every_class() -> None:
     splits = make(train={"a": 40, "b": 7}, val={"a": 1, "b": 1})
-    sets = choose_sets(splits, ["a", "b"], unique(splits), label_fraction=0.1)
+    sets = choose_sets(splits, ["a", "b"], unique(splits), Labels(label_fraction=0.1))
     assert Counter(item.label for item in sets.labelled) == {"a": 4, "b": 1}
     assert len(sets.unlabelled) == 42
 
@@ -97,7 +98,7 @@ def test_without_labels_all_of_train_is_unlabelled() -> None:
 def test_more_shots_than_images_and_empty_classes_are_named() -> None:
     splits = make(train={"a": 9, "b": 3})
     with pytest.raises(DhoxError, match=r"--shots 4 asks for more .*: b \(3\)\. Lower --shots"):
-        choose_sets(splits, ["a", "b"], unique(splits), shots=4)
+        choose_sets(splits, ["a", "b"], unique(splits), Labels(shots=4))
     with pytest.raises(DhoxError, match="without a labelled training image: c"):
         choose_sets(splits, ["a", "b", "c"], unique(splits))
 
@@ -105,7 +106,7 @@ def test_more_shots_than_images_and_empty_classes_are_named() -> None:
 def test_groups_never_straddle_training_and_held_out_images() -> None:
     splits = make(train={"a": 40, "b": 40})
     splits["train"] = [Item(i.path, i.name, i.label, f"camera{n % 8}") for n, i in enumerate(splits["train"])]
-    sets = choose_sets(splits, ["a", "b"], unique(splits), shots=20)
+    sets = choose_sets(splits, ["a", "b"], unique(splits), Labels(shots=20))
     group = {item.name: item.group for item in splits["train"]}
     held = {group[name] for name in names(sets.validation)}
     assert held
@@ -120,12 +121,14 @@ def test_an_image_that_judges_never_trains_nor_tests() -> None:
     splits = make(train={"a": 20, "b": 20}, val={"a": 4, "b": 4}, test={"a": 3, "b": 3})
     content = unique(splits)
     content["val/a/000"] = content["test/a/000"]
-    sets = choose_sets(splits, ["a", "b"], content, shots=4)
+    sets = choose_sets(splits, ["a", "b"], content, Labels(shots=4))
     assert "val/a/000" not in names(sets.validation)
     assert "1 images of val are copies of test images and were dropped" in sets.notes
     for item in splits["train"]:  # every image of train stands there twice
         content[item.name] = content[item.name].rsplit("/", 1)[0] + f"/{int(item.name[-3:]) // 2}"
-    drawn = choose_sets(splits, ["a", "b"], content, shots=16, label_sampler="few-shot-reference", tune_on="held-out")
+    drawn = choose_sets(
+        splits, ["a", "b"], content, Labels(shots=16, label_sampler="few-shot-reference"), tune_on="held-out"
+    )
     judging, training = ({content[item.name] for item in part} for part in (drawn.validation, drawn.labelled))
     assert judging
     assert not judging & training

@@ -56,7 +56,7 @@ def distill(
 
         print_plan(plan(data, out, options))
         return
-    if len(options.training.methods) > 1 or options.training.seeds is not None:
+    if options.training.compares:
         from dhox.distill.compare_methods import compare
 
         with told_of_lost_processes():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
@@ -18,6 +18,9 @@ from dhox.artefacts.selection import Evidence, LabelFree, Selection
 from dhox.console import console, say
 from dhox.doctor.backends import Finding
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
+
+if TYPE_CHECKING:  # it imports torch
+    from dhox.distill.dry_run import Plan
 
 STAGES = {
     "teacher": "teacher, zero-shot",
@@ -97,28 +100,29 @@ def mean_text(row: MeanInterval, sign: str = "") -> str:
     return text if row.interval is None else f"{text} ± {100 * (row.interval[1] - row.mean):.1f}"
 
 
-def print_plan(found: dict[str, Any]) -> None:
+def print_plan(plan: Plan) -> None:
     """What a training would cost."""
-    table = Table("part", "amount", "time", title=f"Dry run on {found['device']}, {found['processes']} process(es)")
-    n = f"{found['n_training']:,} + {found['n_validation_and_test']:,} images"
-    table.add_row("check, decode", n, duration(found["decode_s"]))
-    if "teacher_passes" in found:
-        passes = f"{found['teacher_passes']:,} at {found['teacher_images_per_s']:,.0f}/s"
-        table.add_row("teacher passes", passes, duration(found["teacher_s"]))
-        table.add_row("teacher cache", size_text(found["cache_bytes"]), "")
-    if "packed_size" in found:
-        side = found["packed_size"]
-        packed = f"{size_text(found['packed_bytes'])} at {side} px" if side else "none"
-        table.add_row("packed images", packed, duration(found["pack_s"]))
-    if "training_s" in found:
-        table.add_row("training", f"{found['student_images_per_s']:,.0f} images/s", duration(found["training_s"]))
-    if "memory_bytes" in found:
-        table.add_row("peak memory", size_text(found["memory_bytes"]), "")
-    table.add_row("free on disk", size_text(found["free_bytes"]), "")
+    table = Table("part", "amount", "time", title=f"Dry run on {plan.device}, {plan.processes} process(es)")
+    table.add_row("check, decode", f"{plan.n_training:,} + {plan.n_whole:,} images", duration(plan.decode_s))
+    if plan.teacher is not None:
+        of = plan.teacher
+        passes = f"{of.passes:,} at {of.images_per_s:,.0f}/s"
+        table.add_row("teacher passes", passes, duration(of.passes / of.images_per_s))
+        table.add_row("teacher cache", size_text(of.cache_bytes), "")
+    if plan.packing is not None:
+        side = plan.packing.side
+        packed = f"{size_text(plan.packing.bytes)} at {side} px" if side else "none"
+        table.add_row("packed images", packed, duration(plan.packing.seconds))
+    if plan.training is not None:
+        steps = sum(steps.total for steps in plan.training.steps)
+        rate = f"{steps:,} steps, {plan.training.images_per_s:,.0f} images/s"
+        table.add_row("training", rate, duration(plan.training.seconds))
+    table.add_row("peak memory", size_text(plan.memory_bytes), "")
+    table.add_row("free on disk", size_text(plan.free_bytes), "")
     console.print(table)
     say("Rates are measured here on random pixels; what a cache holds already is not subtracted. Nothing was written.")
-    need = found.get("cache_bytes", 0) + found.get("packed_bytes", 0)
-    if need > found["free_bytes"]:
+    need = (plan.teacher.cache_bytes if plan.teacher else 0) + (plan.packing.bytes if plan.packing else 0)
+    if need > plan.free_bytes:
         say(f"The disk is too small: {size_text(need)} are needed. Lower --views or --packed-size, or choose --cache.")
 
 
