@@ -145,6 +145,7 @@ class ResidentBatches(Batches):
     """One batch again and again: nothing is fed."""
 
     def of(self, steps: range) -> Iterator[Batch]:
+        """See Batches."""
         batch = self.make(0)
         return (batch for _ in steps)
 
@@ -158,9 +159,11 @@ class ResidentInputs:
         self.images = images
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
+        """See StudentInputs."""
         return HostViews(None, None)
 
     def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
+        """See StudentInputs."""
         return self.images
 
 
@@ -202,8 +205,8 @@ def main() -> None:
     def new_student() -> tuple[Student, Preprocessing]:
         labels = [str(i) for i in range(CLASSES)]
         model, _, preprocessing = create_student(
-            StudentOptions(student=options.student, student_weights="none", image_size=options.image_size), labels, two_heads=True, prompts=labels,
-            templates=[], device=fabric.device,
+            StudentOptions(student=options.student, student_weights="none", image_size=options.image_size), labels,
+            two_heads=True, prompts=labels, templates=[], device=fabric.device,
         )  # fmt: skip
         return fabric.to_device(model), preprocessing
 
