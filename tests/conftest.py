@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,13 @@ CLASSES = ("bag", "dress", "sandal", "trousers")
 PER_CLASS = {"train": 24, "val": 20, "test": 12}
 
 os.environ["DHOX_BENCH_LOCK"] = f"dhox-tests-{os.getpid()}"  # no test waits for another suite, nor for another worker
+
+# `nohup make test &` leaves both ignored, and so they would be in every command that a test starts. A handler is not
+# inherited: children stop as usual, and the suite itself outlives its terminal.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 settings.register_profile("dhox", deadline=None)  # no test depends on how fast this machine is
 settings.load_profile("dhox")
