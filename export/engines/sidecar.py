@@ -73,7 +73,7 @@ def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: 
         tensorrt=Builder(job.trt.flavour, job.trt.version),  # type: ignore[arg-type]
         device=BuiltFor(
             job.device.name if job.device else None, job.device.compute_capability if job.device else None,
-            engines.platform_name(), board and board.model, board and board.jetpack,
+            engines.platform_name(), board.model if board else None, board.jetpack if board else None,
         ),
         options=job.options, dla_fallback=built.on_gpu, parsed=built.parsed, build_seconds=seconds, trust=TRUST_NOTE,
         **vars(proof),

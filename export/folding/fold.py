@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from dhox.artefacts.common import Metric
 from dhox.artefacts.logits import HeadLogits, Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
 from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
@@ -41,7 +42,7 @@ def coefficients(r: float, tau: float) -> tuple[float, float]:
     return (0.0, 1 / tau) if isinf(r) else (1 / tau, r / tau)
 
 
-def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray, metric: str = "accuracy") -> float:
+def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray, metric: Metric = "accuracy") -> float:
     """The r whose answers meet `targets` [N] best by the metric: the centre of the longest run of maxima over R_GRID.
 
     0 and infinity (one head alone) win only where they are strictly better.
@@ -127,7 +128,7 @@ def tuned_linear(
     val: Logits,
     alpha: float,
     beta: float,
-    metric: str = "accuracy",
+    metric: Metric = "accuracy",
     *,
     plain: bool = False,
     r: float | None = None,
@@ -173,7 +174,7 @@ def inference_linear(alpha: float, beta: float, z_norm: float | None = None) -> 
 
 
 def gate_evidence(
-    val: Logits, linear: Fold, tolerance: float, metric: str = "accuracy", searched: bool = True
+    val: Logits, linear: Fold, tolerance: float, metric: Metric = "accuracy", searched: bool = True
 ) -> Evidence | None:
     """Whether a linear fold of `tuned_linear` is not worse than DHO inference by more than `tolerance` points.
 
@@ -205,7 +206,7 @@ def gate_evidence(
 
 
 def judged_right(
-    chosen: Logits, judged: Logits, linear: Fold, metric: str, *, search: bool
+    chosen: Logits, judged: Logits, linear: Fold, metric: Metric, *, search: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """bool [N] of the `judged` images: right by the linear fold, and by DHO inference.
 
@@ -229,7 +230,7 @@ def choose_fold(
     linear: Fold,
     rule: str,
     tolerance: float,
-    metric: str = "accuracy",
+    metric: Metric = "accuracy",
     *,
     plain: Fold | None = None,
     cosine: bool = False,

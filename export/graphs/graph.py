@@ -105,7 +105,7 @@ def head_arrays(student: Student) -> Heads:
     if student.kd_head is not None:
         parts += plain_parameters(student.kd_kind, student.kd_head)
     arrays = [part.detach().float().cpu().numpy().copy() for part in parts]
-    return Heads(*arrays) if student.kd_head is None else Heads(*arrays, np.array(student.kd_kind))
+    return Heads(*arrays, *([] if student.kd_head is None else [np.array(student.kd_kind)]))
 
 
 def folded_head(heads: Heads, fold: Fold) -> nn.Module:

@@ -91,7 +91,10 @@ def read_contract(file: Path) -> Contract:
     """A contract file with its class list. Raises DhoxError for what `read_contract_file` refuses, and for the list."""
     content = read_contract_file(file)
     steps = content.preprocessing
-    mean, std = (tuple(number / steps.range for number in numbers) for numbers in (steps.mean, steps.std))
+    mean, std = (
+        (numbers[0] / steps.range, numbers[1] / steps.range, numbers[2] / steps.range)
+        for numbers in (steps.mean, steps.std)
+    )
     preprocessing = Preprocessing(steps.resize, steps.crop, steps.interpolation, mean, std, steps.fit == "squash")
     return Contract(file, content.input, preprocessing, content.output, class_names(file, content.classes))
 

@@ -177,7 +177,7 @@ class Artefact(Record, kw_only=True):
     conversion: HalfConversion | Int8Conversion | None
 
     def __post_init__(self) -> None:
-        kinds = {"fp32": type(None), "fp16": HalfConversion, "int8": Int8Conversion}
+        kinds: dict[str, type] = {"fp32": type(None), "fp16": HalfConversion, "int8": Int8Conversion}
         if not isinstance(self.conversion, kinds[self.precision]):
             raise ValueError(f"its conversion is not that of {self.precision}")
 

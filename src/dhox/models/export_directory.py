@@ -35,7 +35,7 @@ class Export:
         chosen = found.get(precision or self.manifest.default)  # type: ignore[call-overload]
         if chosen is None:
             raise DhoxError(f"This export holds no {precision} model.", f"Ask for one of: {', '.join(found)}.")
-        return chosen  # type: ignore[no-any-return]
+        return chosen
 
     def tensors(self, entry: Artefact) -> Tensors:
         """What the file of an artefact takes and gives."""
