@@ -31,7 +31,7 @@ from dhox.distill.auditing.leaks_and_outliers import near_copies, unlike
 from dhox.distill.auditing.linear_probe import choose_strength, cross_validated, fit_probe, folds_of
 from dhox.distill.images.listing import list_images, look
 from dhox.distill.images.pixels import WholeImages
-from dhox.distill.images.sets import Sets, choose_sets
+from dhox.distill.images.sets import Sets, choose_sets, hold_out_note
 from dhox.distill.options import Labels, worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.small_options import AuditOptions
@@ -123,7 +123,8 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
 
 def notes_of(sets: Sets, every_class: bool) -> list[str]:
     """What the choice of the sets left out; nothing is held out here."""
-    notes = [note for note in sets.notes if not note.startswith("DATA has no val")]
+    held_out = hold_out_note("val", len(sets.validation) if sets.selection == "held-out" else 0)
+    notes = [note for note in sets.notes if note != held_out]
     return notes if every_class else [*notes, "some class has no labelled image in train: all of it is unlabelled here"]
 
 
