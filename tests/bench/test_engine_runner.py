@@ -11,21 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
+from synthetic_engine import SIDE, SyntheticDevice, engine_content, synthetic_device, synthetic_tensorrt
 
 from dhox.artefacts.bench import RunnerFacts
+from dhox.artefacts.engine import Engine
 from dhox.bench.bench_models import open_models
 from dhox.bench.runners.runner import open_runner
 from dhox.errors import DhoxError
 from dhox.models.engines import EXPERIMENTAL, engine_facts
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_session import EngineSession
-
-SIDECAR = {
-    "precision": "fp16", "tensorrt": {"flavour": "tensorrt", "version": "10.3.0"}, "dla_fallback": [],
-    "graph_precision": {"share": 1.0, "products": {"fp16": 21}},
-    "engine_precision": {"status": "proven for 19 of 21", "share": 1.0},
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,7 +30,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SyntheticDevice:
 
 def runner(smallest: int, largest: int, graph: bool = False, **sidecar: Any) -> EngineSession:
     trt, _ = synthetic_tensorrt(smallest, largest)
-    return EngineSession(trt, b"plan", facts=engine_facts(SIDECAR | sidecar, Path("model.engine"), graph))
+    engine = msgspec.convert(engine_content("a" * 64, "b" * 64) | sidecar, Engine)
+    return EngineSession(trt, b"plan", facts=engine_facts(engine, Path("model.engine"), graph))
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:
@@ -98,8 +94,9 @@ def test_a_graph_that_is_not_captured_is_said_and_replaced(
 def test_what_is_timed_is_never_padded(device: SyntheticDevice) -> None:
     opened = runner(2, 4)
     for n in (1, 5):
-        with pytest.raises(DhoxError, match=rf"batches of 2 to 4, not {n}\. Build one for it with .*--batch 1:8:{n}"):
+        with pytest.raises(DhoxError, match=f"2 to 4, not {n}") as raised:
             opened.bind(images(n))
+        assert f"--batch 1:8:{n}" in raised.value.fix
     opened.bind(images(4))
 
 
@@ -113,17 +110,21 @@ def test_answers_are_not_overwritten_and_types_are_not_converted(device: Synthet
 
 
 def test_facts_are_what_the_sidecar_proves(device: SyntheticDevice) -> None:
-    facts = runner(1, 4).facts
+    compiled = {"products": {"fp16": 19}, "share": 1.0, "source": "inspector", "differs": {}, "hidden": ["a", "b"]}
+    facts = runner(1, 4, compiled=compiled).facts
     assert (facts.precision_asked, facts.precision_proven) == ("fp16", "fp16")
-    assert facts.precision_note == "proven for 19 of 21; 100% of convolutions and matrix products fp16"
+    assert facts.precision_note is not None
+    assert all(part in facts.precision_note for part in ("19 of 21", "100%", "fp16"))
     assert (facts.provider, facts.notes) == ("tensorrt 10.3.0", [])
     assert msgspec.json.decode(msgspec.json.encode(facts), type=RunnerFacts) == facts
-    unproven = {"status": "not run: the inspector does not tell the types of most layers"}
     rtx = {"flavour": "tensorrt_rtx", "version": "1.7.1"}
-    facts = runner(1, 4, engine_precision=unproven, tensorrt=rtx, dla_fallback=["a", "b"]).facts
+    unproven = {"compiled": None, "compiled_note": "not run: no inspector"}
+    facts = runner(1, 4, **unproven, tensorrt=rtx, dla_fallback=["a", "b"]).facts
     assert facts.precision_proven is None
-    assert facts.precision_note.startswith("not run: the inspector")
-    assert facts.notes == [EXPERIMENTAL, "2 layers run on the GPU, not on DLA"]
+    assert facts.precision_note is not None
+    assert "no inspector" in facts.precision_note
+    assert facts.notes[0] == EXPERIMENTAL
+    assert facts.notes[1].startswith("2 layers")
 
 
 def test_without_a_gpu_the_reason_is_said(line: Path) -> None:

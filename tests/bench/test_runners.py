@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnxruntime import OrtValue
+from synthetic_engine import engine_content
 
 from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.files import read_npz
@@ -25,6 +26,7 @@ from dhox.bench.runners import runner as runners
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner
 from dhox.bench.runners.torch_reference import open_torch_session
 from dhox.errors import DhoxError, UsageError
+from dhox.models.engines import platform_name
 from dhox.runtimes.cuda import Gpu
 from dhox.runtimes.onnxruntime_api import nodes_run, open_session
 from dhox.runtimes.onnxruntime_session import (
@@ -36,6 +38,7 @@ from dhox.runtimes.onnxruntime_session import (
     precision_facts,
     provider_options,
 )
+from dhox.runtimes.tensorrt_api import import_tensorrt
 
 CPU = ["CPUExecutionProvider"]
 CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -156,7 +159,7 @@ def test_a_model_of_another_tool_runs_by_its_own_names(subjects: dict[str, Bench
             with pytest.raises(DhoxError, match=r"model\.onnx.* batch of 3 ") as raised:
                 call(np.zeros((3, 3, 8, 8), np.float32))
             assert "batches of 2 only" in raised.value.fix
-    with pytest.raises(DhoxError, match="needs the run behind a model"):
+    with pytest.raises(DhoxError, match="has no export"):
         open_runner(subject, "torch", "cpu")
 
 
@@ -164,22 +167,27 @@ def test_what_onnx_runtime_cannot_open_is_one_clear_error(subjects: dict[str, Be
     model = onnx.load(subjects["fp32"].file)
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(DhoxError, match=r"ONNX Runtime does not open .*model\.onnx .*NoSuchOperator"):
+    with pytest.raises(DhoxError, match=r"model\.onnx .*NoSuchOperator"):
         open_runner(replace(subjects["fp32"], file=tmp_path / "model.onnx"), "onnxruntime", "cpu")
 
 
 def test_torch_needs_the_run_that_was_exported(subjects: dict[str, BenchModel], own_line: Path) -> None:
-    with pytest.raises(DhoxError, match="has no int8"):
+    with pytest.raises(DhoxError, match="int8"):
         open_torch_session(replace(subjects["fp32"], precision="int8"), "torch", "cpu", frozenset())
-    manifest = json.loads((own_line / "runs/tiny/export/manifest.json").read_text())
-    moved = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(own_line / "runs/x")}})
-    with pytest.raises(DhoxError, match=r"runs/x is not here\. Leave it out"):
-        open_torch_session(moved, "torch", "cpu", frozenset())
+
+    def of_run(run: Path) -> BenchModel:
+        manifest = subjects["fp32"].manifest
+        assert manifest is not None
+        source = msgspec.structs.replace(manifest.run, path=str(run))
+        return replace(subjects["fp32"], manifest=msgspec.structs.replace(manifest, run=source))
+
+    with pytest.raises(DhoxError, match="runs/x"):
+        open_torch_session(of_run(own_line / "runs/x"), "torch", "cpu", frozenset())
     run = own_line / "runs/tiny"
-    here = replace(subjects["fp32"], manifest=manifest | {"run": manifest["run"] | {"path": str(run)}})
+    here = of_run(run)
     assert open_torch_session(here, "torch", "cpu", frozenset()).facts.precision_proven == "fp32"
     (run / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes() + b" ")
-    with pytest.raises(DhoxError, match="trained again since this export"):
+    with pytest.raises(DhoxError, match="trained again"):
         open_torch_session(here, "torch", "cpu", frozenset())
 
 
@@ -195,14 +203,14 @@ def test_names_with_options_are_read_back(name: str, data: st.DataObject) -> Non
 @pytest.mark.parametrize(
     ("text", "device", "message"),
     [
-        ("onnx", "cpu", r"--runner onnx is unknown\. Use one of: onnxruntime, ort-tensorrt, tensorrt, torch"),
-        ("", "cpu", "is unknown"),
-        ("onnxruntime:", "cuda", "is unknown"),
-        ("onnxruntime:fast", "cuda", r"onnxruntime has no option 'fast' \(takes graph, nhwc\)"),
-        ("ort-tensorrt:graph", "cuda", r"ort-tensorrt has no option 'graph' \(takes no options\)"),
-        ("onnxruntime:graph", "cpu", "needs a GPU, and the device is cpu"),
-        ("ort-tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device cuda"),
-        ("tensorrt", "cpu", "needs a GPU, and the device is cpu. Use --device tensorrt"),
+        ("onnx", "cpu", "onnx .*onnxruntime, ort-tensorrt, tensorrt, torch"),
+        ("", "cpu", "unknown"),
+        ("onnxruntime:", "cuda", "unknown"),
+        ("onnxruntime:fast", "cuda", "'fast'.*graph, nhwc"),
+        ("ort-tensorrt:graph", "cuda", "'graph'.*no options"),
+        ("onnxruntime:graph", "cpu", "GPU.*cpu"),
+        ("ort-tensorrt", "cpu", "GPU.*--device cuda"),
+        ("tensorrt", "cpu", "GPU.*--device tensorrt"),
     ],
 )
 def test_runners_that_cannot_be_are_usage_errors(
@@ -216,9 +224,9 @@ def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, BenchM
     if "CUDAExecutionProvider" in runners.available_providers():
         pytest.skip("ONNX Runtime has CUDA here")
     for name in ("onnxruntime", "onnxruntime:graph"):
-        with pytest.raises(DhoxError, match="no CUDAExecutionProvider"):
+        with pytest.raises(DhoxError, match="CUDAExecutionProvider"):
             open_runner(subjects["fp32"], name, "cuda")
-    with pytest.raises(DhoxError, match="no TensorrtExecutionProvider"):
+    with pytest.raises(DhoxError, match="TensorrtExecutionProvider"):
         open_runner(subjects["fp32"], "ort-tensorrt", "cuda")
 
 
@@ -277,11 +285,11 @@ def test_an_engine_cache_that_others_can_write_is_refused(tmp_path: Path, monkey
     assert folder == engine_cache(b"a", 1) != engine_cache(b"b", 1)
     assert engine_cache(b"a", 8) != folder
     folder.chmod(0o777)
-    with pytest.raises(DhoxError, match="can be written by others"):
+    with pytest.raises(DhoxError, match="by others"):
         engine_cache(b"a", 1)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DhoxError, match="Set XDG_CACHE_HOME"):
+    with pytest.raises(DhoxError, match="XDG_CACHE_HOME"):
         engine_cache(b"a", 1)
 
 
@@ -302,16 +310,10 @@ def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def engine_of(subject: BenchModel, export: Path, **device: str) -> BenchModel:
     """A copy of a subject whose export holds the sidecar of an engine, built on this kind of board or on `device`."""
-    from dhox.models.engines import ENGINE_SCHEMA, platform_name
-    from dhox.runtimes.tensorrt_api import import_tensorrt
-
     trt = import_tensorrt()
-    sidecar = {
-        "schema": ENGINE_SCHEMA, "status": "complete", "finished_at": "2026-11-01", "precision": subject.precision,
-        "onnx": {"file": subject.file.name, "sha256": subject.sha256},
-        "tensorrt": {"flavour": trt.flavour, "version": trt.version},
+    sidecar = engine_content("a" * 64, subject.sha256) | {
+        "precision": subject.precision, "tensorrt": {"flavour": trt.flavour, "version": trt.version},
         "device": {"gpu": "Orin", "compute_capability": "8.7", "platform": platform_name(), **device},
-        "options": {"version_compatible": False, "hardware_compatible": False, "dla": None},
     }  # fmt: skip
     (export / "engines/one").mkdir(parents=True)
     (export / "engines/one/engine.json").write_text(json.dumps(sidecar))
@@ -319,7 +321,7 @@ def engine_of(subject: BenchModel, export: Path, **device: str) -> BenchModel:
 
 
 def test_an_unknown_device_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"--device gpu is unknown\. Use one of: auto, cpu, cuda, tensorrt, jetson"):
+    with pytest.raises(UsageError, match="gpu .*auto, cpu, cuda, tensorrt, jetson"):
         choose_device("gpu", [])
     assert choose_device("cpu", []) == "cpu"
 
@@ -327,13 +329,13 @@ def test_an_unknown_device_is_a_usage_error() -> None:
 def test_jetson_elsewhere_says_what_to_do() -> None:
     if runners.is_jetson():
         pytest.skip("this is a Jetson")
-    with pytest.raises(DhoxError, match="not a Jetson .*--host USER@BOARD.*or use --device cpu or cuda here"):
+    with pytest.raises(DhoxError, match="not a Jetson.*--host.*--device"):
         choose_device("jetson", [])
 
 
 def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "available_providers", lambda: CPU)
-    with pytest.raises(DhoxError, match=r"no CUDA provider .*dhox\[cuda\].*--device tensorrt"):
+    with pytest.raises(DhoxError, match=r"dhox\[cuda\].*--device tensorrt"):
         choose_device("cuda", [])
     monkeypatch.setattr(runners, "available_providers", lambda: CUDA)
     assert choose_device("cuda", []) == "cuda"
@@ -352,9 +354,7 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
     on_a_jetson(CPU)
     assert choose_device("jetson", []) == "jetson"  # engines are still to be built
     assert choose_device("jetson", [with_engine]) == "jetson"
-    with pytest.raises(
-        DhoxError, match="no TensorRT engine .*holds no fp32 engine .*and ONNX Runtime here has no CUDA"
-    ):
+    with pytest.raises(DhoxError, match="no fp32 engine.*no CUDA"):
         choose_device("jetson", [plain])
     assert choose_device("jetson", [with_engine, plain]) == "jetson"  # one of two has its engine: the other is not run
 
@@ -363,7 +363,7 @@ def test_an_engine_of_another_board_is_named(subjects: dict[str, BenchModel], on
     pytest.importorskip("tensorrt_rtx")
     on_a_jetson(CPU)
     other = engine_of(subjects["fp16"], tmp_path / "foreign", platform="Linux other")
-    with pytest.raises(DhoxError, match=r"built on Linux other, this is .*Build an engine here: dhox export EXPORT"):
+    with pytest.raises(DhoxError, match="Linux other.*dhox export EXPORT"):
         choose_device("jetson", [other])
 
 
@@ -426,5 +426,5 @@ def test_the_cache_of_another_user_counts_for_nothing(tmp_path: Path, monkeypatc
     engine_cache(b"a", 1)
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-    with pytest.raises(DhoxError, match="can be written by others"):
+    with pytest.raises(DhoxError, match="by others"):
         engine_cache(b"a", 1)

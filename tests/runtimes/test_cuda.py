@@ -49,11 +49,9 @@ def test_no_gpu_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("this process has a GPU already")
     except cuda.NoGpuError:
         pass
-    with pytest.raises(
-        cuda.NoGpuError, match=r"CUDA finds no GPU here .*on the machine that has it, with its driver\.$"
-    ):
+    with pytest.raises(cuda.NoGpuError, match="driver"):
         cuda.gpu()
-    with pytest.raises(DhoxError, match=r"cudaStreamCreateWithFlags failed \(.+\)\. Check the driver"):
+    with pytest.raises(DhoxError, match=r"cudaStreamCreateWithFlags .*\(.+\)"):
         cuda.create_stream()
 
 
@@ -65,9 +63,9 @@ def test_pinned_memory_and_capture_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("this process has a GPU already")
     except cuda.NoGpuError:
         pass
-    with pytest.raises(DhoxError, match="cudaHostAlloc failed"):
+    with pytest.raises(DhoxError, match="cudaHostAlloc"):
         cuda.pinned((2, 3), np.dtype(np.float32))
-    with pytest.raises(DhoxError, match="cudaStreamBeginCapture failed"):
+    with pytest.raises(DhoxError, match="cudaStreamBeginCapture"):
         cuda.capture(0, lambda: None)
 
 
@@ -148,7 +146,7 @@ def test_capture_asks_for_its_calls_in_order(synthetic: ctypes.CDLL) -> None:
 @pytest.mark.parametrize("broken", ["synchronize", "end", "instantiate"])
 def test_a_capture_that_fails_is_ended_and_forgotten(synthetic: ctypes.CDLL, broken: str) -> None:
     synthetic.begin(broken.encode())
-    with pytest.raises(DhoxError, match=r"failed \(operation would make the capture invalid\)"):
+    with pytest.raises(DhoxError, match="operation would make the capture invalid"):
         cuda.capture(STREAM, lambda: cuda.synchronize(STREAM))
     names = [re.sub(r"\(.*", "", line) for line in calls(synthetic)]
     assert names.count("end") == 1

@@ -44,9 +44,9 @@ def test_every_batch_size_is_answered_row_by_row(device: SyntheticDevice) -> Non
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("refused", r"TensorRT refuses the engine \(the engine plan file is not compatible\)\. Build it again on this"),
-        ("memory", "no memory to run the engine"),
-        ("names", "has the tensors .*scores"),
+        ("refused", "the engine plan file is not compatible.*dhox export EXPORT --tensorrt"),
+        ("memory", "no memory"),
+        ("names", "scores"),
     ],
 )
 def test_an_engine_that_cannot_be_opened_is_one_clear_error(device: SyntheticDevice, fault: str, message: str) -> None:
@@ -71,9 +71,9 @@ def test_no_memory_for_the_batch_gives_back_the_rest(device: SyntheticDevice, mo
 
 def test_an_engine_that_does_not_run_is_one_clear_error(device: SyntheticDevice) -> None:
     session = EngineSession(synthetic_tensorrt(1, 4, run=True)[0], b"plan")
-    with pytest.raises(DhoxError, match="The engine did not run"):
+    with pytest.raises(DhoxError, match="did not run"):
         session.infer(np.zeros((2, SIDE, SIDE, 3), np.uint8))
-    with pytest.raises(DhoxError, match=r"does not take a batch of \[2, 5, 5, 3\]"):
+    with pytest.raises(DhoxError, match=r"\[2, 5, 5, 3\]"):
         session.infer(np.zeros((2, 5, 5, 3), np.uint8))
 
 
