@@ -78,6 +78,8 @@ def transfer(connection: Connection, words: list[str], take: Callable[[str], Non
             f"{connection.host}: rsync does not understand what the login shell there says ({lines[0]}).",
             "Let its start files, such as ~/.bashrc, print nothing where no terminal is.",
         )
+    if status == NOT_WRITTEN:
+        lines = [f"a file could not be written, perhaps the disk is full: {lines[0]}"]
     if status:
         room = "Free space, or set DHOX_REMOTE_CACHE on the board to a folder on another disk; then run"
         raise DhoxError(

@@ -16,7 +16,7 @@ from conftest import CLASSES
 from onnx import TensorProto, helper
 from PIL import Image
 
-from dhox import bench
+import dhox.bench
 from dhox.artefacts.contract import read_contract
 from dhox.bench.bench_models import check_batches, foreign_model, open_models
 from dhox.data.images import model_input
@@ -131,7 +131,7 @@ def test_quantised_graphs_are_int8(line: Path, tmp_path: Path) -> None:
     model.graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]))
     assert read_graph(saved(model, tmp_path)).precision == "int8"
     exports = open_models([line / "runs/tiny/export"])
-    assert [read_graph(model.file).precision for model in exports] == [model.precision for model in exports]
+    assert [read_graph(subject.file).precision for subject in exports] == [subject.precision for subject in exports]
 
 
 def test_bytes_that_end_early_are_refused_not_misread(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_inputs_are_laid_out_as_the_contract_says(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     path = saved(classifier(["batch", SIDE, SIDE, 3]), tmp_path)
     file = agreed(path, ('"rgb"', '"bgr"'), ("range = 1", "range = 255"), ("0.485", "104.0"), ("nchw", "nhwc"))
-    opened = foreign_model(path, file)
+    subject = foreign_model(path, file)
     expected = (pixels[..., ::-1].astype(np.float64) - [104.0, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    taken = opened.tensors.graph_input(pixels)
+    taken = subject.tensors.graph_input(pixels)
     assert (taken.dtype, taken.flags.c_contiguous) == (np.float32, True)
     np.testing.assert_allclose(taken, expected, rtol=1e-4, atol=1e-3)
 
@@ -219,9 +219,9 @@ def test_inputs_are_laid_out_as_the_contract_says(tmp_path: Path) -> None:
     assert np.array_equal(taken, pixels.transpose(0, 3, 1, 2))
 
     half = saved(classifier(dtype=TensorProto.FLOAT16), tmp_path, "half")
-    opened = foreign_model(half, agreed(half, ("float32", "float16")))
-    assert opened.tensors.graph_input(pixels).dtype == np.float16
-    probs = opened.tensors.probs(np.array([[0, 1]], np.float16))
+    subject = foreign_model(half, agreed(half, ("float32", "float16")))
+    assert subject.tensors.graph_input(pixels).dtype == np.float16
+    probs = subject.tensors.probs(np.array([[0, 1]], np.float16))
     assert probs.dtype == np.float32
     assert probs.sum() == pytest.approx(1)
 
@@ -240,18 +240,18 @@ def test_squashed_images(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path) -> None:
     path = saved(classifier([5, 3, SIDE, SIDE]), tmp_path)
     agreed(path)
-    opened = foreign_model(path, path.with_suffix(".toml"))
-    assert opened.fixed_batch == 5
-    check_batches([opened], (1, 5))
-    with pytest.raises(DhoxError, match=r"own .*batch.* 5 .*--batch 5"):
-        check_batches([opened], (8,))
-    result = bench(
-        path, out=tmp_path / "bench", contract=path.with_suffix(".toml"), batch="1,5", scope=("e2e",),
-        duration=0.05, data=line / "data",
-    )  # fmt: skip
-    assert [row.batch for row in result.content.latency] == [5]
-    assert [line for line in result.content.not_run if "at batch 1 not run" in line]
-    assert result.content.accuracy.rows[0].n == 48  # 9 batches of 5, and 3 images
+    subject = foreign_model(path, path.with_suffix(".toml"))
+    assert subject.fixed_batch == 5
+    check_batches([subject], (1, 5))
+    with pytest.raises(DhoxError, match=r"own .*batches of 5.*--batch 5"):
+        check_batches([subject], (8,))
+    found = dhox.bench(
+        path, out=tmp_path / "bench", contract=path.with_suffix(".toml"), batch="1,5", scope="e2e", duration=0.05,
+        energy=0, data=line / "data",
+    ).bench  # fmt: skip
+    assert [row.batch for row in found.latency] == [5]
+    assert [one.model for one in found.not_run if one.batch == 1] == ["own"]
+    assert found.accuracy.rows[0].n == 48  # 9 batches of 5, and 3 images
 
 
 def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> None:
@@ -270,13 +270,12 @@ def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> 
         path, ("resize = 32", "resize = 40"), ('"rgb"', '"bgr"'), ("pixels", outputs[0]), ("answer", outputs[1])
     )
     export, out = line / "runs/tiny/export", tmp_path / "bench"
-    result = bench(
-        export, path, out=out, contract=file, precision=("fp32",), batch="1", duration=0.05, data=line / "data"
-    )
-    content = result.content
-    assert [row.name for row in content.models] == ["fp32", "users"]
-    assert content.models[1].bytes > path.with_name("users.onnx.data").stat().st_size
-    assert {(row.model, row.scope) for row in content.latency} == {
+    found = dhox.bench(
+        export, path, out=out, contract=file, precision=["fp32"], batch="1", duration=0.05, data=line / "data", energy=0
+    ).bench
+    assert [model.name for model in found.models] == ["fp32", "users"]
+    assert found.models[1].bytes > path.with_name("users.onnx.data").stat().st_size
+    assert {(row.model, row.scope) for row in found.latency} == {
         (name, scope) for name in ("fp32", "users") for scope in ("device", "e2e", "pipeline")
     }
     answered = list(csv.DictReader((out / "predictions.csv").open()))
@@ -291,7 +290,7 @@ def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> 
         assert row["predicted"] == CLASSES[int(probs.argmax())]
         assert float(row["probability"]) == pytest.approx(probs.max(), abs=2e-6)
     right = sum(row["label"] == row["predicted"] for row in users)
-    assert content.accuracy.rows[1].correct == right
+    assert found.accuracy.rows[1].correct == right
 
 
 def test_a_model_without_its_contract(tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ from pathlib import Path
 import pytest
 from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
 
-from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, read_json
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.files import BENCH_FILE
+from dhox.artefacts.machine import SetPowerMode
+from dhox.artefacts.record import read_record
+from dhox.bench.options import Output
 from dhox.bench.remote import board, power_modes
 from dhox.bench.remote.power_modes import left_over, lock_file, power_mode_sweep, restore_left_over, state_file
 from dhox.bench.run import BenchResult
@@ -299,9 +303,9 @@ def test_bench_writes_one_directory_per_mode(
     monkeypatch.setattr(console, "width", 100)
     assert exit_code(*words, "--out", "modes") == 0
     said = capsys.readouterr().out
-    benches = {path.name: read_json(path / BENCH_FILE, BENCH_SCHEMA) for path in Path("modes").iterdir()}
-    modes = {name: content["device"]["jetson"]["power_mode"] for name, content in benches.items()}
-    assert modes == {"3-MODE_50W": {"id": 3, "name": "MODE_50W"}, "0-MAXN": {"id": 0, "name": "MAXN"}}
+    benches = {path.name: read_record(path / BENCH_FILE, Bench) for path in Path("modes").iterdir()}
+    modes = {name: bench.device.jetson and bench.device.jetson.power_mode for name, bench in benches.items()}
+    assert modes == {"3-MODE_50W": SetPowerMode(3, "MODE_50W"), "0-MAXN": SetPowerMode(0, "MAXN")}
     assert mode_of(root) == 3
     assert "Power mode MODE_15W (1) not run" in said
     assert max(map(len, said[said.index("Power modes, measured") :].splitlines()[:9])) <= 100
@@ -328,14 +332,13 @@ def test_a_mode_that_fails_leaves_the_report_of_the_others(
     assert "Error: 1 of the power modes failed (" in said.err
     assert "Power mode MAXN (0) failed: " in said.out
     assert "Power modes, measured one after the other" in said.out
-    assert read_json(modes / "3-MODE_50W" / BENCH_FILE, BENCH_SCHEMA)["status"] == "complete"
+    assert read_record(modes / "3-MODE_50W" / BENCH_FILE, Bench).status == "complete"
     assert (modes / "3-MODE_50W/report.html").exists()
     assert mode_of(root) == 3
 
 
 def result(line: Path, place: Path) -> BenchResult:
-    content = read_json(line / "runs/tiny/bench/here" / BENCH_FILE, BENCH_SCHEMA)
-    return BenchResult(place, content, passed=True)
+    return BenchResult(place, read_record(line / "runs/tiny/bench/here" / BENCH_FILE, Bench))
 
 
 def test_the_other_modes_are_measured_after_one_that_fails(root: Path, line: Path, tmp_path: Path) -> None:
@@ -344,8 +347,8 @@ def test_the_other_modes_are_measured_after_one_that_fails(root: Path, line: Pat
             raise DhoxError("The sensor is gone.", "Plug it in.")
         return result(line, place)
 
-    results, ended = bench_modes(run, tmp_path / "modes")
-    assert [one.bench.name for one in results] == ["0-MAXN"]
+    results, ended = bench_modes(run, Output(out=tmp_path / "modes"))
+    assert [one.directory.name for one in results] == ["0-MAXN"]
     assert re.match(
         r"1 of the power modes failed .The sensor is gone.*--overwrite, or with another --out.$", str(ended)
     )
@@ -357,7 +360,7 @@ def test_where_every_mode_fails_the_first_reason_is_the_error(root: Path, tmp_pa
         raise DhoxError(f"No {place.name}.", "")
 
     with pytest.raises(DhoxError, match="No 3-MODE_50W"):
-        bench_modes(run, tmp_path / "modes")
+        bench_modes(run, Output(out=tmp_path / "modes"))
     assert (root / "asked").read_text().split() == ["3", "0", "3"]  # the second was tried
 
 
@@ -373,8 +376,8 @@ def test_a_signal_keeps_what_was_measured(root: Path, line: Path, tmp_path: Path
                 raise
         return result(line, place)
 
-    results, ended = bench_modes(run, tmp_path / "modes")
-    assert [one.bench.name for one in results] == ["3-MODE_50W"]
+    results, ended = bench_modes(run, Output(out=tmp_path / "modes"))
+    assert [one.directory.name for one in results] == ["3-MODE_50W"]
     assert isinstance(ended, DhoxError)
     assert ended.exit_code == 130
     assert "again with --overwrite, or with another --out." in str(ended)
@@ -389,7 +392,7 @@ def test_a_mode_that_cannot_be_set_back_is_the_error_and_the_benches_stay(
             (root / "ignores_3").touch()
         return result(line, place)
 
-    results, ended = bench_modes(run, tmp_path / "modes")
+    results, ended = bench_modes(run, Output(out=tmp_path / "modes"))
     assert len(results) == 2
     assert "could not be set back to MODE_50W" in str(ended)
     assert left_over() is not None

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import loopback
+import msgspec
 import pytest
 from loopback import NASTY, QUICK, call, dhox_command, held, wait_until
 
-import dhox.bench
-from dhox.artefacts.files import BENCH_SCHEMA, read_json
+from dhox.artefacts.bench import Bench
+from dhox.artefacts.record import read_record, record_bytes
 from dhox.bench.remote.link import Board
 
 pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
@@ -54,25 +54,23 @@ def begin(board: loopback.Loopback, *words: object) -> subprocess.Popen[str]:
 def test_a_bench_over_ssh_is_the_bench_of_the_board(
     first: dict[str, Any], board: loopback.Loopback, python: str
 ) -> None:
-    content = read_json(first["bench"] / "bench.json", BENCH_SCHEMA)
-    schema = json.loads((Path(dhox.bench.__file__).parent / "bench.schema.json").read_text())
-    jsonschema.Draft202012Validator(schema).validate(content)
-    assert content["status"] == "complete"
+    bench = read_record(first["bench"] / "bench.json", Bench)
+    assert bench.status == "complete"
     version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
-    assert content["environment"]["python"] == version
-    assert content["environment"].keys() >= {"dhox", "onnxruntime"}
-    assert "torch" not in content["environment"]
-    assert {row["scope"] for row in content["latency"]} == {"e2e"}
+    assert bench.environment["python"] == version
+    assert bench.environment.keys() >= {"dhox", "onnxruntime"}
+    assert "torch" not in bench.environment
+    assert {row.scope for row in bench.latency} == {"e2e"}
     # Every path is this machine's.
-    assert content["subjects"][0]["export"]["path"] == str(first["export"])
-    assert content["accuracy"]["data"] == str(first["root"] / "line/data")
-    without = {key: value for key, value in content.items() if key != "remote"}
-    assert str(board.store) not in json.dumps(without)
+    assert [model.export and model.export.path for model in bench.models] == [str(first["export"])] * 2
+    assert bench.accuracy.data == str(first["root"] / "line/data")
+    assert bench.remote is not None
+    assert str(board.store).encode() not in record_bytes(msgspec.structs.replace(bench, remote=None))
     # Names survive whatever they are, and the ledger finds its images again.
     predictions = (first["bench"] / "predictions.csv").read_text()
     assert all(f"test/bag/{name}".replace('"', '""') in predictions for name in NASTY)
-    assert {row["agreement"] for row in content["ledgers"][0]["rows"]} == {1.0}
-    assert all(row["passed"] for row in content["golden"])
+    assert {row.agreement for row in bench.ledgers[0].rows} == {1.0}
+    assert bench.passed
     assert (first["bench"] / "report.html").is_file()
     assert running(board) == []
     assert list((board.store / "runs").iterdir()) == []
@@ -110,7 +108,7 @@ def test_models_that_share_images_are_measured_in_one_call_from_a_damaged_store(
     )  # fmt: skip
     new = len(list(Path("copied/tiny/export").glob("*.*")))  # a place of its own; the images are shared
     assert f"Copied {2 + new} files" in done.stdout, done.stdout + done.stderr
-    paths = [row["path"] for row in read_json(Path("several/bench.json"), BENCH_SCHEMA)["subjects"]]
+    paths = [model.path for model in read_record(Path("several/bench.json"), Bench).models]
     assert paths == [str(first["export"] / "model.onnx"), str(Path("copied/tiny/export/model.onnx").absolute())]
 
 
@@ -153,9 +151,9 @@ def test_ctrl_c_ends_the_bench_there_in_order(
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert running(board) == []
-    content = read_json(Path("stopped/bench.json"), BENCH_SCHEMA)
-    assert content["status"] == "interrupted"
-    assert content["accuracy"]["rows"]
+    bench = read_record(Path("stopped/bench.json"), Bench)
+    assert bench.status == "interrupted"
+    assert bench.accuracy.rows
 
 
 def test_a_bench_that_is_killed_there_is_told_from_an_interrupted_one(
@@ -217,7 +215,7 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
     (left,) = re.findall(r"lies there in (.*); `scp -r 'board:.*' \.` brings it here\.$", said.strip())
-    assert read_json(Path(left, "bench/bench.json"), BENCH_SCHEMA)["status"] == "interrupted"
+    assert read_record(Path(left, "bench/bench.json"), Bench).status == "interrupted"
     # Results that could not be written here stay there too, and what can be seen before is not measured.
     Path("a file").touch()
     refused = call(*words[:-1], "a file/out", *QUICK)

@@ -91,7 +91,7 @@ def test_a_broken_copy_goes_on_where_it_ended(open_board: Board, board: loopback
     wait_until(lambda: not list(there.glob(".*")))  # no half of a file stays
     assert all(whole[path.name] == path.read_bytes() for path in there.iterdir())
     files, _ = push(open_board.connection, Path("folder"), str(there), seen.append)
-    assert 0 < files <= 11
+    assert 0 < files < 20
     assert {path.name: path.read_bytes() for path in there.iterdir()} == whole
 
 
@@ -105,7 +105,7 @@ def test_results_stay_on_the_board_until_they_are_forgotten(
 ) -> None:
     run = board.store / "runs/abc"
     (run / "bench").mkdir(parents=True)
-    (run / "bench/bench.json").write_text('{"latency": []}')
+    (run / "bench/bench.json").write_text('{"finished_at": "2026"}')
     (run / "bench/samples.npz").write_bytes(b"samples")
     (run / "bench/.bashrc").write_text("touch x")
     (run / "bench/predictions.csv").symlink_to("/etc/passwd")
@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(
         Path("folder").mkdir()
         Path("folder/a").write_bytes(bytes(500_000))
         Path("folder/b").write_bytes(b"b" * 4_000_000)
-        with Board("board", python) as there, pytest.raises(DhoxError, match="No space left") as caught:
+        with Board("board", python) as there, pytest.raises(DhoxError, match="disk is full") as caught:
             push(there.connection, Path("folder"), str(board.store), lambda count: None)
         assert "DHOX_REMOTE_CACHE" in caught.value.fix
         assert {path.name: path.stat().st_size for path in board.store.iterdir()} == {"a": 500_000}
