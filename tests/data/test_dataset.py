@@ -64,12 +64,12 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\n1.png,a\n", "Name at least these two: path, label"),
-        ("path,label,split\n1.png,a,dev\n", "row 2: split 'dev' is unknown. Use one of: train"),
-        ("path,label\n9.png,a\n", "row 2: 9.png does not exist"),
-        ("path,label\n1.png,a\n1.png,b\n", "row 3: 1.png is listed twice"),
-        ("path,label,split\n1.png,,test\n", "an image of test needs a label"),
-        ("path,label,split,group\n1.png,a,train,cam\n2.png,a,test,cam\n", "Group 'cam' stands in train and in test"),
+        ("file,label\n1.png,a\n", "path, label"),
+        ("path,label,split\n1.png,a,dev\n", "row 2.*'dev'.*train"),
+        ("path,label\n9.png,a\n", "row 2.*9.png"),
+        ("path,label\n1.png,a\n1.png,b\n", "row 3.*1.png.*twice"),
+        ("path,label,split\n1.png,,test\n", "test .*label"),
+        ("path,label,split,group\n1.png,a,train,cam\n2.png,a,test,cam\n", "'cam'.*train.*test"),
         ("path,label\n", "holds no image"),
     ],
 )
@@ -88,10 +88,10 @@ def test_links_are_followed_once_and_dot_folders_left_out(tmp_path: Path) -> Non
 
 def test_empty_class_folders_and_strange_names_are_named(tmp_path: Path) -> None:
     (touch(tmp_path / "one", "train/a/1.png") / "train/b").mkdir()
-    with pytest.raises(DhoxError, match="Class folders of .*train without an image: b. Fill or remove them"):
+    with pytest.raises(DhoxError, match="train .*image: b"):
         read_dataset(tmp_path / "one")
     touch(tmp_path / "two", "train/a/\udcff.png")
-    with pytest.raises(DhoxError, match="is not UTF-8. Rename the file"):
+    with pytest.raises(DhoxError, match="UTF-8"):
         read_dataset(tmp_path / "two")
 
 
@@ -103,17 +103,17 @@ def test_one_split_alone_asks_nothing_of_the_others(tmp_path: Path) -> None:
 
 
 def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
-    with pytest.raises(DhoxError, match="does not exist. DATA is an image folder"):
+    with pytest.raises(DhoxError, match="does not exist"):
         read_dataset(tmp_path / "none")
     with pytest.raises(DhoxError, match="holds no image"):
         read_dataset(tmp_path)
-    with pytest.raises(DhoxError, match="lies in no class folder"):
+    with pytest.raises(DhoxError, match="no class folder"):
         read_dataset(touch(tmp_path, "train/1.png"))
     touch(tmp_path, "m.txt")
-    with pytest.raises(DhoxError, match="neither a folder nor a .csv or .parquet"):
+    with pytest.raises(DhoxError, match=r"\.csv or \.parquet"):
         read_dataset(tmp_path / "m.txt")
     (tmp_path / "m.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DhoxError, match="cannot be read as Parquet"):
+    with pytest.raises(DhoxError, match="Parquet"):
         read_dataset(tmp_path / "m.parquet")
 
 
@@ -131,15 +131,15 @@ def test_class_file_gives_order_and_prompt_names(tmp_path: Path) -> None:
         ("n02", "goldfish, a fish"), ("n01", "great white shark"), ("n_03", "n 03"), ("red, ripe", "apple"),
     ]  # fmt: skip
     (tmp_path / "classes.txt").write_text("n01\nn01\n")
-    with pytest.raises(DhoxError, match="lists a class twice: n01"):
+    with pytest.raises(DhoxError, match="twice: n01"):
         class_names(splits, tmp_path / "classes.txt")
-    with pytest.raises(DhoxError, match=r"class list .* cannot be read"):
+    with pytest.raises(DhoxError, match="class list"):
         class_names(splits, tmp_path / "none.txt")
 
 
 def test_labels_outside_the_classes_and_one_class(tmp_path: Path) -> None:
-    with pytest.raises(DhoxError, match="at least two classes, found: a"):
+    with pytest.raises(DhoxError, match="two classes.*a"):
         class_names(read_dataset(touch(tmp_path / "one", "train/a/1.png")), None)
     splits = read_dataset(touch(tmp_path / "two", "train/a/1.png", "train/b/1.png", "test/c/1.png"))
-    with pytest.raises(DhoxError, match=r"test has labels outside the class list \(the training labels\): c"):
+    with pytest.raises(DhoxError, match="test .*outside.*: c"):
         class_names(splits, None)
