@@ -14,7 +14,7 @@ from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(
     "dhox import-dho dho_vitb16_1p.pt --arch ViT-B-16 --classes imagenet",
-    "dhox import-dho caltech.pt --arch resnet18 --classes classes.txt --data caltech-101",
+    "dhox import-dho caltech.pt --arch resnet18 --classes names.txt --data caltech",
 )
 
 

@@ -19,6 +19,7 @@ from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, 
 from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
+from dhox.options.command import examples
 
 app = typer.Typer(
     name="dhox",
@@ -57,7 +58,7 @@ app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 
 
-@app.command()
+@app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))
 def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
     """Write report.html of a run or of a bench, for example of one that was brought from a board."""
     from dhox.reports.pages.run import write_report
@@ -65,7 +66,12 @@ def report(directory: Annotated[Path, typer.Argument(help="Run or bench director
     say(f"Report: {write_report(directory)}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "dhox predict runs/photos/export image.jpg",
+        "dhox predict runs/photos/export a.jpg b.jpg --device tensorrt --json",
+    )
+)
 def predict(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -84,7 +90,7 @@ def predict(
     print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
 
 
-@app.command()
+@app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))
 def verify(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     device: Annotated[str, typer.Option(help="Where the golden images run.", metavar="auto|cpu|cuda")] = "auto",
@@ -106,7 +112,7 @@ def verify(
         )
 
 
-@app.command()
+@app.command(epilog=examples("dhox doctor", "dhox doctor --host user@orin", "dhox doctor --target orin-nano@jp6.1"))
 def doctor(
     host: Annotated[str | None, typer.Option(help="A board, over ssh.", show_default="this machine", metavar="[USER@]HOST")] = None,
     remote_python: Annotated[str | None, typer.Option(help="With --host: the Python to use there.", show_default="python3")] = None,
@@ -158,7 +164,7 @@ def doctor(
     print_doctor(examine(), as_json)
 
 
-@app.command()
+@app.command(epilog=examples("dhox demo", "dhox demo --shots 4 --out runs/demo-4"))
 def demo(
     data: Annotated[Path, typer.Option(help="Where the images are written.")] = Path("demo-data"),
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),

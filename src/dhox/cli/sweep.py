@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "dhox sweep --students resnet18,mobilenetv4_conv_small --budget 5ms",
-    "dhox sweep --students resnet18,efficientnet_b0 --fp16 --device tensorrt --budget 2ms --runs runs",
+    "dhox sweep --students resnet18,efficientnet_b0 --fp16 --device tensorrt",
     "dhox sweep --host user@orin --device jetson --budget 5ms",
 )
 

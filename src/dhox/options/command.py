@@ -62,7 +62,7 @@ def parameter_of(field: Field) -> inspect.Parameter:
     info = typer.Option(
         *[option.flags or field.flag],
         help=sentence, metavar=metavar, min=field.low, max=field.high,
-        show_default=option.shown if option.shown is not None else field.default not in (None, False, [], ()),
+        show_default=option.shown or not (field.default is None or field.default is False or field.default in ([], ())),
         rich_help_panel=None if option.common else field.title,
     )  # fmt: skip
     hint = list[one] | None if several else kind | None if field.optional else kind  # type: ignore[valid-type]

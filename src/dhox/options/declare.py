@@ -111,7 +111,7 @@ def described(name: str, group_name: str, group: type[Group], default: Any) -> F
     return Field(name, group_name, title, option, kind, hint, default, optional, low, high)
 
 
-def build(kind: type[O], **values: Any) -> O:
+def build(kind: type[O], /, **values: Any) -> O:
     """The record of a command from values by name; what is left out has its default.
 
     Raises UsageError for an unknown name (with the closest one), and for a value of a wrong type or out of its bounds.
@@ -172,7 +172,7 @@ def plain(value: Any) -> Any:
     return str(value.absolute()) if isinstance(value, Path) else value
 
 
-def replaced(options: O, **values: Any) -> O:
+def replaced(options: O, /, **values: Any) -> O:
     """The same options with other values."""
     return build(type(options), **(flat(options) | values))
 
