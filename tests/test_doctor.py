@@ -28,7 +28,8 @@ from dhox.doctor.backends import (
 from dhox.doctor.examine import abilities, board, disk
 from dhox.doctor.targets import BOARDS, describe_target, parse_target, targets_of
 from dhox.errors import UsageError
-from dhox.reports import tables
+from dhox.reports.pages.machine import doctor_page, target_page
+from dhox.reports.terminal import show
 from dhox.system.jetpack import JETPACKS, jetpack_of
 from dhox.system.sysroot import VARIABLE
 
@@ -234,8 +235,8 @@ def test_tables_fit_a_hundred_columns(monkeypatch: pytest.MonkeyPatch, capsys: p
     )
     for width in (140, 100):
         monkeypatch.setattr(console, "width", width)
-        tables.print_doctor([wide], as_json=False)
-        tables.print_target(describe_target("agx-orin@jp7.2.1"), as_json=False)
+        show(doctor_page([wide]))
+        show(target_page(describe_target("agx-orin@jp7.2.1")))
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) > 20
         assert max(map(len, lines)) <= 100

@@ -11,7 +11,7 @@ from dhox.distill.results.outcome import FOLLOWS_ONE_HEAD, label_free, select
 from dhox.distill.results.selection import selecting_half
 from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
-from dhox.reports.tables import label_free_sentence, selection_sentence
+from dhox.reports.pages.selection import label_free_sentence, selection_sentence
 
 
 def validation(n: int, ce_right: float, kd_right: float, seed: int = 0, ce_size: float = 3.0) -> Logits:

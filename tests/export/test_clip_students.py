@@ -20,7 +20,7 @@ from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import Fold, fold_probs
 from dhox.export.retune import retune_export
 from dhox.models.classifier import load
-from dhox.reports.run.page import write_report
+from dhox.reports.pages.run import write_report
 
 TOWER = f"open_clip:{TEACHER}"
 OPTIONS: dict[str, Any] = {

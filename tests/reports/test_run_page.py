@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from dhox.artefacts.files import read_json, write_json
-from dhox.reports.run.page import write_report
+from dhox.reports.pages.run import Cost, write_report
 
 
 def test_a_run_with_export_and_bench_makes_a_whole_page(own_line: Path) -> None:
     run = own_line / "runs/tiny"
-    costs = {"dho": {"bytes": 2_000_000, "latency_ms": 1.5}}
+    costs = {"dho": Cost(2_000_000, 1.5)}
     page = write_report(run, costs).read_text(encoding="utf-8")
     for heading in (
         "Accuracy, size and latency",
@@ -61,7 +61,7 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
     assert "Latency distribution" not in page
     import dhox.bench
 
-    manifest = read_json(far / "export/manifest.json", "dhox.export/2")
+    manifest = read_json(far / "export/manifest.json", "dhox.export/3")
     manifest["run"]["path"] = "/nowhere"
     write_json(far / "export/manifest.json", manifest)
     page = write_report(dhox.bench(far / "export", duration=0.05, energy=0, batch="1").directory).read_text(
@@ -74,7 +74,7 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
 def test_missing_report_libraries_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from dhox.reports.run.page import report_libraries_missing
+    from dhox.reports.html import report_libraries_missing
 
     assert report_libraries_missing() is None
     monkeypatch.setitem(sys.modules, "matplotlib", None)

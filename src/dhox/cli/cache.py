@@ -38,12 +38,13 @@ def cache(
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
     from dhox.distill.teachers.cache_upkeep import entries, fill, repair_all
-    from dhox.reports.tables import print_caches, print_plan
+    from dhox.reports.pages.training import caches_page, plan_page
+    from dhox.reports.terminal import show
 
     if data is not None and dry_run:
         from dhox.distill.dry_run import plan_cache
 
-        print_plan(plan_cache(data, cache, options))
+        show(plan_page(plan_cache(data, cache, options)))
         return
     if data is not None:
         with told_of_lost_processes():
@@ -53,7 +54,7 @@ def cache(
         found = repair_all(repair)
     else:
         found = entries(info or verify or Path(), checksums=verify is not None)
-    print_caches(found)
+    show(caches_page(found))
     damaged = sum(len(entry.damaged) for entry in found)
     if damaged:
         raise DhoxError(

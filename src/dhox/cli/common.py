@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -80,3 +81,8 @@ def check_host_options(host: str | None, remote_python: str | None) -> None:
 def say_next(command: str) -> None:
     """The command that follows."""
     console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Plain values as JSON on standard output."""
+    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))

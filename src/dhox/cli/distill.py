@@ -49,12 +49,14 @@ def distill(
     out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
-    from dhox.reports.tables import print_comparison, print_distill, print_plan
+    from dhox.reports.pages.run import run_page
+    from dhox.reports.pages.training import comparison_page, plan_page
+    from dhox.reports.terminal import show
 
     if dry_run:
         from dhox.distill.dry_run import plan
 
-        print_plan(plan(data, out, options))
+        show(plan_page(plan(data, out, options)))
         return
     if options.training.compares:
         from dhox.distill.compare_methods import compare
@@ -62,14 +64,14 @@ def distill(
         with told_of_lost_processes():
             comparison = compare(data, out, options)
             leave()
-        print_comparison(comparison.out, comparison.content)
+        show(comparison_page(comparison.out, comparison.content))
         return
     from dhox.distill.run import distill as run_distill
 
     with told_of_lost_processes():
         result = run_distill(data, out, options)
         leave()
-    print_distill(result.run, result.summary, result.selection)
+    show(run_page(result.run, result.summary, result.selection))
     if is_first_process():
         say_report(result.run)
     say_next(f"dhox export {result.run} --fold-heads --fp16")

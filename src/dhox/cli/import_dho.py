@@ -29,12 +29,13 @@ def import_dho(
     """Turn a checkpoint of the DHO authors' code into a run directory for dhox export."""
     quiet_training_libraries()
     from dhox.distill.students.import_dho import import_dho as run_import
-    from dhox.reports.tables import print_distill
+    from dhox.reports.pages.run import run_page
+    from dhox.reports.terminal import show
 
     of = options.imported
     result = run_import(
         file, out or Path("runs") / file.stem, arch=arch, classes=classes, alpha=of.alpha, beta=of.beta, data=of.data,
         workers=worker_count(of.workers), overwrite=of.overwrite,
     )  # fmt: skip
-    print_distill(result.run, result.summary, result.selection)
+    show(run_page(result.run, result.summary, result.selection))
     say_next(f"dhox export {result.run} --fold-rule exact")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
-from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, set_sysroot
+from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, print_json, set_sysroot
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -83,11 +82,19 @@ def predict(
 ) -> None:  # fmt: skip
     """Classify images with an exported model. Needs no torch."""
     from dhox.models.classifier import load
-    from dhox.reports.tables import print_predictions
+    from dhox.reports.pages.predictions import first_classes, prediction_json, prediction_page
+    from dhox.reports.terminal import show
 
     model = load(export, device, precision, trust_engine)
     probs = [model(path)[0] for path in images]
-    print_predictions([str(path) for path in images], model.classes, probs, top, as_json, model.reject_threshold)
+    names = [str(path) for path in images]
+    answers = [first_classes(row, model.classes, top) for row in probs]
+    limit = model.reject_threshold
+    unknown = [limit is not None and float(row.max()) < limit for row in probs]
+    if as_json:
+        print_json(prediction_json(names, answers, unknown))
+    else:
+        show(prediction_page(names, answers, unknown))
 
 
 @app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))
@@ -99,11 +106,15 @@ def verify(
     """Check on another machine that an export is whole and answers as it did where it was made. Needs no torch."""
     from dhox.errors import GateFailedError
     from dhox.models.verify import verify as run_verify
-    from dhox.reports.export.tables import print_verify
+    from dhox.reports.pages.export import verify_json, verify_page
+    from dhox.reports.terminal import show
 
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     rows = run_verify(export, device)
-    print_verify(rows, as_json)
+    if as_json:
+        print_json(verify_json(rows))
+    else:
+        show(verify_page(rows))
     failed = [row for row in rows if row.passed is False]
     if failed:
         raise GateFailedError(
@@ -141,16 +152,21 @@ def doctor(
         else:
             found = examine_board(host, remote_python or "python3")
             if as_json:
-                print(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))
+                print_json(msgspec.to_builtins(found))
             else:
                 show(board_page(found.probe, found.findings, found.note))
         return
     set_sysroot(sysroot)
     if target is not None:
         from dhox.doctor.targets import describe_target
-        from dhox.reports.tables import print_target
+        from dhox.reports.pages.machine import target_page
+        from dhox.reports.terminal import show
 
-        print_target(describe_target(target), as_json)
+        facts = describe_target(target)
+        if as_json:
+            print_json(facts)
+        else:
+            show(target_page(facts))
         return
     if restore_power_mode:
         from dhox.bench.remote.power_modes import restore_left_over
@@ -159,9 +175,14 @@ def doctor(
         say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
         return
     from dhox.doctor.examine import examine
-    from dhox.reports.tables import print_doctor
+    from dhox.reports.pages.machine import doctor_page
+    from dhox.reports.terminal import show
 
-    print_doctor(examine(), as_json)
+    findings = examine()
+    if as_json:
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        show(doctor_page(findings))
 
 
 @app.command(epilog=examples("dhox demo", "dhox demo --shots 4 --out runs/demo-4"))

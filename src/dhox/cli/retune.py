@@ -29,14 +29,14 @@ def retune(
     """Choose alpha, beta, r and tau again, or set them, from stored validation logits. Needs no torch."""
     from dhox.artefacts.files import EXPORT_FILE
     from dhox.distill.results.retune import retune as run_retune
-    from dhox.reports.tables import print_distill
+    from dhox.reports.pages.run import run_page
+    from dhox.reports.terminal import show
 
     metric, mixture, of_export = options.chosen.metric, options.chosen.mixture, options.export
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retune import retune_export
         from dhox.reports.pages.export import export_page
-        from dhox.reports.terminal import show
 
         retuned = retune_export(
             directory, out, metric=metric, mixture=mixture, r=of_export.r, tau=of_export.tau, data=of_export.data,
@@ -51,7 +51,7 @@ def retune(
             "Give the directory that dhox export wrote.",
         )
     result = run_retune(directory, metric=metric, fixed=mixture)
-    print_distill(result.run, result.summary, result.selection)
+    show(run_page(result.run, result.summary, result.selection))
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)
     say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -333,3 +334,9 @@ def verify_page(checks: list[Check]) -> Page:
     marks = {True: Cell("passed", "good"), False: Cell("FAILED", "bad"), None: Cell("not run", "doubtful")}
     rows = [cells(check.file, check.what, marks[check.passed], check.found) for check in checks]
     return Page(sections=(Section(tables=table("file|<check|result|<found", rows)),))
+
+
+def verify_json(checks: list[Check]) -> dict[str, object]:
+    """The same as plain values."""
+    passed = all(check.passed is not False for check in checks)
+    return {"schema": "dhox.verify/1", "passed": passed, "checks": [asdict(check) for check in checks]}

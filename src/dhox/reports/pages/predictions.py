@@ -25,3 +25,18 @@ def prediction_page(names: list[str], answers: list[list[tuple[str, float]]], un
 def first_classes(probs: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
     """The `top` most probable classes of [C] probabilities, ties in class order."""
     return [(classes[i], round(float(probs[i]), 6)) for i in np.argsort(-probs, kind="stable")[:top]]
+
+
+def prediction_json(
+    names: list[str], answers: list[list[tuple[str, float]]], unknown: list[bool]
+) -> list[dict[str, object]]:
+    """The same as plain values."""
+    return [
+        {
+            "path": name,
+            "label": None if unsure else first[0][0],
+            "unknown": unsure,
+            "top": [{"class": label, "probability": probability} for label, probability in first],
+        }
+        for name, first, unsure in zip(names, answers, unknown, strict=True)
+    ]

@@ -1,1 +1,0 @@
-"""What a bench and a comparison of benches show: pages, tables, charts."""

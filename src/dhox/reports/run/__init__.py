@@ -1,1 +1,0 @@
-"""What a run shows: report.html and its charts."""
