@@ -12,12 +12,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_architecture import BOARD
 
 from dhox.artefacts.files import read_json, write_json
+from dhox.artefacts.sweep import Front, KnownAccuracy
 from dhox.bench.bench_models import open_models
 from dhox.bench.run import BenchResult
 from dhox.bench.sweep import candidates
@@ -25,13 +27,16 @@ from dhox.bench.sweep.candidates import candidate_folder, prepare
 from dhox.bench.sweep.choose import choose, fronts, pareto_front, parse_budget
 from dhox.bench.sweep.footprint import measure_footprint
 from dhox.bench.sweep.known_accuracy import accuracy_of, finished_runs
+from dhox.bench.sweep.options import SweepOptions
 from dhox.bench.sweep.run import add_footprints, measure_all, sweep
 from dhox.cli.main import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
 from dhox.models.classifier import load
 from dhox.models.export_directory import read_manifest
-from dhox.reports.sweep.tables import print_sweep
+from dhox.options.declare import build
+from dhox.reports.pages.sweep import sweep_page
+from dhox.reports.terminal import show
 from dhox.runtimes.onnxruntime_api import available_providers
 
 SIDE = 32
@@ -292,39 +297,26 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
 
 
 def test_tables_fit_100_columns(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    result = sweep([], Path("all"), candidates=cache, device="cpu", duration_s=0.05, budget_ms=1.0)
-    name = "vit_base_patch16_clip_quickgelu_224"
-    known = {
-        "accuracy": 0.5,
-        "interval": [0.45, 0.55],
-        "n": 3000,
-        "split": "test",
-        "data": "d",
-        "what": "w",
-        "method": "dho",
-        "run": "r",
-    }
-    wide = {
-        "latency_ms": {"p50": 1234.5, "p99": 123.4},
-        "p50_interval": [0.0123, 0.0124],
-        "parameters": 3e8,
-        "bytes": 1.2e9,
-    }
-    for one in result.content["rows"]:
-        one |= {
-            "student": name,
-            "accuracy": known,
-            "mj_per_image": 123.4,
-            "memory_bytes": 2e9,
-            "image_size": one["parameters"],
-        } | wide
+    options = build(SweepOptions, candidates=cache, device="cpu", duration=0.05, budget="1ms", out=Path("all"))
+    found = sweep(options).sweep
+    known = KnownAccuracy(
+        accuracy=0.5, interval=(0.45, 0.55), n=3000, split="test", data="d", what="w", method="dho", run="r"
+    )
+    rows = [
+        msgspec.structs.replace(
+            row, student=f"vit_base_patch16_clip_quickgelu_224_{number}", accuracy=known, mj_per_image=123.4,
+            memory_bytes=2_000_000_000, parameters=300_000_000, bytes=1_200_000_000, p50_interval=(0.0123, 0.0124),
+            latency_ms=msgspec.structs.replace(row.latency_ms, p50=1234.5, p99=123.4),
+        ) for number, row in enumerate(found.rows)
+    ]  # fmt: skip
+    front, chosen = Front(accuracy=[], parameters=[]), None
+    wide = msgspec.structs.replace(found, rows=rows, front=front, choice=chosen)
     monkeypatch.setattr(console, "width", 100)
     capsys.readouterr()
-    print_sweep(Path("all"), result.content)
+    show(sweep_page(Path("all"), wide))
     lines = capsys.readouterr().out.splitlines()
-    table = [text for text in lines if not text.startswith(("Flags", "Energy", "Accuracies", "No ", "Within", "all/"))]
-    assert max(map(len, table)) <= 100
-    assert "".join(table).count("50.0 (45.0-55.0)") == 2  # nothing is cut
+    assert max(map(len, lines)) <= 100
+    assert "".join(lines).count("50.0 (45.0-55.0)") == 2  # nothing is cut
 
 
 def test_a_board_measures_what_was_exported_elsewhere(cache: Path) -> None:
