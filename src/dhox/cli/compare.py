@@ -35,7 +35,7 @@ def compare(
     from dhox.reports.pages.compare import compare_page
     from dhox.reports.terminal import show
 
-    found = compare_benches(old, new, limits.gates)
+    found = compare_benches(old, new, limits.gates.max_slowdown, limits.gates.max_accuracy_drop)
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
