@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from dhox.artefacts.bench_latency import Key
 from dhox.bench.latency_statistics import (
+    Ratio,
     comparisons,
     drift_of,
     effective_rounds,
@@ -268,7 +269,7 @@ def test_paired_ratios_find_what_drift_hides_and_are_symmetric() -> None:
     assert back.verdict == "slower"
     assert back.ratio == pytest.approx(1 / found.ratio)
     assert back.interval == pytest.approx([1 / end for end in reversed(found.interval or ())])
-    assert paired_ratio(a, a, opening=0) == {"ratio": 1, "interval": [1, 1], "verdict": "no difference shown"}
+    assert paired_ratio(a, a, opening=0) == Ratio(1, (1, 1), "no difference shown")
     assert paired_ratio(a, a).interval == pytest.approx([1 / 1.01, 1.01])
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.bench_latency import Key, WarmUp
-from dhox.artefacts.files import write_json
+from dhox.artefacts.engine import Builder, EngineOptions
 from dhox.bench.bench_models import open_models
 from dhox.bench.cells import Opened, TimedImages
 from dhox.bench.rounds import Timed
@@ -27,7 +28,6 @@ from dhox.bench.trtexec import (
 )
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
-from dhox.models.engines import ENGINE_SCHEMA
 
 ENGINE = CheckedEngine(Path("e"), "image:1x28x28x3")
 OURS = {Key("fp32", "tensorrt", 1, "device"): 1.0}
@@ -126,9 +126,9 @@ def test_a_fixed_batch_needs_no_shapes() -> None:
 @pytest.mark.parametrize(
     ("options", "flags"),
     [
-        ({"version_compatible": False, "dla": None}, []),
-        ({"version_compatible": True, "dla": None}, ["--versionCompatible"]),
-        ({"version_compatible": False, "dla": 1}, ["--useDLACore=1"]),
+        ({"version_compatible": False}, []),
+        ({"version_compatible": True}, ["--versionCompatible"]),
+        ({"dla": 1}, ["--useDLACore=1"]),
     ],
 )
 @pytest.mark.parametrize(("banner", "major"), [("v101602", 10), ("v110400", 11)])
@@ -148,7 +148,7 @@ def test_engines_are_loaded_as_they_were_built(
 def test_an_engine_of_tensorrt_rtx_is_not_handed_to_trtexec(
     line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"version_compatible": False, "dla": None}
+    options = {"version_compatible": False}
     found = checks_of(line, tmp_path, monkeypatch, stand_in(tmp_path, "v101602"), "tensorrt_rtx", options)
     assert found.cross_checks == []
     (said,) = found.not_run
@@ -160,13 +160,12 @@ def checks_of(
     line: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tool: Path, flavour: str, options: dict[str, Any]
 ) -> SimpleNamespace:
     """What the stand-in for trtexec finds of a model whose engine lies in `folder` with such a sidecar."""
-    write_json(
-        folder / "engine.json",
-        {"schema": ENGINE_SCHEMA, "status": "complete", "tensorrt": {"flavour": flavour}, "options": options},
-    )
+    sidecar = SimpleNamespace(tensorrt=Builder(flavour, "10.3.0"), options=EngineOptions(**options))  # type: ignore[arg-type]
+    monkeypatch.setattr("dhox.bench.trtexec.read_sidecar", lambda place: sidecar if place == folder else None)
     monkeypatch.setattr("dhox.bench.trtexec.find_trtexec", lambda: tool)
     (model,) = open_models([line / "runs/tiny/export/model.onnx"])
-    runner: Any = SimpleNamespace(name="tensorrt", facts={"engine": str(folder / "model.engine"), "graph": False})
+    facts = RunnerFacts(device="tensorrt", provider_asked="tensorrt", engine=str(folder / "model.engine"))
+    runner: Any = SimpleNamespace(name="tensorrt", facts=facts)
     image = next((line / "data/test/bag").iterdir()).read_bytes()
     times = Timed(WarmUp(1.0, True), [np.array([800_000, 820_000, 840_000])], [0.0])
     found = SimpleNamespace(timed={Key("fp32", "tensorrt", 1, "device"): times}, not_run=[], cross_checks=[])
