@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -127,22 +129,32 @@ def test_packages_of_the_project_file_are_the_folders() -> None:
     assert {path.parent for path in modules().values()} == {modules()[name].parent for name in folders}
 
 
-def test_readme_maps_every_module_in_its_folder() -> None:
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_map_names_every_module_with_its_first_line() -> None:
+    write_map = script("write_map")
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    assert page == write_map.page_with_map(), "run: python scripts/write_map.py"
+    for path in modules().values():
+        assert path.name == "__init__.py" or f" {path.name} " in page
+        assert write_map.first_line(path), path
+
+
+def test_the_front_page_is_short_and_names_every_folder() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text[text.index("## The map of files") :].split("```")[1]
-    told: list[str] = []
-    folders: list[str] = []
-    for indent, name in re.findall(r"^( *)(\S+)", tree, re.MULTILINE):
-        folders = folders[: len(indent) // 2]
-        if name.endswith("/"):
-            folders.append(name)
-        elif name.endswith(".py"):
-            told.append("".join([*folders, name]))
-    there = {path.relative_to(ROOT).as_posix() for path in modules().values() if path.name != "__init__.py"}
-    others = {
-        path.relative_to(ROOT).as_posix() for name in ("scripts", "benchmarks") for path in (ROOT / name).glob("*.py")
-    }
-    assert sorted(told) == sorted(there | others)
+    assert len(text.splitlines()) <= 150
+    tree = text[text.index("## Folders") :].split("```")[1]
+    told = {line.split()[0].rstrip("/") for line in tree.strip().splitlines()}
+    shared = {path.parent.name for path in (ROOT / "src/dhox").glob("*/__init__.py")}
+    top = {"distill", "export", "bench", "src/dhox", "tests", "benchmarks", "recipes", "docs", "scripts"}
+    assert told == shared | top
 
 
 @pytest.mark.parametrize(
