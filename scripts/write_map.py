@@ -1,6 +1,6 @@
 """Write the map of files in docs/architecture.md: every module with the first line of its docstring.
 
-    python scripts/write_map.py
+python scripts/write_map.py
 """
 
 from __future__ import annotations
