@@ -20,11 +20,11 @@ from dhox.models.onnx_file import check_onnx
 
 @dataclass
 class Bundle:
-    """`folder`: holds trees/NAME/..., links to files or files. `files`, `bytes`: how many they are, and how large."""
+    """`folder`: holds trees/NAME/..., links to files or files. `files`: how many; `size` in bytes."""
 
     folder: Path
     files: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def add_tree(self, files: Mapping[str, Path | bytes], of: str = "") -> str:
         """Add files by relative path. The tree's name is a hash of them and of `of`, so that another bench that runs
@@ -46,7 +46,7 @@ class Bundle:
             place.write_bytes(source)
         else:
             place.symlink_to(source.absolute())
-        self.files, self.bytes = self.files + 1, self.bytes + place.stat().st_size
+        self.files, self.size = self.files + 1, self.size + place.stat().st_size
 
     @property
     def trees(self) -> list[str]:

@@ -159,7 +159,7 @@ def copy(board: Board, bundle: Bundle, probe: Probe) -> None:
     """Bring the board what it lacks."""
     board.prepare(bundle.trees)
     free = f"{probe.free_bytes / 1e6:,.0f} MB are free there"
-    say(f"Comparing {bundle.files:,} files, {bundle.bytes / 1e6:,.1f} MB, with {board.host} ({free})")
+    say(f"Comparing {bundle.files:,} files, {bundle.size / 1e6:,.1f} MB, with {board.host} ({free})")
     with progress_bar(f"to {board.host}, files", bundle.files) as advance:
         files, size = push(board.connection, bundle.folder, probe.store, advance)
     say(f"Copied {files:,} files, {size / 1e6:,.1f} MB ({bundle.files - files:,} were there already)")

@@ -61,7 +61,7 @@ def test_equal_trees_are_one_and_other_files_make_another(tmp_path: Path) -> Non
     bundle = bundle_of(tmp_path / "bundle")
     first = bundle.add_tree({"a": b"1", "b": b"2"})
     assert bundle.add_tree({"b": b"2", "a": b"1"}) == first
-    assert (bundle.files, bundle.bytes) == (2, 2)
+    assert (bundle.files, bundle.size) == (2, 2)
     assert len({first, bundle.add_tree({"a": b"2", "b": b"2"}), bundle.add_tree({"a": b"1", "b": b"2"}, "of")}) == 3
 
 

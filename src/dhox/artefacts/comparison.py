@@ -35,7 +35,7 @@ class Comparison(Kind, kw_only=True):
     schema: Literal["dhox.comparison/1"] = "dhox.comparison/1"
     status: Literal["complete"] = "complete"
     finished_at: Annotated[Name, Meta(description="UTC, ISO 8601")]
-    methods: Annotated[list[Method], Meta(min_length=1)]
+    methods: Annotated[list[Literal["dho", "sho", "ce", "kd"]], Meta(min_length=1)]
     seeds: AtLeastOne
     data: Annotated[str, Meta(description="DATA, absolute where it is a path")]
     first_seed: Annotated[int, Meta(description="seed i adds i, for weights and order")]

@@ -81,7 +81,7 @@ def board() -> list[Finding]:
         Finding(
             "power mode",
             mode is not None,
-            f"{mode.name} (id {mode.id})" if mode else card.power_mode_note,
+            f"{mode.name} (id {mode.id})" if mode else card.power_mode_note or "unknown",
             "bench cannot tell at which power it measured: mount nvpmodel into the container, or run as root",
         ),
         Finding(

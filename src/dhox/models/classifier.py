@@ -9,6 +9,7 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
+from dhox.data.items import Item
 from dhox.errors import DhoxError
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import Export, open_export
@@ -42,7 +43,7 @@ class ExportedModel:
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
-        batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
+        batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray, Item)) else list(images)
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
         with self.lock:

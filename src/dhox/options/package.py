@@ -41,7 +41,7 @@ def make_callable(package: str, stage: Callable[..., Any], option_record: Callab
     module = sys.modules[package]
     module.__class__ = CallablePackage
     assert isinstance(module, CallablePackage)
-    module.stage, module.option_record = stage, option_record  # type: ignore[method-assign]
+    module.stage, module.option_record = stage, option_record
 
 
 def options_of(kind: type[O], values: dict[str, Any], recipe: str | Path | None = None) -> O:

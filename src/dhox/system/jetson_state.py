@@ -72,7 +72,7 @@ def parse_show(text: str) -> Shown:
 def shown_clock(line: str, per_mhz: float) -> Clock:
     """The clock of one printed line."""
     numbers = {name.lower(): int(value) / per_mhz for name, value in re.findall(r"(Min|Max|Current)Freq=(\d+)", line)}
-    return Clock(**numbers)
+    return Clock(current=numbers.get("current"), min=numbers.get("min"), max=numbers.get("max"))
 
 
 def gpu_node() -> Path | None:
@@ -93,8 +93,8 @@ def gpu_clock() -> Clock | None:
 
 def read_clock(current: Path, lowest: Path, highest: Path, per_mhz: float = 1e6) -> Clock:
     """A clock from files in Hz, or `per_mhz` of another unit."""
-    hertz = {"current": read_number(current), "min": read_number(lowest), "max": read_number(highest)}
-    return Clock(**{name: None if value is None else value / per_mhz for name, value in hertz.items()})
+    mhz = [None if (value := read_number(path)) is None else value / per_mhz for path in (current, lowest, highest)]
+    return Clock(current=mhz[0], min=mhz[1], max=mhz[2])
 
 
 def memory_clock(shown: Shown) -> tuple[Clock | None, str | None]:
