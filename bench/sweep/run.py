@@ -132,6 +132,7 @@ def measure_all(found: list[Candidate], out: Path, options: SweepOptions) -> Ben
 def build_missing_engines(found: list[Candidate], precision: str, batch: int) -> None:
     """An engine for every candidate that has none for this machine; what fails is said, and the bench goes on."""
     from dhox.export.engines.engine import build_engines
+    from dhox.export.options import Engines
 
     for candidate in found:
         (model,) = open_models([candidate.export], precisions=(precision,))
@@ -139,7 +140,7 @@ def build_missing_engines(found: list[Candidate], precision: str, batch: int) ->
             continue
         say(f"Building the {precision} engine of {candidate.student}")
         try:
-            build_engines(candidate.export, precisions=[precision], batches=(1, batch, batch), overwrite=True)
+            build_engines(candidate.export, Engines(precision=(precision,), batch=f"1:{batch}:{batch}"), overwrite=True)
         except DhoxError as err:
             say(f"No engine of {candidate.student}: {err}")
 
