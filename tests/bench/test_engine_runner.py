@@ -18,6 +18,7 @@ from dhox.artefacts.engine import Engine
 from dhox.bench.bench_models import open_models
 from dhox.bench.runners.runner import open_runner
 from dhox.errors import DhoxError
+from dhox.export.options import Engines
 from dhox.models.engines import EXPERIMENTAL, engine_facts
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_session import EngineSession
@@ -156,7 +157,7 @@ def test_a_real_engine_answers_with_and_without_a_graph(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     export = own_line / "runs/tiny/export"
-    build_engines(export, precisions=["fp32"], batches=(1, 4, 8), overwrite=True)
+    build_engines(export, Engines(precision=("fp32",), batch="1:4:8"), overwrite=True)
     golden = read_npz(export / "golden.npz")
     subject = open_models([export / "model.onnx"])[0]
     contract = replace(subject, export=None, manifest=None)  # built into the user's cache, then found there

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
 from dhox.errors import DhoxError
+from dhox.export.options import Engines
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_session import EngineSession
 
@@ -92,7 +93,7 @@ def test_a_real_engine_answers_as_onnx_runtime_does(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     export = own_line / "runs/tiny/export"
-    built = build_engines(export, precisions=["fp32", "fp16"], batches=(1, 4, 8), overwrite=True)
+    built = build_engines(export, Engines(precision=("fp32", "fp16"), batch="1:4:8"), overwrite=True)
     assert [sidecar["golden"]["status"] for sidecar in built] == ["passed", "passed"]
     images = sorted((own_line / "data/test").rglob("*.png"))[:19]
     engine = dhox.load(export, device="tensorrt", precision="fp32")(images)  # type: ignore[operator]
