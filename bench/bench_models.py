@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from dhox.artefacts.bench import ExportLink, ModelRow
+from dhox.artefacts.bench_accuracy import Precision
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.contract import read_contract
 from dhox.artefacts.files import EXPORT_FILE, sha256
@@ -34,7 +35,7 @@ class BenchModel:
 
     name: str
     file: Path
-    precision: str
+    precision: Precision
     sha256: str
     bytes: int
     input_kind: str

@@ -54,8 +54,11 @@ class Found:
     def add_runners(self, models: list[Opened], batch: int) -> None:
         """What the runners of a batch size really are, once they are bound."""
         for one in models:
-            names = {"model": one.model.name, "runner": one.runner.name, "batch": batch}
-            self.runners.append(RunnerRow(open_s=one.open_s, facts=one.runner.facts, **names))
+            self.runners.append(
+                RunnerRow(
+                    model=one.model.name, runner=one.runner.name, batch=batch, open_s=one.open_s, facts=one.runner.facts
+                )
+            )  # fmt: skip
 
     def add_failures(self, failed: dict[Key, str]) -> None:
         """Cells that dropped out while they were timed."""

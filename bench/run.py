@@ -273,9 +273,8 @@ def energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
 def measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
     """Every number of streams that was asked for, one after the other; what cannot be run goes to `not_run`."""
     (model, runner), counts = pair, plan.options.how.stream_counts
-    names = {"model": model.name, "runner": runner}
     if counts and (model.name, runner) in found.emulated():
-        missing = NotRun(what="streams", reason="this device emulates its precision", **names)
+        missing = NotRun(what="streams", model=model.name, runner=runner, reason="this device emulates its precision")
         found.not_run += [] if missing in found.not_run else [missing]
         return
     for count in counts:
@@ -289,7 +288,10 @@ def measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
                 plan.options.how.duration,
             )
         except Exception as err:
-            missing = NotRun(what="streams", batch=batch, streams=count, reason=reason_of(err), **names)
-            found.not_run.append(missing)
+            found.not_run.append(
+                NotRun(
+                    what="streams", model=model.name, runner=runner, batch=batch, streams=count, reason=reason_of(err)
+                )
+            )
             continue
-        found.streams.append(StreamRow(batch=batch, streams=count, **names, **vars(row)))
+        found.streams.append(StreamRow(model=model.name, runner=runner, batch=batch, streams=count, **vars(row)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -129,7 +130,7 @@ def measure_all(found: list[Candidate], out: Path, options: SweepOptions) -> Ben
     return bench(paths, asked).bench
 
 
-def build_missing_engines(found: list[Candidate], precision: str, batch: int) -> None:
+def build_missing_engines(found: list[Candidate], precision: Literal["fp32", "fp16"], batch: int) -> None:
     """An engine for every candidate that has none for this machine; what fails is said, and the bench goes on."""
     from dhox.export.engines.engine import build_engines
     from dhox.export.options import Engines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -136,7 +136,14 @@ class Bench(Kind, kw_only=True):
 
     def __post_init__(self) -> None:
         names = {model.name for model in self.models}
-        rows = [*self.runners, *self.latency, *self.comparisons, *self.streams, *self.energy.rows, *self.accuracy.rows]
+        rows: list[Any] = [
+            *self.runners,
+            *self.latency,
+            *self.comparisons,
+            *self.streams,
+            *self.energy.rows,
+            *self.accuracy.rows,
+        ]
         rows += [*self.golden, *self.cross_checks, *(row for ledger in self.ledgers for row in ledger.rows)]
         unknown = {row.model for row in rows} | {row.reference_model for row in self.comparisons}
         if len(names) < len(self.models) or unknown - names:

@@ -38,9 +38,9 @@ def show_section(section: Section) -> None:
             tell(f"{section.title}. {table.caption}".rstrip(), bold=len(section.title))
         elif table.caption:
             tell(table.caption)
-        for part in fitting(table.seen("terminal")):
-            wordy = any(len(cell.text) > LONGEST_LINE for row in part.rows for cell in row)
-            console.print(rich_table(part), width=min(console.width, WORDY) if wordy else None)
+        for piece in fitting(table.seen("terminal")):
+            wordy = any(len(cell.text) > LONGEST_LINE for row in piece.rows for cell in row)
+            console.print(rich_table(piece), width=min(console.width, WORDY) if wordy else None)
     for line in section.notes:
         tell(line)
     for part in section.parts:

@@ -200,7 +200,8 @@ def unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
     names = [entry.name for entry in audit.classes]
     shown = tuple(
         pictures.of(row.image, f"{row.image}, nearest: {names[row.nearest_class]}")
-        for row in (audit.unlike.images if pictures else [])
+        for row in audit.unlike.images
+        if pictures
     )
     return Section(
         "Images unlike any class",

@@ -128,7 +128,13 @@ def latency_section(bench: Bench) -> Section:
     for row, letters in zip(rows, found, strict=True):
         ms, spent, right = row.latency_ms, energy.get(row.key), correct.get((row.model, row.runner))
         tip = "; ".join(MARKS[letter] for letter in letters)
-        key = [row.model, *[row.runner] * runners, row.batch, row.scope, *[Cell(letters, tip=tip)] * any(found)]
+        key: list[Cell | str | int | None] = [
+            row.model,
+            *[row.runner] * runners,
+            row.batch,
+            row.scope,
+            *[Cell(letters, tip=tip)] * any(found),
+        ]
         times = [
             milliseconds_interval(ms.p50, row.p50_interval),
             milliseconds(ms.p99),

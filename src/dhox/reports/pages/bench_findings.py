@@ -35,7 +35,7 @@ class OfModel(Protocol):
 
 def several_runners(bench: Bench) -> bool:
     """Whether a row must name its runner."""
-    return len({row.runner for row in (*bench.latency, *bench.accuracy.rows)}) > 1
+    return len({row.runner for row in bench.latency} | {row.runner for row in bench.accuracy.rows}) > 1
 
 
 def who(bench: Bench, row: OfModel) -> str:
