@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from dhox.artefacts.bench_accuracy import Precision
 from dhox.errors import DhoxError
 from dhox.models.onnx_file import DamagedError, block, check_onnx, fields, integer, text, varint
 
@@ -18,7 +19,7 @@ DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 16: "bfloat16",
 }  # fmt: skip
-WEIGHT_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+WEIGHT_PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
@@ -45,7 +46,7 @@ class Graph:
 
     inputs: list[Tensor]
     outputs: list[Tensor]
-    precision: str
+    precision: Precision
     weights: dict[str, int]
 
 
