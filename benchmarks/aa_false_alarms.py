@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dhox.artefacts.bench_latency import Key
 from dhox.bench.bench_models import open_models
+from dhox.bench.cells import scope_calls
 from dhox.bench.compare import difference_interval, ratio_interval
 from dhox.bench.latency_statistics import (
     NO_DIFFERENCE,
@@ -35,9 +37,8 @@ from dhox.bench.latency_statistics import (
     p99_interval,
     paired_ratio,
 )
-from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Timed, measure
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.scopes import scope_calls
 from dhox.evidence.statistics import percentile, wilson_interval
 from dhox.models.export_directory import Export
 from dhox.system.machine import device_card
@@ -75,44 +76,44 @@ def main() -> None:
         simulate(kind, options.simulations)
 
 
-def measure_thrice(export: Path, runner: str, device: str, duration_s: float, seed: int) -> list[Samples]:
+def measure_thrice(export: Path, runner: str, device: str, duration_s: float, seed: int) -> list[Timed]:
     """A, A and B, by the bench's own loop."""
-    (subject,) = open_models([export], precisions=("fp32",))
-    assert subject.manifest is not None
-    golden = Export(export, subject.manifest).golden()
+    (model,) = open_models([export], precisions=("fp32",))
+    assert model.manifest is not None
+    golden = Export(export, model.manifest).golden()
     pixels = golden.input[:1]
-    samples: dict[Key, Samples] = {}
+    samples: dict[Key, Timed] = {}
     with (
-        closing(open_runner(subject, runner, device)) as first,
-        closing(open_runner(subject, runner, device)) as second,
+        closing(open_runner(model, runner, device)) as first,
+        closing(open_runner(model, runner, device)) as second,
     ):
         cells = [
-            Cell((name, runner, 1, "e2e"), scope_calls(subject, one, pixels, [])["e2e"])
+            Cell(Key(name, runner, 1, "e2e"), scope_calls(model, one, pixels, [])["e2e"])
             for name, one in (("A", first), ("A again", first), ("B", second))
         ]
         measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(seed), samples, f"run {seed}")
     return list(samples.values())
 
 
-def report_measured(measured: list[list[Samples]]) -> None:
+def report_measured(measured: list[list[Timed]]) -> None:
     firsts = [a.rounds for a, _, _ in measured]
     for words, other, opening in (("A and A, opened once", 1, 0.0), ("A and B, opened twice", 2, OPENING)):
         pairs = [(run[0].rounds, run[other].rounds) for run in measured]
         found = [paired_ratio(a, b, opening=opening) for a, b in pairs]
-        say_share(f"{words}: false verdicts", [row["verdict"] != NO_DIFFERENCE for row in found])
-        off = [abs(row["ratio"] - 1) for row in found]
+        say_share(f"{words}: false verdicts", [row.verdict != NO_DIFFERENCE for row in found])
+        off = [abs(row.ratio - 1) for row in found]
         print(
             f"  ratios are off by {100 * percentile(off, 50):.2f} % (median), {100 * percentile(off, 95):.2f} % (p95)"
         )
-        rising = [paired_ratio(risen(a), risen(b), opening=opening)["verdict"] for a, b in pairs]
+        rising = [paired_ratio(risen(a), risen(b), opening=opening).verdict for a, b in pairs]
         say_share("  the same with 4 % drift added", [verdict != NO_DIFFERENCE for verdict in rising])
-    bare = [paired_ratio(run[0].rounds, run[2].rounds, opening=0.0)["verdict"] for run in measured]
+    bare = [paired_ratio(run[0].rounds, run[2].rounds, opening=0.0).verdict for run in measured]
     say_share("  A and B, were nothing allowed for opening again", [verdict != NO_DIFFERENCE for verdict in bare])
     for words, runs in (("as recorded", firsts), ("with 4 % drift added", [risen(a) for a in firsts])):
         false = [claims(a[: len(a) // 2], a[len(a) // 2 :]) for a in runs]
         say_share(f"all A, then all B, calls taken for independent, {words}: false claims", false)
     drifts = [drift_of(np.array([np.median(one) for one in a.rounds]), np.array(a.started_s)) for a, _, _ in measured]
-    say_share("runs flagged as drifting", [drift["flagged"] for drift in drifts])
+    say_share("runs flagged as drifting", [drift.flagged for drift in drifts])
 
     long_run = percentile(np.concatenate([np.concatenate(a) for a in firsts]), 50)
     intervals = [median_interval(a)[:2] for a in firsts]
@@ -126,7 +127,7 @@ def report_measured(measured: list[list[Samples]]) -> None:
         "intervals of the median that hold the median of A again, of the same minutes",
         [low <= other <= high for (low, high), other in zip(intervals, again, strict=True)],
     )
-    ratios = [session_ratio(a, b) for a, b in pairwise(firsts)]
+    ratios = [(ratio, *ends) for ratio, ends in (session_ratio(a, b) for a, b in pairwise(firsts))]
     say_share(
         "dhox compare, each run with the next: false differences", [not low <= 1 <= high for _, low, high in ratios]
     )
@@ -140,21 +141,22 @@ def risen(rounds: Rounds) -> Rounds:
 
 def claims(a: Rounds, b: Rounds) -> bool:
     """Whether an analysis that takes calls for independent sees two different medians."""
-    medians, intervals = [], []
+    medians: list[float] = []
+    intervals: list[tuple[float, float]] = []
     for rounds in (a, b):
         calls = np.sort(np.concatenate(rounds))
         ranks = order_statistic_ranks(len(calls), 0.5)
         assert ranks is not None
         medians.append(float(np.log(percentile(calls, 50))))
-        intervals.append([float(np.log(calls[rank])) for rank in ranks])
-    _, (low, high) = difference_interval(medians, intervals)
+        intervals.append((float(np.log(calls[ranks[0]])), float(np.log(calls[ranks[1]]))))
+    _, (low, high) = difference_interval((medians[0], medians[1]), (intervals[0], intervals[1]))
     return not low <= 0 <= high
 
 
-def session_ratio(a: Rounds, b: Rounds) -> tuple[float, float, float]:
+def session_ratio(a: Rounds, b: Rounds) -> tuple[float, tuple[float, float]]:
     """Ratio of medians b / a with the interval of dhox compare."""
-    medians = [percentile(np.concatenate(rounds), 50) for rounds in (a, b)]
-    return ratio_interval(medians, [list(median_interval(rounds)[:2]) for rounds in (a, b)])
+    first, second = (percentile(np.concatenate(rounds), 50) for rounds in (a, b))
+    return ratio_interval((first, second), (median_interval(a)[:2], median_interval(b)[:2]))
 
 
 def simulate(kind: str, runs: int) -> None:
@@ -175,7 +177,7 @@ def simulate(kind: str, runs: int) -> None:
         finite.append(interval is not None)
         if interval is not None:
             missed.append(not interval[0] <= p99 <= interval[1])
-        false.append(paired_ratio(a, b, opening=0.0)["verdict"] != NO_DIFFERENCE)
+        false.append(paired_ratio(a, b, opening=0.0).verdict != NO_DIFFERENCE)
     print(f"simulated, {kind}:")
     say_share("  interval of the median holds it", held)
     say_share("  ... if calls are taken for independent", naive)

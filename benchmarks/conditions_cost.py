@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from dhox.bench.sensors.conditions import Conditions
+from dhox.bench.sensors.conditions import ConditionsWatch
 from dhox.bench.sensors.energy import Sampler, find_meter
 
 ROUND_S = 1.0
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     matrix = np.random.default_rng(0).random((256, 256), np.float32)
     meter, reason = find_meter(options.device)
-    print(f"meter: {meter.words if meter else 'none, ' + reason}")
+    print(f"meter: {meter.name if meter else 'none, ' + reason}")
     arms = ["bare", "conditions"] + (["energy"] if meter else [])
     rounds = max(int(options.seconds / ROUND_S / len(arms)), 5)
     samples: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
@@ -58,12 +58,12 @@ def main() -> None:
         for arm in random.Random(len(costs_ms)).sample(arms, len(arms)):
             with contextlib.ExitStack() as stack:
                 if arm == "conditions":
-                    conditions = stack.enter_context(Conditions(options.device))
+                    conditions = stack.enter_context(ConditionsWatch(options.device))
                 elif arm == "energy" and meter:
                     stack.enter_context(Sampler(meter))
                 samples[arm].append(loop(ROUND_S, matrix))
             if arm == "conditions":
-                costs_ms.append(conditions.summary()["sample_ms"])
+                costs_ms.append(conditions.summary().sample_ms)
     bare = np.array([np.median(taken) for taken in samples["bare"]])
     for arm, taken in samples.items():
         calls = np.concatenate(taken)

@@ -46,7 +46,7 @@ class Pair:
     ours: Callable[[], object]
 
 
-def subject_of(student: str, size: int, folder: Path) -> BenchModel:
+def model_of(student: str, size: int, folder: Path) -> BenchModel:
     made = with_heads(timm.create_model(student, num_classes=0), size, 10, two_heads=True, kd_kind="linear").eval()
     head = folded_head(head_arrays(made), inference_linear(0.4, 0.5))
     preprocessing = Preprocessing(size, size, "bicubic", (0.5,) * 3, (0.25,) * 3)
@@ -137,11 +137,11 @@ def main(device: str, runners: list[str], batches: list[int]) -> None:
     table = Table("model", "runner", "batch", "ours / bare", "bare, us", "added, us (95 %)", "added, %", "aim held")
     with tempfile.TemporaryDirectory() as folder:
         for student, size in MODELS:
-            subject = subject_of(student, size, Path(folder))
+            model = model_of(student, size, Path(folder))
             for name in runners:
                 for batch in batches:
                     pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-                    runner: Any = open_runner(subject, name, device)
+                    runner: Any = open_runner(model, name, device)
                     runner.bind(pixels)
                     pairs = engine_pairs(runner) if name.startswith("tensorrt") else onnxruntime_pairs(runner, pixels)
                     for pair in pairs:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dhox.artefacts.bench_latency import Key
 from dhox.bench.bench_models import open_models
+from dhox.bench.cells import scope_calls
 from dhox.bench.latency_statistics import paired_ratio
-from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Key, Samples, measure
+from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Timed, measure
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.scopes import scope_calls
 from dhox.export.untrained import export_candidate
 from dhox.models.export_directory import open_export
 from dhox.system.environment import versions
@@ -30,24 +31,25 @@ def compare(export: Path, precision: str, batch: int, duration_s: float, device:
     """One row of the table."""
     manifest = open_export(export).manifest
     student, classes = manifest.student, len(manifest.classes)
-    samples: dict[Key, Samples] = {}
+    samples: dict[Key, Timed] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         untrained = Path(folder, "untrained")
         export_candidate(student.name, student.image_size, classes, precision == "fp16", untrained)
         cells = []
         for name, place in (("trained", export), ("untrained", untrained)):
-            (subject,) = open_models([place], precisions=(precision,))
-            runner = stack.enter_context(closing(open_runner(subject, "onnxruntime", device)))
-            side = subject.preprocessing.crop
+            (model,) = open_models([place], precisions=(precision,))
+            runner = stack.enter_context(closing(open_runner(model, "onnxruntime", device)))
+            side = model.preprocessing.crop
             pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-            calls = scope_calls(subject, runner, pixels, [])
-            cells.append(Cell((name, runner.name, batch, "e2e"), calls["e2e"]))
+            calls = scope_calls(model, runner, pixels, [])
+            cells.append(Cell(Key(name, runner.name, batch, "e2e"), calls["e2e"]))
         measure(cells, duration_s, FEWEST_ROUNDS, np.random.default_rng(0), samples, student.name)
         trained, other = (samples[cell.key].rounds for cell in cells)
     found = paired_ratio(trained, other)
-    low, high = found["interval"]
+    assert found.interval is not None
+    low, high = found.interval
     median_ms = float(np.median(np.concatenate(trained))) / 1e6
-    return f"| {student.name} | {batch} | {median_ms:.4g} | {found['ratio']:.4f} | {low:.4f} to {high:.4f} |"
+    return f"| {student.name} | {batch} | {median_ms:.4g} | {found.ratio:.4f} | {low:.4f} to {high:.4f} |"
 
 
 def main() -> None:
