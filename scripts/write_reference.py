@@ -50,7 +50,10 @@ class Parameter:
         """How it is written on the command line."""
         if isinstance(self.info, ArgumentInfo):
             return self.info.metavar or self.name.upper()
-        flags = ", ".join(self.info.param_decls or [f"--{self.name.replace('_', '-')}"]).replace("/", ", ")
+        # In Annotated, typer keeps the first declaration where a default would stand.
+        declared = [*(self.info.param_decls or []), self.info.default]
+        flags = next((word for word in declared if isinstance(word, str)), f"--{self.name.replace('_', '-')}")
+        flags = flags.replace("/", ", ")
         return flags if self.kind is bool else f"{flags} {self.value}"
 
     @property

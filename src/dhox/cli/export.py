@@ -29,7 +29,7 @@ EXAMPLES = examples(
 
 @with_options
 def export(
-    directory: Annotated[Path | None, typer.Argument(help="Run directory; or export directory, for --tensorrt and --emit.", metavar="[RUN|EXPORT]", show_default="the newest run below here")] = None,
+    directory: Annotated[Path | None, typer.Argument(help="Run directory; or export directory, for --tensorrt and --emit.", metavar="RUN|EXPORT", show_default="the newest run below here")] = None,
     out: Annotated[Path | None, typer.Option(help="Export directory.", show_default="RUN/export")] = None,
     options: ExportOptions = ExportOptions(),
     target: TargetOptions = TargetOptions(),
