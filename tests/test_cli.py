@@ -78,7 +78,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
     monkeypatch.chdir(own_line)
     teacher = Path(__file__).parents[1] / "src/dhox/demo/teacher"
     text = run("audit", "data", "--teacher", f"local-dir:{teacher}", "--shots", "8", "--device", "cpu")
-    assert "teacher, linear probe" in text
+    assert "linear probe" in text
     assert "On 80 images of the val split" in text
     assert "Next: dhox distill data --shots 8" in text
     assert Path("audits/data/audit.html").exists()
@@ -107,7 +107,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (
             1,
             ["import-dho", "x.pt", "--arch", "ViT-B-16", "--classes", "imagenet"],
-            "Give a .pt file of the authors' code",
+            "x.pt",
         ),
         (2, ["distill", "x", "--method", "foo"], "--method foo"),
         (2, ["distill", "x", "--template", "a photo"], "--template 'a photo'"),
@@ -141,13 +141,13 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (1, ["bench", "."], "is not an export directory"),
         (2, ["export"], "There is no run below"),
         (2, ["bench"], "There is no export below"),
-        (2, ["export", "x", "--fold-rule", "best"], "--fold-rule best is unknown"),
-        (2, ["bench", "--device", "gpu"], "Use one of: auto, cpu, cuda, tensorrt, jetson."),
+        (2, ["export", "x", "--fold-rule", "best"], "'auto', 'linear', 'exact'"),
+        (2, ["bench", "--device", "gpu"], "'cpu', 'cuda', 'tensorrt', 'jetson'"),
         (2, ["nonsense"], "No such command"),
         (1, ["distill", "missing"], "missing"),
         (1, ["export", "missing"], "missing is not a run directory"),
-        (1, ["bench", "missing"], "missing does not exist. Give an export directory"),
-        (1, ["report", "."], "is neither a run nor a bench directory"),
+        (1, ["bench", "missing"], "missing does not exist"),
+        (1, ["report", "."], "neither a run nor"),
         (1, ["predict", "missing", "x.png"], "missing is not an export directory"),
     ],
 )

@@ -134,11 +134,10 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
     resampling = {path.relative_to(root).as_posix() for path in files if "Resampling" in path.read_text("utf-8")}
     assert resampling == {
         "src/dhox/data/images.py",
-        "export/integrations/emit.py",
+        "export/integrations/example.py",
     }  # example.py carries its own copy, held to this one
     callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
     assert callers == {
-        "src/dhox/data/images.py", "src/dhox/models/export_directory.py", "src/dhox/models/classifier.py", "src/dhox/models/golden.py",
-        "export/parity.py",
-        "export/untrained.py", "bench/accuracy.py", "bench/scopes.py", "bench/timed_cells.py",
+        "src/dhox/data/images.py", "src/dhox/models/golden.py", "src/dhox/runtimes/predict.py", "export/untrained.py",
+        "bench/cells.py",
     }  # fmt: skip
