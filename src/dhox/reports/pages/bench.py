@@ -272,7 +272,7 @@ def golden_sentence(row: GoldenRow) -> str:
     """What a golden check found."""
     difference = "not finite" if row.largest_difference is None else f"{row.largest_difference:.1e}"
     return (
-        f"{row.model} by {row.runner}: golden outputs {'passed' if row.passed else 'FAILED'}, {row.n} images, largest "
+        f"Golden outputs, {row.model} by {row.runner}: {'passed' if row.passed else 'FAILED'}, {row.n} images, largest "
         f"difference of a probability {difference}."
     )
 
