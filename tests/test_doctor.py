@@ -146,13 +146,13 @@ def test_doctor_restores_a_power_mode(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
-    monkeypatch.setenv(VARIABLE, "/")  # --sysroot goes before it
+    monkeypatch.setenv(VARIABLE, str(root))
     board_with_modes(root, mode=0)
     state = {"schema": "dhox.power_mode/1", "pid": 1, "original": {"id": 3, "name": "MODE_50W"}, "started_at": "then"}  # fmt: skip
     write_file(root, "/state/dhox/power_mode.json", json.dumps(state))
     for said in ("The power mode is MODE_50W (3) again.", "No sweep left a power mode to restore."):
         with pytest.raises(SystemExit) as end:
-            main(["doctor", "--restore-power-mode", "--sysroot", str(root)])
+            main(["doctor", "--restore-power-mode"])
         assert end.value.code == 0
         assert said in capsys.readouterr().out
     assert (root / "mode").read_text() == "3\n"

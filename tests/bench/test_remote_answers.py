@@ -162,10 +162,9 @@ def test_options_arrive_as_they_are() -> None:
     assert arrived == replaced(options, host=None, out=Path("bench"), data=Path("/there/data.csv"))
 
 
-@pytest.mark.parametrize("more", [["--target", "orin-nano@jp6.2"], ["--sysroot", "/"]])
-def test_doctor_looks_at_one_thing(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_looks_at_one_thing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["doctor", "--host", "orin", *more])
+        main(["doctor", "--host", "orin", "--target", "orin-nano@jp6.2"])
     assert end.value.code == 2
     assert "--host looks at a board as it is" in capsys.readouterr().err
 

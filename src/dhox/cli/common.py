@@ -17,16 +17,6 @@ from dhox.errors import UsageError
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory of the same kind.")]
 
-Sysroot = Annotated[Path | None, typer.Option(help="Read system files and commands below this folder: a recording of another machine, for tests.", show_default="/", exists=True, file_okay=False)]  # fmt: skip
-
-
-def set_sysroot(folder: Path | None) -> None:
-    """--sysroot, for this process and those that it starts."""
-    if folder is not None:
-        from dhox.system.sysroot import VARIABLE
-
-        os.environ[VARIABLE] = str(folder.absolute())
-
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise UsageError where an option has a value that it does not know."""

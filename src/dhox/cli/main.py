@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
-from dhox.cli.common import Overwrite, Sysroot, check_choice, check_host_options, print_json, set_sysroot
+from dhox.cli.common import Overwrite, check_choice, check_host_options, print_json
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -129,7 +129,6 @@ def doctor(
     remote_python: Annotated[str | None, typer.Option(help="With --host: the Python to use there.", show_default="python3")] = None,
     target: Annotated[str | None, typer.Option(help="Say what a board can take, before training for it.", metavar="BOARD@jpVERSION", show_default="look at this machine")] = None,
     restore_power_mode: Annotated[bool, typer.Option("--restore-power-mode", help="Set the power mode again that a killed bench --power-modes left behind.")] = False,
-    sysroot: Sysroot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
@@ -138,10 +137,10 @@ def doctor(
         raise UsageError(
             "--restore-power-mode sets a mode and lists nothing.", "Leave out --json, or ask for it afterwards."
         )
-    if target is not None and (restore_power_mode or sysroot is not None):
+    if target is not None and restore_power_mode:
         raise UsageError("--target looks at no machine.", "Leave out the other options, or leave out --target.")
-    if host is not None and (target is not None or sysroot is not None):
-        raise UsageError("--host looks at a board as it is.", "Leave out --target and --sysroot, or leave out --host.")
+    if host is not None and target is not None:
+        raise UsageError("--host looks at a board as it is.", "Leave out --target, or leave out --host.")
     if host is not None:
         from dhox.doctor.board import examine_board, restore_board
         from dhox.reports.pages.machine import board_page
@@ -156,7 +155,6 @@ def doctor(
             else:
                 show(board_page(found.probe, found.findings, found.note))
         return
-    set_sysroot(sysroot)
     if target is not None:
         from dhox.doctor.targets import describe_target
         from dhox.reports.pages.machine import target_page
