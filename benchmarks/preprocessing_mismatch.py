@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
@@ -57,10 +58,9 @@ def cropped(pixels: np.ndarray, corner: tuple[int, int], crop: int) -> np.ndarra
 def pillow_rows(contract: Preprocessing) -> dict[str, Mismatch]:
     """Other kernels, other geometry, other colour: what Pillow and numpy alone can get wrong."""
     crop, kernel = contract.crop, INTERPOLATIONS[contract.interpolation]
-    fields = contract.to_json()
     rows: dict[str, Mismatch] = {
         f"Pillow {name}": lambda image, name=name: model_input(  # type: ignore[misc]
-            image, Preprocessing.from_json({**fields, "interpolation": name})
+            image, replace(contract, interpolation=name)
         )
         for name in INTERPOLATIONS
         if name != contract.interpolation
@@ -80,9 +80,7 @@ def pillow_rows(contract: Preprocessing) -> dict[str, Mismatch]:
 
     rows |= {
         "crop one pixel off": one_pixel,
-        "shorter side straight to the crop": lambda image: model_input(
-            image, Preprocessing.from_json({**fields, "resize": crop})
-        ),
+        "shorter side straight to the crop": lambda image: model_input(image, replace(contract, resize=crop)),
         "squashed to the crop": lambda image: np.asarray(image.resize((crop, crop), kernel)),
         "letterboxed on black": letterbox,
         "BGR for RGB": lambda image: model_input(image, contract)[..., ::-1],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dhox.artefacts.comparison import Comparison, ComparisonRow, MeanInterval
-from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, write_json
+from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, mark_running
 from dhox.artefacts.record import read_head, write_record
 from dhox.artefacts.run import Method, TestStage
 from dhox.console import say
@@ -48,7 +48,7 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
     fabric.barrier()
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / COMPARISON_FILE, {"schema": COMPARISON_SCHEMA, "status": "running"})
+        mark_running(out / COMPARISON_FILE, COMPARISON_SCHEMA)
     first, first_split = options.training.seed, options.labels.split_seed
     results: dict[Method, list[DistillResult]] = {method: [] for method in methods}
     for i in range(seeds):

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from dhox.artefacts.files import read_json
+from plain_files import read_json
 
 
 @pytest.mark.slow
@@ -36,10 +35,10 @@ def test_the_demo_ends_with_a_table_a_report_and_a_better_student() -> None:
         assert stage in done.stdout
     assert "emulated on CPU" in done.stdout
     assert Path("runs/demo/report.html").stat().st_size > 20_000
-    test = {row["stage"]: row["accuracy"] for row in read_json(Path("runs/demo/run.json"), "dhox.run/1")["test"]}
-    labels_only = read_json(Path("runs/demo-labels-only/run.json"), "dhox.run/1")["test"][0]["accuracy"]
+    test = {row["stage"]: row["accuracy"] for row in read_json(Path("runs/demo/run.json"))["test"]}
+    labels_only = read_json(Path("runs/demo-labels-only/run.json"))["test"][0]["accuracy"]
     assert test["dho"] > labels_only + 0.05
-    bench = read_json(next(Path("runs/demo/bench").glob("*/bench.json")), "dhox.bench/2")
+    bench = read_json(next(Path("runs/demo/bench").glob("*/bench.json")))
     assert abs(bench["accuracy"]["rows"][0]["accuracy"] - test["dho"]) < 0.02
     with next(Path("runs/demo/bench").glob("*/predictions.csv")).open() as file:
         assert len(list(csv.DictReader(file))) == 6000

@@ -9,22 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_files import read_json, write_json, write_npz
 
+from dhox.artefacts.arrays import npz_bytes, read_npz
 from dhox.artefacts.files import (
     RUN_FILE,
     RUN_SCHEMA,
+    head_of,
     newest,
     output_directory,
     partial_directory,
-    read_json,
-    read_npz,
     settle,
-    sha256,
     stable_hash,
     write_bytes,
-    write_json,
-    write_npz,
 )
+from dhox.artefacts.record import Kind, read_record, write_record
 from dhox.errors import DhoxError
 
 
@@ -34,28 +33,29 @@ def finished(folder: Path, at: str, **content: object) -> Path:
     return folder
 
 
-def test_json_round_trip_refuses_nan_and_foreign_schemas(tmp_path: Path) -> None:
+class Note(Kind, kw_only=True):
+    x: str | float = ""
+    schema: str = "dhox.note/1"
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_json(path, {"schema": "dhox.run/1", "x": "é"})
-    assert read_json(path, "dhox.run/1")["x"] == "é"
-    with pytest.raises(DhoxError, match="dhox.run/1.*reads 'dhox.run/2'"):
-        read_json(path, "dhox.run/2")
+    write_record(path, Note(x="é"))
     with pytest.raises(ValueError, match="Out of range"):
-        write_json(path, {"x": float("nan")})
-    assert read_json(path, "dhox.run/1")["x"] == "é"
+        write_record(path, Note(x=float("nan")))
+    assert read_record(path, Note).x == "é"
     path.write_text("{")
-    with pytest.raises(DhoxError, match="not valid JSON"):
-        read_json(path, "dhox.run/1")
+    with pytest.raises(DhoxError, match=r"a\.json .*JSON"):
+        read_record(path, Note)
 
 
 def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
     arrays = {"a": np.arange(5), "names": np.array(["x", "yz"])}
-    write_npz(tmp_path / "1.npz", **arrays)
-    write_npz(tmp_path / "2.npz", **arrays)
-    assert sha256(tmp_path / "1.npz") == sha256(tmp_path / "2.npz")
+    (tmp_path / "1.npz").write_bytes(npz_bytes(arrays))
+    assert npz_bytes(arrays) == (tmp_path / "1.npz").read_bytes()
     assert read_npz(tmp_path / "1.npz")["names"].tolist() == ["x", "yz"]
     with pytest.raises(AssertionError, match="pickle"):
-        write_npz(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
+        npz_bytes({"evil": np.array([{"a": 1}], dtype=object)})
     np.savez(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DhoxError, match="damaged"):
         read_npz(tmp_path / "3.npz")
@@ -94,11 +94,11 @@ def test_overwrite_keeps_the_old_directory_until_the_new_one_is_complete(tmp_pat
         pass
     with pytest.raises(DhoxError, match="mid-way"), output_directory(final, RUN_FILE, RUN_SCHEMA, True):
         raise DhoxError("mid-way", "")
-    assert read_json(final / RUN_FILE, RUN_SCHEMA)["kept"]
+    assert read_json(final / RUN_FILE)["kept"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with output_directory(final, RUN_FILE, RUN_SCHEMA, True) as folder:
         finished(folder, "2")
-    assert read_json(final / RUN_FILE, RUN_SCHEMA)["finished_at"] == "2"
+    assert read_json(final / RUN_FILE)["finished_at"] == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -127,7 +127,7 @@ def test_a_kill_between_the_last_renames_is_finished_by_the_next_reader(tmp_path
     finished(tmp_path / "a.partial", "2", new=True)
     finished(tmp_path / ".a.replaced", "1")
     settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
-    assert read_json(tmp_path / "a" / RUN_FILE, RUN_SCHEMA)["new"]
+    assert read_json(tmp_path / "a" / RUN_FILE)["new"]
     write_json(finished(tmp_path / "b.partial", "3") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "running"})
     settle(tmp_path / "b", RUN_FILE, RUN_SCHEMA)
     assert not (tmp_path / "b").exists()
@@ -161,9 +161,9 @@ def test_an_npz_is_not_expanded_beyond_the_limit(tmp_path: Path, monkeypatch: py
     path = tmp_path / "golden.npz"
     bomb(path, 1 << 22)
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr("dhox.artefacts.files.LARGEST_NPZ", 1 << 22)
+    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", 1 << 22)
     assert read_npz(path)["a"].shape == ((1 << 22) - 128,)
-    monkeypatch.setattr("dhox.artefacts.files.LARGEST_NPZ", (1 << 22) - 1)
+    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", (1 << 22) - 1)
     with pytest.raises(DhoxError, match=r"golden\.npz would expand to 4,194,304 bytes .*dhox did not write it"):
         read_npz(path)
 
@@ -199,17 +199,21 @@ def test_a_damaged_npz_is_damaged_and_nothing_else(
 
 
 def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = finished(tmp_path / "run", "2026", text="x" * 1000) / RUN_FILE
-    monkeypatch.setattr("dhox.artefacts.files.LARGEST_JSON", path.stat().st_size)
-    assert read_json(path, RUN_SCHEMA)["text"]
-    monkeypatch.setattr("dhox.artefacts.files.LARGEST_JSON", path.stat().st_size - 1)
-    with pytest.raises(DhoxError, match="larger than any JSON file of dhox"):
-        read_json(path, RUN_SCHEMA)
-    assert newest(tmp_path, RUN_FILE, RUN_SCHEMA) is None
+    path = tmp_path / "note.json"
+    write_record(path, Note(x="x" * 1000))
+    for size, readable in ((path.stat().st_size, True), (path.stat().st_size - 1, False)):
+        monkeypatch.setattr("dhox.artefacts.record.LARGEST_JSON", size)
+        monkeypatch.setattr("dhox.artefacts.files.LARGEST_JSON", size)
+        assert (head_of(path, "dhox.note/1") is not None) == readable
+        if readable:
+            assert read_record(path, Note).x
+        else:
+            with pytest.raises(DhoxError, match=r"note\.json is larger"):
+                read_record(path, Note)
     monkeypatch.undo()
     path.write_text("[" * 100_000)
-    with pytest.raises(DhoxError, match="not valid JSON"):
-        read_json(path, RUN_SCHEMA)
+    with pytest.raises(DhoxError, match=r"note\.json"):
+        read_record(path, Note)
 
 
 def test_two_commands_never_write_to_one_place(tmp_path: Path) -> None:

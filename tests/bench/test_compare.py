@@ -15,9 +15,9 @@ from bench_example import JETSON, conditions, example
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
+from plain_files import write_npz
 
 from dhox.artefacts.bench import Bench
-from dhox.artefacts.files import write_npz
 from dhox.artefacts.machine import SetPowerMode, Spread
 from dhox.artefacts.predictions import Answer, write_predictions
 from dhox.artefacts.record import read_record, write_record

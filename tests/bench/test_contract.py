@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -232,9 +233,8 @@ def test_squashed_images(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
     expected = np.asarray(image.resize((36, 36), Image.Resampling.BILINEAR))[2:34, 2:34]
     assert np.array_equal(model_input(image, contract.preprocessing), expected)
-    assert contract.preprocessing.to_json()["squash"] is True
-    assert contract.preprocessing == type(contract.preprocessing).from_json(contract.preprocessing.to_json())
-    assert "squash" not in read_contract(agreed(path)).preprocessing.to_json()
+    assert msgspec.to_builtins(contract.preprocessing)["squash"] is True
+    assert "squash" not in msgspec.to_builtins(read_contract(agreed(path)).preprocessing)
 
 
 def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_real_engine_answers_with_and_without_a_graph(
 ) -> None:
     from dataclasses import replace
 
-    from dhox.artefacts.files import read_npz
+    from dhox.artefacts.arrays import read_npz
     from dhox.export.engines.engine import build_engines
     from dhox.runtimes.tensorrt_api import import_tensorrt
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from plain_files import read_json
 
-from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, read_json
+from dhox.artefacts.files import BENCH_FILE
 from dhox.bench.machine_lock import one_at_a_time
 from dhox.bench.remote import board
 
@@ -42,7 +43,7 @@ def test_a_bench_waits_for_another_ones_end(line: Path) -> None:
         assert list(Path().iterdir()) == []
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert read_json(Path("bench") / BENCH_FILE, BENCH_SCHEMA)["status"] == "complete"
+    assert read_json(Path("bench") / BENCH_FILE)["status"] == "complete"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

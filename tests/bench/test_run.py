@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from plain_files import read_json, write_npz
 
 import dhox.bench
+from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.bench import Bench
-from dhox.artefacts.files import read_json, read_npz, sha256, write_npz
+from dhox.artefacts.files import sha256
 from dhox.artefacts.predictions import read_predictions
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
@@ -221,9 +223,7 @@ def test_cuda_gives_the_golden_outputs(line: Path) -> None:
 
 def test_the_ledger_of_the_export_is_completed_on_this_device(own_line: Path) -> None:
     (ledger,) = read_bench(own_line / "runs/tiny/bench/here").ledgers
-    exported = {
-        row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json", "dhox.ledger/3")["rows"]
-    }
+    exported = {row["stage"]: row for row in read_json(own_line / "runs/tiny/export/ledger.json")["rows"]}
     assert ledger.note is None
     assert [row.stage for row in ledger.rows] == ["onnx_fp32", "onnx_fp16"]
     for row in ledger.rows:  # the same runtime on the same processor

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from onnxruntime import OrtValue
 from synthetic_engine import engine_content
 
+from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.bench import RunnerFacts
-from dhox.artefacts.files import read_npz
 from dhox.bench.bench_models import BenchModel, open_models
 from dhox.bench.runners import runner as runners
 from dhox.bench.runners.runner import check_runner, choose_device, default_runners, open_runner, parse_runner

@@ -4,6 +4,7 @@ import io
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_normalise_equals_torchvision() -> None:
 
 
 def test_preprocessing_survives_json() -> None:
-    assert Preprocessing.from_json(preprocessing().to_json()) == preprocessing()
+    assert msgspec.convert(msgspec.to_builtins(preprocessing()), Preprocessing) == preprocessing()
 
 
 def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:

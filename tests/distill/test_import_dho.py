@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import CLASSES
+from plain_files import read_json
 from torch import nn
 
 from dhox import export
-from dhox.artefacts.files import read_json, read_npz
+from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.run import read_run
 from dhox.distill.results.retune import retune
 from dhox.distill.students.dho_checkpoint import read_checkpoint
@@ -276,7 +277,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "used are alpha 0.5 (weight of the CE head) and beta 0.5" in text
     assert "alpha, beta: fixed at (0.5, 0.5) when the checkpoint was imported" in text
     assert "Next: dhox export runs/vit" in text
-    assert read_json(Path("runs/vit/run.json"), "dhox.run/1")["imported"]["file"] == str(Path("vit.pt").absolute())
+    assert read_json(Path("runs/vit/run.json"))["imported"]["file"] == str(Path("vit.pt").absolute())
 
 
 @pytest.mark.slow

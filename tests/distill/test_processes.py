@@ -13,9 +13,11 @@ import loopback
 import numpy as np
 import pytest
 import torch
+from plain_files import read_json
 from safetensors.numpy import load_file
 
-from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, RUN_FILE, RUN_SCHEMA, read_json, read_npz
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import COMPARISON_FILE, RUN_FILE
 from dhox.distill.processes import per_process, told_of_lost_processes
 from dhox.distill.students.student import create_backbone, with_heads
 from dhox.errors import DhoxError
@@ -64,11 +66,11 @@ def test_several_processes_train_as_one(line: Path, processes: int) -> None:
     one = load_file("runs/1/student.safetensors")
     start = student_before_training()
     assert np.median([np.abs(one[name] - start[name]).max() for name in one]) > 2e-4
-    first = read_json(Path("runs/1") / RUN_FILE, RUN_SCHEMA)
+    first = read_json(Path("runs/1") / RUN_FILE)
     assert first["training"]["epochs"] * first["training"]["epoch_steps"] == 20
     other = load_file(f"runs/{processes}/student.safetensors")
     assert max(np.abs(one[name] - other[name]).max() for name in one) < 1e-5
-    summary = read_json(Path(f"runs/{processes}") / RUN_FILE, RUN_SCHEMA)
+    summary = read_json(Path(f"runs/{processes}") / RUN_FILE)
     assert summary["training"]["processes"] == processes
     assert summary["sets"] == first["sets"]
     for split in ("val", "test"):
@@ -96,7 +98,7 @@ def test_several_processes_fill_one_cache(line: Path) -> None:
 def test_several_processes_compare_methods(line: Path) -> None:
     done = trained(2, training(line / "data", "runs/c", "--method", "dho,kd", "--epochs", "1"))
     assert done.returncode == 0, done.stdout + done.stderr
-    content = read_json(Path("runs/c") / COMPARISON_FILE, COMPARISON_SCHEMA)
+    content = read_json(Path("runs/c") / COMPARISON_FILE)
     assert content["status"] == "complete"
     assert {row["method"] for row in content["rows"]} == {"teacher", "dho", "kd"}
 

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from plain_files import read_json, write_json
 
-from dhox.artefacts.files import read_json, read_npz, sha256, write_json
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
 from dhox.artefacts.selection import Selection
@@ -37,12 +39,12 @@ def test_the_same_question_gets_the_same_answer(own_line: Path) -> None:
 
 def test_given_values_move_the_dho_row_and_nothing_else(own_line: Path) -> None:
     run = own_line / "runs/tiny"
-    before, old = files(run), read_json(run / "run.json", "dhox.run/1")
+    before, old = files(run), read_json(run / "run.json")
     result = retune(run, fixed=(1.0, 2.0))
     assert result.selection.source == "given"
     changed = {name for name, digest in files(run).items() if before.get(name) != digest}
     assert changed == {"run.json", "selection.json"}
-    new = read_json(run / "run.json", "dhox.run/1")
+    new = read_json(run / "run.json")
     rows = {row["stage"]: row for row in new["test"]}
     assert rows["dho"]["correct"] == rows["ce_head"]["correct"]
     assert [row for row in new["test"] if row["stage"] != "dho"] == [
@@ -50,7 +52,7 @@ def test_given_values_move_the_dho_row_and_nothing_else(own_line: Path) -> None:
     ]
     back = retune(run)
     assert back.before == (1.0, 2.0)
-    assert read_json(run / "run.json", "dhox.run/1")["test"] == old["test"]
+    assert read_json(run / "run.json")["test"] == old["test"]
 
 
 def test_test_labels_choose_nothing(own_line: Path) -> None:
@@ -74,7 +76,7 @@ def test_another_metric_searches_again(own_line: Path) -> None:
 
 def test_what_is_no_complete_run_of_two_heads_is_refused_and_untouched(own_line: Path) -> None:
     run = own_line / "runs/tiny"
-    summary = read_json(run / "run.json", "dhox.run/1")
+    summary = read_json(run / "run.json")
     for change, message in (
         ({"method": "ce", "student": summary["student"] | {"two_heads": False}}, "method ce"),
         ({"status": "running"}, "interrupted"),

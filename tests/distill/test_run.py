@@ -12,7 +12,8 @@ from quick_distill import quick, without
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from dhox.artefacts.files import read_npz, sha256
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError
 

@@ -18,10 +18,11 @@ import pytest
 from made_export import FILES, make_manifest, write_model
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from plain_files import write_json
 
 import dhox
 from dhox.artefacts.common import Accuracy, Preprocessing
-from dhox.artefacts.files import sha256, write_json
+from dhox.artefacts.files import sha256
 from dhox.artefacts.manifest import Precision, Reject
 from dhox.cli.main import app
 from dhox.errors import DhoxError

@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from plain_files import write_json
 
 from dhox import export
-from dhox.artefacts.files import read_npz, sha256, write_json
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.artefacts.heads import Heads
 from dhox.artefacts.manifest import Fold
 from dhox.cli.main import main

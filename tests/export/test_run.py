@@ -15,7 +15,8 @@ from tensorrt_rtx_build import build
 import dhox
 import dhox.bench
 from dhox import export
-from dhox.artefacts.files import read_npz, sha256
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs

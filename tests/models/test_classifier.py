@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from plain_files import write_json
 
 import dhox
-from dhox.artefacts.files import write_json
 from dhox.cli.main import main
 from dhox.errors import DhoxError
 from dhox.models.export_directory import open_export

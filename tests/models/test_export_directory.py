@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_files import write_json, write_npz
 
-from dhox.artefacts.files import read_npz, sha256, write_json, write_npz
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.cli.main import main
 from dhox.errors import DhoxError
 from dhox.export.engines.engine import build_engines

@@ -13,9 +13,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from plain_files import write_json, write_npz
 from synthetic_engine import engine_content
 
-from dhox.artefacts.files import read_npz, sha256, write_json, write_npz
+from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.files import sha256
 from dhox.cli.main import main
 from dhox.errors import DhoxError
 from dhox.models.export_directory import open_export

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plain_files import read_json, write_json
 
-from dhox.artefacts.files import read_json, write_json
 from dhox.distill.auditing.audit import audit
 from dhox.distill.small_options import AuditOptions
 from dhox.options.declare import build
@@ -44,7 +44,7 @@ def test_the_page_has_its_sections_and_pictures_and_nothing_from_outside(audited
 
 
 def test_names_are_escaped_and_lost_images_leave_a_gap(audited: Path) -> None:
-    content = read_json(audited / "audit.json", "dhox.audit/1")
+    content = read_json(audited / "audit.json")
     content["advice"].append("<script>alert(1)</script>")
     write_json(audited / "audit.json", content)
     shutil.rmtree("data/test")

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plain_files import read_json, write_json
 
-from dhox.artefacts.files import read_json, write_json
 from dhox.reports.pages.run import Cost, write_report
 
 
@@ -29,7 +29,7 @@ def test_a_run_with_export_and_bench_makes_a_whole_page(own_line: Path) -> None:
     assert "1.500" in page
     assert "emulated on CPU" in page
     assert "prefers-color-scheme: dark" in page
-    accuracy = read_json(run / "run.json", "dhox.run/1")["test"][-1]["accuracy"]
+    accuracy = read_json(run / "run.json")["test"][-1]["accuracy"]
     assert f"{100 * accuracy:.1f} %" in page
 
 
@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_from_outside(line: Path, own_line: Path) -> None
 def test_class_names_and_paths_are_escaped(own_line: Path) -> None:
     run = own_line / "runs/tiny"
     shutil.rmtree(run / "bench")
-    summary = read_json(run / "run.json", "dhox.run/1")
+    summary = read_json(run / "run.json")
     summary["classes"][0]["name"] = "<script>alert(1)</script>"
     write_json(run / "run.json", summary)
     page = write_report(run).read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_a_run_alone_and_a_bench_far_from_its_run_still_report(own_line: Path) -
     assert "Latency distribution" not in page
     import dhox.bench
 
-    manifest = read_json(far / "export/manifest.json", "dhox.export/3")
+    manifest = read_json(far / "export/manifest.json")
     manifest["run"]["path"] = "/nowhere"
     write_json(far / "export/manifest.json", manifest)
     page = write_report(dhox.bench(far / "export", duration=0.05, energy=0, batch="1").directory).read_text(

@@ -65,16 +65,6 @@ class Preprocessing(Record, omit_defaults=True):
         if self.crop > self.resize:
             raise ValueError(f"a crop of {self.crop} pixels does not fit into a side of {self.resize}")
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Preprocessing:
-        """Read what `to_json` wrote."""
-        return msgspec.convert(content, cls)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest; `squash` only where it is set."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
-
 
 class Accuracy(Record, kw_only=True):
     """Top-1 of `n` images with its 95 % interval."""

@@ -6,18 +6,13 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 
 from dhox.errors import DhoxError
 
@@ -63,71 +58,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_files({path: content})
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically; NaN and Infinity are refused (ValueError)."""
-    write_bytes(path, to_json(content))
-
-
-def to_json(content: dict[str, Any]) -> bytes:
-    """JSON as every dhox file holds it; NaN and Infinity are refused (ValueError)."""
-    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write a compressed .npz atomically; equal arrays give equal bytes."""
-    assert not any(array.dtype.hasobject for array in arrays.values()), "an object array would be a pickle"
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read every array of an .npz; nothing in it may run code, and nothing is expanded beyond LARGEST_NPZ bytes."""
-    try:
-        with zipfile.ZipFile(path) as members:
-            size = sum(member.file_size for member in members.infolist())
-        if size > LARGEST_NPZ:
-            raise DhoxError(
-                f"{path} would expand to {size:,} bytes (allowed: {LARGEST_NPZ:,}); dhox did not write it.",
-                "Delete it, and write it again with the stage that made it.",
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member is no array")
-        return arrays
-    except DhoxError:
-        raise
-    except (
-        Exception
-    ) as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error, NotImplementedError ...)
-        raise DhoxError(
-            f"{path} is missing or damaged ({err}).", "Write it again with the stage that made it."
-        ) from err
-
-
-def read_json(path: Path, schema: str) -> dict[str, Any]:
-    """Read a JSON file that dhox wrote, and check that its schema has the major version that this dhox reads."""
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise DhoxError(f"{path} is larger than any JSON file of dhox ({LARGEST_JSON:,} bytes).", "Check the path.")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
-    except OSError as err:
-        raise DhoxError(f"Could not read {path}: {err.strerror}.", "Check the path.") from err
-    except (ValueError, RecursionError) as err:
-        raise DhoxError(f"{path} is not valid JSON ({err}).", "Write it again with the stage that made it.") from err
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != schema:
-        raise DhoxError(
-            f"{path} has the schema {found!r}, this dhox reads {schema!r}.",
-            "Check the path, or write it again with this version.",
-        )
-    return content
-
-
-def no_number(name: str) -> float:
-    """Refuse NaN and the infinities, which Python's reader takes though JSON has none."""
-    raise ValueError(f"{name} is no number of JSON")
+def mark_running(path: Path, schema: str) -> None:
+    """The JSON file of a directory whose stage has begun."""
+    write_bytes(path, msgspec.json.encode({"schema": schema, "status": "running"}))
 
 
 def sha256(path: Path) -> str:
@@ -247,7 +180,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
         if not resume:
             empty(partial)
         if not holds(partial, file_name, schema):
-            write_bytes(partial / file_name, msgspec.json.encode(Head(schema, "running")))
+            mark_running(partial / file_name, schema)
         try:
             yield partial
         except (DhoxError, OSError) as err:
