@@ -90,23 +90,23 @@ def open_models(paths: list[Path], contract: Path | None = None, precisions: tup
         if not path.exists():
             raise DhoxError(f"{path} does not exist.", "Give an export directory, or the file of a model.")
         if path.is_dir():
-            found += export_models(path, precisions)
+            found += _export_models(path, precisions)
         elif (path.parent / EXPORT_FILE).is_file() and path.suffix == ".onnx":
-            found.append(file_model(path))
+            found.append(_file_model(path))
         else:
             found.append(foreign_model(path, contract))
     if contract is not None and all(model.export is not None for model in found):
         raise UsageError(
             "--contract describes a model of another tool, and none was given.", "Name its .onnx file too."
         )
-    return with_unique_names(found)
+    return _with_unique_names(found)
 
 
-def with_unique_names(models: list[BenchModel]) -> list[BenchModel]:
+def _with_unique_names(models: list[BenchModel]) -> list[BenchModel]:
     """The models, named RUN/PRECISION where precisions alone are not unique, and numbered where these are not."""
     if len({model.name for model in models}) == len(models):
         return models
-    named = [replace(model, name=long_name(model)) for model in models]
+    named = [replace(model, name=_long_name(model)) for model in models]
     twice = {name for name, count in Counter(model.name for model in named).items() if count > 1}
     seen: Counter[str] = Counter()
     for place, model in enumerate(named):
@@ -116,7 +116,7 @@ def with_unique_names(models: list[BenchModel]) -> list[BenchModel]:
     return named
 
 
-def long_name(model: BenchModel) -> str:
+def _long_name(model: BenchModel) -> str:
     """RUN/PRECISION for an export's artefact; others keep their name."""
     if model.export is None:
         return model.name
@@ -125,23 +125,23 @@ def long_name(model: BenchModel) -> str:
     return f"{run}/{model.precision}"
 
 
-def export_models(export: Path, precisions: tuple[str, ...]) -> list[BenchModel]:
+def _export_models(export: Path, precisions: tuple[str, ...]) -> list[BenchModel]:
     """The artefacts of an export directory."""
     opened = open_export(export)
     entries = [opened.entry(precision) for precision in precisions] or opened.manifest.artefacts
-    return [export_model(opened, entry) for entry in entries]
+    return [_export_model(opened, entry) for entry in entries]
 
 
-def file_model(path: Path) -> BenchModel:
+def _file_model(path: Path) -> BenchModel:
     """One file of an export directory."""
     opened = open_export(path.parent)
     entries = {entry.file: entry for entry in opened.manifest.artefacts}
     if path.name not in entries:
         raise DhoxError(f"{path} is none of the models of its export ({', '.join(entries)}).", "Name one of them.")
-    return export_model(opened, entries[path.name])
+    return _export_model(opened, entries[path.name])
 
 
-def export_model(export: Export, entry: Artefact) -> BenchModel:
+def _export_model(export: Export, entry: Artefact) -> BenchModel:
     """One artefact, once it is what the manifest says."""
     file = export.model(entry)
     return BenchModel(

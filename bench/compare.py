@@ -116,9 +116,9 @@ def compare(
     one. Raises DhoxError for benches that are not complete, that have nothing in common, or that lack what a limit is
     about.
     """
-    sides = open_side(old), open_side(new)
-    latency, source, alone = latency_changes(*sides, max_slowdown)
-    accuracy, uncompared = accuracy_changes(*sides, max_accuracy_drop)
+    sides = _open_side(old), _open_side(new)
+    latency, source, alone = _latency_changes(*sides, max_slowdown)
+    accuracy, uncompared = _accuracy_changes(*sides, max_accuracy_drop)
     if not latency and not accuracy:
         raise DhoxError(
             f"The two benches have no (model, runner, batch, scope) in common: {'; '.join(alone)}.",
@@ -130,14 +130,14 @@ def compare(
         raise DhoxError(
             "--max-accuracy-drop: the benches have no accuracy in common.", "Give dhox bench --data for both."
         )
-    failures = [too_slow(row, max_slowdown) for row in latency if row.verdict == "too slow" and max_slowdown]
+    failures = [_too_slow(row, max_slowdown) for row in latency if row.verdict == "too slow" and max_slowdown]
     failures += [
         f"{row.model} by {row.runner} lost {row.drop:.2f} points "
         f"({'chance could explain it' if row.chance else 'beyond chance'}), the limit is {max_accuracy_drop:g}"
         for row in accuracy
         if row.verdict == "too low"
     ]
-    failures += missing_rows(*sides, max_slowdown is not None, max_accuracy_drop is not None)
+    failures += _missing_rows(*sides, max_slowdown is not None, max_accuracy_drop is not None)
     undecided = [
         f"{row.text}: {row.ratio:.3f} exceeds {max_slowdown:g}, but noise could explain it ({row.interval[0]:.3f}-"
         f"{row.interval[1]:.3f}): {LONGER} (dhox bench OLD NEW)"
@@ -150,7 +150,7 @@ def compare(
     )
 
 
-def open_side(path: Path) -> Side:
+def _open_side(path: Path) -> Side:
     """A complete bench with what lies beside it. Raises DhoxError."""
     file = path / BENCH_FILE if path.is_dir() else path
     if file.exists() and file.suffix != ".json":
@@ -162,7 +162,7 @@ def open_side(path: Path) -> Side:
     return Side(bench, samples, read_predictions(file.parent / PREDICTIONS_FILE))
 
 
-def too_slow(row: LatencyChange, limit: float) -> str:
+def _too_slow(row: LatencyChange, limit: float) -> str:
     """A failure of the latency gate, as a sentence."""
     return (
         f"{row.text} is {row.ratio:.3f} times as slow ({row.interval[0]:.3f}-{row.interval[1]:.3f}), the limit is "
@@ -170,7 +170,7 @@ def too_slow(row: LatencyChange, limit: float) -> str:
     )
 
 
-def latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[LatencyChange], str, list[str]]:
+def _latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[LatencyChange], str, list[str]]:
     """Matched rows, where their intervals come from, and what has no partner or is emulated."""
     before, after = ({row.key: row for row in side.bench.latency} for side in (old, new))
     from_samples = bool(old.samples and new.samples)
@@ -184,15 +184,15 @@ def latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[Lat
             alone.append(f"times of {key.model} by {key.runner}: its precision is emulated here")
             continue
         intervals = [
-            sampled_interval(side.samples, key) if from_samples and side.samples else row.p50_interval
+            _sampled_interval(side.samples, key) if from_samples and side.samples else row.p50_interval
             for side, row in zip((old, new), rows, strict=True)
         ]
-        changes.append(latency_change(*rows, intervals[0], intervals[1], limit))
+        changes.append(_latency_change(*rows, intervals[0], intervals[1], limit))
     source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
     return changes, source, list(dict.fromkeys(alone))
 
 
-def latency_change(
+def _latency_change(
     old: LatencyRow, new: LatencyRow, old_interval: Interval, new_interval: Interval, limit: float | None
 ) -> LatencyChange:
     """The ratio of two medians, with its interval and verdict."""
@@ -201,7 +201,7 @@ def latency_change(
     return LatencyChange(*old.key, *medians, ratio, interval, verdict(ratio, interval, limit))
 
 
-def missing_rows(old: Side, new: Side, latency: bool, accuracy: bool) -> list[str]:
+def _missing_rows(old: Side, new: Side, latency: bool, accuracy: bool) -> list[str]:
     """What a gate cannot hold: rows of the old bench that the new one lacks, of latencies and accuracies where these
     have a limit (a latency emulated in the old bench has no gate), and golden checks that fail in the new one."""
     found = []
@@ -217,7 +217,7 @@ def missing_rows(old: Side, new: Side, latency: bool, accuracy: bool) -> list[st
     return found
 
 
-def sampled_interval(samples: Samples, key: Key) -> Interval:
+def _sampled_interval(samples: Samples, key: Key) -> Interval:
     """The 95 % interval of a median in ms, from its raw samples."""
     low, high, _ = median_interval(samples.calls[key].rounds)
     return low / 1e6, high / 1e6
@@ -253,7 +253,7 @@ def verdict(
     return "faster" if ratio < 1 else "slower"
 
 
-def accuracy_changes(old: Side, new: Side, limit: float | None) -> tuple[list[AccuracyChange], list[str]]:
+def _accuracy_changes(old: Side, new: Side, limit: float | None) -> tuple[list[AccuracyChange], list[str]]:
     """Matched rows, and what has no partner."""
     before, after = ({(row.model, row.runner): row for row in side.bench.accuracy.rows} for side in (old, new))
     changes, alone = [], []
@@ -262,17 +262,17 @@ def accuracy_changes(old: Side, new: Side, limit: float | None) -> tuple[list[Ac
             alone.append(f"accuracy of {key[0]} by {key[1]}: only in the {'old' if key in before else 'new'} bench")
         else:
             answers = old.answers.get(key, {}), new.answers.get(key, {})
-            changes.append(accuracy_change(before[key], after[key], *answers, limit))
+            changes.append(_accuracy_change(before[key], after[key], *answers, limit))
     return changes, alone
 
 
-def accuracy_change(
+def _accuracy_change(
     old: AccuracyRow, new: AccuracyRow, first: Answers, second: Answers, limit: float | None
 ) -> AccuracyChange:
     """The drop of one model, paired by image where both answered the same ones."""
     drop = 100 * (old.accuracy - new.accuracy)
     gained = lost = p = None
-    paired = same_images(first, second) and len(first) == old.n == new.n
+    paired = _same_images(first, second) and len(first) == old.n == new.n
     if paired:
         right = [{path: one.label == one.predicted for path, one in answers.items()} for answers in (first, second)]
         gained = sum(right[1][path] and not right[0][path] for path in first)
@@ -290,7 +290,7 @@ def accuracy_change(
     )  # fmt: skip
 
 
-def same_images(first: Answers, second: Answers) -> bool:
+def _same_images(first: Answers, second: Answers) -> bool:
     """Whether both answered the same images with the same labels."""
     labels = [{path: answer.label for path, answer in one.items()} for one in (first, second)]
     return bool(first) and labels[0] == labels[1]

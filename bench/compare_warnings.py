@@ -13,12 +13,12 @@ CLOCKS = {"GPU": "gpu_clock_mhz", "MEMORY": "memory_clock_mhz", "CPU": "cpu_cloc
 FACTS = ("provider", "graph", "precision_proven", "nodes_off_device")
 
 
-def of_gpu(fact: Callable[[GpuCard], object]) -> Callable[[DeviceCard], object]:
+def _of_gpu(fact: Callable[[GpuCard], object]) -> Callable[[DeviceCard], object]:
     """A fact of the card's GPU; None without one."""
     return lambda card: card.gpu and fact(card.gpu)
 
 
-def of_board(fact: Callable[[JetsonCard], object]) -> Callable[[DeviceCard], object]:
+def _of_board(fact: Callable[[JetsonCard], object]) -> Callable[[DeviceCard], object]:
     """A fact of the card's board; None elsewhere."""
     return lambda card: card.jetson and fact(card.jetson)
 
@@ -28,25 +28,25 @@ CARD: dict[str, Callable[[DeviceCard], object]] = {  # what makes two machines d
     "architecture": lambda card: card.machine,
     "processor": lambda card: card.cpu,
     "cores": lambda card: card.cpu_cores,
-    "GPU": of_gpu(lambda gpu: gpu.name),
-    "driver": of_gpu(lambda gpu: gpu.driver),
-    "board": of_board(lambda board: board.model),
-    "L4T": of_board(lambda board: board.l4t),
-    "power mode": of_board(lambda board: board.power_mode and board.power_mode.name),
-    "jetson_clocks": of_board(lambda board: board.jetson_clocks),
-    "highest GPU clock, MHz": of_board(lambda board: (board.gpu_clock_mhz or Clock()).max),
-    "memory clock, MHz": of_board(lambda board: (board.memory_clock_mhz or Clock()).current),
+    "GPU": _of_gpu(lambda gpu: gpu.name),
+    "driver": _of_gpu(lambda gpu: gpu.driver),
+    "board": _of_board(lambda board: board.model),
+    "L4T": _of_board(lambda board: board.l4t),
+    "power mode": _of_board(lambda board: board.power_mode and board.power_mode.name),
+    "jetson_clocks": _of_board(lambda board: board.jetson_clocks),
+    "highest GPU clock, MHz": _of_board(lambda board: (board.gpu_clock_mhz or Clock()).max),
+    "memory clock, MHz": _of_board(lambda board: (board.memory_clock_mhz or Clock()).current),
 }
 
 
 def differences(old: Bench, new: Bench) -> list[str]:
     """Machine, conditions, flags, golden checks, images, and what the runners were."""
     warnings = [changed(name, fact(old.device), fact(new.device)) for name, fact in CARD.items()]
-    warnings += conditions_changed(old.conditions, new.conditions)
-    warnings += [*doubts(old, "old"), *doubts(new, "new")]
+    warnings += _conditions_changed(old.conditions, new.conditions)
+    warnings += [*_doubts(old, "old"), *_doubts(new, "new")]
     warnings.append(changed("images timed", old.settings.images, new.settings.images))
     warnings.append(changed("accuracy's data", old.accuracy.data, new.accuracy.data))
-    return [warning for warning in warnings if warning] + runners_changed(old, new)
+    return [warning for warning in warnings if warning] + _runners_changed(old, new)
 
 
 def changed(name: str, before: object, after: object) -> str:
@@ -54,7 +54,7 @@ def changed(name: str, before: object, after: object) -> str:
     return f"{name}: {before} then {after}" if before != after else ""
 
 
-def conditions_changed(old: Conditions | None, new: Conditions | None) -> list[str]:
+def _conditions_changed(old: Conditions | None, new: Conditions | None) -> list[str]:
     """Clocks that differ, and whether they were locked."""
     if old is None or new is None:
         return []
@@ -71,7 +71,7 @@ def yes(value: bool | None) -> str:
     return "not known" if value is None else "yes" if value else "no"
 
 
-def doubts(bench: Bench, which: str) -> list[str]:
+def _doubts(bench: Bench, which: str) -> list[str]:
     """What makes one bench doubtful: throttling, flags, and failed golden checks."""
     throttled = bench.conditions.throttled if bench.conditions else []
     found = [f"the {which} bench was throttled: {', '.join(throttled)}"] if throttled else []
@@ -85,7 +85,7 @@ def doubts(bench: Bench, which: str) -> list[str]:
     ]
 
 
-def runners_changed(old: Bench, new: Bench) -> list[str]:
+def _runners_changed(old: Bench, new: Bench) -> list[str]:
     """What a runner was in one bench and not in the other."""
     before, after = ({(row.model, row.runner, row.batch): row.facts for row in one.runners} for one in (old, new))
     return sorted(

@@ -68,10 +68,10 @@ def evaluate(model: BenchModel, runner: Session, data: Path | None, into: Answer
         probs = predict(runner, model.tensors, ledger.items, f"{model.name}, {runner.name}, ledger images")
         row = device_row(probs, model.precision, ledger.content, len(model.classes))
         ledger.rows.append(DeviceLedgerRow(model=model.name, runner=runner.name, **msgspec.structs.asdict(row)))
-    into.golden.append(golden_row(model, runner))
+    into.golden.append(_golden_row(model, runner))
 
 
-def golden_row(model: BenchModel, runner: Session) -> GoldenRow:
+def _golden_row(model: BenchModel, runner: Session) -> GoldenRow:
     """Whether an export's file answers here as it did on the exporting machine."""
     assert model.export is not None
     assert model.manifest is not None

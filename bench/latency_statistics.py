@@ -58,12 +58,12 @@ def latency_statistics(rounds_ns: Sequence[np.ndarray], batch: int, started_s: n
     `started_s`: float [rounds], when each round began.
     """
     rounds = [np.asarray(one, np.int64) for one in rounds_ns]
-    medians = round_medians(rounds)
+    medians = _round_medians(rounds)
     low, high, effective_rounds = median_interval(rounds)
     p99, effective_calls = p99_interval(rounds)
     round_cv = float(medians.std() / medians.mean())
     drift = drift_of(medians, started_s)
-    calls = ordered_calls(rounds)
+    calls = _ordered_calls(rounds)
     n, total_ns = len(calls), int(calls.sum())
     variance = sum(float(((one - total_ns / n) ** 2).sum()) for one in rounds) / n
     return LatencyStatistics(
@@ -90,14 +90,14 @@ def latency_ms(calls: np.ndarray, total_ns: int) -> LatencyMs:
     return LatencyMs(p50=p50, p90=p90, p95=p95, p99=p99, max=highest, min=lowest, mean=mean, mad=mad)
 
 
-def ordered_calls(rounds: Sequence[np.ndarray]) -> np.ndarray:
+def _ordered_calls(rounds: Sequence[np.ndarray]) -> np.ndarray:
     """All calls in ascending order, in one new array."""
     calls = np.concatenate(list(rounds))
     calls.sort()
     return calls
 
 
-def round_medians(rounds: Sequence[np.ndarray]) -> np.ndarray:
+def _round_medians(rounds: Sequence[np.ndarray]) -> np.ndarray:
     """float64 [rounds]."""
     return np.array([np.median(one) for one in rounds])
 
@@ -127,14 +127,14 @@ def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float, float]:
     (benchmarks/aa_false_alarms.py). From a single round the interval is that of its order statistics, which trusts
     its calls to be independent.
     """
-    calls = ordered_calls(rounds)
+    calls = _ordered_calls(rounds)
     centre = nearest_rank(calls, 50)
     n = len(rounds)
     if n == 1:
         ranks = order_statistic_ranks(len(calls), 0.5)
         low, high = (calls[0], calls[-1]) if ranks is None else (calls[ranks[0]], calls[ranks[1]])
         return float(low), float(high), 1.0
-    medians = round_medians(rounds)
+    medians = _round_medians(rounds)
     # A resampled median lies between the lowest and the highest round median.
     first, last = np.count_nonzero(calls < medians.min()), np.count_nonzero(calls <= medians.max())
     # An even round's median lies between two calls, so one more call on either side.
@@ -185,7 +185,7 @@ def p99_interval(rounds: Sequence[np.ndarray]) -> tuple[tuple[float, float] | No
     slowest few rounds then make the tail, and the design effect is estimated too small just where they were not slow.
     Slow calls that come in a tenth of the rounds or fewer escape both (docs/statistics.md).
     """
-    calls = ordered_calls(rounds)
+    calls = _ordered_calls(rounds)
     n, sizes = len(calls), np.array([len(one) for one in rounds], float)
     p50, p99 = (nearest_rank(calls, percent) for percent in (50, 99))
     above = np.array([(one > p99).sum() for one in rounds], float)
@@ -194,18 +194,18 @@ def p99_interval(rounds: Sequence[np.ndarray]) -> tuple[tuple[float, float] | No
     if len(rounds) >= FEWEST_ROUNDS and share > 0:
         residuals = above - share * sizes
         between = float((residuals**2).sum()) / (len(rounds) - 1) * len(rounds) / n
-        correlated = len(rounds) / min(effective_rounds(residuals), effective_rounds(round_medians(rounds)))
+        correlated = len(rounds) / min(effective_rounds(residuals), effective_rounds(_round_medians(rounds)))
         effect = max(1.0, between / (share * (1 - share))) * correlated
     effective = max(int(n / effect), 1)
     ranks = order_statistic_ranks(effective, 0.99)
-    levels_matter = level_spread(rounds) > LEVELS_IN_TAIL * (p99 - p50)
+    levels_matter = _level_spread(rounds) > LEVELS_IN_TAIL * (p99 - p50)
     if ranks is None or len(rounds) < FEWEST_ROUNDS or levels_matter:
         return None, effective
     low, high = (effective - rank for rank in ranks)  # how many calls lie at or above
     return (float(calls[n - ceil(low * n / effective)]), float(calls[n - max(int(high * n / effective), 1)])), effective
 
 
-def level_spread(rounds: Sequence[np.ndarray]) -> float:
+def _level_spread(rounds: Sequence[np.ndarray]) -> float:
     """The standard deviation of the levels of rounds in the samples' unit, without the noise of their medians: from
     the covariance of the medians of a round's even and odd calls. Infinite where a round has one call."""
     if min(len(one) for one in rounds) < 2 or len(rounds) < 2:
@@ -271,7 +271,7 @@ def paired_ratio(
     """
     if len(a_rounds) != len(b_rounds):
         raise ValueError("paired samples have the same rounds")
-    logs = np.log(round_medians(b_rounds)) - np.log(round_medians(a_rounds))
+    logs = np.log(_round_medians(b_rounds)) - np.log(_round_medians(a_rounds))
     i, j = np.triu_indices(len(logs))
     walsh = np.sort((logs[i] + logs[j]) / 2)
     centre = float(np.median(walsh))

@@ -29,7 +29,7 @@ def one_at_a_time() -> Iterator[None]:
         yield
         return
     with socket.socket(socket.AF_UNIX) as holder:
-        wait_for_turn(holder)
+        _wait_for_turn(holder)
         holders.append(holder)
         try:
             yield
@@ -37,7 +37,7 @@ def one_at_a_time() -> Iterator[None]:
             holders.remove(holder)
 
 
-def wait_for_turn(holder: socket.socket) -> None:
+def _wait_for_turn(holder: socket.socket) -> None:
     """Take the lock with a socket, as soon as it is free."""
     if take(holder):
         return

@@ -93,7 +93,7 @@ class Found:
 
 def write_results(folder: Path, found: Found, status: str) -> Bench:
     """Write the three files; answers with bench.json. `status`: running, interrupted or complete."""
-    bench = bench_content(found, status)
+    bench = _bench_content(found, status)
     write_record(folder / BENCH_FILE, bench)  # first: on a full disk it matters most
     calls = {key: Calls(timed.rounds, np.array(timed.started_s)) for key, timed in found.whole().items()}
     write_samples(folder / SAMPLES_FILE, Samples(calls, found.traces))
@@ -102,7 +102,7 @@ def write_results(folder: Path, found: Found, status: str) -> Bench:
     return bench
 
 
-def bench_content(found: Found, status: str) -> Bench:
+def _bench_content(found: Found, status: str) -> Bench:
     """bench.json."""
     emulated = found.emulated()
     rounds = {key: timed.rounds for key, timed in found.timed.items() if timed.rounds}  # an interruption can leave none

@@ -65,7 +65,7 @@ def measure(
     calls: dict[Key, int] = {}
     failed: dict[Key, str] = {}
     for cell in cells:
-        with dropping_out(cell.key, failed):
+        with _dropping_out(cell.key, failed):
             median_s, warm = warm_up(cell.call, min(LONGEST_WARM_UP, max(4 * SLICE_SECONDS, 2 * duration_s)))
             calls[cell.key] = max(1, round(duration_s / rounds / median_s))
             into[cell.key] = Timed(warm)
@@ -76,7 +76,7 @@ def measure(
                 if cell.key in failed:
                     continue
                 started = time.perf_counter()
-                with dropping_out(cell.key, failed):
+                with _dropping_out(cell.key, failed):
                     into[cell.key].rounds.append(time_calls(cell.call, calls[cell.key]))
                     into[cell.key].started_s.append(started)
             advance(1)
@@ -86,7 +86,7 @@ def measure(
 
 
 @contextmanager
-def dropping_out(key: Key, failed: dict[Key, str]) -> Iterator[None]:
+def _dropping_out(key: Key, failed: dict[Key, str]) -> Iterator[None]:
     """Note a runtime's failure to run a model, with its words; bugs pass through."""
     try:
         yield

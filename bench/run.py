@@ -77,16 +77,16 @@ def bench(paths: list[Path], options: BenchOptions) -> BenchResult:
         if found.meter is not None:
             stack.enter_context(closing(found.meter))
         stack.enter_context(one_at_a_time())
-        out = options.output.out or default_out(found.models[0], found.card.host)
+        out = options.output.out or _default_out(found.models[0], found.card.host)
         folder = stack.enter_context(output_directory(out, BENCH_FILE, BENCH_SCHEMA, options.output.overwrite))
-        status, error = measure_and_keep(plan, found, folder)
+        status, error = _measure_and_keep(plan, found, folder)
         try:
             content = write_results(folder, found, status)
         except DhoxError as err:
             raise DhoxError(err.reason, f"{err.fix} What could be written is in {folder}.") from err
     if error is not None:
         say(f"What was measured before the error is in {out}.")
-        raise early_end(error) from error
+        raise _early_end(error) from error
     return BenchResult(out, content)
 
 
@@ -105,7 +105,7 @@ def prepare(paths: list[Path], options: BenchOptions) -> tuple[Plan, Found]:
     evaluation = evaluation_images(what.data, models)
     images = timed_images(models, evaluation.items)
     pairs = [(model, runner) for model in models for runner in runners or default_runners(device, model)]
-    meter, energy_note = open_meter(device, card) if how.energy else (None, "it was not asked for")
+    meter, energy_note = _open_meter(device, card) if how.energy else (None, "it was not asked for")
     settings = Settings(
         batches=list(how.batches), scopes=list(how.scopes), duration_s=how.duration, energy_s=how.energy,
         streams=list(how.stream_counts), rounds=FEWEST_ROUNDS, seed=SEED,
@@ -118,7 +118,7 @@ def prepare(paths: list[Path], options: BenchOptions) -> tuple[Plan, Found]:
     return Plan(options, device, pairs, images), found
 
 
-def open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
+def _open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
     """The meter for the device, or None and why."""
     meter, note = find_meter(device)
     if meter is not None and card.sysroot:
@@ -127,7 +127,7 @@ def open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
     return meter, note
 
 
-def default_out(model: BenchModel, host: str) -> Path:
+def _default_out(model: BenchModel, host: str) -> Path:
     """A new HOST-TIME beside the export, or here for a model of another tool."""
     return free_name(bench_folder(model) / f"{host}-{datetime.now():%Y%m%d-%H%M%S}")
 
@@ -137,7 +137,7 @@ def bench_folder(model: BenchModel) -> Path:
     return model.export.absolute().parent / "bench" if model.export else Path.cwd() / "bench-results"
 
 
-def measure_and_keep(plan: Plan, found: Found, folder: Path) -> tuple[str, Exception | None]:
+def _measure_and_keep(plan: Plan, found: Found, folder: Path) -> tuple[str, Exception | None]:
     """Measure all; the status of what was found, and the error that ended it early, if there is something to keep."""
     try:
         measure_all(plan, found, folder)
@@ -152,7 +152,7 @@ def measure_and_keep(plan: Plan, found: Found, folder: Path) -> tuple[str, Excep
     return "complete", None
 
 
-def early_end(error: Exception) -> Exception:
+def _early_end(error: Exception) -> Exception:
     """What a user is told of an error that ended a bench; bugs stay what they are."""
     reason = run_failure(error)
     if reason is None or isinstance(error, DhoxError):
@@ -164,26 +164,26 @@ def measure_all(plan: Plan, found: Found, folder: Path) -> None:
     """Idle power, answers, then batch by batch, with the state of the machine watched meanwhile."""
     watched: AbstractContextManager[SharedMemory | None] = shared_memory() if found.card.jetson else nullcontext()
     with stopping_signals() as stop, watched as memory:
-        idle_power(found)
-        able = evaluate_all(plan, found, stop)
+        _idle_power(found)
+        able = _evaluate_all(plan, found, stop)
         with ConditionsWatch(plan.device) as conditions:
             try:
                 for batch in plan.options.how.batches:
                     if found.runners:  # after the last one they are written as they are
                         write_results(folder, found, "running")
-                    measure_batch(plan, able, batch, found, conditions, stop)
+                    _measure_batch(plan, able, batch, found, conditions, stop)
             finally:
                 found.conditions = conditions.summary()
-                found.memory = memory.summary() if memory else own_memory()
+                found.memory = memory.summary() if memory else _own_memory()
 
 
-def own_memory() -> Memory:
+def _own_memory() -> Memory:
     """`memory` of bench.json where GPU and CPU share none."""
     method = "The process's peak resident set (VmHWM); what a discrete GPU holds is not in it."
     return Memory(peak_bytes=None, process_peak_bytes=process_peak_bytes(), method=method)
 
 
-def idle_power(found: Found) -> None:
+def _idle_power(found: Found) -> None:
     """Idle power, before any model is opened; without it no energy is measured."""
     if found.meter is None:
         return
@@ -194,7 +194,7 @@ def idle_power(found: Found) -> None:
         found.energy_note = str(err)
 
 
-def evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
+def _evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
     """Evaluate every pair that can be opened and run, and answer with these; the others go to `not_run`.
 
     Raises the first error where none can be run, and UnreadableImageError for an image that nobody can read.
@@ -211,7 +211,7 @@ def evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
             stop.check()
             missing = NotRun(what="model", model=model.name, runner=name, reason=reason_of(err))
             found.not_run.append(missing)
-            errors.append(err if isinstance(err, DhoxError) else not_runnable(missing, err))
+            errors.append(err if isinstance(err, DhoxError) else _not_runnable(missing, err))
             continue
         stop.check()
         able.append((model, name))
@@ -220,13 +220,13 @@ def evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
     return able
 
 
-def not_runnable(missing: NotRun, err: Exception) -> DhoxError:
+def _not_runnable(missing: NotRun, err: Exception) -> DhoxError:
     """The error for a model that its runtime could not open or run."""
     fix = "Measure it with another runner, or leave it out."
     return DhoxError(f"{missing.text}.", "Free memory, or leave it out." if isinstance(err, MemoryError) else fix)
 
 
-def measure_batch(
+def _measure_batch(
     plan: Plan, able: list[Pair], batch: int, found: Found, conditions: ConditionsWatch, stop: Stop
 ) -> None:
     """Latency, interleaved, then energy, trtexec and streams at one batch size."""
@@ -241,14 +241,14 @@ def measure_batch(
         finally:
             found.throttled |= {batch} if conditions.throttled() else set()
         found.add_failures(failed)
-        energy_of(cells, how.energy, found)
+        _energy_of(cells, how.energy, found)
         trtexec_checks(models, batch, plan.images, found)
     for pair in able:
-        measure_streams(plan, pair, batch, found)
+        _measure_streams(plan, pair, batch, found)
     stop.check()
 
 
-def energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
+def _energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
     """A window of its own for every model that this device really computes, at ENERGY_SCOPE."""
     if found.meter is None or found.idle is None:
         return
@@ -270,7 +270,7 @@ def energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
         found.traces[row.trace] = trace
 
 
-def measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
+def _measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
     """Every number of streams that was asked for, one after the other; what cannot be run goes to `not_run`."""
     (model, runner), counts = pair, plan.options.how.stream_counts
     if counts and (model.name, runner) in found.emulated():

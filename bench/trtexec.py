@@ -94,13 +94,13 @@ def trtexec_checks(models: list[Opened], batch: int, images: TimedImages, found:
         }
         say(f"trtexec: {name} by {runner}, batch {batch}")
         try:
-            engine = checked_engine(one, Path(plan), batch, images)
+            engine = _checked_engine(one, Path(plan), batch, images)
             found.cross_checks += cross_check_trtexec(engine, ours_ms, tool)
         except DhoxError as err:
             found.not_run.append(NotRun(what="trtexec", model=name, runner=runner, batch=batch, reason=str(err)))
 
 
-def checked_engine(one: Opened, plan: Path, batch: int, images: TimedImages) -> CheckedEngine:
+def _checked_engine(one: Opened, plan: Path, batch: int, images: TimedImages) -> CheckedEngine:
     """The engine behind a runner. Raises DhoxError where TensorRT's trtexec cannot load it."""
     sidecar = read_sidecar(plan.parent)
     if sidecar.tensorrt.flavour != "tensorrt":
@@ -129,7 +129,7 @@ def cross_check_trtexec(
         with tempfile.TemporaryDirectory(prefix="dhox-trtexec-") as folder:
             times_file = Path(folder) / "times.json"
             arguments = trtexec_arguments(major, key.scope, engine, times_file, duration_s)
-            run_trtexec(tool, arguments, 120 + 10 * duration_s)
+            _run_trtexec(tool, arguments, 120 + 10 * duration_s)
             if not times_file.exists():
                 raise DhoxError(f"{tool} wrote no times.", f"Run it by hand: trtexec {' '.join(arguments)}")
             times = parse_times(times_file.read_text(encoding="utf-8"))[COMPARED[key.scope]]
@@ -151,7 +151,7 @@ def trtexec_version(trtexec: Path) -> tuple[int, str]:
 
     trtexec prints its banner whatever it is asked, so --help tells it without a GPU.
     """
-    banner = re.search(r"TensorRT(?:-RTX)? v(\d+)", run_trtexec(trtexec, ["--help"], 60))
+    banner = re.search(r"TensorRT(?:-RTX)? v(\d+)", _run_trtexec(trtexec, ["--help"], 60))
     if banner is None:
         raise DhoxError(f"{trtexec} does not print its TensorRT version.", "Check that it is TensorRT's trtexec.")
     number = int(banner[1])
@@ -183,7 +183,7 @@ def trtexec_arguments(major: int, scope: str, engine: CheckedEngine, times: Path
     ]
 
 
-def run_trtexec(trtexec: Path, arguments: list[str], limit_s: float) -> str:
+def _run_trtexec(trtexec: Path, arguments: list[str], limit_s: float) -> str:
     """Everything that trtexec prints. Raises DhoxError where it fails or hangs."""
     try:
         done = subprocess.run(

@@ -62,7 +62,7 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
     content = Comparison(
         finished_at=now(), methods=methods, seeds=seeds, data=data_address(data), first_seed=first,
         first_split_seed=first_split, n_test=results[methods[0]][0].summary.sets.n_test,
-        rows=comparison_rows(results), environment=versions(),
+        rows=_comparison_rows(results), environment=versions(),
     )  # fmt: skip
     if fabric.is_global_zero:
         write_record(out / COMPARISON_FILE, content)
@@ -74,7 +74,7 @@ def unfinished(out: Path) -> bool:
     return read_head(out / COMPARISON_FILE).status == "running"
 
 
-def comparison_rows(results: dict[Method, list[DistillResult]]) -> list[ComparisonRow]:
+def _comparison_rows(results: dict[Method, list[DistillResult]]) -> list[ComparisonRow]:
     """A row per method and stage: accuracy of each seed, mean and 95 % interval, and the paired difference to dho."""
     values: dict[tuple[Method | Literal["teacher"], TestStage], list[float]] = {}
     # The teacher is the same in every method, but kd's has no labels for an adapter.

@@ -89,24 +89,26 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     check(options)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
     listing = list_images(data, options.labels.classes, options.labels.group_by)
-    sample = decode_sample(listing, worker_count(options.speed.workers))
+    sample = _decode_sample(listing, worker_count(options.speed.workers))
     training = options.training
     seeds = range(training.seeds or 1)
     jobs = [single(options, m, i) for m in training.methods for i in seeds] if training.compares else [options]
-    steps = [steps_of(listing, job, fabric.world_size) for job in jobs]
+    steps = [_steps_of(listing, job, fabric.world_size) for job in jobs]
     root, teacher = options.speed.cache or out.parent, None
     with_teacher = [length for job, length in zip(jobs, steps, strict=True) if job.training.uses[1]]
     if with_teacher and not options.teacher.from_files:
         passes = [length.images for length in with_teacher] if options.teacher.online_teacher else None
         guide = load_teacher(options.teacher.teacher, fabric.device)
-        teacher = teacher_cost(guide, listing, fabric, max(length.views for length in with_teacher), passes)
+        teacher = _teacher_cost(guide, listing, fabric, max(length.views for length in with_teacher), passes)
     student = create_student(
         options.student, listing.labels, two_heads=True, prompts=listing.prompts, templates=[], device=fabric.device
     )
     side = options.speed.packed_size
-    packing = packed_cost(listing, packed_side(student.spec.image_size, sample.sizes) if side is None else side, sample)
+    packing = _packed_cost(
+        listing, packed_side(student.spec.image_size, sample.sizes) if side is None else side, sample
+    )
     batch = (training.batch_labelled + training.batch_unlabelled) // fabric.world_size
-    rate = student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
+    rate = _student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
     images = sum(length.images for length in steps)
     seconds = images / rate + (0 if packing.side else images * sample.decode_s)
     return summed(listing, root, sample, fabric, teacher, packing, TrainingCost(steps, rate, seconds))
@@ -117,13 +119,13 @@ def plan_cache(data: Path, root: Path, options: CacheOptions) -> Plan:
     content = options.content
     fabric, _ = create_fabric(options.machine.device, None)
     listing = list_images(data)
-    sample = decode_sample(listing, worker_count(options.machine.workers))
-    teacher = teacher_cost(load_teacher(content.teacher, fabric.device), listing, fabric, content.views)
-    packing = packed_cost(listing, content.packed_size, sample) if content.packed_size else None
+    sample = _decode_sample(listing, worker_count(options.machine.workers))
+    teacher = _teacher_cost(load_teacher(content.teacher, fabric.device), listing, fabric, content.views)
+    packing = _packed_cost(listing, content.packed_size, sample) if content.packed_size else None
     return summed(listing, root, sample, fabric, teacher, packing, None)
 
 
-def steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
+def _steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
     """The steps of one training, if no image is a copy of another."""
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
@@ -138,26 +140,26 @@ def summed(
     packing: PackingCost | None, training: TrainingCost | None,
 ) -> Plan:  # fmt: skip
     """The parts together."""
-    n_training, n_whole = len(all_training(listing)), n_whole_images(listing)
+    n_training, n_whole = len(_all_training(listing)), _n_whole_images(listing)
     return Plan(
         str(fabric.device), fabric.world_size, n_training, n_whole, sample.decode_s * (n_training + n_whole),
-        teacher, packing, training, peak_memory(fabric.device), free_bytes(root),
+        teacher, packing, training, _peak_memory(fabric.device), free_bytes(root),
     )  # fmt: skip
 
 
-def all_training(listing: Listing) -> list[Item]:
+def _all_training(listing: Listing) -> list[Item]:
     """The images that L and U are drawn from."""
     return listing.splits["train"] + listing.splits["unlabelled"]
 
 
-def n_whole_images(listing: Listing) -> int:
+def _n_whole_images(listing: Listing) -> int:
     """The images that are answered whole."""
     return len(listing.splits["val"]) + len(listing.splits["test"])
 
 
-def decode_sample(listing: Listing, workers: int) -> Sample:
+def _decode_sample(listing: Listing, workers: int) -> Sample:
     """Decode a few training images. Raises DhoxError where there is none."""
-    items = spread(all_training(listing), SAMPLE)
+    items = spread(_all_training(listing), SAMPLE)
     if not items:
         raise DhoxError(f"{listing.data} holds no training image.", "Add images to train/CLASS/ or unlabelled/.")
     sizes = [read_image(item).size for item in items]
@@ -167,30 +169,30 @@ def decode_sample(listing: Listing, workers: int) -> Sample:
     return Sample(sizes, (time.perf_counter() - start) / len(items) / max(1, workers))
 
 
-def teacher_cost(
+def _teacher_cost(
     guide: Teacher, listing: Listing, fabric: Fabric, views: int, online: list[int] | None = None
 ) -> TeacherCost:
     """A cache of so many views; or, `online`, a forward at every use: images of each training."""
-    n_training, n_whole = len(all_training(listing)), n_whole_images(listing)
+    n_training, n_whole = len(_all_training(listing)), _n_whole_images(listing)
     cached = 0 if online is not None else n_training * views
     passes = n_whole + (sum(online) if online is not None else cached)
-    return TeacherCost(passes, teacher_rate(guide) * fabric.world_size, 2 * guide.width * (n_whole + cached))
+    return TeacherCost(passes, _teacher_rate(guide) * fabric.world_size, 2 * guide.width * (n_whole + cached))
 
 
-def packed_cost(listing: Listing, side: int, sample: Sample) -> PackingCost:
+def _packed_cost(listing: Listing, side: int, sample: Sample) -> PackingCost:
     """Packing every training image to `side` pixels."""
-    n = len(all_training(listing))
+    n = len(_all_training(listing))
     return PackingCost(side, n * side * side * 3, sample.decode_s * n if side else 0.0)
 
 
-def peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU since the start, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def best_rate(work: Callable[[], object], images: int, device: torch.device) -> float:
+def _best_rate(work: Callable[[], object], images: int, device: torch.device) -> float:
     """Images per second of the fastest of a few trials, after one that warms up."""
 
     def seconds() -> float:
@@ -204,14 +206,14 @@ def best_rate(work: Callable[[], object], images: int, device: torch.device) -> 
     return images / min(seconds() for _ in range(TRIALS))
 
 
-def teacher_rate(guide: Teacher) -> float:
+def _teacher_rate(guide: Teacher) -> float:
     """Images per second of the teacher's bare forward."""
     batch = FORWARD_BATCH if guide.device.type == "cuda" else 16
     images = torch.randn(batch, 3, guide.size, guide.size, device=guide.device)
-    return best_rate(lambda: guide.encode_images(images), batch, guide.device)
+    return _best_rate(lambda: guide.encode_images(images), batch, guide.device)
 
 
-def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> float:
+def _student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> float:
     """Images per second of a training step."""
     model = fabric.to_device(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -224,4 +226,4 @@ def student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return best_rate(step, batch, fabric.device)
+    return _best_rate(step, batch, fabric.device)

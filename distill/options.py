@@ -264,7 +264,7 @@ def check(options: DistillOptions) -> None:
         raise UsageError(f"--method {unknown[0]} is unknown.", f"Use one of: {', '.join(METHODS)}.")
     if len(methods) < len(training.methods):
         raise UsageError(f"--method {training.method} names a method twice.", "Name each once; --seeds repeats them.")
-    check_pairs(options)
+    _check_pairs(options)
     check_labels(labels, uses_labels=methods != {"kd"})
     if methods == {"kd"} and options.choosing.tune_on == "held-out":
         raise UsageError("--method kd uses no label.", "Leave --tune-on held-out out.")
@@ -292,7 +292,7 @@ def check_labels(labels: Labels, *, uses_labels: bool) -> None:
         raise UsageError("--label-sampler percent-reference draws a share of all images.", "Add --label-fraction.")
 
 
-def check_pairs(options: DistillOptions) -> None:
+def _check_pairs(options: DistillOptions) -> None:
     """Raise UsageError for options that need or exclude another one, whatever the method."""
     teacher, choosing = options.teacher, options.choosing
     if (choosing.alpha is None) != (choosing.beta is None):

@@ -136,15 +136,15 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
 
     listing = list_images(data, options.labels.classes, options.labels.group_by)
     with console.status("Loading the models"):
-        student, teacher = load_models(listing, place)
+        student, teacher = _load_models(listing, place)
     material = gather(listing, place)
-    targets = teacher_targets(teacher, material, place)
+    targets = _teacher_targets(teacher, material, place)
     inputs = student_inputs(
         material.training, student.preprocessing, options.speed.packed_size, place.root, fabric, compiled=place.compiled
     )
-    job = training_job(material, targets, inputs, place)
+    job = _training_job(material, targets, inputs, place)
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, output.overwrite, output.resume) as run:
-        train_student(student, job, material, run, settings, place)
+        _train_student(student, job, material, run, settings, place)
         outcome = judge(student, material, targets, place)
         summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
@@ -152,7 +152,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
     return DistillResult(out, summary, outcome.selection)
 
 
-def load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:
+def _load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:
     """The student on the device, and the teacher where one runs here."""
     options, fabric = place.options, place.fabric
     torch.manual_seed(options.training.seed)
@@ -186,7 +186,7 @@ def gather(listing: Listing, place: Place) -> Material:
     return Material(listing, images, sets, steps, training, whole)
 
 
-def teacher_targets(teacher: Teacher | None, material: Material, place: Place) -> TeacherTargets | None:
+def _teacher_targets(teacher: Teacher | None, material: Material, place: Place) -> TeacherTargets | None:
     """What the teacher says of every view and of the whole images; None without one."""
     options, fabric, listing = place.options.teacher, place.fabric, material.listing
     if not place.options.training.uses[1]:
@@ -200,7 +200,7 @@ def teacher_targets(teacher: Teacher | None, material: Material, place: Place) -
     )  # fmt: skip
 
 
-def training_job(material: Material, targets: TeacherTargets | None, inputs: StudentInputs, place: Place) -> Job:
+def _training_job(material: Material, targets: TeacherTargets | None, inputs: StudentInputs, place: Place) -> Job:
     """The batches of the training, and all that it does with them."""
     options, fabric, training, steps = place.options, place.fabric, material.training, material.steps
     views = steps.views
@@ -225,7 +225,7 @@ def training_job(material: Material, targets: TeacherTargets | None, inputs: Stu
     return Job(batches, names, steps, options.training, teacher.top_k, place.compiled, identity)
 
 
-def train_student(
+def _train_student(
     student: CreatedStudent, job: Job, material: Material, run: Path, settings: Settings, place: Place
 ) -> None:
     """Train the student in place; run.json says that it is running, or that it diverged."""

@@ -61,14 +61,14 @@ def check_images(run: Run, data: Path | None) -> CheckImages:
     training = [item for item in splits["train"] + splits["unlabelled"] if item.name not in skipped]
     calibration = spread(training or splits["val"], MOST_CALIBRATION_IMAGES)
     if names := run.sets.validation or run.sets.labelled:
-        everything = found_again(names, training + splits["val"], run.labels, root)
+        everything = _found_again(names, training + splits["val"], run.labels, root)
         judge = select = np.ones(len(names), bool)
         if run.sets.validation:
             judge, select = gate_images(names), selecting_half(names)
         items, tuning = chosen(everything, judge, MOST_CHECK_IMAGES), chosen(everything, select, MOST_TUNING_IMAGES)
         source = LABELLED if not run.sets.validation else ALL if judge.all() else GATING
         return CheckImages(
-            items, class_numbers(items, run.labels), source, golden_items(everything, training), calibration, tuning,
+            items, class_numbers(items, run.labels), source, _golden_items(everything, training), calibration, tuning,
             class_numbers(tuning, run.labels),
         )  # fmt: skip
     items = spread(training or splits["val"], MOST_CHECK_IMAGES)
@@ -79,11 +79,11 @@ def check_images(run: Run, data: Path | None) -> CheckImages:
     synthetic = run.sets.selection in {"imported", "untrained"} and data is None
     source = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
     return CheckImages(
-        items, None, source, golden_items(items, []), calibration, spread(items, MOST_TUNING_IMAGES), None
+        items, None, source, _golden_items(items, []), calibration, spread(items, MOST_TUNING_IMAGES), None
     )
 
 
-def found_again(names: list[str], items: list[Item], classes: list[str], root: Path) -> list[Item]:
+def _found_again(names: list[str], items: list[Item], classes: list[str], root: Path) -> list[Item]:
     """The images of these names. Raises DhoxError where DATA lacks one."""
     by_name = {item.name: item for item in items}
     missing = [name for name in names if name not in by_name]
@@ -98,7 +98,7 @@ def chosen(items: list[Item], mask: np.ndarray, most: int) -> list[Item]:
     return spread([item for item, one in zip(items, mask, strict=True) if one], most)
 
 
-def golden_items(items: list[Item], more: list[Item]) -> list[Item]:
+def _golden_items(items: list[Item], more: list[Item]) -> list[Item]:
     """GOLDEN_IMAGES images spread evenly over `items`, filled up from `more`."""
     first = spread(items, GOLDEN_IMAGES)
     names = {item.name for item in first}

@@ -30,18 +30,18 @@ def onnx_probs(content: bytes, pixels: np.ndarray, tensors: Tensors) -> np.ndarr
 
 def check_against_torch(precision: Precision, probs: np.ndarray, reference: np.ndarray) -> Check:
     """Compare an exported graph's answers with torch's. Raises GateFailedError where they differ too much."""
-    check = check_against(precision, probs, reference, "torch", CPU_RUNNERS[precision])
+    check = _check_against(precision, probs, reference, "torch", CPU_RUNNERS[precision])
     advice = "Please report this student as a bug." if precision == "fp32" else f"Export without --{precision}."
     return passed(check, f"The {precision} graph", advice)
 
 
 def check_rewritten(precision: Precision, probs: np.ndarray, reference: np.ndarray, against: str) -> Check:
     """Compare a rewritten graph's answers with a reference's. Raises GateFailedError where they differ too much."""
-    check = check_against(precision, probs, reference, against, "onnxruntime CPU, golden images")
+    check = _check_against(precision, probs, reference, against, "onnxruntime CPU, golden images")
     return passed(check, f"The rewritten {precision} graph", "Export the run again with these numbers.")
 
 
-def check_against(
+def _check_against(
     precision: Precision, probs: np.ndarray, reference: np.ndarray, against: str, runner: str
 ) -> Check:  # fmt: skip
     """A graph's probs [N, C] beside a reference's; `against`: whose these are."""

@@ -138,16 +138,16 @@ def retune_export(
     """
     opened = open_export(export)
     asked = Asked(mixture, r, tau, metric or opened.manifest.metric)
-    check_asked(opened, asked)
-    out = place_of(export, out, overwrite)
-    before = read_whole(opened)
+    _check_asked(opened, asked)
+    out = _place_of(export, out, overwrite)
+    before = _read_whole(opened)
     after = retuned(before, asked, data)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
-        manifest = write_export(folder, before, after, asked.metric, data)
+        manifest = _write_export(folder, before, after, asked.metric, data)
     return RetunedExport(out, manifest, after.ledger)
 
 
-def check_asked(export: Export, asked: Asked) -> None:
+def _check_asked(export: Export, asked: Asked) -> None:
     """Raise where a number is none or out of its range, or the export's rule has no such number."""
     alpha, beta = asked.mixture or (0.0, 1.0)
     tau, r = 1.0 if asked.tau is None else asked.tau, 1.0 if asked.r is None else asked.r
@@ -168,7 +168,7 @@ def check_asked(export: Export, asked: Asked) -> None:
         )
 
 
-def place_of(export: Path, out: Path | None, overwrite: bool) -> Path:
+def _place_of(export: Path, out: Path | None, overwrite: bool) -> Path:
     """Where the new export goes. Raises UsageError for EXPORT itself, DhoxError for what may not be replaced."""
     if out is None:
         whole = export if export.name else export.resolve()
@@ -180,7 +180,7 @@ def place_of(export: Path, out: Path | None, overwrite: bool) -> Path:
     return out
 
 
-def read_whole(export: Export) -> Before:
+def _read_whole(export: Export) -> Before:
     """Every file of an export, checked."""
     models = {entry.file: export.model(entry).read_bytes() for entry in export.manifest.artefacts}
     return Before(export, export.heads(), export.validation(), export.golden(), export.ledger(), models)
@@ -188,17 +188,17 @@ def read_whole(export: Export) -> Before:
 
 def retuned(before: Before, asked: Asked, data: Path | None) -> After:
     """The new numbers, the files that hold them, and their proof."""
-    numbers = new_numbers(before, asked)
+    numbers = _new_numbers(before, asked)
     old, new = (
         head_weights(before.heads, fold) for fold in (before.export.manifest.fold, numbers.fold)
     )  # parameters by name
     models = {name: refold(content, old, new, to_builtins(numbers.fold)) for name, content in before.models.items()}
     probs, checks = proof(before, models, numbers.fold)
     golden = Golden(**{**vars(before.golden), "probs": probs})
-    return After(numbers, models, golden, checks, ledger_again(before, models, numbers.fold, data))
+    return After(numbers, models, golden, checks, _ledger_again(before, models, numbers.fold, data))
 
 
-def new_numbers(before: Before, asked: Asked) -> Numbers:
+def _new_numbers(before: Before, asked: Asked) -> Numbers:
     """What is asked for, what stays and what is tuned again (see `retune_export`), with the evidence for it."""
     manifest, val, old = before.export.manifest, before.val, before.export.manifest.fold
     half = selecting_half(val.names.tolist())
@@ -276,7 +276,7 @@ def probs_of_features(features: np.ndarray, heads: Heads, fold: Fold) -> np.ndar
     return fold_probs(logits, fold)
 
 
-def ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Path | None) -> Ledger:
+def _ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Path | None) -> Ledger:
     """The ledger on the same images, where they are still there; else no rows, and the reason in `note`.
 
     Teacher and torch stages come from val.npz, where it holds the images; the others from the rewritten files. Raises
@@ -299,12 +299,12 @@ def ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Pat
     answers = {entry.precision: onnx_probs(models[entry.file], pixels, export.tensors(entry)) for entry in entries}
     for entry in entries:
         check_rewritten(entry.precision, answers[entry.precision], answers["fp32"], "the fp32 graph")
-        check_int8(entry, answers[entry.precision], answers["fp32"], labels)
+        _check_int8(entry, answers[entry.precision], answers["fp32"], labels)
     stages |= {STAGES[precision]: probs for precision, probs in answers.items()}
     return make_ledger(stages, old.names, labels, old.images)
 
 
-def check_int8(entry: Artefact, probs: np.ndarray, fp32: np.ndarray, labels: np.ndarray) -> None:
+def _check_int8(entry: Artefact, probs: np.ndarray, fp32: np.ndarray, labels: np.ndarray) -> None:
     """Raise GateFailedError where int8 loses more points to fp32 than its export allowed."""
     if isinstance(entry.conversion, Int8Conversion):
         lost, allowed = lost_points(probs, fp32, labels), entry.conversion.max_drop
@@ -315,7 +315,7 @@ def check_int8(entry: Artefact, probs: np.ndarray, fp32: np.ndarray, labels: np.
             )
 
 
-def write_export(folder: Path, before: Before, after: After, metric: Metric, data: Path | None) -> Manifest:
+def _write_export(folder: Path, before: Before, after: After, metric: Metric, data: Path | None) -> Manifest:
     """Write the new export; its manifest comes last."""
     export, old, numbers = before.export, before.export.manifest, after.numbers
     for name, content in after.models.items():
@@ -330,24 +330,24 @@ def write_export(folder: Path, before: Before, after: After, metric: Metric, dat
         old,
         finished_at=now(), fold=numbers.fold, metric=metric, n_selection_labels=numbers.n_labels,
         searched=numbers.searched, evidence=numbers.evidence, comparison=numbers.comparison, checks=after.checks,
-        artefacts=[rewritten_entry(entry, folder, after.checks) for entry in old.artefacts],
+        artefacts=[_rewritten_entry(entry, folder, after.checks) for entry in old.artefacts],
         environment=versions(), data=old.data if data is None else data_address(data), reject=reject,
         files={name: sha256(folder / name) for name in SIDE_FILES},
         retuned_from=RetunedFrom(
             str(export.path.absolute()), sha256(export.path / EXPORT_FILE), old.fold,
-            sorted(path.name for path in export.path.iterdir() if path.name not in known_names(before)),
+            sorted(path.name for path in export.path.iterdir() if path.name not in _known_names(before)),
         ),
     )  # fmt: skip
     write_record(folder / EXPORT_FILE, manifest)
     return manifest
 
 
-def known_names(before: Before) -> set[str]:
+def _known_names(before: Before) -> set[str]:
     """The names in an export's folder that the retuned one has too."""
     return {*before.models, *SIDE_FILES, EXPORT_FILE}
 
 
-def rewritten_entry(entry: Artefact, folder: Path, checks: list[Check]) -> Artefact:
+def _rewritten_entry(entry: Artefact, folder: Path, checks: list[Check]) -> Artefact:
     """The manifest's entry for a rewritten file."""
     check = next(check for check in checks if check.precision == entry.precision)
     path = folder / entry.file

@@ -113,23 +113,23 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     check(options)
     source = open_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite)
-    folded = fold_student(source, options)
+    folded = _fold_student(source, options)
     images = check_images(source.run, options.files.data)
-    check_labels_for_drop(options, images)
+    _check_labels_for_drop(options, images)
     pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
-        models = write_models(folder, source, folded, images, options)
+        models = _write_models(folder, source, folded, images, options)
         proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
-        golden = golden_of(images, folded)
-        entries = [artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
-        result = Result(entries, *proof, reject_of(source, folded.choice.fold, options.checks))
-        write_side_files(folder, source, folded.heads, golden, result)
+        golden = _golden_of(images, folded)
+        entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
+        result = Result(entries, *proof, _reject_of(source, folded.choice.fold, options.checks))
+        _write_side_files(folder, source, folded.heads, golden, result)
         manifest = make_manifest(folder, source, folded.choice, result, options)
         write_record(folder / EXPORT_FILE, manifest)
     return ExportResult(out, manifest, result.ledger)
 
 
-def fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
+def _fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
     """The student of a run with its folded head."""
     tensors = Tensors(source.run.preprocessing, options.files.input)
     student = load_student(source.path, source.run.student)
@@ -164,7 +164,7 @@ def choose(source: RunDirectory, heads: Heads, options: Folding) -> Choice:
     return Choice(fold if options.fold_heads else Fold("heads", alpha, beta), evidence, comparison, note)
 
 
-def check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
+def _check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
     """Raise DhoxError where an accuracy drop is limited and no label can show it."""
     if options.checks.max_accuracy_drop is not None and images.labels is None and not options.precisions.int8:
         raise DhoxError(
@@ -173,7 +173,7 @@ def check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
         )
 
 
-def write_models(
+def _write_models(
     folder: Path, source: RunDirectory, folded: Folded, images: CheckImages, options: ExportOptions
 ) -> dict[Precision, Model]:
     """The ONNX files of every precision that is asked for."""
@@ -209,7 +209,7 @@ def prove(
     return checks, ledger
 
 
-def golden_of(images: CheckImages, folded: Folded) -> Golden:
+def _golden_of(images: CheckImages, folded: Folded) -> Golden:
     """The golden images with torch's answers."""
     decoded = [read_image(item) for item in images.golden]
     return make_golden(
@@ -217,7 +217,7 @@ def golden_of(images: CheckImages, folded: Folded) -> Golden:
     )
 
 
-def artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
+def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
     """The manifest's entry for a written model."""
     path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
     if precision not in TOLERANCE:
@@ -232,14 +232,14 @@ def artefact_entry(folder: Path, precision: Precision, model: Model, folded: Fol
     )  # fmt: skip
 
 
-def reject_of(source: RunDirectory, fold: Fold, options: Checks) -> Reject | None:
+def _reject_of(source: RunDirectory, fold: Fold, options: Checks) -> Reject | None:
     """When the answer is unknown; None where every image is answered."""
     if options.reject_coverage is None:
         return None
     return reject_threshold(source.validation, fold, options.reject_coverage)
 
 
-def write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: Golden, result: Result) -> None:
+def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: Golden, result: Result) -> None:
     """What travels with the models, but for the manifest."""
     write_arrays(folder / GOLDEN_FILE, golden)
     write_arrays(folder / HEADS_FILE, heads)

@@ -48,15 +48,15 @@ T = TypeVar("T")
 def read_answer(text: bytes, kind: type[T]) -> T:
     """JSON of a board as a type, with every text made printable. Raises ValueError for what does not fit."""
     try:
-        return msgspec.convert(cleaned(msgspec.json.decode(text)), kind)
+        return msgspec.convert(_cleaned(msgspec.json.decode(text)), kind)
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
 
 
-def cleaned(value: Any) -> Any:
+def _cleaned(value: Any) -> Any:
     """JSON with printable texts."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {printable(key): cleaned(one) for key, one in value.items()}
-    return [cleaned(one) for one in value] if isinstance(value, list) else value
+        return {printable(key): _cleaned(one) for key, one in value.items()}
+    return [_cleaned(one) for one in value] if isinstance(value, list) else value

@@ -202,7 +202,7 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
             child = subprocess.Popen(
                 command, cwd=folder, env=inherited(environment | {LOCK: ""}), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(holder,),
-                preexec_fn=ending_with(os.getpid()),
+                preexec_fn=_ending_with(os.getpid()),
             )  # fmt: skip
         over = threading.Event()
         relay = threading.Thread(target=follow, args=(folder / "output", over), daemon=True)
@@ -210,7 +210,7 @@ def run(command: list[str], environment: dict[str, str], run: str, patience_s: f
         try:
             status = watch(child, link)
         finally:
-            signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
+            _signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
     over.set()
     relay.join(5.0)
     if relay.is_alive():  # nobody reads
@@ -224,7 +224,7 @@ def inherited(environment: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
-def ending_with(watcher: int) -> Callable[[], None]:
+def _ending_with(watcher: int) -> Callable[[], None]:
     """What a child runs before its command: it gets SIGINT when the watcher dies, however (Linux, prctl(2))."""
     library = ctypes.CDLL(None)  # loaded before the fork
 
@@ -258,12 +258,12 @@ def watch(child: subprocess.Popen[bytes], link: Link) -> int:
         if link.ended is not None:
             ended_at = ended_at or time.monotonic()
             while left and time.monotonic() - ended_at >= left[0][1]:
-                signal_group(child.pid, left.pop(0)[0])
+                _signal_group(child.pid, left.pop(0)[0])
         time.sleep(POLL_S)
     return child.wait()
 
 
-def signal_group(group: int, number: int) -> None:
+def _signal_group(group: int, number: int) -> None:
     """Signal every process of a group that is still there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

@@ -173,17 +173,17 @@ def install(host: str, wanted: list[str], target: Target, folder: Path, final: P
 def unmet(folder: Path, target: Target) -> list[str]:
     """Requirements of the packages in a folder that no package in it meets."""
     packages = list(distributions(path=[str(folder)]))
-    have = {canonical(package.metadata["Name"]) for package in packages}
+    have = {_canonical(package.metadata["Name"]) for package in packages}
     parse = require("packaging.requirements", "remote").Requirement
     return sorted(
         text
         for package in packages
         for text in needed_by(package, target, "")
-        if canonical(parse(text).name) not in have
+        if _canonical(parse(text).name) not in have
     )
 
 
-def canonical(name: str) -> str:
+def _canonical(name: str) -> str:
     """A package's name as the index compares it."""
     return name.lower().replace("_", "-").replace(".", "-")
 
@@ -191,7 +191,7 @@ def canonical(name: str) -> str:
 def add_packages(bundle: Bundle, host: str, probe: Probe) -> list[str]:
     """dhox and the packages that it needs on this board; the names of their trees, in the order of PYTHONPATH."""
     wheels = wheel_folder(host, target_of(host, probe))
-    packages = [bundle.add_tree(dhox_files()), bundle.add_tree(folder_files(wheels))]
+    packages = [bundle.add_tree(dhox_files()), bundle.add_tree(_folder_files(wheels))]
     name = "environment-{}.{}.json".format(*probe.python.version)
     (bundle.folder / name).write_text(json.dumps(packages))
     return packages
@@ -205,7 +205,7 @@ def environment_of(store: str, packages: list[str]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def folder_files(folder: Path) -> dict[str, Path]:
+def _folder_files(folder: Path) -> dict[str, Path]:
     """Every file below a folder, by its relative path; no bytecode."""
     return {
         path.relative_to(folder).as_posix(): path

@@ -30,7 +30,7 @@ class Bundle:
         """Add files by relative path. The tree's name is a hash of them and of `of`, so that another bench that runs
         there never sees one change.
         """
-        hashes = {name: content_hash(source) for name, source in files.items()}
+        hashes = {name: _content_hash(source) for name, source in files.items()}
         tree = digest(json.dumps([of, hashes], sort_keys=True).encode())[:32]
         for name, source in files.items():
             self.add_file(tree, name, source)
@@ -59,7 +59,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def content_hash(source: Path | bytes) -> str:
+def _content_hash(source: Path | bytes) -> str:
     """SHA-256 of a file."""
     return sha256(source) if isinstance(source, Path) else digest(source)
 
@@ -77,26 +77,26 @@ def add_models(bundle: Bundle, paths: list[Path], contract: Path | None) -> dict
         export = path if path.is_dir() else path.parent
         if (export / EXPORT_FILE).is_file():
             inside = "/".join(export.resolve().parts[1:][-2:])  # an export is named by its last two folders
-            files = {f"{inside}/{name}": file for name, file in export_files(export).items()}
+            files = {f"{inside}/{name}": file for name, file in _export_files(export).items()}
             place = f"{bundle.add_tree(files, str(export.resolve()))}/{inside}"
             places[path] = place if path.is_dir() else f"{place}/{path.name}"
         else:
             outside = beside(path.parent, [path.name, *sorted(check_onnx(path).external)])
             places[path] = f"{bundle.add_tree(outside, str(path.resolve()))}/{path.name}"
     if contract is not None:
-        agreement = beside(contract.parent, [contract.name, *class_files(contract)])
+        agreement = beside(contract.parent, [contract.name, *_class_files(contract)])
         places[contract] = f"{bundle.add_tree(agreement)}/{contract.name}"
     return places
 
 
-def export_files(export: Path) -> dict[str, Path]:
+def _export_files(export: Path) -> dict[str, Path]:
     """The files of an export directory by name, each checked against the manifest."""
     manifest = open_export(export).manifest
     hashes = {**manifest.files, **{entry.file: entry.sha256 for entry in manifest.artefacts}}
     return {**{name: check_file(export, name, one) for name, one in hashes.items()}, EXPORT_FILE: export / EXPORT_FILE}
 
 
-def class_files(contract: Path) -> list[str]:
+def _class_files(contract: Path) -> list[str]:
     """The file that a contract names in place of a class list, if it names one."""
     classes = read_contract_file(contract).classes
     return [classes] if isinstance(classes, str) else []
@@ -127,7 +127,7 @@ def add_images(bundle: Bundle, data: str, test: list[Item], judges: list[Item]) 
         for item in items:
             try:
                 source = item.path if item.span is None and item.column is None else image_bytes(item)
-                name = f"images/{content_hash(source)}"
+                name = f"images/{_content_hash(source)}"
             except OSError as err:
                 raise DhoxError(f"{item.path} cannot be read ({err}).", "Mend it, or take it out of the data.") from err
             bundle.add_file(tree, name, source)

@@ -143,7 +143,7 @@ class Board:
         arguments = {"command": command, "environment": environment, "run": run, "patience_s": PATIENCE_S}
         session = self.start("run", arguments)
         over = threading.Event()
-        beats = threading.Thread(target=heartbeat, args=(session, over), daemon=True)
+        beats = threading.Thread(target=_heartbeat, args=(session, over), daemon=True)
         beats.start()
         try:
             try:
@@ -168,7 +168,7 @@ class Board:
         return said.status
 
 
-def heartbeat(session: Session, over: threading.Event) -> None:
+def _heartbeat(session: Session, over: threading.Event) -> None:
     """A byte now and then, so that the board knows that somebody waits."""
     while not over.wait(HEARTBEAT_S):
         try:

@@ -34,7 +34,7 @@ class Sweep(Kind, kw_only=True):
 
     @property
     def running(self) -> bool:
-        """Whether some process still holds `only_one`."""
+        """Whether some process still holds `_only_one`."""
         try:
             with lock_file().open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -61,10 +61,10 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iter
             "--power-modes: this machine is not a Jetson (its device tree names no NVIDIA Tegra).",
             "Leave the option out here, or run it on the board.",
         )
-    with only_one(), one_at_a_time():
-        refuse_left_over()
-        modes, original = power_modes(), mode_to_restore()
-        check_sudo(original)
+    with _only_one(), one_at_a_time():
+        _refuse_left_over()
+        modes, original = power_modes(), _mode_to_restore()
+        _check_sudo(original)
         gating = next((mode.gating for mode in modes if mode.id == original.id), {})
         tried = [mode for mode in sorted(modes, key=lambda mode: mode.id != original.id) if mode.gating == gating]
         why = f"it gates other units of the GPU than {original.name}, which takes a reboot"
@@ -73,7 +73,7 @@ def power_mode_sweep(not_run: list[str]) -> Iterator[tuple[list[PowerMode], Iter
             try:
                 kept = SetPowerMode(original.id, original.name)
                 write_record(state_file(), Sweep(pid=os.getpid(), original=kept, started_at=now()))
-                yield tried, each_mode(tried, not_run, stop)
+                yield tried, _each_mode(tried, not_run, stop)
             finally:
                 with ignored_signals():
                     restore(original)
@@ -84,7 +84,7 @@ def left_out(mode: PowerMode, why: str) -> str:
     return f"power mode {mode.name} ({mode.id}) not run: {why}"
 
 
-def mode_to_restore() -> PowerMode:
+def _mode_to_restore() -> PowerMode:
     """The mode that is set. Raises DhoxError where it cannot be read, or where another one would change nothing."""
     original, why = current_mode()
     if original is None:
@@ -100,18 +100,18 @@ def mode_to_restore() -> PowerMode:
     return original
 
 
-def each_mode(modes: list[PowerMode], not_run: list[str], stop: Stop) -> Iterator[PowerMode]:
+def _each_mode(modes: list[PowerMode], not_run: list[str], stop: Stop) -> Iterator[PowerMode]:
     """Set and yield the modes one by one; none after a signal."""
     for mode in modes:
         if stop.signal is not None:
             not_run.append(left_out(mode, "interrupted"))
-        elif (refused := set_mode(mode)) is None:
+        elif (refused := _set_mode(mode)) is None:
             yield mode
         else:
             not_run.append(left_out(mode, refused))
 
 
-def set_mode(mode: PowerMode) -> str | None:
+def _set_mode(mode: PowerMode) -> str | None:
     """Set a mode and look whether it is set (nvpmodel can fail with status 0); None, or why it is not.
 
     nvpmodel asks before it reboots; nothing is on its standard input, which it takes for no.
@@ -119,7 +119,7 @@ def set_mode(mode: PowerMode) -> str | None:
     set_now, _ = current_mode()
     if set_now is not None and set_now.id == mode.id:
         return None
-    answer = sudo_nvpmodel(mode)
+    answer = _sudo_nvpmodel(mode)
     set_now, why = current_mode()
     if set_now is not None and set_now.id == mode.id:
         return None
@@ -129,16 +129,16 @@ def set_mode(mode: PowerMode) -> str | None:
     return f"nvpmodel did not set it ({said[-1].strip()})"
 
 
-def sudo_nvpmodel(mode: PowerMode) -> Answer:
+def _sudo_nvpmodel(mode: PowerMode) -> Answer:
     """`nvpmodel -m ID` as root, without a question."""
     if find_command("sudo") is None and os.geteuid() == 0:  # in a container
         return ask("nvpmodel", "-m", str(mode.id), seconds=SECONDS)
     return ask("sudo", "-n", str(find_command("nvpmodel") or "nvpmodel"), "-m", str(mode.id), seconds=SECONDS)
 
 
-def check_sudo(original: PowerMode) -> None:
+def _check_sudo(original: PowerMode) -> None:
     """Raise DhoxError where `sudo -n nvpmodel` would ask for a password: setting the mode that is set shows it."""
-    answer = sudo_nvpmodel(original)
+    answer = _sudo_nvpmodel(original)
     if answer.code == 0:
         return
     said = (answer.text.strip().splitlines() or ["no answer"])[-1].strip()
@@ -169,7 +169,7 @@ def user() -> str:
 
 def restore(original: PowerMode) -> None:
     """Set the original mode and forget the state file. Raises DhoxError, and keeps the file, where that fails."""
-    refused = set_mode(original)
+    refused = _set_mode(original)
     if refused is not None:
         raise DhoxError(
             f"The power mode could not be set back to {original.name} ({original.id}): {refused}.",
@@ -191,7 +191,7 @@ def lock_file() -> Path:
 
 
 @contextlib.contextmanager
-def only_one() -> Iterator[None]:
+def _only_one() -> Iterator[None]:
     """Let no other process of this user set or restore modes; the kernel lets go, whatever ends this one.
 
     Held from before the mode to restore is read until it is set again. Raises DhoxError where another process holds it,
@@ -227,8 +227,8 @@ def left_over() -> Sweep | None:
         raise DhoxError(err.reason, "Set the mode that you want with `sudo nvpmodel -m ID`, then delete it.") from err
 
 
-def refuse_left_over() -> None:
-    """Raise DhoxError where an earlier sweep was killed: its original mode must not be lost. Within `only_one`."""
+def _refuse_left_over() -> None:
+    """Raise DhoxError where an earlier sweep was killed: its original mode must not be lost. Within `_only_one`."""
     other = left_over()
     if other is not None:
         raise DhoxError(
@@ -242,7 +242,7 @@ def restore_left_over() -> PowerMode | None:
     """`dhox doctor --restore-power-mode`: the mode that was set again, None where nothing was left to restore."""
     if left_over() is None:
         return None
-    with only_one(), ignored_signals():
+    with _only_one(), ignored_signals():
         other = left_over()
         if other is None:
             return None

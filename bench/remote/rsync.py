@@ -35,17 +35,17 @@ def push(connection: Connection, folder: Path, place: str, advance: Callable[[in
 
     # Twice -i: files that are equal have a line too.
     options = ["--copy-links", "--checksum", "-i", "-i", "--out-format=%i %l", "--outbuf=L"]
-    transfer(connection, [*options, f"{folder}/", f"env:{place}/"], count)
+    _transfer(connection, [*options, f"{folder}/", f"env:{place}/"], count)
     return len(sent), sum(sent)
 
 
 def pull(connection: Connection, place: str, folder: Path) -> None:
     """Copy the files of results below a place there into an empty folder: no links, and nothing else."""
     filters = [*(f"--include={name}" for name in RESULTS), "--exclude=*"]
-    transfer(connection, [f"--max-size={LARGEST_NPZ}", *filters, f"env:{place}/", f"{folder}/"], lambda line: None)
+    _transfer(connection, [f"--max-size={LARGEST_NPZ}", *filters, f"env:{place}/", f"{folder}/"], lambda line: None)
 
 
-def transfer(connection: Connection, words: list[str], take: Callable[[str], None]) -> None:
+def _transfer(connection: Connection, words: list[str], take: Callable[[str], None]) -> None:
     """Run rsync; `take` gets the lines that it prints. Raises DhoxError where it is missing or fails.
 
     rsync's HOST is the first word of the command line there, so `env:` stands for the board, whatever its address.

@@ -105,11 +105,11 @@ def gather(
     places = {str(path.absolute()): one for path, one in add_models(bundle, paths, options.what.contract).items()}
     test = evaluation_images(options.what.data, models)
     address = data_address(test.data) if test.data else ""
-    images = add_images(bundle, address, test.items, ledger_images(models, test.data))
+    images = add_images(bundle, address, test.items, _ledger_images(models, test.data))
     return places | ({address: images} if images else {}), address
 
 
-def ledger_images(models: list[BenchModel], where: Path | None) -> list[Item]:
+def _ledger_images(models: list[BenchModel], where: Path | None) -> list[Item]:
     """The images of the ledgers of all exports, each once."""
     found: dict[str, Item] = {}
     for model in models:

@@ -105,13 +105,13 @@ def choose_device(asked: str, models: list[BenchModel]) -> str:
     if asked == "tensorrt":
         gpu()
         import_tensorrt()
-    if asked == "cuda" and (reason := why_no_cuda()):
+    if asked == "cuda" and (reason := _why_no_cuda()):
         raise DhoxError(
             f"--device cuda: {reason}. With an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime: "
             "pip install 'dhox[cuda]'; `dhox doctor` shows what is missing.",
             "TensorRT engines need neither: --device tensorrt.",
         )
-    if asked == "jetson" and models and (reason := why_no_cuda()):
+    if asked == "jetson" and models and (reason := _why_no_cuda()):
         missing = [reason for reason in map(why_no_engine, models) if reason is not None]
         if len(missing) == len(models):  # else those without an engine are named as not run
             raise DhoxError(
@@ -122,7 +122,7 @@ def choose_device(asked: str, models: list[BenchModel]) -> str:
     return asked
 
 
-def why_no_cuda() -> str | None:
+def _why_no_cuda() -> str | None:
     """Why ONNX Runtime cannot run on CUDA here, or None where it has the provider."""
     try:
         providers = available_providers()

@@ -121,7 +121,7 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     picks = np.random.default_rng(SEED).integers(0, SLICES, (RESAMPLES, SLICES))
     low, high = np.percentile(rates[picks].mean(1), [2.5, 97.5])
     latency_ms = 1000 * took[ended]
-    note = why_no_p99(len(latency_ms), end_s - begin_s, float(took[(stop > begin_s) & (start < end_s)].max()))
+    note = _why_no_p99(len(latency_ms), end_s - begin_s, float(took[(stop > begin_s) & (start < end_s)].max()))
     return Throughput(
         images_per_s=float(rates.mean()),
         interval=(float(low), float(high)),
@@ -132,7 +132,7 @@ def throughput(times_s: np.ndarray, begin_s: float, end_s: float, batch: int) ->
     )
 
 
-def why_no_p99(calls: int, window_s: float, longest_s: float) -> str | None:
+def _why_no_p99(calls: int, window_s: float, longest_s: float) -> str | None:
     """Why so many calls in such a window tell no 99th percentile, or None; `longest_s`: of the calls that touch it."""
     if calls < FEWEST_CALLS:
         return f"only {calls} calls ended in {window_s:g} s, and one in {FEWEST_CALLS} lies beyond it"

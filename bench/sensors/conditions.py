@@ -52,10 +52,10 @@ class ConditionsWatch:
         self.gpu, self.gpu_note = open_gpu() if self.on_gpu and not jetson else (None, "")
         self.highest_mhz = None if self.gpu is None else self.gpu.highest_clock_mhz()
         self.gpu_node = gpu_node() if jetson else None
-        self.cpus = find_cpus()
-        self.zones = find_zones()
-        self.alarms = find_alarms() if jetson else {}
-        self.counters = find_counters()
+        self.cpus = _find_cpus()
+        self.zones = _find_zones()
+        self.alarms = _find_alarms() if jetson else {}
+        self.counters = _find_counters()
         self.counts = {path: read_number(path) for path in self.counters}
         self.look()
         self.thread.start()
@@ -127,8 +127,8 @@ class ConditionsWatch:
     def summary(self) -> Conditions:
         """What was seen until now."""
         self.count()
-        gpu_range = None if self.gpu_node is None else clock_range(self.gpu_node, "min_freq", "max_freq")
-        cpu_ranges = [clock_range(cpu, "scaling_min_freq", "scaling_max_freq") for cpu in self.cpus]
+        gpu_range = None if self.gpu_node is None else _clock_range(self.gpu_node, "min_freq", "max_freq")
+        cpu_ranges = [_clock_range(cpu, "scaling_min_freq", "scaling_max_freq") for cpu in self.cpus]
         locked = (None if gpu_range is None else gpu_range[0] == gpu_range[1]) if self.on_gpu else fixed(cpu_ranges)
         return Conditions(
             sampled=len(self.costs_s),
@@ -166,7 +166,7 @@ def spread(values: list[float]) -> Spread | None:
     return Spread(min(values), statistics.median(values), max(values))
 
 
-def clock_range(folder: Path, lowest: str, highest: str) -> tuple[float, float] | None:
+def _clock_range(folder: Path, lowest: str, highest: str) -> tuple[float, float] | None:
     """The permitted clocks, in the files' unit."""
     low, high = read_number(folder / lowest), read_number(folder / highest)
     return None if low is None or high is None else (low, high)
@@ -179,14 +179,14 @@ def fixed(ranges: list[tuple[float, float] | None]) -> bool | None:
     return all(limits[0] == limits[1] for limits in ranges if limits is not None)
 
 
-def find_cpus() -> list[Path]:
+def _find_cpus() -> list[Path]:
     """The cpufreq folders of the processors that this process may use, MOST_CPUS at most."""
     numbers = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     folders = [system_path(f"/sys/devices/system/cpu/cpu{number}/cpufreq") for number in numbers]
     return [folder for folder in folders if read_number(folder / "scaling_cur_freq") is not None][:MOST_CPUS]
 
 
-def find_zones() -> dict[str, Path]:
+def _find_zones() -> dict[str, Path]:
     """Files of temperatures (millidegrees) by the kernel's name of the zone; a Tegra's answer only while powered."""
     zones: dict[str, Path] = {}
     for folder in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
@@ -196,7 +196,7 @@ def find_zones() -> dict[str, Path]:
     return zones
 
 
-def find_alarms() -> dict[Path, str]:
+def _find_alarms() -> dict[Path, str]:
     """Files of a Jetson that are above zero while something throttles it, and what that is."""
     alarms = {}
     for folder in sorted(system_path("/sys/class/thermal").glob("cooling_device*")):
@@ -211,7 +211,7 @@ def find_alarms() -> dict[Path, str]:
     return alarms
 
 
-def find_counters() -> dict[Path, str]:
+def _find_counters() -> dict[Path, str]:
     """Files that count throttling since the machine was started, and what each counts."""
     counters: dict[Path, str] = {}
     for chip in sorted(system_path("/sys/class/hwmon").glob("hwmon*")):

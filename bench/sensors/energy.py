@@ -127,7 +127,7 @@ def between(seconds: np.ndarray, joules: np.ndarray, start: float, end: float) -
     return float(np.interp(end, seconds, joules) - np.interp(start, seconds, joules))
 
 
-def power_over_time(sampler: Sampler, joules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _power_over_time(sampler: Sampler, joules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Seconds from the first reading, and the power of the total in watts; float64 [n] both.
 
     Where the meter only counts energy, its differences over bins of TRACE_S.
@@ -192,7 +192,7 @@ def measure_energy(
             cell.call()
             calls += 1
             end = time.perf_counter()
-    return energy_row(sampler, cell.key, (start, end), calls, idle, accuracy)
+    return _energy_row(sampler, cell.key, (start, end), calls, idle, accuracy)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def figures(joules: float, seconds: float, images: int, idle_w: float | None, ac
     )  # fmt: skip
 
 
-def energy_row(
+def _energy_row(
     sampler: Sampler,
     key: Key,
     window: tuple[float, float],
@@ -252,7 +252,7 @@ def energy_row(
         rails_w={rail: between(times, joules[rail], start, end) / seconds for rail in meter.rails},
         flags=[flag for flag, raised in flags.items() if raised],
     )  # fmt: skip
-    moments, watts = power_over_time(sampler, total)
+    moments, watts = _power_over_time(sampler, total)
     return row, Trace(moments, watts, np.array([start, end]) - times[0])
 
 

@@ -34,8 +34,8 @@ def choose(rows: list[SweepRow], budget_ms: float) -> Choice:
     """
     fitting = sorted((row for row in rows if within_budget(row, budget_ms)), key=median)
     if not fitting:
-        return nothing_fits(rows, budget_ms)
-    known, images = comparable(fitting)
+        return _nothing_fits(rows, budget_ms)
+    known, images = _comparable(fitting)
     front = [fitting[place] for place in pareto_front([(median(row), row.parameters) for row in fitting])]
     largest = [row for row in sorted(front, key=median, reverse=True) if row.student not in known]
     names = [row.student for row in fitting]
@@ -47,7 +47,7 @@ def choose(rows: list[SweepRow], budget_ms: float) -> Choice:
             f"outgrows, distill and compare: {', '.join(advised)}. More parameters are a hint, not an accuracy.",
         ]
         return Choice(distill=advised, within=names, reasons=reasons)
-    first, reasons = most_accurate([row for row in fitting if row.student in known], known, images, budget_ms)
+    first, reasons = _most_accurate([row for row in fitting if row.student in known], known, images, budget_ms)
     unknown = [name for name in names if name not in known]
     if unknown:
         reasons.append(f"Within the budget too, but without an accuracy on the same images: {', '.join(unknown)}.")
@@ -60,7 +60,7 @@ def choose(rows: list[SweepRow], budget_ms: float) -> Choice:
     return Choice(distill=[first.student, *more], within=names, reasons=reasons)
 
 
-def nothing_fits(rows: list[SweepRow], budget_ms: float) -> Choice:
+def _nothing_fits(rows: list[SweepRow], budget_ms: float) -> Choice:
     """No advice, and how far the nearest student is from the budget."""
     nearest = min(rows, key=lambda row: row.p50_interval[1])
     reason = (
@@ -70,7 +70,7 @@ def nothing_fits(rows: list[SweepRow], budget_ms: float) -> Choice:
     return Choice(distill=[], within=[], reasons=[reason])
 
 
-def most_accurate(
+def _most_accurate(
     rows: list[SweepRow], known: dict[str, KnownAccuracy], images: str, budget_ms: float
 ) -> tuple[SweepRow, list[str]]:
     """The most accurate student of several, and why; a faster one that is not told apart from it is named."""
@@ -78,7 +78,7 @@ def most_accurate(
     first = best[0]
     what = "the most accurate" if len(best) > 1 else "the only one with a known accuracy"
     reasons = [
-        f"Within {budget_ms:g} ms, {first.student} is {what}: {accuracy_text(known[first.student])} on {images}, at a "
+        f"Within {budget_ms:g} ms, {first.student} is {what}: {_accuracy_text(known[first.student])} on {images}, at a "
         f"median of {median(first):.3g} ms."
     ]
     lowest = known[first.student].interval[0]
@@ -86,13 +86,13 @@ def most_accurate(
     if alike:
         fastest = min(alike, key=median)
         reasons.append(
-            f"{fastest.student} is faster ({median(fastest):.3g} ms), and its {accuracy_text(known[fastest.student])} "
+            f"{fastest.student} is faster ({median(fastest):.3g} ms), and its {_accuracy_text(known[fastest.student])} "
             "is not told apart from that by these images: the intervals overlap."
         )
     return first, reasons
 
 
-def comparable(rows: list[SweepRow]) -> tuple[dict[str, KnownAccuracy], str]:
+def _comparable(rows: list[SweepRow]) -> tuple[dict[str, KnownAccuracy], str]:
     """The students trained by one method whose accuracies are about the same images, and what these are; of several
     such groups the one with most students, then the one with more images."""
     groups: dict[tuple[str, str, int, str], dict[str, KnownAccuracy]] = {}
@@ -109,7 +109,7 @@ def comparable(rows: list[SweepRow]) -> tuple[dict[str, KnownAccuracy], str]:
 
 def fronts(rows: list[SweepRow]) -> Front:
     """The Pareto fronts against latency: of accuracy, where accuracies can be compared, and of parameters."""
-    accuracies, _ = comparable(rows)
+    accuracies, _ = _comparable(rows)
     known = [row for row in rows if row.student in accuracies]
     by_accuracy = pareto_front([(median(row), accuracies[row.student].accuracy) for row in known])
     by_size = pareto_front([(median(row), row.parameters) for row in rows])
@@ -121,7 +121,7 @@ def median(row: SweepRow) -> float:
     return row.latency_ms.p50
 
 
-def accuracy_text(known: KnownAccuracy) -> str:
+def _accuracy_text(known: KnownAccuracy) -> str:
     """81.2 % (79.0 to 83.3)."""
     low, high = known.interval
     return f"{100 * known.accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

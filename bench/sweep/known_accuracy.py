@@ -62,7 +62,7 @@ def accuracy_of(runs: list[tuple[Path, Run]], student: str, image_size: int, pre
     for folder, run in sorted(runs, key=lambda pair: pair[1].method != "dho"):
         if (run.student.name, run.student.image_size) != (student, image_size):
             continue
-        found = from_bench(folder, precision) or from_run(run) or from_ledger(folder, precision)
+        found = _from_bench(folder, precision) or _from_run(run) or _from_ledger(folder, precision)
         if found is not None:
             return KnownAccuracy(
                 accuracy=found.row.accuracy, interval=found.row.interval, n=found.row.n, split=found.split,
@@ -71,7 +71,7 @@ def accuracy_of(runs: list[tuple[Path, Run]], student: str, image_size: int, pre
     return None
 
 
-def from_bench(run: Path, precision: str) -> Evidence | None:
+def _from_bench(run: Path, precision: str) -> Evidence | None:
     """The newest complete bench of the run's export as it is now, by a runner that gives its golden outputs."""
     try:
         export = sha256(run / "export" / EXPORT_FILE)  # which holds the hash of every file
@@ -97,14 +97,14 @@ def from_bench(run: Path, precision: str) -> Evidence | None:
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-def from_run(run: Run) -> Evidence | None:
+def _from_run(run: Run) -> Evidence | None:
     """The student itself in torch, on test."""
     rows = {row.stage: row for row in run.test or []}
     row = rows.get("dho") or rows.get("student")  # two heads, or one
     return None if row is None else Evidence(row, "test", f"torch, stage {row.stage}")
 
 
-def from_ledger(run: Path, precision: str) -> Evidence | None:
+def _from_ledger(run: Path, precision: str) -> Evidence | None:
     """The file on the images of its export's ledger."""
     try:
         ledger = open_export(run / "export").ledger()

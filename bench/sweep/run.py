@@ -70,7 +70,7 @@ def sweep(options: SweepOptions) -> SweepResult:
         interrupted = measured.status == "interrupted"
         rows = []
         for candidate in found:
-            row = measured_row(candidate, measured, students.precision)
+            row = _measured_row(candidate, measured, students.precision)
             if row is None:
                 failed.append(Failed(candidate.student, reason_of(candidate, measured)))
                 continue
@@ -81,7 +81,7 @@ def sweep(options: SweepOptions) -> SweepResult:
             raise DhoxError("No student could be measured.", f"{failed[0].student}: {failed[0].reason}")
         if options.place.host is None and not interrupted:
             rows = with_footprints(rows, found, measured, students.precision, options.measuring.batch)
-        content = sweep_content(options, found[0].classes, measured, rows, failed)
+        content = _sweep_content(options, found[0].classes, measured, rows, failed)
         write_record(folder / SWEEP_FILE, content)
     return SweepResult(out, content)
 
@@ -126,11 +126,11 @@ def measure_all(found: list[Candidate], out: Path, options: SweepOptions) -> Ben
             raise problem
         return results[0].bench
     if place.device in {"tensorrt", "jetson"} and (how.runner or "tensorrt").startswith("tensorrt"):
-        build_missing_engines(found, precision, how.batch)
+        _build_missing_engines(found, precision, how.batch)
     return bench(paths, asked).bench
 
 
-def build_missing_engines(found: list[Candidate], precision: Literal["fp32", "fp16"], batch: int) -> None:
+def _build_missing_engines(found: list[Candidate], precision: Literal["fp32", "fp16"], batch: int) -> None:
     """An engine for every candidate that has none for this machine; what fails is said, and the bench goes on."""
     from dhox.export.engines.engine import build_engines
     from dhox.export.options import Engines
@@ -146,22 +146,22 @@ def build_missing_engines(found: list[Candidate], precision: Literal["fp32", "fp
             say(f"No engine of {candidate.student}: {err}")
 
 
-def name_of(candidate: Candidate, measured: Bench) -> str | None:
+def _name_of(candidate: Candidate, measured: Bench) -> str | None:
     """What bench.json calls the candidate's file."""
     place = str(candidate.export.absolute())
     return next((model.name for model in measured.models if model.export and model.export.path == place), None)
 
 
-def wrong_answers(name: str | None, measured: Bench) -> bool:
+def _wrong_answers(name: str | None, measured: Bench) -> bool:
     """Whether a model failed its golden check."""
     return any(row.model == name and not row.passed for row in measured.golden)
 
 
-def measured_row(candidate: Candidate, measured: Bench, precision: str) -> SweepRow | None:
+def _measured_row(candidate: Candidate, measured: Bench, precision: str) -> SweepRow | None:
     """The candidate's row, without its accuracy; None where it was not measured or answers wrongly."""
-    name = name_of(candidate, measured)
+    name = _name_of(candidate, measured)
     latency = next((row for row in measured.latency if row.model == name), None)
-    if latency is None or wrong_answers(name, measured):
+    if latency is None or _wrong_answers(name, measured):
         return None
     energy = next((row for row in measured.energy.rows if row.model == name), None)
     entry = open_export(candidate.export).entry(precision)
@@ -185,8 +185,8 @@ def measured_row(candidate: Candidate, measured: Bench, precision: str) -> Sweep
 
 def reason_of(candidate: Candidate, measured: Bench) -> str:
     """Why a candidate has no row."""
-    name = name_of(candidate, measured)
-    if wrong_answers(name, measured):
+    name = _name_of(candidate, measured)
+    if _wrong_answers(name, measured):
         return "it does not give its golden outputs on this machine"
     reasons = [missing.reason for missing in measured.not_run if missing.model is not None and missing.model == name]
     return reasons[0] if reasons else "the sweep was interrupted before it was measured"
@@ -213,7 +213,7 @@ def with_footprints(
     return done + rows[len(done) :]
 
 
-def sweep_content(
+def _sweep_content(
     options: SweepOptions, classes: int, measured: Bench, rows: list[SweepRow], failed: list[Failed]
 ) -> Sweep:
     """sweep.json."""

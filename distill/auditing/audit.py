@@ -83,7 +83,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
     embeddings = {name: encode(guide, items, text.shape[1], workers, name) for name, items in of_set.items()}
     numbers = torch.from_numpy(class_numbers(labelled, labels))
     z_judges = embeddings["labelled" if judges.cross_validated else "validation"]
-    ways = ways_of(guide, text, z_judges, embeddings["labelled"], numbers, labelled, judges)
+    ways = _ways_of(guide, text, z_judges, embeddings["labelled"], numbers, labelled, judges)
     for name in small_clips:
         small = load_teacher(name, fabric.device)
         their_text = small.encode_classes(prompts, templates)
@@ -91,7 +91,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
             encode(small, items, their_text.shape[1], workers, f"with {name}") for items in (labelled, validation)
         )
         theirs = ours if judges.cross_validated else theirs
-        ways += ways_of(small, their_text, theirs, ours, numbers, labelled, judges)
+        ways += _ways_of(small, their_text, theirs, ours, numbers, labelled, judges)
     verdict, advice = advise(ways, len(sets.unlabelled), len(classes))
     result = Audit(
         finished_at=now(),
@@ -99,7 +99,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
         classes=class_entries(classes),
         teacher=AuditTeacher(
             name=teacher, scale=guide.scale, logit_bias=guide.logit_bias, templates=templates,
-            parameters=image_parameters(guide),
+            parameters=_image_parameters(guide),
         ),
         sets=AuditSets(**{name: len(items) for name, items in of_set.items()}, shots=shots, split_seed=split_seed),
         judges=JudgesSummary(n=len(judges.items), cross_validated=judges.cross_validated, words=judges.words),
@@ -113,7 +113,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
         near_copies=near_copies(guide, of_set, embeddings, splits, content, labels),
         unlike=unlike(text, of_set, embeddings, guide.device),
         skipped=images.skipped,
-        notes=notes_of(sets, every_class),
+        notes=_notes_of(sets, every_class),
         environment=versions(),
     )  # fmt: skip
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, overwrite) as folder:
@@ -121,7 +121,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
     return AuditResult(out, result)
 
 
-def notes_of(sets: Sets, every_class: bool) -> list[str]:
+def _notes_of(sets: Sets, every_class: bool) -> list[str]:
     """What the choice of the sets left out; nothing is held out here."""
     held_out = hold_out_note("val", len(sets.validation) if sets.selection == "held-out" else 0)
     notes = [note for note in sets.notes if note != held_out]
@@ -143,12 +143,12 @@ def encode(teacher: Teacher, items: list[Item], width: int, workers: int, name: 
     return z
 
 
-def image_parameters(teacher: Teacher) -> int:
+def _image_parameters(teacher: Teacher) -> int:
     """Parameters of the image tower."""
     return sum(parameter.numel() for parameter in teacher.model.visual.parameters())
 
 
-def ways_of(
+def _ways_of(
     teacher: Teacher,
     text: torch.Tensor,
     z_judges: torch.Tensor,
@@ -164,7 +164,7 @@ def ways_of(
     if not len(judges.labels):
         return []
     device, classes = teacher.device, len(text)
-    truth, size = judges.labels.numpy(), image_parameters(teacher)
+    truth, size = judges.labels.numpy(), _image_parameters(teacher)
     zero_shot = (z_judges.float() @ text.T).argmax(-1).numpy()
     ways = [Way("zero-shot", teacher.name, size, zero_shot == truth, zero_shot)]
     chosen = spread([*range(len(labelled))], MOST_PROBE_IMAGES)

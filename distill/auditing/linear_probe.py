@@ -57,7 +57,7 @@ def fit_probe(
     return Probe(weight.detach(), bias.detach(), centre, spread)
 
 
-def probe_path(z: torch.Tensor, labels: torch.Tensor, classes: int) -> list[Probe]:
+def _probe_path(z: torch.Tensor, labels: torch.Tensor, classes: int) -> list[Probe]:
     """A probe per strength of STRENGTHS, from the strongest down, each begun at the last; in the order of STRENGTHS."""
     probes: list[Probe] = []
     for strength in reversed(STRENGTHS):
@@ -92,13 +92,13 @@ def choose_strength(z: torch.Tensor, labels: torch.Tensor, classes: int, folds: 
     """
     right = np.zeros(len(STRENGTHS), int)
     for fold in np.unique(folds)[: None if len(folds) <= FEW else 1]:
-        right += held_out_right(z, labels, classes, torch.from_numpy(folds == fold).to(z.device))
+        right += _held_out_right(z, labels, classes, torch.from_numpy(folds == fold).to(z.device))
     return STRENGTHS[int(len(right) - 1 - right[::-1].argmax())]
 
 
-def held_out_right(z: torch.Tensor, labels: torch.Tensor, classes: int, held: torch.Tensor) -> np.ndarray:
+def _held_out_right(z: torch.Tensor, labels: torch.Tensor, classes: int, held: torch.Tensor) -> np.ndarray:
     """Right answers on the held-out images per strength, int [len(STRENGTHS)]; `held` bool [N]."""
-    probes = probe_path(z[~held], labels[~held], classes)
+    probes = _probe_path(z[~held], labels[~held], classes)
     return np.array([int((probe.predict(z[held]) == labels[held]).sum()) for probe in probes])
 
 

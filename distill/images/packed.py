@@ -50,7 +50,7 @@ def pack(item: Item, side: int) -> np.ndarray:
     return np.asarray(image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
+def _packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
     """The packed images in order, in batches, decoded by as many threads as there are cores (Pillow frees the lock)."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -85,7 +85,7 @@ def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, f
     if share:
         with progress_bar("Packing images", len(share)) as advance:
             chosen = [items[i] for i in share]
-            write_rows(folder, [keys[i] for i in share], packed_batches(chosen, side), per_file, advance)
+            write_rows(folder, [keys[i] for i in share], _packed_batches(chosen, side), per_file, advance)
 
 
 def prepare_packed(folder: Path, side: int) -> None:

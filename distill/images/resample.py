@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 
-def triangle(x: torch.Tensor) -> torch.Tensor:
+def _triangle(x: torch.Tensor) -> torch.Tensor:
     """The bilinear kernel."""
     return (1 - x.abs()).clamp(min=0)
 
@@ -31,7 +31,7 @@ def lanczos(x: torch.Tensor) -> torch.Tensor:
 
 # A student that is evaluated with nearest pixels is trained on bilinear views: nearest cannot be antialiased.
 KERNELS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "nearest": triangle, "bilinear": triangle, "bicubic": cubic, "lanczos": lanczos,
+    "nearest": _triangle, "bilinear": _triangle, "bicubic": cubic, "lanczos": lanczos,
 }  # fmt: skip
 
 

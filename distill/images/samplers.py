@@ -30,7 +30,7 @@ def draw_labelled(
 
     Raises DhoxError for classes without a labelled image and for more shots than images.
     """
-    by_class = images_of_classes(train, labels)
+    by_class = _images_of_classes(train, labels)
     if shots is not None:
         short = [f"{label} ({len(by_class[label])})" for label in labels if len(by_class[label]) < shots]
         if short:
@@ -56,7 +56,7 @@ def draw_few_shot_reference(train: list[Item], labels: list[str], shots: int) ->
     One generator, Python's `random` with seed 1; classes in the order in which they first appear in train; without
     replacement, and with replacement where a class has fewer images than `shots`, so that an image may stand twice.
     """
-    by_class = images_of_classes(in_own_order(train), labels)
+    by_class = _images_of_classes(_in_own_order(train), labels)
     generator = random.Random(FEW_SHOT_SEED)
     labelled = []
     for items in by_class.values():
@@ -70,7 +70,7 @@ def draw_percent_reference(train: list[Item], labels: list[str], share: float) -
 
     numpy's legacy generator with seed 13; classes in index order, without replacement; all images where share is 1.
     """
-    by_class = images_of_classes(in_own_order(train), labels)
+    by_class = _images_of_classes(_in_own_order(train), labels)
     if share >= 1:
         return [item for label in labels for item in by_class[label]]
     counts = balanced_counts([len(by_class[label]) for label in labels], share)
@@ -108,7 +108,7 @@ def round_in_turn(values: np.ndarray) -> np.ndarray:
     return np.asarray(rounded, np.float64)
 
 
-def in_own_order(train: list[Item]) -> list[Item]:
+def _in_own_order(train: list[Item]) -> list[Item]:
     """The images in DATA's own order: by row where DATA has rows (of one file after the other), else by name."""
 
     def place(item: Item) -> tuple[str, int, str]:
@@ -117,7 +117,7 @@ def in_own_order(train: list[Item]) -> list[Item]:
     return sorted(train, key=place)
 
 
-def images_of_classes(train: list[Item], labels: list[str]) -> dict[str, list[Item]]:
+def _images_of_classes(train: list[Item], labels: list[str]) -> dict[str, list[Item]]:
     """label -> its images, classes in the order of their first image. Raises DhoxError for classes without one."""
     by_class: dict[str, list[Item]] = defaultdict(list)
     for item in train:

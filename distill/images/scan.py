@@ -67,7 +67,7 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> t
     DhoxError that names and counts the bad images, unless `skip_bad_images`.
     """
     items = [item for split in splits.values() for item in split]
-    known = read_memory(memory)
+    known = _read_memory(memory)
     stamps = {item.name: stamp(item) for item in items}
     seen = {name: known[name][1] for name in stamps if name in known and known[name][0] == stamps[name]}
     unseen = [item for item in items if item.name not in seen]
@@ -78,10 +78,10 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> t
             seen[item.name] = result
             advance(1)
             if time.monotonic() - saved > SAVE_SECONDS:
-                write_memory(memory, stamps, seen)
+                _write_memory(memory, stamps, seen)
                 saved = time.monotonic()
     if unseen or known.keys() - seen.keys():
-        write_memory(memory, stamps, seen)
+        _write_memory(memory, stamps, seen)
     bad = {name: result.reason for name, result in seen.items() if result.reason is not None}
     if bad and not skip_bad_images:
         raise DhoxError(
@@ -93,7 +93,7 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Path | None = None) -> t
     return good, seen
 
 
-def read_memory(memory: Path | None) -> dict[str, tuple[str, Seen]]:
+def _read_memory(memory: Path | None) -> dict[str, tuple[str, Seen]]:
     """Name -> (stamp, what it is) of an earlier pass; empty where there was none or its file is damaged."""
     try:
         content = msgspec.json.decode(memory.read_bytes(), type=ScanMemory) if memory else {}
@@ -102,7 +102,7 @@ def read_memory(memory: Path | None) -> dict[str, tuple[str, Seen]]:
     return {name: (row[0], Seen(row[1], row[2], row[3])) for name, row in content.items()}
 
 
-def write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Seen]) -> None:
+def _write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, Seen]) -> None:
     """Keep the results for the next pass."""
     if memory is None:
         return

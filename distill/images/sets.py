@@ -61,7 +61,7 @@ def choose_sets(
     """
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
-    train = without_copies(splits["train"], known, content)
+    train = _without_copies(splits["train"], known, content)
     if len(train) < len(splits["train"]):
         notes.append(
             f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
@@ -72,19 +72,19 @@ def choose_sets(
     if use_labels:
         check_labels(options, uses_labels=True)
         labelled = draw(splits["train"], train, labels, known, content, options, generator, notes)
-    validation = own_validation(splits, content, tune_on, notes)
+    validation = _own_validation(splits, content, tune_on, notes)
     selection: Source = "val" if validation else "none"
     if tune_on == "none":
         notes.append("--tune-on none: there is no validation, and alpha and beta stay fixed")
     elif labelled and not validation:
-        labelled, validation = hold_out(labelled, labels, generator)
+        labelled, validation = _hold_out(labelled, labels, generator)
         selection = "held-out" if validation else "none"
         notes.append(hold_out_note(tune_on, len(validation)))
 
     # The reference samplers may draw copies: an image that validates must not train.
     judging = {content[item.name] for item in validation}
     labelled = [item for item in labelled if content[item.name] not in judging]
-    unlabelled = the_rest(splits, train, labelled, validation, content, notes)
+    unlabelled = _the_rest(splits, train, labelled, validation, content, notes)
     if not labelled and not unlabelled:
         raise DhoxError(
             "Neither a labelled nor an unlabelled training image was found.",
@@ -117,7 +117,7 @@ def draw(
     return labelled
 
 
-def own_validation(splits: Splits, content: dict[str, str], tune_on: str, notes: list[str]) -> list[Item]:
+def _own_validation(splits: Splits, content: dict[str, str], tune_on: str, notes: list[str]) -> list[Item]:
     """DATA's own validation images without those that are test images too; none where something else chooses."""
     if tune_on != "val":
         if splits["val"]:
@@ -141,7 +141,7 @@ def hold_out_note(tune_on: str, n: int) -> str:
     )
 
 
-def the_rest(
+def _the_rest(
     splits: Splits, train: list[Item], labelled: list[Item], validation: list[Item], content: dict[str, str],
     notes: list[str],
 ) -> list[Item]:  # fmt: skip
@@ -153,7 +153,7 @@ def the_rest(
     if len(apart) < len(rest):
         notes.append(f"{len(rest) - len(apart)} unlabelled images share a group with validation and were dropped")
     known = {content[item.name] for item in labelled + validation + splits["val"] + splits["test"]}
-    unlabelled = without_copies(apart, known, content)
+    unlabelled = _without_copies(apart, known, content)
     if len(unlabelled) < len(apart):
         notes.append(
             f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
@@ -162,7 +162,7 @@ def the_rest(
     return [replace(item, label=None, group=None) for item in unlabelled]
 
 
-def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
+def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
     """Split L into (training part, held-out part), stratified; whole groups where images have them.
 
     Nothing is held out where a class has fewer than HOLD_OUT_FROM labelled images.
@@ -194,7 +194,7 @@ def hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gener
     return remaining, [item for item in labelled if item.name in held]
 
 
-def without_copies(items: list[Item], known: set[str], content: dict[str, str]) -> list[Item]:
+def _without_copies(items: list[Item], known: set[str], content: dict[str, str]) -> list[Item]:
     """The items whose content is neither known nor that of an earlier item."""
     seen = set(known)
     kept = []

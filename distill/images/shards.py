@@ -230,7 +230,7 @@ def write_rows(
                 file_rows, rest = rows[:per_file], rows[per_file:]
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(write_shard, folder, keys[done : done + len(file_rows)], file_rows)
+                writing = pool.submit(_write_shard, folder, keys[done : done + len(file_rows)], file_rows)
                 done += len(file_rows)
                 held, n_held = [rest], len(rest)
         if writing is not None:
@@ -238,7 +238,7 @@ def write_rows(
     assert done == len(keys), f"{len(keys) - done} rows were never computed"
 
 
-def write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
+def _write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
     """Write one file; equal keys and rows give the same name and bytes."""
     rows = np.ascontiguousarray(rows)
     joined = b"".join(keys)

@@ -39,7 +39,7 @@ def philox(counters: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.stack([a, b, c, d], axis=1).astype(np.uint32)
 
 
-def uniforms(keys: np.ndarray, views: np.ndarray, draw: int) -> np.ndarray:
+def _uniforms(keys: np.ndarray, views: np.ndarray, draw: int) -> np.ndarray:
     """Four numbers in [0, 1) per image for its view number and the draw 0, 1, ..., float64 [N, 4]."""
     counters = np.zeros((len(keys), 4), np.uint32)
     counters[:, 0], counters[:, 1] = draw, views
@@ -57,10 +57,10 @@ def view_boxes(keys: np.ndarray, views: np.ndarray, sizes: np.ndarray) -> np.nda
     width, height = sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)
     w = np.minimum(width, np.rint(height * RATIO[1]).astype(np.int64))
     h = np.minimum(height, np.rint(width / RATIO[0]).astype(np.int64))
-    boxes = np.stack([(width - w) // 2, (height - h) // 2, w, h, uniforms(keys, views, 0)[:, 0] < 0.5], axis=1)
+    boxes = np.stack([(width - w) // 2, (height - h) // 2, w, h, _uniforms(keys, views, 0)[:, 0] < 0.5], axis=1)
     open_rows = np.arange(len(keys))
     for draw in range(1, TRIES + 1):
-        u = uniforms(keys[open_rows], views[open_rows], draw)
+        u = _uniforms(keys[open_rows], views[open_rows], draw)
         wide, high = width[open_rows], height[open_rows]
         area = wide * high * (SCALE[0] + (SCALE[1] - SCALE[0]) * u[:, 0])
         ratio = np.exp(log(RATIO[0]) + (log(RATIO[1]) - log(RATIO[0])) * u[:, 1])

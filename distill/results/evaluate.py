@@ -25,7 +25,7 @@ from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 BATCH = 256
 
 
-def student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+def _student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
     """A whole image as the exported model will see it, uint8 [size, size, 3]."""
     return torch.from_numpy(model_input(image, preprocessing).copy())
 
@@ -34,7 +34,7 @@ def pixel_loader(
     items: list[Item], preprocessing: Preprocessing, workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[torch.Tensor]:
     """This process's part items[rank::world] of whole images, in batches uint8 [b, size, size, 3]."""
-    transform = partial(student_pixels, preprocessing=preprocessing)
+    transform = partial(_student_pixels, preprocessing=preprocessing)
     return DataLoader(WholeImages(items[rank::world], transform), batch_size=BATCH, num_workers=workers)
 
 

@@ -61,14 +61,14 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
     if not chosen.searched:
         parts = [(chosen, np.ones(len(val), bool))]
     elif half.all():
-        parts = [(choose_on(val.of(folds != k), metric), folds == k) for k in range(FOLDS) if (folds == k).any()]
+        parts = [(_choose_on(val.of(folds != k), metric), folds == k) for k in range(FOLDS) if (folds == k).any()]
     else:
         parts = [(chosen, ~half)]
     judged = np.any([judge for _, judge in parts], axis=0)
     fixed = Chosen(FIXED_ALPHA, FIXED_BETA, None)
-    old, new = answers_right(val, fixed)[judged], np.zeros(len(val), bool)
+    old, new = _answers_right(val, fixed)[judged], np.zeros(len(val), bool)
     for point, judge in parts:
-        new[judge] = answers_right(val.of(judge), point)
+        new[judge] = _answers_right(val.of(judge), point)
     new = new[judged]
     bound = 100 * paired_difference_lower_bound(new, old)
     return Evidence(
@@ -81,12 +81,12 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
     )
 
 
-def choose_on(val: Logits, metric: Metric) -> Chosen:
+def _choose_on(val: Logits, metric: Metric) -> Chosen:
     """alpha and beta by these images."""
     return choose_alpha_beta(val.ce_logits, val.kd_logits, val.labels, metric)
 
 
-def answers_right(val: Logits, point: Chosen) -> np.ndarray:
+def _answers_right(val: Logits, point: Chosen) -> np.ndarray:
     """bool [N]: whether DHO inference answers right."""
     right: np.ndarray = dho_probs(val.ce_logits, val.kd_logits, point.alpha, point.beta).argmax(-1) == val.labels
     return right

@@ -37,7 +37,7 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
     a whole OpenCLIP model. `image_size`: pixels, where not the tower's own: open_clip then interpolates position
     embeddings. Raises DhoxError for unknown names, missing weights and sizes that the tower cannot take.
     """
-    architecture, pretrained = split_tower_name(name, weights)
+    architecture, pretrained = _split_tower_name(name, weights)
     try:
         model = open_clip.create_model(
             architecture, pretrained, load_weights=weights != "none", require_pretrained=weights != "none",
@@ -55,7 +55,7 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
     size = image_size or own_size
     interpolation = data["interpolation"].replace("random", "bicubic")
     tower = {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config}
-    backbone = features_only(model.visual) if size == own_size else resized(name, model.visual, tower, size)
+    backbone = _features_only(model.visual) if size == own_size else resized(name, model.visual, tower, size)
     preprocessing = Preprocessing(size, size, interpolation, tuple(data["mean"]), tuple(data["std"]))
     return LoadedTower(backbone, tower, preprocessing, model, architecture)
 
@@ -81,7 +81,7 @@ def build_tower(config: dict[str, Any], image_size: int) -> nn.Module:
     """
     vision = deepcopy(config["vision_cfg"])
     if "timm_model_name" not in vision:
-        return features_only(
+        return _features_only(
             _build_vision_tower(
                 config["embed_dim"], vision | {"image_size": image_size}, config.get("quick_gelu", False)
             )
@@ -89,10 +89,10 @@ def build_tower(config: dict[str, Any], image_size: int) -> nn.Module:
     tower = _build_vision_tower(config["embed_dim"], vision | {"timm_model_pretrained": False})
     if image_size != vision.get("image_size", 224):
         tower.set_input_size(image_size)
-    return features_only(tower)
+    return _features_only(tower)
 
 
-def features_only(tower: Any) -> nn.Module:
+def _features_only(tower: Any) -> nn.Module:
     """Towers of captioning models give (features, tokens): ask for the features alone."""
     if getattr(tower, "output_tokens", False):
         tower.output_tokens = False
@@ -100,7 +100,7 @@ def features_only(tower: Any) -> nn.Module:
     return backbone
 
 
-def split_tower_name(name: str, weights: str) -> tuple[str, str | None]:
+def _split_tower_name(name: str, weights: str) -> tuple[str, str | None]:
     """(architecture, tag or file) as open_clip takes them. Raises DhoxError for unknown ones, naming the closest."""
     plain = name.removeprefix(PREFIX)
     if plain.startswith(SCHEMES):

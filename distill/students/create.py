@@ -37,7 +37,7 @@ def create_student(
     head, biases 0. `device`: where that tower runs. Raises UsageError for options that exclude each other, DhoxError
     for unknown names and for weights that cannot be had or do not fit.
     """
-    check_heads(options, two_heads)
+    _check_heads(options, two_heads)
     name, weights, kd_head = options.student, options.student_weights, options.kd_head
     earlier = None if options.init_from is None else earlier_student(options.init_from, name, kd_head, two_heads)
     if earlier is not None and options.init_heads == "random":
@@ -54,13 +54,13 @@ def create_student(
     )
     student = with_heads(backbone, spec.image_size, len(classes), two_heads, kd_head)
     if tower is not None and options.init_heads == "text":
-        write_into_heads(student, text_embeddings(tower, prompts, templates, device))
+        _write_into_heads(student, text_embeddings(tower, prompts, templates, device))
     if earlier is not None:
         copy_earlier(student, earlier, classes)
     return CreatedStudent(student, spec, preprocessing)
 
 
-def check_heads(options: StudentOptions, two_heads: bool) -> None:
+def _check_heads(options: StudentOptions, two_heads: bool) -> None:
     """Raise UsageError where the options of the heads exclude each other."""
     if options.kd_head != "linear" and not two_heads:
         raise UsageError(f"--kd-head {options.kd_head} is for two heads.", "Use --method dho, or --kd-head linear.")
@@ -73,7 +73,7 @@ def check_heads(options: StudentOptions, two_heads: bool) -> None:
         raise UsageError("--init-heads text needs a trained text tower.", "Leave out --student-weights none.")
 
 
-def write_into_heads(student: Student, text: torch.Tensor) -> None:
+def _write_into_heads(student: Student, text: torch.Tensor) -> None:
     """Language-aware initialisation (arXiv 2505.07675): W of every head <- text embeddings [C, d], biases 0."""
     with torch.no_grad():
         for head in (student.ce_head, student.kd_head):

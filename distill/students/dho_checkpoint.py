@@ -83,19 +83,19 @@ def rebuild(
         backbone_state = renamed(backbone_state, arch, backbone, file)
         look = Preprocessing(size, size, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
     else:
-        name, tower = openai_tower(arch)
-        size = clip_image_size(backbone_state, tower, arch, file)
+        name, tower = _openai_tower(arch)
+        size = _clip_image_size(backbone_state, tower, arch, file)
         backbone = build_tower(tower, size)
         look = Preprocessing(size, size, "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-    check_fit(backbone.state_dict(), backbone_state, arch, file)
+    _check_fit(backbone.state_dict(), backbone_state, arch, file)
     student = with_heads(backbone, size, classes, two_heads=True, kd_kind=kind)
     heads = {key: state[key] for key in HEADS}
-    check_fit({key: student.state_dict()[key] for key in HEADS}, heads, arch, file)
+    _check_fit({key: student.state_dict()[key] for key in HEADS}, heads, arch, file)
     student.load_state_dict(heads | {f"backbone.{key}": part for key, part in backbone_state.items()})
     return student.float(), StudentSpec(name, size, classes, True, kind, tower), look
 
 
-def openai_tower(arch: str) -> tuple[str, dict[str, Any]]:
+def _openai_tower(arch: str) -> tuple[str, dict[str, Any]]:
     """(student name, tower configuration) of OpenAI's architecture: OpenCLIP's with QuickGELU."""
     full = f"{arch.removesuffix('px').removesuffix('-336')}-quickgelu"
     if full not in open_clip.list_models():
@@ -106,7 +106,7 @@ def openai_tower(arch: str) -> tuple[str, dict[str, Any]]:
     return f"{PREFIX}{full}", {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu")}
 
 
-def clip_image_size(state: dict[str, torch.Tensor], tower: dict[str, Any], arch: str, file: Path) -> int:
+def _clip_image_size(state: dict[str, torch.Tensor], tower: dict[str, Any], arch: str, file: Path) -> int:
     """Pixels of the side for which the position embeddings were made: one row per patch, and one more."""
     is_resnet = isinstance(tower["vision_cfg"]["layers"], list)
     name = "attnpool.positional_embedding" if is_resnet else "positional_embedding"
@@ -123,11 +123,11 @@ def renamed(state: dict[str, torch.Tensor], arch: str, backbone: nn.Module, file
     Both libraries define these networks in the same order, layer for layer.
     """
     theirs = nn.Sequential(*list(getattr(torchvision.models, CNNS[arch][1])().children())[:-1]).state_dict()
-    check_fit(theirs, state, arch, file)
+    _check_fit(theirs, state, arch, file)
     return {name: state[numbered] for name, numbered in zip(backbone.state_dict(), theirs, strict=True)}
 
 
-def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], arch: str, file: Path) -> None:
+def _check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], arch: str, file: Path) -> None:
     """Raise DhoxError where tensors are missing, too many or of other shapes."""
     missing = [name for name in own if name not in given]
     extra = [name for name in given if name not in own]

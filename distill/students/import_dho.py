@@ -63,7 +63,7 @@ def import_dho(
     check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
     named = known_classes(classes)
     labels = [label for label, _ in named]
-    validation = [] if data is None else validation_items(data, labels)
+    validation = [] if data is None else _validation_items(data, labels)
     state, stored = read_checkpoint(file)
     student, spec, preprocessing = rebuild(state, arch, len(named), file)
     is_clip = spec.tower is not None
@@ -103,7 +103,7 @@ def import_dho(
     return ImportResult(out, summary, selection)
 
 
-def validation_items(data: Path, labels: list[str]) -> list[Item]:
+def _validation_items(data: Path, labels: list[str]) -> list[Item]:
     """The val split of DATA. Raises DhoxError where there is none, or where it has labels outside `labels`."""
     items = read_dataset(data, labels=labels)["val"]
     if not items:

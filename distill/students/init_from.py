@@ -30,7 +30,7 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
     """Read the student of a run. Raises DhoxError for an unfinished run, another backbone, another kind of KD head."""
     summary = read_run(run)
     spec = summary.student
-    if architecture_of(spec.name) != architecture_of(name):
+    if _architecture_of(spec.name) != _architecture_of(name):
         raise DhoxError(
             f"--init-from {run}: its student is {spec.name}, not {name}.", f"Use --student {spec.name}, or another run."
         )
@@ -45,7 +45,7 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
     return Earlier(run, spec, summary.labels, state)
 
 
-def architecture_of(name: str) -> str:
+def _architecture_of(name: str) -> str:
     """A student's name without the tag of its first weights."""
     if not name.startswith(PREFIX):
         return name.split(".")[0]

@@ -83,12 +83,12 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             "local state dict, or --student-weights none to train from scratch.",
         ) from err
     if weights not in {"pretrained", "none"}:
-        load_backbone_weights(backbone, Path(weights))
+        _load_backbone_weights(backbone, Path(weights))
     data = timm.data.resolve_data_config({}, model=backbone)
     return backbone, data | {"image_size": image_size or data["input_size"][-1]}
 
 
-def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+def _load_backbone_weights(backbone: nn.Module, path: Path) -> None:
     """Load a state dict into a backbone, ignoring a classifier in it. Raises DhoxError where it does not fit."""
     try:
         if path.suffix == ".safetensors":

@@ -57,7 +57,7 @@ class TipAdapter:
         """Teacher logits [B, C] of normalised embeddings [B, D], float32, on the device of z (eq. 5 of the paper)."""
         keys, values, text = (tensor.to(z.device) for tensor in (self.keys, self.values, self.text))
         z = z.float()
-        return self.scale * z @ text.T + self.alpha * cache_logits(z, keys, one_hot(values, len(text)), self.beta)
+        return self.scale * z @ text.T + self.alpha * _cache_logits(z, keys, _one_hot(values, len(text)), self.beta)
 
     def to(self, device: torch.device) -> TipAdapter:
         """The same adapter with its tensors on a device."""
@@ -96,7 +96,7 @@ def fit_tip_adapter(
     trust = min(1.0, len(labels) / len(text) / FULL_TRUST)
     alpha, beta = FIXED_ALPHA * trust * unit_alphas[BETAS.index(FIXED_BETA)], FIXED_BETA * unit_beta
     if train_keys:
-        keys = trained_keys(keys, labelled, labels, text, scale, alpha, beta, seed)
+        keys = _trained_keys(keys, labelled, labels, text, scale, alpha, beta, seed)
     n = 0 if validation is None else len(validation[1])
     if validation is None or n < FEWEST_IMAGES:
         return TipAdapter(keys, labels, text, scale, alpha, beta, "fixed", n)
@@ -104,7 +104,7 @@ def fit_tip_adapter(
     ranked = []
     for b, unit_alpha in zip(BETAS, unit_alphas, strict=True):
         memory = torch.cat(
-            [cache_logits(part, keys, one_hot(labels, len(text)), b * unit_beta) for part in z.split(ROWS)]
+            [_cache_logits(part, keys, _one_hot(labels, len(text)), b * unit_beta) for part in z.split(ROWS)]
         )
         for a in ALPHAS:
             logits = scale * z @ text.T + a * unit_alpha * memory
@@ -116,12 +116,12 @@ def fit_tip_adapter(
     return TipAdapter(keys, labels, text, scale, alpha, beta, "validation", n)
 
 
-def one_hot(values: torch.Tensor, classes: int) -> torch.Tensor:
+def _one_hot(values: torch.Tensor, classes: int) -> torch.Tensor:
     """Class numbers [K] to float [K, C]."""
     return functional.one_hot(values, classes).float()
 
 
-def cache_logits(z: torch.Tensor, keys: torch.Tensor, onehot: torch.Tensor, beta: float) -> torch.Tensor:
+def _cache_logits(z: torch.Tensor, keys: torch.Tensor, onehot: torch.Tensor, beta: float) -> torch.Tensor:
     """exp(-beta (1 - z F^T)) onehot, [B, C] of z [B, D], keys [K, D] and onehot [K, C]."""
     return (beta * (z @ keys.T - 1)).exp() @ onehot
 
@@ -141,7 +141,7 @@ def units(keys: torch.Tensor, labels: torch.Tensor, text: torch.Tensor, scale: f
     distance = (1 - cosine)[~own].mean().item() if len(keys) > 1 else 1.0
     unit_beta = 1 / max(distance, 1e-6)
     zero_shot = (scale * keys[chosen] @ text.T).std(1).mean().item()
-    onehot = one_hot(labels, len(text))
+    onehot = _one_hot(labels, len(text))
     unit_alphas = []
     for beta in BETAS:
         affinity = (unit_beta * beta * (cosine - 1)).exp().masked_fill(own, 0)  # an image is no neighbour of itself
@@ -149,7 +149,7 @@ def units(keys: torch.Tensor, labels: torch.Tensor, text: torch.Tensor, scale: f
     return unit_beta, unit_alphas
 
 
-def trained_keys(
+def _trained_keys(
     keys: torch.Tensor,
     labelled: torch.Tensor,
     labels: torch.Tensor,
@@ -166,13 +166,13 @@ def trained_keys(
     epoch_steps = -(-len(labels) // BATCH)
     epochs = max(EPOCHS, -(-FEWEST_STEPS // epoch_steps))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * epoch_steps)
-    onehot = one_hot(labels, len(text))
+    onehot = _one_hot(labels, len(text))
     for _ in range(epochs):
         order = torch.randperm(len(labels), generator=generator)
         views = torch.randint(labelled.shape[1], (len(labels),), generator=generator)
         for batch in order.split(BATCH):
             z = labelled[batch, views[batch]]
-            logits = scale * z @ text.T + alpha * cache_logits(z, weights, onehot, beta)
+            logits = scale * z @ text.T + alpha * _cache_logits(z, weights, onehot, beta)
             loss = functional.cross_entropy(logits, labels[batch])
             optimiser.zero_grad()
             loss.backward()

@@ -86,7 +86,7 @@ def cache_folder(root: Path, recipe: Recipe) -> tuple[Path, Recipe]:
     Other teachers and view recipes have other directories. One with more views than asked for serves as well: its first
     views are the same.
     """
-    views = views_of(recipe)
+    views = _views_of(recipe)
     others = sorted((key, value) for key, value in recipe.items() if key != "views")
     name = f"teacher-{hashlib.blake2b(repr(others).encode(), digest_size=5).hexdigest()}"
     if views is None:
@@ -101,7 +101,7 @@ def prepare_cache(folder: Path, recipe: Recipe, teacher: Teacher) -> None:
     prepare(folder, recipe, row_shape(recipe, teacher.width), "float16", {"teacher": teacher.name})
 
 
-def views_of(recipe: Recipe) -> int | None:
+def _views_of(recipe: Recipe) -> int | None:
     """Views per image; None for one embedding of the whole image."""
     views = recipe["views"]
     return views if isinstance(views, int) else None
@@ -109,7 +109,7 @@ def views_of(recipe: Recipe) -> int | None:
 
 def row_shape(recipe: Recipe, width: int) -> tuple[int, int]:
     """[views, D]."""
-    return (views_of(recipe) or 1, width)
+    return (_views_of(recipe) or 1, width)
 
 
 def fill_cache(
@@ -163,7 +163,7 @@ def embedding_batches(
     for pixels in loader:
         if pixels.dtype == torch.uint8:
             pixels = to_model(pixels.flatten(0, 1).to(teacher.device, non_blocking=True), teacher.mean, teacher.std)
-        z = encode_in_parts(teacher, pixels).half().unflatten(0, (-1, views))
+        z = _encode_in_parts(teacher, pixels).half().unflatten(0, (-1, views))
         copied = None
         if cuda:
             host = torch.empty(z.shape, dtype=z.dtype, pin_memory=True)
@@ -183,7 +183,7 @@ def on_host(z: torch.Tensor, copied: Any) -> np.ndarray:
     return z.numpy()
 
 
-def encode_in_parts(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
+def _encode_in_parts(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
     """The teacher's embeddings of a batch, in halves of halves where the device has too little memory for all of it."""
     try:
         return teacher.encode_images(pixels)
@@ -192,7 +192,7 @@ def encode_in_parts(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
             raise DhoxError(
                 "The teacher does not fit into this device's memory.", "Choose a smaller --teacher."
             ) from err
-    return torch.cat([encode_in_parts(teacher, part) for part in pixels.chunk(2)])
+    return torch.cat([_encode_in_parts(teacher, part) for part in pixels.chunk(2)])
 
 
 def whole_embeddings(rows: Rows) -> torch.Tensor:

@@ -13,7 +13,7 @@ from dhox.distill.students.student import Student
 from dhox.errors import DhoxError
 
 
-def is_out_of_memory(err: RuntimeError) -> bool:
+def _is_out_of_memory(err: RuntimeError) -> bool:
     """Whether torch could not get memory, on a GPU or on the CPU."""
     return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)
 
@@ -30,14 +30,14 @@ def out_of_memory(
         yield
         return
     except RuntimeError as err:
-        if not is_out_of_memory(err):
+        if not _is_out_of_memory(err):
             raise
         traceback.clear_frames(err.__traceback__)  # their tensors would fill the memory that is tried below
         reason = str(err).splitlines()[0].rstrip(".")
     student.zero_grad(set_to_none=True)
     world, total = fabric.world_size, (batch_labelled + batch_unlabelled) // fabric.world_size
     fits = total // 2
-    while fits >= 2 and not step_fits(student, image_size, fabric, fits):
+    while fits >= 2 and not _step_fits(student, image_size, fabric, fits):
         fits //= 2
     if fits < 2:
         raise DhoxError(
@@ -55,7 +55,7 @@ def out_of_memory(
     )
 
 
-def step_fits(student: Student, image_size: int, fabric: Fabric, batch: int) -> bool:
+def _step_fits(student: Student, image_size: int, fabric: Fabric, batch: int) -> bool:
     """Whether forward and backward of `batch` images fit into memory beside AdamW's state."""
     if fabric.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -66,7 +66,7 @@ def step_fits(student: Student, image_size: int, fabric: Fabric, batch: int) -> 
             ce_logits, kd_logits = student(torch.zeros(batch, 3, image_size, image_size, device=fabric.device))
         (ce_logits.float().mean() + kd_logits.float().mean()).backward()
     except RuntimeError as err:
-        if not is_out_of_memory(err):
+        if not _is_out_of_memory(err):
             raise
         traceback.clear_frames(err.__traceback__)
         return False

@@ -68,11 +68,11 @@ def compile_onnx(
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, *((n, *fixed) for n in batches))
     config.add_optimization_profile(profile)
-    set_compatibility(api, config, options)
-    on_gpu = [] if options.dla is None else use_dla(api, builder, config, network, options.dla)
+    _set_compatibility(api, config, options)
+    on_gpu = [] if options.dla is None else _use_dla(api, builder, config, network, options.dla)
     cache = timing_cache_file(trt, device) if device and trt.flavour == "tensorrt" else None  # RTX: deprecated, no-op
     if cache is not None:
-        read_timing_cache(config, cache)
+        _read_timing_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise build_error(logger.errors, logger.warnings)
@@ -83,7 +83,7 @@ def compile_onnx(
     return Compiled(bytes(plan), parsed, network_products(network), on_gpu)
 
 
-def set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:
+def _set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:
     """Ask for version or hardware compatibility; raises DhoxError where this TensorRT has none."""
     if options.version_compatible:
         if not hasattr(api.BuilderFlag, "VERSION_COMPATIBLE"):
@@ -100,7 +100,7 @@ def set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:
             )
 
 
-def use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> list[str]:
+def _use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> list[str]:
     """Put what DLA can run on one of its cores and the rest on the GPU; answers with the names of the rest."""
     if core not in range(builder.num_DLA_cores):
         raise DhoxError(
@@ -122,7 +122,7 @@ def timing_cache_file(trt: TensorRT, device: Gpu) -> Path:
     return place / f"{name}-sm{device.compute_capability}-{trt.version}.cache"
 
 
-def read_timing_cache(config: Any, path: Path) -> None:
+def _read_timing_cache(config: Any, path: Path) -> None:
     """Give the builder the timings of earlier builds; a damaged or foreign file counts as none."""
     usable = path.is_file() and path.stat().st_size <= LARGEST_TIMING_CACHE
     timings = config.create_timing_cache(path.read_bytes() if usable else b"")

@@ -51,7 +51,7 @@ def build_engines(path: Path, options: Engines, overwrite: bool = False) -> list
     for folder in folders:
         check_output(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
     return [
-        build_engine(export, entry, job, folder, overwrite)
+        _build_engine(export, entry, job, folder, overwrite)
         for entry, job, folder in zip(entries, jobs, folders, strict=True)
     ]
 
@@ -76,7 +76,7 @@ def engine_folder(export: Path, job: Job) -> Path:
     return export / "engines" / f"{sm}-{flavour}{trt.version}-{job.precision}-{key}"
 
 
-def build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overwrite: bool) -> Engine:
+def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overwrite: bool) -> Engine:
     """Build, prove and check one engine; it appears in `folder` only when all of that held."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
         logger = message_logger(job.trt)
@@ -102,12 +102,12 @@ def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: 
         layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
         check_promise(job.precision, built.parsed, compiled, promised)
-        golden = prove_golden(export, entry, session)
+        golden = _prove_golden(export, entry, session)
         row, note = engine_ledger(export, entry, session)
     return Proof(compiled, untold(compiled, "inspector"), golden, None, row, note)
 
 
-def prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
+def _prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
     """The golden check. Raises GateFailedError where the engine does not give the golden outputs."""
     result = engines.run_golden(export, entry, session)
     if not result.passed:

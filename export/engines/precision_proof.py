@@ -45,13 +45,13 @@ def network_products(network: Any) -> dict[str, str]:
         if layer.type.name in PRODUCTS:
             inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
             sources = [producers.get(tensor.name) for tensor in inputs if tensor is not None]
-            quantised = bool(sources) and all(is_dequantised(source, producers) for source in sources[:2])
+            quantised = bool(sources) and all(_is_dequantised(source, producers) for source in sources[:2])
             types = {tensor.dtype.name for tensor in (inputs[0], layer.get_output(0))}
             found[layer.name] = "int8" if quantised else NAMES.get(types.pop(), "other") if len(types) == 1 else "mixed"
     return found
 
 
-def is_dequantised(layer: Any, producers: dict[str, Any]) -> bool:
+def _is_dequantised(layer: Any, producers: dict[str, Any]) -> bool:
     """Whether a tensor's producer is a DequantizeLinear, maybe transposed or reshaped on the way."""
     while layer is not None and layer.type.name == "SHUFFLE":
         layer = producers.get(layer.get_input(0).name)
@@ -61,11 +61,11 @@ def is_dequantised(layer: Any, producers: dict[str, Any]) -> bool:
 def parsed_precision(network: Any, precision: str) -> ParsedPrecision:
     """How many layers give which type, and the share of a precision in the convolutions and matrix products."""
     types = Counter(network.get_layer(i).get_output(0).dtype.name for i in range(network.num_layers))
-    products, share = share_of(network_products(network).values(), precision)
+    products, share = _share_of(network_products(network).values(), precision)
     return ParsedPrecision(layers_by_type=dict(sorted(types.items())), products=products, share=share)
 
 
-def share_of(precisions: Iterable[str], precision: str) -> tuple[dict[str, int], float]:
+def _share_of(precisions: Iterable[str], precision: str) -> tuple[dict[str, int], float]:
     """Counts of precisions, and the share of one of them (0 where there is nothing to count)."""
     counts = Counter(precisions)
     total = sum(counts.values())
@@ -122,7 +122,7 @@ def compiled_precision(
     if 2 * len(hidden) > len(products):
         return None
     differs = {node: (products[node], computed) for node, computed in found.items() if computed != products[node]}
-    counts, share = share_of(found.values(), precision)
+    counts, share = _share_of(found.values(), precision)
     return CompiledPrecision(products=counts, share=share, source=source, differs=differs, hidden=hidden)
 
 

@@ -26,12 +26,12 @@ def with_costs(rows: list[ComparisonRow], heads: Heads, alpha: float, beta: floa
         parameters["plain"], folds["plain"] = one, replace(linear, z_norm=1.0)
     rules = {"ce_head": "single", "kd_head": "single", "dho": "heads", "exact": "exact", "linear_plain": "plain"}
     z = torch.zeros(1, heads.ce_weight.shape[1])
-    times = {rule: median_microseconds(folded_head(heads, fold), z) for rule, fold in folds.items()}
+    times = {rule: _median_microseconds(folded_head(heads, fold), z) for rule, fold in folds.items()}
     of_rows = [(row, rules.get(row.stage, "linear")) for row in rows]
     return [replace(row, head_parameters=parameters[rule], head_us=times[rule]) for row, rule in of_rows]
 
 
-def median_microseconds(module: nn.Module, z: torch.Tensor, calls: int = 300) -> float:
+def _median_microseconds(module: nn.Module, z: torch.Tensor, calls: int = 300) -> float:
     """Median time of one call, after as many to warm up."""
     samples = []
     with torch.inference_mode():

@@ -91,7 +91,7 @@ def fit_tau(logits: np.ndarray, labels: np.ndarray) -> float:
     return golden_section(lambda tau: negative_log_likelihood(softmax(logits / tau), labels), *TAU_RANGE)
 
 
-def match_tau(logits: np.ndarray, confidence: float) -> float:
+def _match_tau(logits: np.ndarray, confidence: float) -> float:
     """The temperature at which the mean top probability of logits [N, C] is `confidence`."""
     return golden_section(lambda tau: abs(softmax(logits / tau).max(-1).mean() - confidence), *TAU_RANGE)
 
@@ -101,7 +101,7 @@ def harmonic_mean(z_norms: np.ndarray) -> float:
     return float(1 / (1 / z_norms.astype(np.float64)).mean())
 
 
-def linear_kd_logits(logits: HeadLogits, z_norm: float | None) -> np.ndarray:
+def _linear_kd_logits(logits: HeadLogits, z_norm: float | None) -> np.ndarray:
     """The KD logits [N, C] that a linear fold pools.
 
     With `z_norm` those of a cosine head V z/|z| + c where it stands for |z|: V z/z_norm + c, up to an offset that all
@@ -151,7 +151,7 @@ def tuned_linear(
                 "No validation or unlabelled image is there to fit r or tau on.", "Give both, --r and --tau."
             )
         return inference_linear(alpha, beta, z_norm)
-    ce_logits, kd_logits = part.ce_logits, linear_kd_logits(part, z_norm)
+    ce_logits, kd_logits = part.ce_logits, _linear_kd_logits(part, z_norm)
     mixture = dho_probs(ce_logits, part.kd_logits, alpha, beta)
     targets = val.labels[half] if labelled else mixture.argmax(-1)
     tuned_on: Literal["given", "validation", "unlabelled"] = "validation" if labelled else "unlabelled"
@@ -162,7 +162,7 @@ def tuned_linear(
     calibrated = labelled and tau is None
     if tau is None:
         logits = pool(ce_logits, kd_logits, r)
-        tau = fit_tau(logits, targets) if labelled else match_tau(logits, float(mixture.max(-1).mean()))
+        tau = fit_tau(logits, targets) if labelled else _match_tau(logits, float(mixture.max(-1).mean()))
     c_ce, c_kd = coefficients(r, tau)
     return Fold("linear", alpha, beta, c_ce, c_kd, None if isinf(r) else r, tau, tuned_on, calibrated, z_norm)
 
@@ -196,7 +196,7 @@ def gate_evidence(
     linear_right, mixture_right = np.zeros(len(val), bool), np.zeros(len(val), bool)
     for choose, judge in splits:
         search = images == "cross-fitted" and searched
-        linear_right[judge], mixture_right[judge] = judged_right(
+        linear_right[judge], mixture_right[judge] = _judged_right(
             val.of(choose), val.of(judge), linear, metric, search=search
         )
     judged = np.any([judge for _, judge in splits], axis=0)
@@ -205,7 +205,7 @@ def gate_evidence(
     return Evidence(images, int(judged.sum()), difference, bound, tolerance, bound >= -tolerance)
 
 
-def judged_right(
+def _judged_right(
     chosen: Logits, judged: Logits, linear: Fold, metric: Metric, *, search: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """bool [N] of the `judged` images: right by the linear fold, and by DHO inference.
@@ -220,8 +220,8 @@ def judged_right(
     z_norm = harmonic_mean(chosen.z_norms) if linear.z_norm is not None and chosen.z_norms is not None else None
     r = inf if linear.r is None else linear.r
     if linear.tuned_on != "given":
-        r = choose_r(chosen.ce_logits, linear_kd_logits(chosen, z_norm), chosen.labels, metric)
-    pooled = pool(judged.ce_logits, linear_kd_logits(judged, z_norm), r)
+        r = choose_r(chosen.ce_logits, _linear_kd_logits(chosen, z_norm), chosen.labels, metric)
+    pooled = pool(judged.ce_logits, _linear_kd_logits(judged, z_norm), r)
     return pooled.argmax(-1) == judged.labels, mixture.argmax(-1) == judged.labels
 
 
@@ -256,7 +256,7 @@ def fold_probs(logits: HeadLogits, fold: Fold) -> np.ndarray:
     if fold.rule == "single":
         return softmax(logits.ce_logits)
     if fold.rule == "linear":
-        return linear_probs(logits.ce_logits, linear_kd_logits(logits, fold.z_norm), fold.c_ce, fold.c_kd)
+        return linear_probs(logits.ce_logits, _linear_kd_logits(logits, fold.z_norm), fold.c_ce, fold.c_kd)
     return dho_probs(logits.ce_logits, logits.kd_logits, fold.alpha, fold.beta)
 
 

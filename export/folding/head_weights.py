@@ -18,7 +18,7 @@ def head_weights(heads: Heads, fold: Fold) -> dict[str, np.ndarray]:
     """
     ce_weight, ce_bias = (heads.ce_weight.astype(np.float64), heads.ce_bias.astype(np.float64))
     if fold.rule == "single":
-        return as_float32({"linear.weight": ce_weight, "linear.bias": ce_bias})
+        return _as_float32({"linear.weight": ce_weight, "linear.bias": ce_bias})
     kd_weight, kd_bias = (array.astype(np.float64) for array in heads.kd)
     if fold.rule == "linear":
         bias = fold.c_ce * ce_bias + fold.c_kd * kd_bias
@@ -26,22 +26,22 @@ def head_weights(heads: Heads, fold: Fold) -> dict[str, np.ndarray]:
             weight = np.concatenate([fold.c_ce * ce_weight, fold.c_kd * kd_weight], axis=1)
         else:
             weight = fold.c_ce * ce_weight + fold.c_kd / (fold.z_norm or 1.0) * kd_weight
-        return as_float32({"linear.weight": weight, "linear.bias": bias})
+        return _as_float32({"linear.weight": weight, "linear.bias": bias})
     kd_weight, kd_bias = kd_weight / fold.beta, kd_bias / fold.beta
     weights = {"weights": np.array([fold.alpha, 1 - fold.alpha]).reshape(1, 2, 1)}
     if fold.rule == "heads":
         layers = {
             "ce_head.weight": ce_weight, "ce_head.bias": ce_bias, "kd_head.weight": kd_weight, "kd_head.bias": kd_bias,
         }  # fmt: skip
-        return as_float32(layers | weights)
+        return _as_float32(layers | weights)
     stacked = {"linear.weight": np.concatenate([ce_weight, kd_weight])}
     if heads.cosine:
         stacked["bias"] = np.stack([ce_bias, kd_bias])[None]
     else:
         stacked["linear.bias"] = np.concatenate([ce_bias, kd_bias])
-    return as_float32(stacked | weights)
+    return _as_float32(stacked | weights)
 
 
-def as_float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _as_float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same arrays in float32."""
     return {name: array.astype(np.float32) for name, array in arrays.items()}

@@ -24,7 +24,7 @@ def refold(content: bytes, old: dict[str, np.ndarray], new: dict[str, np.ndarray
     model = parsed(content)
     for name, before in old.items():
         if not np.array_equal(before, new[name]):
-            replace_parameter(model.graph, f"head.{name}", before, new[name])
+            _replace_parameter(model.graph, f"head.{name}", before, new[name])
     for entry in model.metadata_props:
         if entry.key == "dhox.fold":
             entry.value = json.dumps(fold, ensure_ascii=False)
@@ -47,7 +47,7 @@ def parsed(content: bytes) -> Any:
         ) from err
 
 
-def replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarray) -> None:
+def _replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarray) -> None:
     """Write `after` into every initialiser that holds the parameter `name`: `name` itself or `name`_SUFFIX."""
     onnx = require("onnx", "export")
     held = [
@@ -67,8 +67,8 @@ def replace_parameter(graph: Any, name: str, before: np.ndarray, after: np.ndarr
         if tensor.data_type == onnx.TensorProto.INT8:
             requantise(graph, tensor, before, after)
         else:
-            check_holds(name, onnx.numpy_helper.to_array(tensor).astype(np.float32), before, 2**-7 * abs(before).max())
-            put(tensor, in_type_of(tensor, after))
+            _check_holds(name, onnx.numpy_helper.to_array(tensor).astype(np.float32), before, 2**-7 * abs(before).max())
+            put(tensor, _in_type_of(tensor, after))
 
 
 def requantise(graph: Any, tensor: Any, before: np.ndarray, after: np.ndarray) -> None:
@@ -88,16 +88,16 @@ def requantise(graph: Any, tensor: Any, before: np.ndarray, after: np.ndarray) -
     others = tuple(i for i in range(before.ndim) if i != axis) if present.ndim else None
     shape = [-1 if i == axis else 1 for i in range(before.ndim)] if present.ndim else []
     quantised = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-    check_holds(tensor.name, quantised * present.reshape(shape), before, abs(present).max())
+    _check_holds(tensor.name, quantised * present.reshape(shape), before, abs(present).max())
 
     largest = abs(after).max(axis=others).astype(np.float64) / INT8_MAX
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
     steps = np.rint(after / scales.reshape(shape))
-    put(scale, in_type_of(scale, scales))
+    put(scale, _in_type_of(scale, scales))
     put(tensor, np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int8))
 
 
-def check_holds(name: str, present: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+def _check_holds(name: str, present: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     """Raise DhoxError where a graph does not hold the numbers that the manifest and heads.npz give."""
     if not abs(present - expected).max() <= tolerance:
         raise DhoxError(
@@ -105,7 +105,7 @@ def check_holds(name: str, present: np.ndarray, expected: np.ndarray, tolerance:
         )
 
 
-def in_type_of(tensor: Any, values: np.ndarray) -> np.ndarray:
+def _in_type_of(tensor: Any, values: np.ndarray) -> np.ndarray:
     """Numbers rounded to a tensor's type. Raises DhoxError where they overflow fp16."""
     onnx = require("onnx", "export")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

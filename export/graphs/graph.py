@@ -25,7 +25,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, weights: dict[str, np.ndarray], append_unit: bool = False) -> None:
         super().__init__()
-        self.linear = linear_layer(weights["linear.weight"], weights["linear.bias"])
+        self.linear = _linear_layer(weights["linear.weight"], weights["linear.bias"])
         self.append_unit = append_unit
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ class StackedHead(nn.Module):
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        self.linear = linear_layer(weights["linear.weight"], weights["linear.bias"])
+        self.linear = _linear_layer(weights["linear.weight"], weights["linear.bias"])
         self.classes = len(weights["linear.bias"]) // 2
         self.register_buffer("weights", torch.from_numpy(weights["weights"]))
 
@@ -55,7 +55,7 @@ class CosineStackedHead(nn.Module):
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
-        self.linear = linear_layer(weights["linear.weight"], None)
+        self.linear = _linear_layer(weights["linear.weight"], None)
         self.classes = weights["bias"].shape[-1]
         self.ce_half: torch.Tensor
         self.kd_half: torch.Tensor
@@ -78,8 +78,8 @@ class TwoHeads(nn.Module):
     def __init__(self, heads: Heads, alpha: float, beta: float) -> None:
         super().__init__()
         weights = head_weights(heads, Fold("heads", alpha, beta))
-        self.ce_head = linear_layer(weights["ce_head.weight"], weights["ce_head.bias"])
-        self.kd_head = linear_layer(weights["kd_head.weight"], weights["kd_head.bias"])
+        self.ce_head = _linear_layer(weights["ce_head.weight"], weights["ce_head.bias"])
+        self.kd_head = _linear_layer(weights["kd_head.weight"], weights["kd_head.bias"])
         self.cosine = heads.cosine
         self.weights: torch.Tensor
         self.register_buffer("weights", torch.from_numpy(weights["weights"]))
@@ -90,7 +90,7 @@ class TwoHeads(nn.Module):
         return (both.float().softmax(-1) * self.weights).sum(1)
 
 
-def linear_layer(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
+def _linear_layer(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
     """A torch layer with these parameters, [C, d] and [C]."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight.data = torch.from_numpy(weight.copy())

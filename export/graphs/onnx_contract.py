@@ -32,13 +32,13 @@ def finish(model: onnx.ModelProto, metadata: dict[str, Any], opset: int = OPSET)
         model.opset_import.remove(entry)
     for key in sorted(metadata):
         model.metadata_props.add(key=f"dhox.{key}", value=json.dumps(metadata[key], ensure_ascii=False))
-    check_operators(model, opset)
+    _check_operators(model, opset)
     onnx.checker.check_model(model, full_check=True)
     check_contract(model, opset)
     return model.SerializeToString(deterministic=True)
 
 
-def check_operators(model: onnx.ModelProto, opset: int) -> None:
+def _check_operators(model: onnx.ModelProto, opset: int) -> None:
     """Raise DhoxError for an operator that the opset lacks, naming it and the first opset that has it.
 
     torch's exporter writes such operators as they are and calls the file opset 18 all the same.

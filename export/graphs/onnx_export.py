@@ -37,13 +37,13 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
                 input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as err:
-        raise DhoxError(exporter_words(err), "Choose another student.") from err
+        raise DhoxError(_exporter_words(err), "Choose another student.") from err
     assert program is not None
     simplify(program.model)
     return finish(program.model_proto, metadata)
 
 
-def exporter_words(err: BaseException) -> str:
+def _exporter_words(err: BaseException) -> str:
     """What torch's exporter failed at, from the innermost cause: the operator without ONNX form, or its first words."""
     while err.__cause__ is not None:
         err = err.__cause__

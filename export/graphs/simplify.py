@@ -15,18 +15,18 @@ def simplify(model: ir.Model) -> None:
     onnxscript.optimizer.fold_constants(model, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)
     for node in list(model.graph):
         if node.op_type == "Concat":
-            pad_instead_of_concat(model.graph, node)
+            _pad_instead_of_concat(model.graph, node)
     RemoveUnusedNodesPass()(model)
 
 
-def pad_instead_of_concat(graph: ir.Graph, concat: ir.Node) -> None:
+def _pad_instead_of_concat(graph: ir.Graph, concat: ir.Node) -> None:
     """Concat(Expand(token, batch), ..., x) on axis 1 -> Pad(x) + [token, ..., 0]; anything else stays.
 
     The rows of x gain a zero, the tokens' rows are zero before: both are exact. A position embedding that is added
     next goes into the same constant.
     """
     *fronts, rest = concat.inputs
-    tokens = [expanded_constant(value) for value in fronts]
+    tokens = [_expanded_constant(value) for value in fronts]
     axis = concat.attributes["axis"].as_int()
     if axis != 1 or rest is None or rest.shape is None or len(rest.shape) != 3 or not tokens:
         return
@@ -54,7 +54,7 @@ def pad_instead_of_concat(graph: ir.Graph, concat: ir.Node) -> None:
     ir.convenience.replace_all_uses_with(last.outputs[0], total.outputs[0])
 
 
-def expanded_constant(value: ir.Value | None) -> np.ndarray | None:
+def _expanded_constant(value: ir.Value | None) -> np.ndarray | None:
     """The constant that an Expand repeats along the batch, None where `value` is nothing of the kind."""
     node = None if value is None else value.producer()
     if node is None or node.op_type != "Expand":

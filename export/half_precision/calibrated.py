@@ -65,7 +65,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
     """
     graph = typed_graph(fp32).graph
     ranges = measure_ranges(fp32, inputs)
-    check_finite(graph, ranges)
+    _check_finite(graph, ranges)
     session = open_session(fp32)
     reference = [session.run(["probs"], {"image": batch})[0] for batch in inputs]
     tolerance = TOLERANCE["fp16"]
@@ -73,7 +73,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
     content, differences = attempt(fp32, metadata, kept, inputs, reference)
     if max(differences) > AIM * tolerance:
         worst = np.argsort(differences)[::-1][:WORST_IMAGES]
-        kept = mended(fp32, metadata, kept, inputs, reference, worst)
+        kept = _mended(fp32, metadata, kept, inputs, reference, worst)
         content, differences = attempt(fp32, metadata, kept, inputs, reference)
 
     return Half(content, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
@@ -122,7 +122,7 @@ def attempt(
     return content, differences
 
 
-def check_finite(graph: onnx.GraphProto, ranges: Ranges) -> None:
+def _check_finite(graph: onnx.GraphProto, ranges: Ranges) -> None:
     """Raise DhoxError, naming the first node, where the fp32 graph gives values that are not finite."""
     for node in graph.node:
         if any(not np.isfinite(ranges.largest.get(name, 0.0)) for name in node.output):
@@ -190,7 +190,7 @@ def joined(graph: onnx.GraphProto, kept: dict[str, str]) -> dict[str, str]:
     return kept | added
 
 
-def mended(
+def _mended(
     fp32: bytes, metadata: dict[str, Any], kept: dict[str, str], inputs: Sequence[np.ndarray],
     reference: Sequence[np.ndarray], worst: np.ndarray,
 ) -> dict[str, str]:  # fmt: skip

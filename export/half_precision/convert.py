@@ -55,7 +55,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
         is_half = node.name not in full
         target, suffix = (TensorProto.FLOAT16, "fp16") if is_half else (TensorProto.FLOAT, "fp32")
         if is_half and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            raise_scale(node, weights, added)
+            _raise_scale(node, weights, added)
         for position, name in enumerate(node.input):
             if is_half and position in FP32_INPUTS.get(node.op_type, ()):
                 continue
@@ -63,7 +63,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
             if tensor is not None:
                 if is_half and tensor.data_type == TensorProto.FLOAT:
                     node.input[position] = f"{name}_fp16"
-                    added[f"{name}_fp16"] = half_tensor(tensor, node)
+                    added[f"{name}_fp16"] = _half_tensor(tensor, node)
             elif name in floats and (name in half_outputs) != is_half:
                 casted = f"{name}_{suffix}"
                 if casted not in cast:
@@ -71,7 +71,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
                     cast.add(casted)
                 node.input[position] = casted
         if is_half:
-            retype_attributes(node)
+            _retype_attributes(node)
         nodes.append(node)
 
     used = {name for node in nodes for name in node.input}
@@ -89,7 +89,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
 def fp32_nodes(graph: onnx.GraphProto) -> dict[str, str]:
     """Nodes that always stay fp32, and why: pixels, |z|, norms' squares, the tail behind the last linear layer."""
     found = {node.name: "|z|: its squares pass 65504" for node in graph.node if node.op_type in NORM_OPS}
-    found |= dict.fromkeys(spelt_out_norms(graph), "a norm's mean of squares")
+    found |= dict.fromkeys(_spelt_out_norms(graph), "a norm's mean of squares")
     reached = {"image"}
     for node in graph.node:
         if node.op_type in PREPROCESSING_OPS and reached & set(node.input):
@@ -103,7 +103,7 @@ def fp32_nodes(graph: onnx.GraphProto) -> dict[str, str]:
     return found
 
 
-def spelt_out_norms(graph: onnx.GraphProto) -> set[str]:
+def _spelt_out_norms(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes from the squares to the root of norms that are not one operator."""
     maker = {name: node for node in graph.node for name in node.output}
     found = set()
@@ -170,7 +170,7 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
     graph.node.extend(rest)
 
 
-def half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:
+def _half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:
     """A float32 initializer of `node` in fp16, under a name of its own."""
     array = numpy_helper.to_array(tensor)
     if not (abs(array) <= LARGEST).all():
@@ -182,7 +182,7 @@ def half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:
     return numpy_helper.from_array(half, f"{tensor.name}_fp16")
 
 
-def raise_scale(node: onnx.NodeProto, weights: Mapping[str, TensorProto], added: dict[str, TensorProto]) -> None:
+def _raise_scale(node: onnx.NodeProto, weights: Mapping[str, TensorProto], added: dict[str, TensorProto]) -> None:
     """Raise scales that fp16 would round badly to SMALLEST_SCALE, and requantise constant integers to the new ones."""
     scale = numpy_helper.to_array(weights[node.input[1]])
     raised = np.maximum(scale, np.float32(SMALLEST_SCALE))
@@ -203,10 +203,10 @@ def raise_scale(node: onnx.NodeProto, weights: Mapping[str, TensorProto], added:
     node.input[1] = f"{node.input[1]}_raised"
 
 
-def retype_attributes(node: onnx.NodeProto) -> None:
+def _retype_attributes(node: onnx.NodeProto) -> None:
     """float32 inside a half node's attributes: the target of a Cast, the value of a ConstantOfShape."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(half_tensor(attribute.t, node))
+            attribute.t.CopyFrom(_half_tensor(attribute.t, node))

@@ -36,10 +36,10 @@ def emit(path: Path, program: Program) -> Path:
     export, for a graph that the program cannot feed, and for a folder that holds anything else or was edited.
     """
     export = open_export(path)
-    entry = entry_for(export, program)
+    entry = _entry_for(export, program)
     export.model(entry)
     folder = path / program
-    check_unedited(folder)
+    _check_unedited(folder)
     contents = deepstream_files(export, entry) if program == "deepstream" else triton_files(export, entry)
     with output_directory(folder, EMIT_FILE, schema_of(Emitted), overwrite=True) as work:
         for name, content in contents.items():
@@ -53,7 +53,7 @@ def emit(path: Path, program: Program) -> Path:
     return folder
 
 
-def entry_for(export: Export, program: Program) -> Artefact:
+def _entry_for(export: Export, program: Program) -> Artefact:
     """The export's default model; for Triton fp16 or fp32.
 
     ONNX Runtime with its default options, which Triton uses, answers int8 files with a half-precision rest wrongly.
@@ -64,7 +64,7 @@ def entry_for(export: Export, program: Program) -> Artefact:
     return export.entry()
 
 
-def check_unedited(folder: Path) -> None:
+def _check_unedited(folder: Path) -> None:
     """Raise DhoxError where an emitted folder no longer holds what was emitted: that would be lost."""
     if not (folder / EMIT_FILE).is_file():
         return  # output_directory refuses whatever else may lie there

@@ -78,15 +78,15 @@ def to_int8(
     count, step = 0, 1
     if drop_of(quantised_but([]), "int8 answers") > max_drop:
         damage = damages(model, ranges, list(ops), tensors, judge, expected)
-        order = worst_first(damage)
+        order = _worst_first(damage)
         count = fewest(len(ops), lambda k: drop_of(quantised_but(order[:k]), f"int8 but the worst {k}") <= max_drop)
     while count < len(ops):
-        returned = worst_first(damage)[:count]
+        returned = _worst_first(damage)[:count]
         content = convert(quantised_but(returned), metadata, kept)
         drop = drop_of(content, "int8 file")
         if drop <= max_drop:
             quantised = [name for name in ops if name not in returned]
-            costs = multiply_adds(model)
+            costs = _multiply_adds(model)
             share = sum(costs[name] for name in quantised) / max(sum(costs.values()), 1)
             back = [Returned(name, ops[name], damage[name]) for name in returned]
             account = Int8Conversion(
@@ -104,7 +104,7 @@ def to_int8(
     )
 
 
-def worst_first(damage: Mapping[str, float]) -> list[str]:
+def _worst_first(damage: Mapping[str, float]) -> list[str]:
     """Names by falling damage; ties in the graph's order."""
     return sorted(damage, key=lambda name: -damage[name])
 
@@ -122,7 +122,7 @@ def lost_points(probs: np.ndarray, expected: np.ndarray, labels: np.ndarray | No
     return float(100 * ((old == labels).mean() - (new == labels).mean()))
 
 
-def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
+def _multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-adds per image of every convolution and matrix product; 0 where a shape is not known."""
     single = onnx.ModelProto()
     single.CopyFrom(model)

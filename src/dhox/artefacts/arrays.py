@@ -64,10 +64,10 @@ def read_arrays(path: Path, kind: type[A], **dimensions: int) -> A:
 
 def write_arrays(path: Path, arrays: Any) -> None:
     """Write a record of arrays atomically; None is left out. Equal arrays give equal bytes. A bug raises ValueError."""
-    write_bytes(path, array_bytes(arrays))
+    write_bytes(path, _array_bytes(arrays))
 
 
-def array_bytes(arrays: Any) -> bytes:
+def _array_bytes(arrays: Any) -> bytes:
     """A record of arrays as its file holds it: a compressed .npz."""
     known: dict[str, int] = {}
     present = {}
@@ -133,7 +133,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                     f"{path} would expand to {size:,} bytes (allowed: {LARGEST_NPZ:,}); dhox did not write it.",
                     "Delete it, and write it again with the stage that made it.",
                 )
-            return {member.filename.removesuffix(".npy"): read_member(members, member) for member in members.infolist()}
+            return {
+                member.filename.removesuffix(".npy"): _read_member(members, member) for member in members.infolist()
+            }
     except DhoxError:
         raise
     except (
@@ -142,7 +144,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DhoxError(f"{path} is missing or damaged ({err}).", AGAIN) from err
 
 
-def read_member(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def _read_member(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """One array of an archive. Raises ValueError where its header does not fit the bytes that follow."""
     content = members.read(member)
     buffer = io.BytesIO(content)

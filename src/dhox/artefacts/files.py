@@ -187,7 +187,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
             full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
             if isinstance(err, OSError) and not full:
                 raise
-            if not (partial / CHECKPOINT).exists() and not has_results(partial / file_name, schema):
+            if not (partial / CHECKPOINT).exists() and not _has_results(partial / file_name, schema):
                 shutil.rmtree(partial)
             if full:
                 raise DhoxError(
@@ -234,7 +234,7 @@ def empty(folder: Path) -> None:
             path.unlink()
 
 
-def has_results(path: Path, schema: str) -> bool:
+def _has_results(path: Path, schema: str) -> bool:
     """Whether the JSON file of an unfinished directory has a `finished_at`: it was written with results."""
     head = head_of(path, schema)
     return head is not None and bool(head.finished_at)

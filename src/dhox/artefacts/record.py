@@ -64,12 +64,12 @@ def write_record(path: Path, record: Kind) -> None:
 
 def record_bytes(record: Kind) -> bytes:
     """A record as its file holds it: JSON with an indent of 2; NaN and Infinity are refused (ValueError)."""
-    content = msgspec.to_builtins(record, enc_hook=plain_number)
+    content = msgspec.to_builtins(record, enc_hook=_plain_number)
     msgspec.convert(content, type(record))
     return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def plain_number(value: Any) -> Any:
+def _plain_number(value: Any) -> Any:
     """A numpy scalar as Python's own number."""
     if hasattr(value, "item"):
         return value.item()
@@ -113,11 +113,11 @@ def field_error(err: msgspec.ValidationError, content: bytes) -> str:
     said, _, place = str(err).partition(" - at ")
     found_path = re.search(r"`\$\.?([^`]*)`", place)  # also of "`key` in `$.files`"
     path = found_path[1] if found_path else ""
-    found = look_up(content, path)
+    found = _look_up(content, path)
     return f"{path or 'the whole file'}: {said[:1].lower()}{said[1:]}{found}"
 
 
-def look_up(content: bytes, path: str) -> str:
+def _look_up(content: bytes, path: str) -> str:
     """The value that stands at a field path such as `rows[0].n`, for a message; empty where it is not there."""
     try:
         value = json.loads(content)

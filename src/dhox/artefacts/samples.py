@@ -80,12 +80,12 @@ def read_samples(path: Path, bench: Bench) -> Samples | None:
         stored = read_npz(path)
     except DhoxError as err:
         raise DhoxError(err.reason, RESTORE) from err
-    calls = {row.key: read_calls(path, stored, row.samples, row.n) for row in bench.latency}
-    traces = {row.trace: read_trace(path, stored, row.trace) for row in bench.energy.rows}
+    calls = {row.key: _read_calls(path, stored, row.samples, row.n) for row in bench.latency}
+    traces = {row.trace: _read_trace(path, stored, row.trace) for row in bench.energy.rows}
     return Samples(calls, traces)
 
 
-def read_calls(path: Path, stored: dict[str, np.ndarray], name: str, n: int) -> Calls:
+def _read_calls(path: Path, stored: dict[str, np.ndarray], name: str, n: int) -> Calls:
     """The calls of one latency row, `n` by bench.json."""
     times, rounds, started_s = taken(path, stored, name, ("", "_rounds", "_started_s"))
     if rounds.sum() != len(times) or len(times) != n:
@@ -95,7 +95,7 @@ def read_calls(path: Path, stored: dict[str, np.ndarray], name: str, n: int) -> 
     return Calls(np.split(times, np.cumsum(rounds)[:-1]), started_s)
 
 
-def read_trace(path: Path, stored: dict[str, np.ndarray], name: str) -> Trace:
+def _read_trace(path: Path, stored: dict[str, np.ndarray], name: str) -> Trace:
     """The power of one energy row."""
     return Trace(*taken(path, stored, name, ("_seconds", "_watts", "_window")))
 

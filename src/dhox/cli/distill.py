@@ -25,7 +25,7 @@ EXAMPLES = examples(
 )
 
 
-def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
+def _use_recipe(context: typer.Context, file: Path | None) -> Path | None:
     """--recipe: its values become the command's defaults, before any other option is read."""
     if file is not None:
         context.default_map = read_recipe(file, DistillOptions)
@@ -35,7 +35,7 @@ def use_recipe(context: typer.Context, file: Path | None) -> Path | None:
 @with_options
 def distill(
     data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.parquet manifest, folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=use_recipe, is_eager=True)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=_use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, hours), and stop.")] = False,
     options: DistillOptions = DistillOptions(),

@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 
-def print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     """--version."""
     if asked:
         console.print(f"dhox {dhox.__version__}")
@@ -40,7 +40,7 @@ def print_version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""

@@ -62,7 +62,7 @@ def bench_modes(run: Callable[[Path], BenchResult], output: Output) -> tuple[lis
         ended = interrupted(out) if isinstance(err, KeyboardInterrupt) else err
     for line in not_run:
         say(f"{line[0].upper()}{line[1:]}.")
-    print_modes([(mode, result.bench) for mode, result in measured])
+    _print_modes([(mode, result.bench) for mode, result in measured])
     if failed and ended is None:
         reason = str(failed[0]).rstrip(".")
         ended = DhoxError(
@@ -85,7 +85,7 @@ def interrupted(out: Path) -> DhoxError:
     )
 
 
-def print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
+def _print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
     """Latency and energy of every model by power mode, at its smallest batch and first scope, energy at that batch.
 
     Modes are measured one after the other, not interleaved, since changing them takes seconds: no intervals of ratios.
@@ -95,7 +95,7 @@ def print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
         table.add_column(name, justify="left" if name in {"mode", "model", "runner", "scope"} else "right")
     for mode, bench in measured:
         energy = {(row.model, row.runner, row.batch): row.mj_per_image for row in bench.energy.rows}
-        for row in first_rows(bench.measured_latency):
+        for row in _first_rows(bench.measured_latency):
             mj = energy.get((row.model, row.runner, row.batch))
             table.add_row(
                 escape(mode.name), escape(row.model), escape(row.runner), str(row.batch), row.scope,
@@ -104,7 +104,7 @@ def print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
     console.print(table)
 
 
-def first_rows(latency: list[LatencyRow]) -> list[LatencyRow]:
+def _first_rows(latency: list[LatencyRow]) -> list[LatencyRow]:
     """Of each model and runner the first scope of the smallest batch."""
     found: dict[tuple[str, str], LatencyRow] = {}
     for row in latency:

@@ -49,7 +49,7 @@ def sweep(
         return
     result = run_sweep(options)
     show(sweep_page(result.directory, result.sweep))
-    say_page(result.directory)
+    _say_page(result.directory)
     finish(result.sweep, result.directory, options)
 
 
@@ -72,7 +72,7 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
         say_next(f"dhox distill DATA --student {shlex.quote(untrained[0])} --image-size {sides[untrained[0]]}")
 
 
-def say_page(directory: Path) -> None:
+def _say_page(directory: Path) -> None:
     """Write DIRECTORY/sweep.html where the report's libraries are installed."""
     from dhox.reports.html import report_libraries_missing
 

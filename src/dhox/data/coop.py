@@ -27,24 +27,24 @@ CLASS_NAMES = "classnames.txt"  # ImageNet: a line "n01440764 tench" per class
 VARIANTS = "variants.txt"  # FGVC-Aircraft: a class per line
 
 
-def split_file(root: Path) -> Path | None:
+def _split_file(root: Path) -> Path | None:
     """The `split_zhou_*.json` of one of nine datasets."""
     return next((root / name for name in IMAGES_OF if (root / name).is_file()), None)
 
 
-def aircraft_folder(root: Path) -> Path | None:
+def _aircraft_folder(root: Path) -> Path | None:
     """The folder of FGVC-Aircraft's lists: DATA, or the `data` of its archive."""
     return next((place for place in (root, root / "data") if (place / VARIANTS).is_file()), None)
 
 
-def is_imagenet(root: Path) -> bool:
+def _is_imagenet(root: Path) -> bool:
     """Whether a folder holds `classnames.txt` and `images/train` or `images/val`."""
     return (root / CLASS_NAMES).is_file() and any((root / "images" / split).is_dir() for split in ("train", "val"))
 
 
 def is_coop(root: Path) -> bool:
     """Whether a folder is one of the 11 datasets."""
-    return split_file(root) is not None or aircraft_folder(root) is not None or is_imagenet(root)
+    return _split_file(root) is not None or _aircraft_folder(root) is not None or _is_imagenet(root)
 
 
 def read_coop(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
@@ -52,12 +52,12 @@ def read_coop(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
 
     ImageNet's val is its test, and it has no val. Raises DhoxError where lists and images contradict each other.
     """
-    if (file := split_file(root)) is not None:
-        listing = zhou_listing(file)
-    elif (folder := aircraft_folder(root)) is not None:
-        listing = aircraft_listing(root, folder)
+    if (file := _split_file(root)) is not None:
+        listing = _zhou_listing(file)
+    elif (folder := _aircraft_folder(root)) is not None:
+        listing = _aircraft_listing(root, folder)
     else:
-        return read_imagenet(root, wanted)
+        return _read_imagenet(root, wanted)
     splits: Splits = {split: [] for split in SPLITS}
     for split in wanted:
         entries = listing.get(split, [])
@@ -79,13 +79,13 @@ def read_coop(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
 
 def coop_classes(root: Path) -> list[tuple[str, str]]:
     """(label, prompt name) of every class in the dataset's own order. Raises DhoxError for contradictory lists."""
-    if (file := split_file(root)) is not None:
-        numbers = {(number, name) for rows in zhou_rows(file).values() for _, number, name in rows}
+    if (file := _split_file(root)) is not None:
+        numbers = {(number, name) for rows in _zhou_rows(file).values() for _, number, name in rows}
         labels = [name for _, name in sorted(numbers)]
         if [number for number, _ in sorted(numbers)] != list(range(len(labels))) or len(set(labels)) < len(labels):
             raise DhoxError(f"{file} gives classes and their numbers that contradict each other.", "Download it again.")
         return [(label, label.replace("_", " ")) for label in labels]
-    if (folder := aircraft_folder(root)) is not None:
+    if (folder := _aircraft_folder(root)) is not None:
         return [(label, label) for label in lines(folder / VARIANTS)]
     prompts = dict(line.split(" ", 1) for line in lines(root / CLASS_NAMES) if " " in line)
     folders = sorted(path.name for path in (root / "images/train").glob("*") if path.is_dir())
@@ -95,7 +95,7 @@ def coop_classes(root: Path) -> list[tuple[str, str]]:
     return [(folder, prompts[folder].strip().replace("_", " ")) for folder in folders]
 
 
-def zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
+def _zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
     """split -> (path, class number, class name) of every image in a `split_zhou_*.json`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -107,15 +107,16 @@ def zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
         raise DhoxError(f"{file} is not a split file of the CoOp project ({err!r}).", "Download it again.") from err
 
 
-def zhou_listing(file: Path) -> Listing:
+def _zhou_listing(file: Path) -> Listing:
     """The images of a `split_zhou_*.json`."""
     folder = Path(IMAGES_OF[file.name])
     return {
-        split: [((folder / path).as_posix(), name) for path, _, name in rows] for split, rows in zhou_rows(file).items()
+        split: [((folder / path).as_posix(), name) for path, _, name in rows]
+        for split, rows in _zhou_rows(file).items()
     }
 
 
-def aircraft_listing(root: Path, folder: Path) -> Listing:
+def _aircraft_listing(root: Path, folder: Path) -> Listing:
     """The images of `images_variant_{train,val,test}.txt`: a line "1025794 707-320" per image."""
     images = folder.relative_to(root) / "images"
     listing = {}
@@ -125,7 +126,7 @@ def aircraft_listing(root: Path, folder: Path) -> Listing:
     return listing
 
 
-def read_imagenet(root: Path, wanted: tuple[str, ...]) -> Splits:
+def _read_imagenet(root: Path, wanted: tuple[str, ...]) -> Splits:
     """`images/train/nXXXXXXXX/*` as train, `images/val/nXXXXXXXX/*` as test; the label is the folder."""
     splits: Splits = {split: [] for split in SPLITS}
     for split, folder in (("train", root / "images/train"), ("test", root / "images/val")):

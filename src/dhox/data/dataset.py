@@ -18,7 +18,7 @@ from dhox.data.tar_shards import read_shards, shard_files
 from dhox.errors import DhoxError
 
 __all__ = [  # with what dhox.data.items says about one image, so that a reader of DATA imports this module alone
-    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_groups", "check_labels", "class_names", "class_numbers",
+    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_labels", "class_names", "class_numbers",
     "data_address", "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file",
     "read_dataset", "read_image", "shorten", "spread",
 ]  # fmt: skip
@@ -43,7 +43,7 @@ def read_dataset(
     if not data_exists(data):
         raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")
     wanted = SPLITS if only is None else (only,)
-    if is_hf(data):
+    if _is_hf(data):
         splits = read_hf(data, wanted, labels)
     elif not data.is_dir():
         if data.suffix.lower() not in {".csv", ".parquet"}:
@@ -61,13 +61,13 @@ def read_dataset(
     if only is None and not any(splits.values()):
         raise DhoxError(f"{data} holds no image.", f"{WHAT_DATA_MAY_BE}")
     for split, items in splits.items():
-        grouped = items if group_by is None else with_groups(items, group_by)
+        grouped = items if group_by is None else _with_groups(items, group_by)
         splits[split] = sorted(grouped, key=lambda item: item.name)
-    check_groups(splits)
+    _check_groups(splits)
     return splits
 
 
-def is_hf(data: Path) -> bool:
+def _is_hf(data: Path) -> bool:
     """Whether DATA is a Hugging Face dataset: `hf:...`, or a folder that save_to_disk wrote."""
     return str(data).startswith(ADDRESS) or is_saved(data)
 
@@ -92,7 +92,7 @@ def data_name(data: Path) -> str:
     return data.resolve().name if data.is_dir() else data.stem
 
 
-def with_groups(items: list[Item], pattern: str) -> list[Item]:
+def _with_groups(items: list[Item], pattern: str) -> list[Item]:
     """The items with the first group of `pattern`, searched in their names, as their group (`--group-by`)."""
     try:
         compiled = re.compile(pattern)
@@ -110,7 +110,7 @@ def with_groups(items: list[Item], pattern: str) -> list[Item]:
     return [replace(item, group=match[1]) for item, match in found if match is not None]
 
 
-def check_groups(splits: Splits) -> None:
+def _check_groups(splits: Splits) -> None:
     """Refuse a group (camera, recording) that stands in more than one of train (or unlabelled), val and test."""
     home: dict[str, str] = {}
     for split, items in splits.items():
@@ -125,7 +125,7 @@ def check_groups(splits: Splits) -> None:
 
 def own_classes(data: Path) -> list[tuple[str, str]] | None:
     """The class list that DATA itself gives, (label, prompt name) in its own order; None where it gives none."""
-    if is_hf(data):
+    if _is_hf(data):
         return hf_classes(data)
     return coop_classes(data) if data.is_dir() and is_coop(data) else None
 

@@ -22,7 +22,7 @@ def is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
-def open_splits(data: Path) -> dict[str, Any]:
+def _open_splits(data: Path) -> dict[str, Any]:
     """The dataset's splits by their own names. No code of the dataset runs: `datasets` has none since version 4."""
     library = require("datasets", "hf")
     address = str(data)
@@ -46,7 +46,7 @@ def read_hf(data: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] | No
     for columns that are no image and label.
     """
     splits: Splits = {split: [] for split in SPLITS}
-    for name, table in open_splits(data).items():
+    for name, table in _open_splits(data).items():
         if name not in SPLIT_NAMES:
             raise DhoxError(
                 f"{data} has the split {name!r}, which may be {', '.join(SPLIT_NAMES)}.", "Rename it and save it again."
@@ -59,12 +59,12 @@ def read_hf(data: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] | No
 
 def read_table(table: Any, name: str, split: str, labels: list[str] | None, where: str) -> list[Item]:
     """The images of one split; its label column is dropped in `unlabelled`."""
-    image, label = image_column(table.features, where), label_column(table.features, where)
+    image, label = _image_column(table.features, where), _label_column(table.features, where)
     texts: list[str | None] = [None] * len(table)
     if label is not None and split != "unlabelled":
         names = getattr(table.features[label], "names", None)
         values = table.data.column(label).to_pylist()
-        texts = [label_text(value, names, labels, f"{where}, row {row}") for row, value in enumerate(values)]
+        texts = [_label_text(value, names, labels, f"{where}, row {row}") for row, value in enumerate(values)]
     missing = texts.count(None)
     if missing and split in {"val", "test"}:
         raise DhoxError(f"{where}: {missing} images have no label.", "Label them, or leave the split out.")
@@ -73,7 +73,7 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
     items: list[Item] = []
     for entry in table.cache_files:
         file = Path(entry["filename"])
-        for row, (original, embedded) in enumerate(stored_images(file, image, where)):
+        for row, (original, embedded) in enumerate(_stored_images(file, image, where)):
             number = len(items)
             path = file if embedded else Path(original)
             text = f"{name}/{number:07d}/{Path(original).name}".rstrip("/")
@@ -86,7 +86,7 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
     return items
 
 
-def stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]]:
+def _stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]]:
     """(original file, whether the row holds the encoded image) of every row; no image is read."""
     found = []
     for chunk in arrow_table(file)[column].chunks:
@@ -98,7 +98,7 @@ def stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]]
     return found
 
 
-def image_column(features: dict[str, Any], where: str) -> str:
+def _image_column(features: dict[str, Any], where: str) -> str:
     """The one column of images."""
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if len(images) == 1:
@@ -109,7 +109,7 @@ def image_column(features: dict[str, Any], where: str) -> str:
     )
 
 
-def label_column(features: dict[str, Any], where: str) -> str | None:
+def _label_column(features: dict[str, Any], where: str) -> str | None:
     """The one ClassLabel, else the column `label` of texts or numbers, else None: the images are unlabelled."""
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     if len(classes) == 1:
@@ -121,7 +121,7 @@ def label_column(features: dict[str, Any], where: str) -> str | None:
     return None
 
 
-def label_text(value: Any, names: list[str] | None, labels: list[str] | None, where: str) -> str | None:
+def _label_text(value: Any, names: list[str] | None, labels: list[str] | None, where: str) -> str | None:
     """The label of a row: a ClassLabel's name (a negative number is no label), a text, or a plain number's class."""
     if value is None or value == "":
         return None
@@ -132,8 +132,8 @@ def label_text(value: Any, names: list[str] | None, labels: list[str] | None, wh
 
 def hf_classes(data: Path) -> list[tuple[str, str]] | None:
     """(label, prompt name) of every class in the ClassLabel's order; None where the labels are texts or numbers."""
-    for name, table in open_splits(data).items():
-        label = label_column(table.features, f"{data}, split {name}")
+    for name, table in _open_splits(data).items():
+        label = _label_column(table.features, f"{data}, split {name}")
         names = getattr(table.features[label], "names", None) if label else None
         if names:
             return [(text, text.replace("_", " ")) for text in names]

@@ -77,7 +77,7 @@ def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list
                 if part in parts:
                     content.seek(parts[part][0])
                     texts[part] = content.read(parts[part][1])
-            label, group = label_and_group(texts, labels, where)
+            label, group = _label_and_group(texts, labels, where)
             if label is None and split in {"val", "test"}:
                 raise DhoxError(
                     f"{where}: an image of {split} needs a label (KEY.cls, KEY.txt or KEY.json).", "Add it."
@@ -111,7 +111,7 @@ def members(shard: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def label_and_group(texts: dict[str, bytes], labels: list[str] | None, where: str) -> tuple[str | None, str | None]:
+def _label_and_group(texts: dict[str, bytes], labels: list[str] | None, where: str) -> tuple[str | None, str | None]:
     """Label and group of a sample from its .cls (number or label), .json ({"label", "group"}) and .txt (label)."""
     entry: dict[str, Any] = {}
     decoded = {}

@@ -38,11 +38,11 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     again = ["--overwrite"] if overwrite else []
     recipe = [word for name, value in RECIPE.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     common = [str(data), *recipe, "--shots", str(shots)]
-    run_command("distill", *common, "--teacher", f"local-dir:{data / 'teacher'}", "--out", str(out), *again)
-    run_command("export", str(out), "--fold-heads", "--fp16")
-    run_command("bench", str(out / "export"), "--device", "auto", "--duration", "0.5", "--energy", "0")
+    _run_command("distill", *common, "--teacher", f"local-dir:{data / 'teacher'}", "--out", str(out), *again)
+    _run_command("export", str(out), "--fold-heads", "--fp16")
+    _run_command("bench", str(out / "export"), "--device", "auto", "--duration", "0.5", "--energy", "0")
     say("For comparison, the same student and the same number of steps with the labels only:")
-    run_command("distill", *common, "--method", "ce", "--out", str(labels_only), *again)
+    _run_command("distill", *common, "--method", "ce", "--out", str(labels_only), *again)
 
     from dhox.demo.costs import stage_costs
 
@@ -53,7 +53,7 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
 
 
-def run_command(*arguments: str) -> None:
+def _run_command(*arguments: str) -> None:
     """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails."""
     console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)

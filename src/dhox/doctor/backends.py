@@ -55,7 +55,7 @@ def this_place() -> Place:
     return Place("nvidia" if driver else "none", None)
 
 
-def error_text(err: BaseException) -> str:
+def _error_text(err: BaseException) -> str:
     """An exception as one line; loaders write many."""
     lines = str(err).strip().splitlines()
     return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"
@@ -66,7 +66,7 @@ def package(module: str, use: str, advice: str) -> Finding:
     try:
         imported = import_module(module)
     except Exception as err:
-        return Finding(f"{module} ({use})", False, error_text(err), advice)
+        return Finding(f"{module} ({use})", False, _error_text(err), advice)
     return Finding(f"{module} ({use})", True, str(getattr(imported, "__version__", "installed")))
 
 
@@ -78,21 +78,21 @@ def onnxruntime_provider(provider: str, place: Place) -> Finding:
         ort = import_module("onnxruntime")
         offered = ort.get_available_providers()
     except Exception as err:
-        return Finding(what, False, error_text(err), advice)
+        return Finding(what, False, _error_text(err), advice)
     if provider not in offered:
         return Finding(what, False, f"onnxruntime {ort.__version__} has: {', '.join(offered)}", advice)
     try:
-        used = run_identity(ort, provider)
+        used = _run_identity(ort, provider)
     except Exception as err:
         return Finding(
-            what, False, f"onnxruntime {ort.__version__} lists it, a session fails: {error_text(err)}", advice
+            what, False, f"onnxruntime {ort.__version__} lists it, a session fails: {_error_text(err)}", advice
         )
     if used != provider:
         return Finding(what, False, f"onnxruntime {ort.__version__} lists it, a session fell back to {used}", advice)
     return Finding(what, True, f"onnxruntime {ort.__version__}, ran a one-node graph")
 
 
-def run_identity(ort: Any, provider: str) -> str:
+def _run_identity(ort: Any, provider: str) -> str:
     """Run the one-node graph on a provider; answers with the provider that the session used."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -137,7 +137,7 @@ def tensorrt(flavour: str, place: Place) -> Finding:
         return Finding(what, False, "too old", str(err))
     except Exception as err:
         why = tensorrt_found().why_not if place.gpu == "jetson" and flavour == "tensorrt" else None
-        return Finding(what, False, f"{error_text(err)}{f'. {why}' if why else ''}", tensorrt_advice(flavour, place))
+        return Finding(what, False, f"{_error_text(err)}{f'. {why}' if why else ''}", tensorrt_advice(flavour, place))
     return Finding(what, True, version)
 
 
@@ -157,7 +157,7 @@ def cuda_runtime(place: Place) -> Finding:
     what = "CUDA runtime (engines without torch)"
     try:
         device = cuda.gpu()
-        copy_there_and_back()
+        _copy_there_and_back()
     except DhoxError as err:
         found, _, own_advice = str(err).rstrip(".").partition(". ")
         advice = {
@@ -169,7 +169,7 @@ def cuda_runtime(place: Place) -> Finding:
     return Finding(what, True, f"{device.name}, compute capability {device.compute_capability}, copied 1 MB both ways")
 
 
-def copy_there_and_back() -> None:
+def _copy_there_and_back() -> None:
     """Allocate, copy to the GPU, copy back, compare. Raises DhoxError where the bytes differ."""
     sent = np.arange(1 << 18, dtype=np.uint32)
     received = np.zeros_like(sent)
@@ -199,11 +199,11 @@ def nvml(place: Place) -> Finding:
         library.nvmlShutdown()
     except Exception as err:
         advice = "needs an NVIDIA GPU" if place.gpu == "none" else "pip install nvidia-ml-py"
-        return Finding(what, False, error_text(err), advice)
+        return Finding(what, False, _error_text(err), advice)
     return Finding(what, True, f"driver {driver}, {count} GPU{'s' * (count != 1)}")
 
 
-def torch_cuda(place: Place) -> Finding:
+def _torch_cuda(place: Place) -> Finding:
     """Whether torch sees a CUDA device."""
     what = "torch on CUDA (distill --device cuda)"
     try:
@@ -212,7 +212,7 @@ def torch_cuda(place: Place) -> Finding:
             return Finding(what, True, torch.cuda.get_device_name(0))
         build = torch.version.cuda
     except Exception as err:
-        return Finding(what, False, error_text(err), "pip install 'dhox[distill]'")
+        return Finding(what, False, _error_text(err), "pip install 'dhox[distill]'")
     found = f"torch {torch.__version__} finds no CUDA device" + ("" if build else " (it is a build without CUDA)")
     return Finding(what, False, found, "needs an NVIDIA GPU, its driver and a CUDA build of torch")
 
@@ -227,7 +227,7 @@ def find_backends(place: Place) -> list[Finding]:
         *[tensorrt(flavour, place) for flavour in FLAVOURS],
         nvml(place),
         package("torch", "distill and export", "pip install 'dhox[export]'"),
-        torch_cuda(place),
+        _torch_cuda(place),
         package("open_clip", "teachers", "pip install 'dhox[distill]'"),
         package("timm", "students", "pip install 'dhox[distill]'"),
         package("onnx", "ONNX export", "pip install 'dhox[export]'"),

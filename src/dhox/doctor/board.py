@@ -28,8 +28,8 @@ def examine_board(host: str, python: str = "python3") -> BoardReport:
     with Board(host, python) as board:
         probe = board.probe()
         if not probe.environment:
-            return BoardReport(host, probe, None, not_prepared(probe))
-        status, written, said = dhox_there(board, probe, "--json")
+            return BoardReport(host, probe, None, _not_prepared(probe))
+        status, written, said = _dhox_there(board, probe, "--json")
     try:
         return BoardReport(host, probe, read_answer(written, list[Finding]), None)
     except ValueError:
@@ -44,8 +44,8 @@ def restore_board(host: str, python: str = "python3") -> None:
     with Board(host, python) as board:
         probe = board.probe()
         if not probe.environment:
-            raise DhoxError(f"{host} is not prepared yet for its Python.", not_prepared(probe))
-        status, written, said = dhox_there(board, probe, "--restore-power-mode")
+            raise DhoxError(f"{host} is not prepared yet for its Python.", _not_prepared(probe))
+        status, written, said = _dhox_there(board, probe, "--restore-power-mode")
     show = Output()
     for line in [*written.decode(errors="replace").splitlines(), *said.splitlines()]:
         show(line)
@@ -53,14 +53,14 @@ def restore_board(host: str, python: str = "python3") -> None:
         raise show.failure(host, status)
 
 
-def dhox_there(board: Board, probe: Probe, option: str) -> tuple[int, bytes, str]:
+def _dhox_there(board: Board, probe: Probe, option: str) -> tuple[int, bytes, str]:
     """`dhox doctor` with the packages that the last bench brought there: its status, what it wrote, and its errors."""
     return board.look(
         [probe.python.path, "-m", "dhox", "doctor", option], environment_of(probe.store, probe.environment)
     )
 
 
-def not_prepared(probe: Probe) -> str:
+def _not_prepared(probe: Probe) -> str:
     """What to do before dhox runs with this Python of the board."""
     version = "{}.{}".format(*probe.python.version)
     return f"not prepared yet for its Python {version}: the first `dhox bench --host` copies what dhox needs there"

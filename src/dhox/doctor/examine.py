@@ -53,11 +53,11 @@ def abilities(backends: list[Finding], place: Place) -> list[Finding]:
     return [
         *rows,
         Finding("dhox export RUN", export, "torch, onnx and onnxscript", see),
-        Finding("dhox distill", distill, "torch, open_clip and timm" + training_place(backends), see),
+        Finding("dhox distill", distill, "torch, open_clip and timm" + _training_place(backends), see),
     ]
 
 
-def training_place(backends: list[Finding]) -> str:
+def _training_place(backends: list[Finding]) -> str:
     """Where training would run."""
     on_gpu = any(finding.works for finding in backends if finding.what.startswith("torch on CUDA"))
     return ", on the GPU" if on_gpu else ", on the CPU"

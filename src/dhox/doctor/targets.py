@@ -57,17 +57,17 @@ def parse_target(text: str) -> tuple[Board, JetPack]:
     name, _, release = text.strip().lower().partition("@")
     boards = {board.name: board for board in BOARDS}
     if name not in boards:
-        raise UsageError(f"--target {text}: no board is called {name!r}.", f"Use one of: {known_targets()}.")
+        raise UsageError(f"--target {text}: no board is called {name!r}.", f"Use one of: {_known_targets()}.")
     board = boards[name]
     found = re.fullmatch(r"(?:jp|jetpack)?(\d+(?:\.\d+)*)", release)
-    jetpack = next((one for one in JETPACKS if found and same_version(one.version, found[1])), None)
+    jetpack = next((one for one in JETPACKS if found and _same_version(one.version, found[1])), None)
     if jetpack is None or not runs(board, jetpack):
         what = f"{release!r} is no JetPack of {name} that dhox knows" if release else "it names no JetPack"
         raise UsageError(f"--target {text}: {what}.", f"Use one of: {', '.join(targets_of(board))}.")
     return board, jetpack
 
 
-def same_version(one: str, other: str) -> bool:
+def _same_version(one: str, other: str) -> bool:
     """Whether two versions are the same: 5.1 and 5.1.0 are."""
     return [*numbers(one), 0, 0][:3] == [*numbers(other), 0, 0][:3]
 
@@ -83,7 +83,7 @@ def targets_of(board: Board) -> list[str]:
     return [f"{board.name}@jp{jetpack.version}" for jetpack in JETPACKS if runs(board, jetpack)]
 
 
-def known_targets() -> str:
+def _known_targets() -> str:
     """The boards, each with its range of JetPacks."""
     return ", ".join(f"{board.name}@jp{board.oldest} ... jp{board.newest}" for board in BOARDS)
 
@@ -97,7 +97,7 @@ def describe_target(text: str) -> dict[str, Any]:
     board, jetpack = parse_target(text)
     version = numbers(jetpack.tensorrt)
     supported = version[:2] >= OLDEST
-    dla, dla_note = dla_support(board, version)
+    dla, dla_note = _dla_support(board, version)
     precisions = [name for name in PRECISIONS[board.compute_capability] if name in {"fp32", "fp16", "bf16", "int8"}]
     return {
         "target": f"{board.name}@jp{jetpack.version}",
@@ -118,12 +118,12 @@ def describe_target(text: str) -> dict[str, Any]:
         "dla_note": dla_note,
         "precisions": precisions,
         "precisions_note": precisions_note(board),
-        "onnx": onnx_limit(version),
-        "onnxruntime": onnxruntime_route(jetpack),
+        "onnx": _onnx_limit(version),
+        "onnxruntime": _onnxruntime_route(jetpack),
         "environment": environment(jetpack),
-        "export": export_commands(supported, precisions, dla),
+        "export": _export_commands(supported, precisions, dla),
         "advice": advice(board, supported),
-        "unverified": [*jetpack.unverified, *open_points(board, jetpack, version)],
+        "unverified": [*jetpack.unverified, *_open_points(board, jetpack, version)],
     }
 
 
@@ -151,7 +151,7 @@ def strong_typing(version: tuple[int, ...]) -> str:
     return "yes"
 
 
-def dla_support(board: Board, version: tuple[int, ...]) -> tuple[bool, str]:
+def _dla_support(board: Board, version: tuple[int, ...]) -> tuple[bool, str]:
     """Whether TensorRT uses the board's DLA there.
 
     docs.nvidia.com/deeplearning/tensorrt: 10.7 was the last 10.x with DLA, 11.0 to 11.3 have none, 11.4.1 has it again
@@ -178,11 +178,11 @@ def precisions_note(board: Board) -> str:
     }[board.compute_capability]
 
 
-def onnx_limit(version: tuple[int, ...]) -> str:
+def _onnx_limit(version: tuple[int, ...]) -> str:
     """The newest ONNX that the parser takes.
 
     11: docs.nvidia.com/deeplearning/tensorrt, ONNX opset guide. 10.15: docs/operators.md of onnx/onnx-tensorrt. 10
-    before that: not read, see `open_points`.
+    before that: not read, see `_open_points`.
     """
     if version[:2] in NEWEST_OPSET:
         return f"opset {NEWEST_OPSET[version[:2]]} in TensorRT's parser; {OURS}, which is newer"
@@ -192,7 +192,7 @@ def onnx_limit(version: tuple[int, ...]) -> str:
     return f"opset {newest} in TensorRT's parser; {OURS}, which fits"
 
 
-def onnxruntime_route(jetpack: JetPack) -> str:
+def _onnxruntime_route(jetpack: JetPack) -> str:
     """Which ONNX Runtime a board gets: on the CPU by pip, on the GPU by other ways."""
     if jetpack.python == "3.12":
         return (
@@ -220,7 +220,7 @@ def environment(jetpack: JetPack) -> str:
     )
 
 
-def export_commands(supported: bool, precisions: list[str], dla: bool) -> list[str]:
+def _export_commands(supported: bool, precisions: list[str], dla: bool) -> list[str]:
     """The commands that follow, on the workstation and then on the board."""
     best = [f"--{name}" for name in ("fp16", "int8") if name in precisions]
     if not supported:
@@ -243,7 +243,7 @@ def advice(board: Board, supported: bool) -> str:
     )
 
 
-def open_points(board: Board, jetpack: JetPack, version: tuple[int, ...]) -> list[str]:
+def _open_points(board: Board, jetpack: JetPack, version: tuple[int, ...]) -> list[str]:
     """What no source that was read settles for this target."""
     points = []
     if version < (10, 15) and version[:2] not in NEWEST_OPSET:

@@ -30,7 +30,7 @@ def check_model(model: Path, contract: Contract) -> tuple[Graph, int | None]:
     wanted = (None, 3, side, side) if contract.input.layout == "nchw" else (None, side, side, 3)
     if taken.shape is not None and not agrees(taken.shape, wanted):
         raise DhoxError(
-            f"{file}: layout {contract.input.layout} and crop {side} mean {shape_words(wanted)}, but {model} takes "
+            f"{file}: layout {contract.input.layout} and crop {side} mean {_shape_words(wanted)}, but {model} takes "
             f"{taken.words()}.",
             "Mend input.layout or preprocessing.crop.",
         )
@@ -64,6 +64,6 @@ def agrees(shape: tuple[int | str | None, ...], wanted: tuple[int | None, ...]) 
     )
 
 
-def shape_words(shape: tuple[int | None, ...]) -> str:
+def _shape_words(shape: tuple[int | None, ...]) -> str:
     """[batch, 3, 224, 224]."""
     return "[" + ", ".join("batch" if size is None else str(size) for size in shape) + "]"

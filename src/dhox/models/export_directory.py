@@ -48,7 +48,7 @@ class Export:
     def model(self, entry: Artefact) -> Path:
         """The ONNX file of an artefact, its hash and what it says of itself checked: every command opens it here."""
         path = check_file(self.path, entry.file, entry.sha256)
-        check_metadata(check_onnx(path), self.manifest, entry)
+        _check_metadata(check_onnx(path), self.manifest, entry)
         return path
 
     def golden(self) -> Golden:
@@ -101,7 +101,7 @@ def check_file(export: Path, name: str, expected: str) -> Path:
     return path
 
 
-def check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None:
+def _check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None:
     """Raise DhoxError, naming the first difference, where a model says of itself what the manifest does not."""
     expected = model_metadata(manifest.names, manifest.preprocessing, manifest.fold)
     said: dict[str, tuple[Any, Any]] = {key: (found.dhox(key), value) for key, value in expected.items()}
@@ -112,13 +112,13 @@ def check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None
     for key, (has, want) in said.items():
         if has != want:
             raise DhoxError(
-                f"{entry.file} does not belong to {EXPORT_FILE}: {key} in the file: {brief(has)}; expected: "
-                f"{brief(want)}.",
+                f"{entry.file} does not belong to {EXPORT_FILE}: {key} in the file: {_brief(has)}; expected: "
+                f"{_brief(want)}.",
                 "Copy both again, or export again.",
             )
 
 
-def brief(value: Any) -> str:
+def _brief(value: Any) -> str:
     """A value for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -58,10 +58,10 @@ class DamagedError(ValueError):
 def read_onnx(content: bytes, name: str) -> OnnxFile:
     """Read the bytes of an ONNX file. Raises DhoxError where they are none, and names the file."""
     if len(content) > LARGEST_BYTES:
-        raise too_large(name, len(content))
+        raise _too_large(name, len(content))
     try:
         found = OnnxFile(0, 0, {}, [], [], [])
-        return walk_model(memoryview(content), found)
+        return _walk_model(memoryview(content), found)
     except (DamagedError, UnicodeDecodeError) as err:
         raise DhoxError(
             f"{name} is not an ONNX file, or is damaged ({err}).", "Copy the directory again, or export again."
@@ -82,7 +82,7 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
     try:
         size = model.stat().st_size
         if size > LARGEST_BYTES:
-            raise too_large(str(model), size)
+            raise _too_large(str(model), size)
         found = read_onnx(model.read_bytes(), str(model))
     except OSError as err:
         raise DhoxError(f"Could not read {model}: {err.strerror}.", "Check the path.") from err
@@ -100,12 +100,12 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
     return found
 
 
-def too_large(name: str, size: int) -> DhoxError:
+def _too_large(name: str, size: int) -> DhoxError:
     """The error for a file that no exporter of dhox writes."""
     return DhoxError(f"{name} has {size:,} bytes, more than an ONNX file can hold (2 GiB).", "Export again.")
 
 
-def walk_model(content: memoryview, found: OnnxFile) -> OnnxFile:
+def _walk_model(content: memoryview, found: OnnxFile) -> OnnxFile:
     """Everything that a ModelProto says."""
     ir, opset = 0, 0
     pending: list[tuple[memoryview, str, int]] = [(content, "model", 0)]

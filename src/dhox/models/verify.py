@@ -47,25 +47,25 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
     rows: list[Check] = []
     golden: Golden | None = None
     for name, digest in opened.manifest.files.items():
-        rows.append(attempt(name, "hash", partial(hash_words, export, name, digest)))
+        rows.append(attempt(name, "hash", partial(_hash_words, export, name, digest)))
         if not rows[-1].passed:
             continue
         try:
             if name == GOLDEN_FILE:
                 found = opened.golden()
-                rows += contract_rows(opened, found)
+                rows += _contract_rows(opened, found)
                 golden = found
             elif name in READERS:
                 READERS[name](opened)
         except DhoxError as err:
             rows.append(Check(name, "content", False, str(err)))
     for entry in opened.manifest.artefacts:
-        rows += artefact_rows(opened, entry, golden, device)
+        rows += _artefact_rows(opened, entry, golden, device)
     for sidecar in sorted((export / "engines").glob(f"*/{ENGINE_FILE}")):
         if sidecar.parent.suffix == ".partial":  # of a build that was killed
             continue
         name = sidecar.parent.relative_to(export).as_posix()
-        rows.append(attempt(name, "engine", partial(engine_words, opened, sidecar.parent)))
+        rows.append(attempt(name, "engine", partial(_engine_words, opened, sidecar.parent)))
     return rows
 
 
@@ -77,33 +77,33 @@ def attempt(file: str, what: str, check: Callable[[], str]) -> Check:
         return Check(file, what, False, str(err))
 
 
-def hash_words(export: Path, name: str, digest: str) -> str:
+def _hash_words(export: Path, name: str, digest: str) -> str:
     """A file of the export is the file that the manifest describes."""
     size = check_file(export, name, digest).stat().st_size
     return f"{size:,} bytes, SHA-256 {digest[:12]}"
 
 
-def artefact_rows(export: Export, entry: Artefact, golden: Golden | None, device: str) -> list[Check]:
+def _artefact_rows(export: Export, entry: Artefact, golden: Golden | None, device: str) -> list[Check]:
     """Hash, self-description and golden outputs of one ONNX file."""
     name, precision = entry.file, entry.precision
-    rows = [attempt(name, "hash", lambda: hash_words(export.path, name, entry.sha256))]
+    rows = [attempt(name, "hash", lambda: _hash_words(export.path, name, entry.sha256))]
     if not rows[0].passed:
         return rows
-    rows.append(attempt(name, "metadata", lambda: metadata_words(export, entry)))
+    rows.append(attempt(name, "metadata", lambda: _metadata_words(export, entry)))
     if golden is None:
         return [*rows, Check(name, "golden outputs", None, "not run: there is no whole golden.npz")]
     if precision not in TOLERANCE and entry.golden_agreement is None:
         return [*rows, Check(name, "golden outputs", None, f"not run: the manifest has no agreement for {precision}")]
-    return [*rows, attempt(name, "golden outputs", lambda: golden_words(export, entry, golden, device))]
+    return [*rows, attempt(name, "golden outputs", lambda: _golden_words(export, entry, golden, device))]
 
 
-def metadata_words(export: Export, entry: Artefact) -> str:
+def _metadata_words(export: Export, entry: Artefact) -> str:
     """What the file says of itself equals the manifest."""
     export.model(entry)
     return f"classes, preprocessing and fold as in the manifest; opset {entry.opset}, IR {entry.ir}"
 
 
-def golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -> str:
+def _golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
     precision, agreement = entry.precision, entry.golden_agreement
     session, tensors = OnnxSession(export.path / entry.file, device, precision=precision), export.tensors(entry)
@@ -113,13 +113,13 @@ def golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -
     if not outputs_passed(result, precision, agreement):
         allowed = f"{TOLERANCE[precision]:g}" if agreement is None else f"same label on {100 * agreement:.0f} %"
         raise DhoxError(
-            f"{result_words(result)} (allowed: {allowed}).",
+            f"{_result_words(result)} (allowed: {allowed}).",
             f"Do not ship it: compare the versions of onnxruntime here and where it was exported. {AGAIN}",
         )
-    return f"{device}: {result_words(result)}{f'; {EMULATED}' if session.facts.emulated else ''}"
+    return f"{device}: {_result_words(result)}{f'; {EMULATED}' if session.facts.emulated else ''}"
 
 
-def result_words(result: GoldenResult) -> str:
+def _result_words(result: GoldenResult) -> str:
     """What a golden check found."""
     difference = result.largest_difference
     largest = "not finite" if difference is None else f"{difference:.1e}"
@@ -128,7 +128,7 @@ def result_words(result: GoldenResult) -> str:
     )
 
 
-def contract_rows(export: Export, golden: Golden) -> list[Check]:
+def _contract_rows(export: Export, golden: Golden) -> list[Check]:
     """This machine decodes and preprocesses as the exporting one did."""
     result = check_golden(golden, lambda pixels: golden.probs, "fp32", export.manifest.preprocessing)
     advice = "Compare the versions of Pillow here and where it was exported."
@@ -141,7 +141,7 @@ def contract_rows(export: Export, golden: Golden) -> list[Check]:
     ]
 
 
-def engine_words(export: Export, folder: Path) -> str:
+def _engine_words(export: Export, folder: Path) -> str:
     """A TensorRT engine is the file that its sidecar describes, built from an ONNX file of this export."""
     engine, path = read_sidecar(folder), folder / PLAN_FILE
     if not path.is_file() or sha256(path) != engine.engine.sha256:

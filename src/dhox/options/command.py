@@ -31,7 +31,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
     for record in records.values():
         ordered = sorted(fields_of(record).values(), key=lambda field: not field.option.common)
-        parameters += [parameter_of(field) for field in ordered]
+        parameters += [_parameter_of(field) for field in ordered]
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -45,7 +45,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def parameter_of(field: Field) -> inspect.Parameter:
+def _parameter_of(field: Field) -> inspect.Parameter:
     """One option as typer reads it."""
     option, kind, sentence, metavar = field.option, field.kind, field.option.help, field.option.metavar
     several = get_origin(kind) in (list, tuple)

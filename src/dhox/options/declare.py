@@ -131,12 +131,12 @@ def checked(field: Field, value: Any) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     try:
-        return msgspec.convert(value, field.hint, dec_hook=as_path)
+        return msgspec.convert(value, field.hint, dec_hook=_as_path)
     except (msgspec.ValidationError, NotImplementedError, TypeError) as err:
         raise UsageError(f"{field.flag} {value!r}: {str(err).partition(' - at')[0]}.", allowed(field)) from err
 
 
-def as_path(kind: type, value: Any) -> Any:
+def _as_path(kind: type, value: Any) -> Any:
     """Texts stand for paths in recipes and in Python."""
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)

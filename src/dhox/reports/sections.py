@@ -126,11 +126,11 @@ def table(titles: str, rows: list[tuple[Cell, ...]], caption: str = "") -> tuple
     texts on the page alone where they begin with `page:`.
     """
     first, *others = titles.split("|")
-    columns = [Column(first, "name"), *map(titled, others)]
+    columns = [Column(first, "name"), *map(_titled, others)]
     return (Table(tuple(columns), tuple(rows), caption),) if rows else ()
 
 
-def titled(title: str) -> Column:
+def _titled(title: str) -> Column:
     """A column by its title, see `table`."""
     if title.startswith("page:"):
         return Column(title.removeprefix("page:"), "text", "page")

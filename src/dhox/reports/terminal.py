@@ -40,7 +40,7 @@ def show_section(section: Section) -> None:
             tell(table.caption)
         for piece in fitting(table.seen("terminal")):
             wordy = any(len(cell.text) > LONGEST_LINE for row in piece.rows for cell in row)
-            console.print(rich_table(piece), width=min(console.width, WORDY) if wordy else None)
+            console.print(_rich_table(piece), width=min(console.width, WORDY) if wordy else None)
     for line in section.notes:
         tell(line)
     for part in section.parts:
@@ -78,11 +78,11 @@ def width(column: Column, cells: list[Cell]) -> int:
     texts = [column.title, *(cell.text for cell in cells)]
     if column.kind == "number":
         return max(Text(text).cell_len for text in texts)
-    longest = max((len(word) for text in texts for word in jointed(text).split()), default=0)
+    longest = max((len(word) for text in texts for word in _jointed(text).split()), default=0)
     return min(longest, SHORTEST_NAME if column.kind == "name" else SHORTEST_TEXT)
 
 
-def rich_table(table: Table) -> RichTable:
+def _rich_table(table: Table) -> RichTable:
     """A table without vertical lines, so that many columns fit."""
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(table.columns):
@@ -104,10 +104,10 @@ def rich_table(table: Table) -> RichTable:
 
 def markup(cell: Cell, column: Column) -> str:
     """A cell in its tone."""
-    text = escape(jointed(cell.text) if column.kind == "name" else cell.text)
+    text = escape(_jointed(cell.text) if column.kind == "name" else cell.text)
     return f"[{TONES[cell.tone]}]{text}[/]" if cell.tone and text else text
 
 
-def jointed(name: str) -> str:
+def _jointed(name: str) -> str:
     """A name with places to break before its parts, where it is long."""
     return re.sub(r"(?<=\S)(?=[/:])", " ", name) if len(name) > SHORTEST_NAME else name

@@ -58,15 +58,15 @@ def jetpack_of(l4t: str | None) -> JetPack | None:
 def parse_release(text: str) -> str | None:
     """The L4T of /etc/nv_tegra_release: "# R36 (release), REVISION: 4.3, ..." -> "36.4.3"; None for another text."""
     found = re.search(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", text)
-    return None if found is None else three_numbers(f"{found[1]}.{found[2]}")
+    return None if found is None else _three_numbers(f"{found[1]}.{found[2]}")
 
 
 def parse_core_package(text: str) -> str | None:
     """The L4T of the package nvidia-l4t-core's version: "36.4.7-20250918154033" -> "36.4.7"; None for another text."""
     found = re.match(r"\d+(?:\.\d+)+(?=-)", text.strip())
-    return None if found is None else three_numbers(found[0])
+    return None if found is None else _three_numbers(found[0])
 
 
-def three_numbers(version: str) -> str:
+def _three_numbers(version: str) -> str:
     """A release as the tables write it: 38.2 -> 38.2.0."""
     return version if version.count(".") >= 2 else f"{version}.0"

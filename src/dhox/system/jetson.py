@@ -60,7 +60,7 @@ def jetson_card() -> JetsonCard | None:
         module=module_name(compatible()),
         soc=chip,
         compute_capability=COMPUTE_CAPABILITY.get(chip),
-        l4t=release or read_release(),
+        l4t=release or _read_release(),
         jetpack=jetpack.version if jetpack else None,
         power_mode=SetPowerMode(mode.id, mode.name) if mode else None,
         power_mode_note=mode_note or None,
@@ -102,7 +102,7 @@ def module_name(entries: list[str]) -> str | None:
     return None
 
 
-def read_release() -> str | None:
+def _read_release() -> str | None:
     """The first line of /etc/nv_tegra_release; None where it is missing, as in many containers."""
     text = read_text(system_path("/etc/nv_tegra_release"))
     return text.splitlines()[0] if text else None
@@ -110,10 +110,10 @@ def read_release() -> str | None:
 
 def l4t() -> str | None:
     """The release of Jetson Linux, for example "36.4.3", by its release file, else by its core package."""
-    return parse_release(read_release() or "") or parse_core_package(package_version("nvidia-l4t-core") or "")
+    return parse_release(_read_release() or "") or parse_core_package(_package_version("nvidia-l4t-core") or "")
 
 
-def package_version(name: str) -> str | None:
+def _package_version(name: str) -> str | None:
     """The version of an installed Debian package; None where it is not installed."""
     answer = ask("dpkg-query", "-W", "-f", "${Version}", name)
     return answer.text.strip() or None if answer.code == 0 else None
@@ -121,7 +121,7 @@ def package_version(name: str) -> str | None:
 
 def tensorrt_found() -> SystemTensorRT:
     """JetPack's TensorRT for Python; it is looked for, not loaded (that takes memory)."""
-    installed = package_version(PYTHON_PACKAGE)
+    installed = _package_version(PYTHON_PACKAGE)
     if find_spec("tensorrt") is not None:
         return SystemTensorRT(version=installed, why_not=None)
     minors = sorted(
@@ -129,7 +129,7 @@ def tensorrt_found() -> SystemTensorRT:
         for path in system_path("/usr/lib").glob("python3*/dist-packages/tensorrt")
     )
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    why_not = why_no_tensorrt(minors, installed, running, system_site_packages())
+    why_not = why_no_tensorrt(minors, installed, running, _system_site_packages())
     return SystemTensorRT(version=installed, why_not=why_not)
 
 
@@ -158,7 +158,7 @@ def why_no_tensorrt(minors: list[str], installed: str | None, running: str, sees
     )
 
 
-def system_site_packages() -> bool:
+def _system_site_packages() -> bool:
     """Whether this Python sees the system's packages: it is the system's, or an environment that includes them."""
     if sys.prefix == sys.base_prefix:
         return sysroot() == Path("/") and Path(sysconfig.get_path("stdlib")).is_relative_to("/usr")

@@ -59,17 +59,17 @@ def parse_show(text: str) -> Shown:
     cores = []
     for line in text.splitlines():
         if re.match(r"cpu\d+:", line) and "Online=0" not in line:
-            cores.append(shown_clock(line, 1e3))
+            cores.append(_shown_clock(line, 1e3))
         elif line.startswith("GPU ") and "MinFreq" in line:
-            gpu = shown_clock(line, 1e6)
+            gpu = _shown_clock(line, 1e6)
         elif line.startswith("EMC ") and "MinFreq" in line:
-            memory = shown_clock(line, 1e6)
+            memory = _shown_clock(line, 1e6)
             forced = re.search(r"FreqOverride=(\d)", line)
             override = None if forced is None else forced[1] == "1"
     return Shown(gpu, memory, tuple(cores), override)
 
 
-def shown_clock(line: str, per_mhz: float) -> Clock:
+def _shown_clock(line: str, per_mhz: float) -> Clock:
     """The clock of one printed line."""
     numbers = {name.lower(): int(value) / per_mhz for name, value in re.findall(r"(Min|Max|Current)Freq=(\d+)", line)}
     return Clock(current=numbers.get("current"), min=numbers.get("min"), max=numbers.get("max"))
@@ -87,11 +87,11 @@ def gpu_clock() -> Clock | None:
     node = gpu_node()
     if node is None:
         return None
-    clock = read_clock(node / "cur_freq", node / "min_freq", node / "max_freq")
+    clock = _read_clock(node / "cur_freq", node / "min_freq", node / "max_freq")
     return msgspec.structs.replace(clock, governor=read_text(node / "governor"))
 
 
-def read_clock(current: Path, lowest: Path, highest: Path, per_mhz: float = 1e6) -> Clock:
+def _read_clock(current: Path, lowest: Path, highest: Path, per_mhz: float = 1e6) -> Clock:
     """A clock from files in Hz, or `per_mhz` of another unit."""
     mhz = [None if (value := read_number(path)) is None else value / per_mhz for path in (current, lowest, highest)]
     return Clock(current=mhz[0], min=mhz[1], max=mhz[2])
@@ -102,7 +102,7 @@ def memory_clock(shown: Shown) -> tuple[Clock | None, str | None]:
     if shown.memory is not None:
         return shown.memory, None
     emc = system_path(EMC)
-    clock = read_clock(emc / "rate", emc / "min_rate", emc / "max_rate")
+    clock = _read_clock(emc / "rate", emc / "min_rate", emc / "max_rate")
     return (None, NEEDS_ROOT) if clock == Clock() else (clock, None)
 
 
@@ -111,20 +111,20 @@ def clocks_held(gpu: Clock | None, shown: Shown) -> Literal["on", "off", "unknow
 
     On: the lowest clock is the highest, of the GPU and of every online core.
     """
-    cores = shown.cores or core_limits()
+    cores = shown.cores or _core_limits()
     ranges = [(clock.min, clock.max) for clock in (gpu or Clock(), *cores)]
     if not cores or any(None in pair for pair in ranges):
         return "unknown"
     return "on" if all(low == high for low, high in ranges) else "off"
 
 
-def core_limits() -> list[Clock]:
+def _core_limits() -> list[Clock]:
     """Lowest and highest clock that each online core may take."""
     limits = []
     for core in sorted(system_path("/sys/devices/system/cpu").glob("cpu[0-9]*")):
         if read_text(core / "online") != "0":
             scaling = core / "cpufreq"
-            clock = read_clock(
+            clock = _read_clock(
                 scaling / "scaling_cur_freq", scaling / "scaling_min_freq", scaling / "scaling_max_freq", 1e3
             )
             if clock.min is not None and clock.max is not None:
@@ -142,14 +142,14 @@ def temperatures() -> dict[str, float]:
     return found
 
 
-def parse_meminfo(text: str) -> dict[str, int]:
+def _parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo in bytes."""
     return {key: int(value) * 1024 for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
 
 
 def memory() -> dict[str, int]:
     """/proc/meminfo in bytes; empty where there is none."""
-    return parse_meminfo(read_text(system_path("/proc/meminfo")) or "")
+    return _parse_meminfo(read_text(system_path("/proc/meminfo")) or "")
 
 
 SHARED_MEMORY_METHOD = (

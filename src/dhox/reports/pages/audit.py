@@ -62,18 +62,18 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
     sections = (
         Section(intro=(f"Distilling: {audit.verdict}",), notes=tuple(audit.advice), marked=True),
         Section(notes=notes, where="terminal"),
-        ways_section(audit),
-        *template_sections(audit),
+        _ways_section(audit),
+        *_template_sections(audit),
         class_section(audit),
         confusion_section(audit, pictures),
-        copies_section(audit.near_copies, pictures),
-        unlike_section(audit, pictures),
+        _copies_section(audit.near_copies, pictures),
+        _unlike_section(audit, pictures),
         Section("Method", notes=(*method_lines(audit), *notes, versions(audit.environment)), where="page"),
     )
     return Page(f"Audit of {Path(audit.data).name}", subtitle, sections, (f"{folder / AUDIT_FILE}",))
 
 
-def ways_section(audit: Audit) -> Section:
+def _ways_section(audit: Audit) -> Section:
     """What a student has to beat."""
     first = audit.ways[0] if audit.ways else None
     rows = [
@@ -94,7 +94,7 @@ def ways_section(audit: Audit) -> Section:
     return Section("What there is to beat", tables=table(titles, rows, caption))
 
 
-def template_sections(audit: Audit) -> list[Section]:
+def _template_sections(audit: Audit) -> list[Section]:
     """Zero-shot with each template alone: all on the page, the best and the worst on the terminal."""
     rows = audit.templates
     if len(rows) < 2:
@@ -152,7 +152,7 @@ def examples(row: Confusion, pictures: Pictures | None) -> Cell:
     return Cell("", pictures=tuple(pictures.of(name, name) for name in row.examples) if pictures else ())
 
 
-def copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
+def _copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
     """Copies of validation and test images among the training images."""
     parts = [
         Section(
@@ -169,10 +169,10 @@ def copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
         for name, found in (("validation", near.validation), ("test", near.test))
         if pictures
     ]
-    return Section("Copies of validation and test images in training", tuple(near_sentences(near)), parts=tuple(parts))
+    return Section("Copies of validation and test images in training", tuple(_near_sentences(near)), parts=tuple(parts))
 
 
-def near_sentences(near: NearCopies) -> list[str]:
+def _near_sentences(near: NearCopies) -> list[str]:
     """How many copies there are, and how far to trust the count."""
     told = near.threshold is not None and (near.recognised or 0) >= FEWEST_RECOGNISED
     lines = []
@@ -190,7 +190,7 @@ def near_sentences(near: NearCopies) -> list[str]:
     return lines
 
 
-def unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
+def _unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
     """The images that are like no class."""
     ranked = ", averaged with the rank of the greatest cosine to a labelled image" if audit.sets.labelled > 1 else ""
     order = (
@@ -205,12 +205,12 @@ def unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
     )
     return Section(
         "Images unlike any class",
-        (unlike_sentence(audit.unlike),),
+        (_unlike_sentence(audit.unlike),),
         parts=(Section(intro=(order,), pictures=shown, where="page"),),
     )
 
 
-def unlike_sentence(unlike: Unlike) -> str:
+def _unlike_sentence(unlike: Unlike) -> str:
     """How many unlabelled images lie outside the labelled ones."""
     if unlike.below is None:
         return f"Least like any class: the lowest ranks of {unlike.n} {unlike.of} images are in the report."

@@ -86,31 +86,31 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
     halted = "Interrupted: this is what was measured until then."
     sections = (
         Section(intro=(halted,) if bench.status != "complete" else (), marked=True),
-        latency_section(bench),
+        _latency_section(bench),
         Section("Not as asked, or not steady", notes=tuple(not_as_asked(bench)), marked=True),
-        comparison_section(bench),
-        stream_section(bench),
+        _comparison_section(bench),
+        _stream_section(bench),
         Section("Times in charts", charts=latency_charts(bench, beside.samples), where="page"),
-        energy_section(bench, beside),
-        accuracy_section(bench, beside),
+        _energy_section(bench, beside),
+        _accuracy_section(bench, beside),
         *ledger_sections(bench, beside),
         Section("Golden images", notes=tuple(golden_sentence(row) for row in bench.golden)),
         class_section(bench),
         confusion_section(bench),
-        *method_sections(bench),
+        *_method_sections(bench),
     )
     ends = [f"{folder / BENCH_FILE}"]
     if bench.status == "complete" and bench.latency:
         ends.append(f"Next: dhox compare {shlex.quote(str(folder / BENCH_FILE))} NEW/bench.json after a change")
-    return Page(f"Bench on {bench.device.host}", title_line(bench), sections, tuple(ends))
+    return Page(f"Bench on {bench.device.host}", _title_line(bench), sections, tuple(ends))
 
 
-def title_line(bench: Bench) -> str:
+def _title_line(bench: Bench) -> str:
     """The machine and the day."""
     return f"{device_sentence(bench.device)}; {bench.finished_at[:10]}"
 
 
-def latency_section(bench: Bench) -> Section:
+def _latency_section(bench: Bench) -> Section:
     """The first table: a row per model, runner, batch and scope, in groups that may be compared."""
     if not bench.latency:
         return Section("Latency, throughput, energy and accuracy", intro=("No latency was measured.",))
@@ -155,7 +155,7 @@ def latency_section(bench: Bench) -> Section:
     return Section("Latency, throughput, energy and accuracy", tables=(whole,), notes=tuple(legend))
 
 
-def told_comparisons(bench: Bench) -> list[ComparisonRow]:
+def _told_comparisons(bench: Bench) -> list[ComparisonRow]:
     """The comparisons of which both sides were really measured (an emulated time compares with nothing)."""
     left_out = emulated(bench)
     return [
@@ -165,9 +165,9 @@ def told_comparisons(bench: Bench) -> list[ComparisonRow]:
     ]
 
 
-def comparison_section(bench: Bench) -> Section:
+def _comparison_section(bench: Bench) -> Section:
     """Ratios of speed: a line per pair and batch, a column per scope."""
-    rows, several = told_comparisons(bench), several_runners(bench)
+    rows, several = _told_comparisons(bench), several_runners(bench)
     scopes = [name for name in bench.settings.scopes if any(row.scope == name for row in rows)]
     lines: dict[tuple[str, str, int], dict[str, str]] = {}
     for row in rows:
@@ -192,7 +192,7 @@ def factor(value: float) -> str:
     return f"{value:.2f}" if 1 <= value < 10 else f"{value:.3g}"
 
 
-def stream_section(bench: Bench) -> Section:
+def _stream_section(bench: Bench) -> Section:
     """Throughput of concurrent streams, and the latency that each of them sees."""
     rows = [
         cells(
@@ -211,7 +211,7 @@ def stream_section(bench: Bench) -> Section:
     )
 
 
-def energy_section(bench: Bench, beside: Beside) -> Section:
+def _energy_section(bench: Bench, beside: Beside) -> Section:
     """Energy of every window, and what measured it."""
     rails = len(bench.energy.rails) > 1
     rows = [
@@ -231,7 +231,7 @@ def energy_section(bench: Bench, beside: Beside) -> Section:
     return Section("Energy", tables=table(titles, rows, caption), charts=charts, notes=tuple(energy_lines(bench)))
 
 
-def accuracy_section(bench: Bench, beside: Beside) -> Section:
+def _accuracy_section(bench: Bench, beside: Beside) -> Section:
     """Accuracy on the device, against the first model, with calibration and the trade-off against latency."""
     found = bench.accuracy
     rows = [ledger_cells(Cell(who(bench, row)), row, row.reference) for row in found.rows]
@@ -332,7 +332,7 @@ def confusion_table(matrix: np.ndarray, classes: list[str]) -> Table:
     return Table(columns, tuple(lines), "Rows: true class; columns: predicted.", heat=True)
 
 
-def cross_check_sentence(bench: Bench, row: CrossCheck) -> str:
+def _cross_check_sentence(bench: Bench, row: CrossCheck) -> str:
     """trtexec's number beside ours."""
     unstable = "; trtexec's own times are unstable" if row.unstable else ""
     note = f"; {row.note.rstrip('.')}" if row.note else ""
@@ -342,7 +342,7 @@ def cross_check_sentence(bench: Bench, row: CrossCheck) -> str:
     )
 
 
-def method_sections(bench: Bench) -> tuple[Section, ...]:
+def _method_sections(bench: Bench) -> tuple[Section, ...]:
     """How it was measured, what was not, on what device, and which files by which runner."""
     asked = bench.settings
     settings = (
@@ -352,15 +352,15 @@ def method_sections(bench: Bench) -> tuple[Section, ...]:
     )
     method = (*map(sentence, bench.method), settings, *interval_lines(bench), *not_asked(bench))
     return (
-        Section("Cross-checks", notes=tuple(cross_check_sentence(bench, row) for row in bench.cross_checks)),
+        Section("Cross-checks", notes=tuple(_cross_check_sentence(bench, row) for row in bench.cross_checks)),
         Section("Not measured", notes=tuple(not_measured(bench))),
         Section("Method", notes=method, where="page"),
         Section("Device", notes=(*card_lines(bench), versions(bench.environment)), where="page"),
-        Section("What was measured", tables=(*model_tables(bench), *runner_tables(bench)), where="page"),
+        Section("What was measured", tables=(*_model_tables(bench), *_runner_tables(bench)), where="page"),
     )
 
 
-def model_tables(bench: Bench) -> tuple[Table, ...]:
+def _model_tables(bench: Bench) -> tuple[Table, ...]:
     """The files that were measured."""
     columns = (Column("model", "name"), Column("precision"), Column("size"), Column("input"), Column("SHA-256"))
     rows = [
@@ -373,7 +373,7 @@ def model_tables(bench: Bench) -> tuple[Table, ...]:
     return (Table((*columns, Column("file", "name")), tuple(rows)),)
 
 
-def runner_tables(bench: Bench) -> tuple[Table, ...]:
+def _runner_tables(bench: Bench) -> tuple[Table, ...]:
     """How each model was run, as asked and as found."""
     rows = [
         cells(

@@ -22,15 +22,15 @@ LINES = ("-", "--", ":", "-.")  # beyond as many models as there are colours
 BINS = 15  # of the calibration, as the calibration error has
 
 
-def told_scope(bench: Bench) -> str | None:
+def _told_scope(bench: Bench) -> str | None:
     """The scope that charts show: end to end where it was measured, else the first."""
     scopes = {row.scope for row in bench.measured_latency}
     return next((name for name in ("e2e", "device", "pipeline") if name in scopes), None)
 
 
-def told_rows(bench: Bench) -> list[Any]:
+def _told_rows(bench: Bench) -> list[Any]:
     """The latency rows that charts show: that scope, the smallest batch."""
-    rows = [row for row in bench.measured_latency if row.scope == told_scope(bench)]
+    rows = [row for row in bench.measured_latency if row.scope == _told_scope(bench)]
     smallest = min((row.batch for row in rows), default=None)
     return [row for row in rows if row.batch == smallest]
 
@@ -61,19 +61,21 @@ def label(bench: Bench, row: OfModel) -> str:
 def latency_charts(bench: Bench, samples: Samples | None) -> tuple[Chart, ...]:
     """The distribution of calls, their drift over time, and batch sizes; those that there are samples for."""
     charts = []
-    if samples and told_rows(bench):
-        charts.append(Chart("Latency distribution", partial(distribution, bench, samples), distribution_caption(bench)))
+    if samples and _told_rows(bench):
+        charts.append(
+            Chart("Latency distribution", partial(distribution, bench, samples), _distribution_caption(bench))
+        )
         caption = "A slope is drift: the device warms up or changes its clocks. Every round visits all models, so "
         charts.append(Chart("Latency over time", partial(drift, bench, samples), f"{caption}drift hits them alike."))
-    if len({row.batch for row in bench.measured_latency if row.scope == told_scope(bench)}) > 1:
-        caption = f"Timing scope {told_scope(bench)}. Medians of all calls; images/s of the same calls."
-        charts.append(Chart("Batch size", partial(batch_sizes, bench), caption))
+    if len({row.batch for row in bench.measured_latency if row.scope == _told_scope(bench)}) > 1:
+        caption = f"Timing scope {_told_scope(bench)}. Medians of all calls; images/s of the same calls."
+        charts.append(Chart("Batch size", partial(_batch_sizes, bench), caption))
     return tuple(charts)
 
 
-def distribution_caption(bench: Bench) -> str:
+def _distribution_caption(bench: Bench) -> str:
     """What the chart of distributions shows and leaves out."""
-    rows, left_out = told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
+    rows, left_out = _told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
     return (
         f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every "
         "raw sample; the slowest 0.1 % lie outside."
@@ -84,7 +86,7 @@ def distribution_caption(bench: Bench) -> str:
 
 def distribution(bench: Bench, samples: Samples) -> str:
     """Share of calls that took at most so long; the slowest 0.1 % are cut off."""
-    rows = fastest(told_rows(bench))
+    rows = fastest(_told_rows(bench))
     shares = np.append(np.linspace(0, 99, POINTS), np.linspace(99, 99.9, 20)[1:])
 
     def draw(axes: Any) -> None:
@@ -100,7 +102,7 @@ def distribution(bench: Bench, samples: Samples) -> str:
 
 def drift(bench: Bench, samples: Samples) -> str:
     """The median of every round, in % of the row's own median, over the seconds since the first round."""
-    rows = fastest(told_rows(bench))
+    rows = fastest(_told_rows(bench))
     start = min(samples.calls[row.key].started_s.min() for row in rows)
 
     def draw(axes: Any) -> None:
@@ -117,9 +119,9 @@ def drift(bench: Bench, samples: Samples) -> str:
     return svg(draw, labels=[label(bench, row) for row in rows])
 
 
-def batch_sizes(bench: Bench) -> str:
+def _batch_sizes(bench: Bench) -> str:
     """Median latency and images/s over the batch size."""
-    rows = sorted((row for row in bench.measured_latency if row.scope == told_scope(bench)), key=lambda row: row.batch)
+    rows = sorted((row for row in bench.measured_latency if row.scope == _told_scope(bench)), key=lambda row: row.batch)
     curves: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         curves.setdefault((row.model, row.runner), []).append(row)
@@ -228,7 +230,7 @@ def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
     accuracy = {(row.model, row.runner): row for row in bench.accuracy.rows}
     points = [
         Point(*pair, row.latency_ms.p50, 100 * right.accuracy, (100 * right.interval[0], 100 * right.interval[1]))
-        for row in told_rows(bench)
+        for row in _told_rows(bench)
         if (right := accuracy.get(pair := (row.model, row.runner)))
     ]
     if len(points) < 2:
@@ -251,7 +253,7 @@ def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
         plain_ticks(axes[0].xaxis)
 
     caption = (
-        f"Top-1 on the {bench.accuracy.split} split against the median of one call, scope {told_scope(bench)}, "
+        f"Top-1 on the {bench.accuracy.split} split against the median of one call, scope {_told_scope(bench)}, "
         "smallest batch; 95 % intervals. Filled, on the line: nothing is faster and better."
     )
     return (Chart("Accuracy against latency", partial(svg, draw), caption),)

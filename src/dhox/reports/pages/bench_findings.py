@@ -43,7 +43,7 @@ def who(bench: Bench, row: OfModel) -> str:
     return f"{row.model} by {row.runner}" if several_runners(bench) else row.model
 
 
-def row_name(bench: Bench, row: LatencyRow) -> str:
+def _row_name(bench: Bench, row: LatencyRow) -> str:
     """A row: model, batch, scope."""
     return f"{who(bench, row)}, batch {row.batch}, {row.scope}"
 
@@ -53,7 +53,7 @@ def emulated(bench: Bench) -> set[tuple[str, str]]:
     return {(row.model, row.runner) for row in bench.latency if row.emulated}
 
 
-def facts_of(bench: Bench, row: LatencyRow) -> RunnerFacts | None:
+def _facts_of(bench: Bench, row: LatencyRow) -> RunnerFacts | None:
     """What is known of the runner behind a latency row."""
     wanted = (row.model, row.runner, row.batch)
     return next((one.facts for one in bench.runners if (one.model, one.runner, one.batch) == wanted), None)
@@ -66,7 +66,7 @@ def unproven(facts: RunnerFacts) -> bool:
 
 def marks(bench: Bench, row: LatencyRow) -> str:
     """The letters of MARKS that hold for a latency row."""
-    facts = facts_of(bench, row)
+    facts = _facts_of(bench, row)
     found = {"E"} if row.emulated else {FLAG_MARKS[flag] for flag in row.flags if flag in FLAG_MARKS}
     if facts is not None:
         found |= {"F"} if facts.nodes_off_device else set()
@@ -79,7 +79,7 @@ def not_as_asked(bench: Bench) -> list[str]:
     """What differs from what was asked or hoped for, a sentence per finding; empty where all is well."""
     found: dict[str, list[str]] = {}
     for row in bench.runners:
-        reasons = runner_findings(row.facts, (row.model, row.runner) in emulated(bench))
+        reasons = _runner_findings(row.facts, (row.model, row.runner) in emulated(bench))
         for reason in reasons:
             found.setdefault(reason, []).append(f"{who(bench, row)}, batch {row.batch}")
     for timed in bench.latency:
@@ -88,10 +88,10 @@ def not_as_asked(bench: Bench) -> list[str]:
     root = bench.device.sysroot
     recorded = f"Board, clocks and sensors were read below {root}: a recording, not this machine."
     lines = [f"{reason} - {named(names)}." for reason, names in found.items()]
-    return [recorded] * (root is not None) + lines + flag_sentences(bench)
+    return [recorded] * (root is not None) + lines + _flag_sentences(bench)
 
 
-def runner_findings(facts: RunnerFacts, is_emulated: bool) -> list[str]:
+def _runner_findings(facts: RunnerFacts, is_emulated: bool) -> list[str]:
     """What one runner does otherwise than it was asked."""
 
     def because(note: str | None) -> str:
@@ -110,7 +110,7 @@ def runner_findings(facts: RunnerFacts, is_emulated: bool) -> list[str]:
     return found + [note.rstrip(".") for note in facts.notes]
 
 
-def flag_sentences(bench: Bench) -> list[str]:
+def _flag_sentences(bench: Bench) -> list[str]:
     """Throttling, drift and instability, with the rows that show it."""
     rows = bench.measured_latency
     titles = {
@@ -134,11 +134,11 @@ def flagged(bench: Bench, flag: str) -> str:
     rows = bench.measured_latency
     found = [row for row in rows if flag in row.flags]
     if len(found) == len(rows) > 2:
-        return f"all {len(rows)} rows{flag_range(flag, found)}"
-    return named(row_name(bench, row) + flag_range(flag, [row]) for row in found)
+        return f"all {len(rows)} rows{_flag_range(flag, found)}"
+    return named(_row_name(bench, row) + _flag_range(flag, [row]) for row in found)
 
 
-def flag_range(flag: str, rows: list[LatencyRow]) -> str:
+def _flag_range(flag: str, rows: list[LatencyRow]) -> str:
     """The lowest and highest number behind a flag, in brackets."""
     if flag == "drift":
         texts = [f"{100 * change:+.1f} %" for change in sorted(row.drift.change for row in rows)]

@@ -27,7 +27,7 @@ def compare_page(found: BenchComparison) -> Page:
     ]
     noise = f"Intervals from {found.latency_from}: noise within each bench, not what differs between sessions."
     unpaired = "Not paired: the two benches did not answer the same images, or predictions.csv is missing."
-    answers = [accuracy_cells(row) for row in found.accuracy]
+    answers = [_accuracy_cells(row) for row in found.accuracy]
     titles = "model|<runner|batch|<scope|old, ms|new, ms|new / old (95 %)|<verdict"
     drops = "model|<runner|old|new|drop, points (95 %)|<chance|<verdict"
     sections = (
@@ -42,7 +42,7 @@ def compare_page(found: BenchComparison) -> Page:
     return Page("", f"Old: {found.old}, new: {found.new}", sections)
 
 
-def accuracy_cells(row: AccuracyChange) -> tuple[Cell, ...]:
+def _accuracy_cells(row: AccuracyChange) -> tuple[Cell, ...]:
     """One model and runner of both benches."""
     chance = "could explain it" if row.chance else "could not"
     if row.mcnemar_p is not None:

@@ -10,11 +10,11 @@ from dhox.reports.text import size_text
 def device_sentence(card: DeviceCard) -> str:
     """Which machine, in one line."""
     if card.jetson:
-        return ", ".join([f"{card.host}: {card.jetson.model}", *board_facts(card.jetson)])
+        return ", ".join([f"{card.host}: {card.jetson.model}", *_board_facts(card.jetson)])
     return f"{card.host}: {card.cpu}, {card.cpu_cores} cores" + (f", {card.gpu.name}" if card.gpu else "")
 
 
-def board_facts(board: JetsonCard) -> list[str]:
+def _board_facts(board: JetsonCard) -> list[str]:
     """What a Jetson is set to: JetPack, power mode, clocks."""
     mode = board.power_mode
     return [
@@ -33,10 +33,10 @@ def card_lines(bench: Bench) -> list[str]:
     if bench.remote:
         lines.append(f"Measured over ssh on {bench.remote.host}, by {bench.remote.python} there.")
     if card.gpu:
-        lines.append(gpu_sentence(card.gpu))
+        lines.append(_gpu_sentence(card.gpu))
     if card.jetson:
-        lines += board_lines(card.jetson)
-    lines.append(f"{conditions_sentence(bench.conditions)}.")
+        lines += _board_lines(card.jetson)
+    lines.append(f"{_conditions_sentence(bench.conditions)}.")
     if used := bench.memory:
         peaks = [(used.peak_bytes, "of the machine's memory"), (used.process_peak_bytes, "of this process")]
         found = " and ".join(f"{size_text(count)} {what}" for count, what in peaks if count is not None)
@@ -44,7 +44,7 @@ def card_lines(bench: Bench) -> list[str]:
     return lines
 
 
-def gpu_sentence(gpu: GpuCard) -> str:
+def _gpu_sentence(gpu: GpuCard) -> str:
     """A discrete GPU."""
     parts = [
         gpu.name + (", a part of it (MIG)" if gpu.mig else ""),
@@ -57,15 +57,15 @@ def gpu_sentence(gpu: GpuCard) -> str:
     return f"GPU: {', '.join(part for part in parts if part)}."
 
 
-def board_lines(board: JetsonCard) -> list[str]:
+def _board_lines(board: JetsonCard) -> list[str]:
     """A Jetson."""
     module = f" ({board.module})" if board.module else ""
-    lines = [f"Board: {board.model}{module}, {', '.join(board_facts(board))}."]
+    lines = [f"Board: {board.model}{module}, {', '.join(_board_facts(board))}."]
     lines += [f"Power mode: {board.power_mode_note}."] if board.power_mode_note else []
     clocks = (("GPU", board.gpu_clock_mhz, None), ("memory", board.memory_clock_mhz, board.memory_clock_note))
     for what, clock, note in clocks:
         if clock:
-            lines.append(f"Clock of the {what} before the bench: {clock_text(clock)}.")
+            lines.append(f"Clock of the {what} before the bench: {_clock_text(clock)}.")
         elif note:
             lines.append(f"Clock of the {what}: not read, {note}.")
     library = board.tensorrt
@@ -77,7 +77,7 @@ def board_lines(board: JetsonCard) -> list[str]:
     return lines
 
 
-def clock_text(clock: Clock) -> str:
+def _clock_text(clock: Clock) -> str:
     """A Jetson's clock: now, its limits, its governor."""
     now = "unknown" if clock.current is None else f"{clock.current:,.0f} MHz"
     if clock.min is not None and clock.max is not None:
@@ -85,7 +85,7 @@ def clock_text(clock: Clock) -> str:
     return now + (f", governor {clock.governor}" if clock.governor else "")
 
 
-def conditions_sentence(seen: Conditions | None) -> str:
+def _conditions_sentence(seen: Conditions | None) -> str:
     """Clocks and temperatures while latency was measured."""
     if seen is None or not seen.sampled:
         reason = seen.note if seen and seen.note else "nothing readable"

@@ -54,7 +54,7 @@ class Paired(Protocol):
 
 def export_sections(manifest: Manifest, ledger: Ledger) -> tuple[Section, ...]:
     """What an export proves."""
-    return (heads_section(manifest, ledger), ledger_section(ledger), files_section(manifest))
+    return (_heads_section(manifest, ledger), ledger_section(ledger), _files_section(manifest))
 
 
 def export_page(export: Path, manifest: Manifest, ledger: Ledger) -> Page:
@@ -63,16 +63,16 @@ def export_page(export: Path, manifest: Manifest, ledger: Ledger) -> Page:
         f"{export / entry.file}: {entry.bytes / 1e6:.2f} MB{', default' * (entry.precision == manifest.default)}"
         for entry in manifest.artefacts
     ]
-    changed = (retuned_sentence(manifest),) if manifest.retuned_from else ()
+    changed = (_retuned_sentence(manifest),) if manifest.retuned_from else ()
     return Page("", "", export_sections(manifest, ledger), (*files, *changed))
 
 
-def heads_section(manifest: Manifest, ledger: Ledger) -> Section:
+def _heads_section(manifest: Manifest, ledger: Ledger) -> Section:
     """Every way to answer from the two heads, and the fold that ships."""
     rows = manifest.comparison
     listed = [
         cells(
-            Cell(STAGES[row.stage], "strong" if row.stage == shipped(manifest.fold) else ""),
+            Cell(STAGES[row.stage], "strong" if row.stage == _shipped(manifest.fold) else ""),
             percent(row),
             f"{share(row.agreement_with_dho)} %",
             decimals(row.calibration_error),
@@ -89,24 +89,24 @@ def heads_section(manifest: Manifest, ledger: Ledger) -> Section:
     return Section(
         "Heads and folds",
         tables=table("head|accuracy|as DHO|ECE|size|time", listed, caption),
-        charts=(Chart("", partial(heads_chart, rows, manifest.fold), orange),) if rows else (),
-        notes=(f"Fold: {fold_sentence(manifest)}",),
+        charts=(Chart("", partial(_heads_chart, rows, manifest.fold), orange),) if rows else (),
+        notes=(f"Fold: {_fold_sentence(manifest)}",),
     )
 
 
-def shipped(fold: Fold) -> str:
+def _shipped(fold: Fold) -> str:
     """The stage that an export ships."""
     plain = "linear_plain" if fold.z_norm else "linear_tuned"
     return {"linear": plain, "heads": "dho"}.get(fold.rule, fold.rule)
 
 
-def heads_chart(rows: list[ComparisonRow], fold: Fold) -> str:
+def _heads_chart(rows: list[ComparisonRow], fold: Fold) -> str:
     """Accuracy with its 95 % interval of every way to answer; the exported one in the second colour."""
 
     def draw(axes: Any) -> None:
         for place, row in enumerate(rows):
             accuracy, (low, high) = 100 * row.accuracy, (100 * bound for bound in row.interval)
-            style = {"fmt": "o", "color": "C1" if row.stage == shipped(fold) else "C0", "capsize": 3, "markersize": 5}
+            style = {"fmt": "o", "color": "C1" if row.stage == _shipped(fold) else "C0", "capsize": 3, "markersize": 5}
             axes[0].errorbar(accuracy, place, xerr=[[accuracy - low], [high - accuracy]], **style)
         axes[0].set_yticks(range(len(rows)), [STAGES[row.stage] for row in rows])
         axes[0].invert_yaxis()
@@ -166,7 +166,7 @@ def loss_sentence(ledger: Ledger) -> str:
     return f"First stage that lost accuracy: {'; then '.join(texts)}" if texts else "No stage lost accuracy"
 
 
-def fold_sentence(manifest: Manifest) -> str:
+def _fold_sentence(manifest: Manifest) -> str:
     """The chosen rule and why."""
     fold, evidence = manifest.fold, manifest.evidence
     if fold.rule == "single":
@@ -194,7 +194,7 @@ def fold_sentence(manifest: Manifest) -> str:
     return f"linear, {why}, r = {r}, {tuned} ({proof}).{note}"
 
 
-def retuned_sentence(manifest: Manifest) -> str:
+def _retuned_sentence(manifest: Manifest) -> str:
     """What a retuned export changed, and what it left out."""
     assert manifest.retuned_from is not None
     old, new = manifest.retuned_from.fold, manifest.fold
@@ -210,7 +210,7 @@ def retuned_sentence(manifest: Manifest) -> str:
     return text
 
 
-def files_section(manifest: Manifest) -> Section:
+def _files_section(manifest: Manifest) -> Section:
     """How each file came about, what it was checked against, where the graphs run, and when the answer is unknown."""
     rows = [
         cells(
@@ -226,14 +226,14 @@ def files_section(manifest: Manifest) -> Section:
     return Section(
         "Checks of the files",
         tables=table("check|<by|images|same label|largest diff.|allowed", rows),
-        notes=tuple(precision_lines(manifest)),
+        notes=tuple(_precision_lines(manifest)),
     )
 
 
-def precision_lines(manifest: Manifest) -> list[str]:
+def _precision_lines(manifest: Manifest) -> list[str]:
     """How each precision came about, where the graphs run, and when the answer is unknown."""
-    lines = [f"{entry.precision}: {text}." for entry in manifest.artefacts if (text := conversion_sentence(entry))]
-    placements = {entry.precision: placement_text(entry) for entry in manifest.artefacts}
+    lines = [f"{entry.precision}: {text}." for entry in manifest.artefacts if (text := _conversion_sentence(entry))]
+    placements = {entry.precision: _placement_text(entry) for entry in manifest.artefacts}
     where = next(iter(placements.values()))
     if any(isinstance(entry.placement, dict) for entry in manifest.artefacts):
         where = ", ".join(f"{precision} {text}" for precision, text in placements.items())
@@ -248,23 +248,23 @@ def precision_lines(manifest: Manifest) -> list[str]:
     return lines
 
 
-def placement_text(entry: Artefact) -> str:
+def _placement_text(entry: Artefact) -> str:
     """Nodes by provider, or why they are not known."""
     if isinstance(entry.placement, str):
         return entry.placement
     return " and ".join(f"{count} nodes on {provider}" for provider, count in entry.placement.items())
 
 
-def conversion_sentence(entry: Artefact) -> str:
+def _conversion_sentence(entry: Artefact) -> str:
     """What a precision conversion did: the share that it reached, and what stayed behind and why."""
     found = entry.conversion
     if found is None:
         return ""
-    text = int8_sentence(found) if isinstance(found, Int8Conversion) else half_sentence(found)
+    text = _int8_sentence(found) if isinstance(found, Int8Conversion) else _half_sentence(found)
     return f"{'before retuning, ' if found.before_retuning else ''}{text}"
 
 
-def half_sentence(found: HalfConversion) -> str:
+def _half_sentence(found: HalfConversion) -> str:
     """fp16."""
     text = f"{100 * found.share:.0f} % of convolutions and matrix products"
     measured = [node for node in found.kept if not node.always]
@@ -274,7 +274,7 @@ def half_sentence(found: HalfConversion) -> str:
     return text
 
 
-def int8_sentence(found: Int8Conversion) -> str:
+def _int8_sentence(found: Int8Conversion) -> str:
     """int8."""
     unit = f"points of top-1 {'gained' if found.drop < 0 else 'lost'}"
     text = (
@@ -303,11 +303,11 @@ def engines_page(export: Path, engines: list[Engine]) -> Page:
     ]
     title = "engine|batch|MB|graph|compiled|golden check|seconds"
     notes = ("graph, compiled: share of the convolutions and matrix products, as parsed and as compiled.",)
-    lines = [line for engine in engines for line in engine_lines(export, engine)]
+    lines = [line for engine in engines for line in _engine_lines(export, engine)]
     return Page(sections=(Section("", tables=table(title, rows), notes=notes),), ends=tuple(lines))
 
 
-def engine_lines(export: Path, engine: Engine) -> list[str]:
+def _engine_lines(export: Path, engine: Engine) -> list[str]:
     """Where an engine is and for what, and what was not proven of it."""
     where = engine.device.gpu or "any GPU from compute capability 8.0 on"
     lines = [f"{export / 'engines' / engine.folder}: for {where}, {engine.tensorrt.flavour} {engine.tensorrt.version}"]

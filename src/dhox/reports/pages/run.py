@@ -79,7 +79,7 @@ def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only
     if not (folder / RUN_FILE).exists():
         fix = f"Give one that holds {RUN_FILE} or {BENCH_FILE}."
         raise DhoxError(f"{folder} is neither a run nor a bench directory.", fix)
-    return write_page(folder / "report.html", line_page(read_line(folder, costs, labels_only)))
+    return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only)))
 
 
 def read_line(run: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Line:
@@ -114,10 +114,10 @@ def own_part(bench: Bench, manifest_sha256: str) -> Bench | None:
 
 def run_page(path: Path, run: Run, selection: Selection) -> Page:
     """What `dhox distill`, `retune` and `import-dho` print."""
-    return Page(f"{path}: {run.student.name}", run_sentence(run), run_sections(run, selection))
+    return Page(f"{path}: {run.student.name}", _run_sentence(run), _run_sections(run, selection))
 
 
-def run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
+def _run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
     """Notes, test accuracies, and the choice of alpha and beta."""
     rows = [cells(STAGES[row.stage], percent(row)) for row in run.test or []]
     return (
@@ -127,7 +127,7 @@ def run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
     )
 
 
-def run_sentence(run: Run) -> str:
+def _run_sentence(run: Run) -> str:
     """Method, sets, classes, teacher."""
     sets = run.sets
     return (
@@ -137,10 +137,10 @@ def run_sentence(run: Run) -> str:
     )
 
 
-def line_page(line: Line) -> Page:
+def _line_page(line: Line) -> Page:
     """report.html of a run."""
     run, selection = line.folder.run, line.folder.selection
-    subtitle = run_sentence(run)
+    subtitle = _run_sentence(run)
     if line.bench:
         subtitle += f"; measured on {device_sentence(line.bench.device)}, {line.bench.finished_at[:10]}"
     exported = export_sections(line.manifest, line.ledger) if line.manifest and line.ledger else ()
@@ -149,7 +149,7 @@ def line_page(line: Line) -> Page:
         line_section(line),
         *exported,
         *(ledger_sections(line.bench, line.beside) if line.bench else ()),
-        Section("Training and latency", charts=(*training_charts(line.folder), *times)),
+        Section("Training and latency", charts=(*_training_charts(line.folder), *times)),
         selection_section(selection, run.method),
         confusion_section(line),
         Section("Method", notes=tuple(method_lines(line))),
@@ -159,10 +159,10 @@ def line_page(line: Line) -> Page:
 
 def line_section(line: Line) -> Section:
     """The line stage by stage on test: accuracy, size and latency."""
-    costs = (onnx_costs(line.bench) if line.bench else {}) | line.costs
+    costs = (_onnx_costs(line.bench) if line.bench else {}) | line.costs
     rows = [
-        cells(STAGES[stage], percent(row), *(cost_texts(costs.get(stage)) if line.bench else ()))
-        for stage, row in stage_rows(line)
+        cells(STAGES[stage], percent(row), *(_cost_texts(costs.get(stage)) if line.bench else ()))
+        for stage, row in _stage_rows(line)
     ]
     caption = f"Test split, {line.folder.run.sets.n_test} images; nothing was chosen on it. Wilson intervals."
     if line.bench:
@@ -173,7 +173,7 @@ def line_section(line: Line) -> Section:
     return Section("Accuracy, size and latency", tables=table(titles, rows, caption))
 
 
-def stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
+def _stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
     """The stages of a line with their accuracy on test."""
     rows: list[tuple[str, Any]] = [(row.stage, row) for row in line.folder.run.test or []]
     if line.labels_only and line.labels_only.test:
@@ -186,7 +186,7 @@ def stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
     return rows + [(f"onnx_{row.precision}", row) for row in benched]
 
 
-def onnx_costs(bench: Bench) -> dict[str, Cost]:
+def _onnx_costs(bench: Bench) -> dict[str, Cost]:
     """Size and batch-1 latency of each benched file."""
     models = {model.name: model for model in bench.models}
     return {
@@ -198,7 +198,7 @@ def onnx_costs(bench: Bench) -> dict[str, Cost]:
     }
 
 
-def cost_texts(cost: Cost | None) -> tuple[str, str]:
+def _cost_texts(cost: Cost | None) -> tuple[str, str]:
     """MB and ms as cells."""
     if cost is None:
         return "", ""
@@ -238,7 +238,7 @@ def method_lines(line: Line) -> list[str]:
     return [*lines, versions(bench.environment if bench else run.environment)]
 
 
-def training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
+def _training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
     """Learning curves, and where it was probed the conflict of the two losses."""
     metrics, gradients = folder.metrics, read_gradients(folder.path / GRADIENTS_FILE)
     curves = "Loss per epoch (mean over its steps), and accuracy on all validation images."
@@ -248,13 +248,13 @@ def training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
     )
     charts = []
     if metrics:
-        charts.append(Chart("Learning curves", partial(learning_curves, metrics), curves))
+        charts.append(Chart("Learning curves", partial(_learning_curves, metrics), curves))
     if gradients:
-        charts.append(Chart("Gradient conflict", partial(gradient_chart, gradients), conflict))
+        charts.append(Chart("Gradient conflict", partial(_gradient_chart, gradients), conflict))
     return tuple(charts)
 
 
-def learning_curves(metrics: Metrics) -> str:
+def _learning_curves(metrics: Metrics) -> str:
     """Losses and validation accuracies over epochs."""
     accuracies = [name for name in metrics.columns if name.startswith("val_")]
 
@@ -277,7 +277,7 @@ def learning_curves(metrics: Metrics) -> str:
     return svg(draw, panels=2 if accuracies else 1)
 
 
-def gradient_chart(rows: list[GradientRow]) -> str:
+def _gradient_chart(rows: list[GradientRow]) -> str:
     """Cosine of the two losses' backbone gradients over the steps, and its mean per stage."""
     whole = [row for row in rows if row.stage == "backbone"]
     stages = list(dict.fromkeys(row.stage for row in rows if row.stage != "backbone"))

@@ -14,11 +14,11 @@ def selection_section(selection: Selection, method: str) -> Section:
     if check := selection.label_free:
         lines.append(f"{label_free_sentence(check)}.")
         lines += [f"Warning: {warning}." for warning in check.warnings]
-    part = Section(tables=grid_tables(selection), where="page")
+    part = Section(tables=_grid_tables(selection), where="page")
     return Section("Choosing alpha and beta", intro=tuple(lines), parts=(part,))
 
 
-def grid_tables(selection: Selection) -> tuple[Table, ...]:
+def _grid_tables(selection: Selection) -> tuple[Table, ...]:
     """The grid as a heat map, shades from the lowest to the highest score; none where nothing was searched."""
     grid = selection.grid
     if grid is None:
@@ -59,10 +59,10 @@ def selection_sentence(selection: Selection, method: str) -> str:
     else:
         labels = f"{selection.n_validation} validation labels"
         return f"fixed at {point}: {labels}, and searching needs {selection.fewest_images}"
-    return text + (f"; {evidence_sentence(selection.evidence)}" if selection.evidence else "")
+    return text + (f"; {_evidence_sentence(selection.evidence)}" if selection.evidence else "")
 
 
-def evidence_sentence(evidence: Evidence) -> str:
+def _evidence_sentence(evidence: Evidence) -> str:
     """The chosen point against the fixed one, on validation images that did not choose."""
     images = {
         "cross-fitted": "validation images, cross-fitted",

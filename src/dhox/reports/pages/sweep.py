@@ -30,19 +30,19 @@ def sweep_page(folder: Path, sweep: Sweep) -> Page:
     known = [f"{row.student}: {source(row.accuracy)}." for row in sweep.rows if row.accuracy]
     sections = (
         Section(intro=tuple(sweep.choice.reasons) if sweep.choice else (), marked=True),
-        student_section(sweep),
-        Section("Against latency", charts=sweep_charts(sweep)),
+        _student_section(sweep),
+        Section("Against latency", charts=_sweep_charts(sweep)),
         Section("Where the accuracies come from", notes=tuple(known)),
         Section("Method", notes=(*map(sentence, sweep.method), versions(sweep.environment)), where="page"),
     )
     return Page("Sweep of students by latency", subtitle, sections, (f"{folder / SWEEP_FILE}",))
 
 
-def student_section(sweep: Sweep) -> Section:
+def _student_section(sweep: Sweep) -> Section:
     """One row per student, fastest first, then what was not measured or is doubtful."""
     rows, asked = sweep.rows, sweep.settings
     columns: dict[Column, Callable[[SweepRow], Cell | str]] = {
-        Column("student", "name"): lambda row: student_cell(sweep, row),
+        Column("student", "name"): lambda row: _student_cell(sweep, row),
         Column("px"): lambda row: f"{row.image_size}",
         Column("M par."): lambda row: f"{row.parameters / 1e6:.1f}",
         Column("MB"): lambda row: f"{row.bytes / 1e6:.1f}",
@@ -66,7 +66,7 @@ def student_section(sweep: Sweep) -> Section:
     return Section("Students", tables=(Table(tuple(columns), listed, caption),) if rows else (), notes=notes(sweep))
 
 
-def student_cell(sweep: Sweep, row: SweepRow) -> Cell:
+def _student_cell(sweep: Sweep, row: SweepRow) -> Cell:
     """A student, marked where it is on the front: of accuracy where that is known, else of parameters."""
     on_front = row.student in (sweep.front.accuracy or sweep.front.parameters)
     return Cell(row.student + "*" * on_front, "strong" if on_front else "")
@@ -91,7 +91,7 @@ def source(known: KnownAccuracy) -> str:
     return f"{known.n:,} images of {known.split}, {known.method}, {known.what} ({known.run})"
 
 
-def sweep_charts(sweep: Sweep) -> tuple[Chart, ...]:
+def _sweep_charts(sweep: Sweep) -> tuple[Chart, ...]:
     """Accuracy, parameters and energy against latency, as far as they are known."""
     known = [row for row in sweep.rows if row.accuracy]
     metered = [row for row in sweep.rows if row.mj_per_image]

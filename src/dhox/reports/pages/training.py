@@ -22,9 +22,9 @@ def comparison_page(out: Path, comparison: Comparison) -> Page:
     rows = [
         cells(
             row.method + PARTS.get(row.stage, ""),
-            mean_text(row),
+            _mean_text(row),
             " ".join(f"{100 * value:.1f}" for value in row.accuracies),
-            mean_text(row.minus_dho, "+") if row.minus_dho else "",
+            _mean_text(row.minus_dho, "+") if row.minus_dho else "",
         )
         for row in comparison.rows
     ]
@@ -34,7 +34,7 @@ def comparison_page(out: Path, comparison: Comparison) -> Page:
     return Page(sections=(Section("Methods", tables=tables),), ends=(f"{out / COMPARISON_FILE}",))
 
 
-def mean_text(row: MeanInterval, sign: str = "") -> str:
+def _mean_text(row: MeanInterval, sign: str = "") -> str:
     """A mean and its symmetric interval in percent."""
     text = f"{100 * row.mean:{sign}.1f}"
     return text if row.interval is None else f"{text} ± {100 * (row.interval[1] - row.mean):.1f}"
