@@ -258,7 +258,8 @@ def test_a_candidate_is_a_whole_export_with_finite_answers(cache: Path, line: Pa
 def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys: pytest.CaptureFixture) -> None:
     file = own_line / "runs/tiny/run.json"
     run = read_record(file, Run)
-    write_record(file, replace(run, student=replace(run.student, image_size=SIDE)))
+    preprocessing = replace(run.preprocessing, crop=SIDE, resize=SIDE)
+    write_record(file, replace(run, student=replace(run.student, image_size=SIDE), preprocessing=preprocessing))
     words = [
         "sweep",
         "--students",
