@@ -112,8 +112,8 @@ def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
     assert (retuned.summary.test, retuned.selection.source) == (None, "given")
 
     manifest = export(Path("r"), Path("r/export"), fold_heads=fold_heads, fold_rule=rule, fp16=True).manifest
-    assert manifest["fold"]["rule"] == ("exact" if fold_heads else "heads")
-    assert [row["stage"] for row in manifest["comparison"]][:3] == ["ce_head", "kd_head", "dho"]
+    assert manifest.fold.rule == ("exact" if fold_heads else "heads")
+    assert [row.stage for row in manifest.comparison][:3] == ["ce_head", "kd_head", "dho"]
     golden = read_npz(Path("r/export/golden.npz"))
     side = config["vision_cfg"]["image_size"]
     assert golden["input"].shape[1:] == (side, side, 3)
@@ -165,10 +165,10 @@ def test_without_data_the_run_exports_and_says_so() -> None:
     assert "Give dhox export --data DATA" in result.summary.notes[-1]
     assert "stores no alpha and no beta" in result.summary.notes[0]
     exported = export(Path("r"), Path("r/export"))
-    assert exported.manifest["fold"]["rule"] == "exact"
-    assert exported.ledger["images"] == "synthetic images, for want of real ones"
-    assert exported.ledger["note"] == "not run: the images have no labels"
-    assert (exported.ledger["rows"], exported.ledger["labels"]) == ([], None)
+    assert exported.manifest.fold.rule == "exact"
+    assert exported.ledger.images == "synthetic images, for want of real ones"
+    assert exported.ledger.note == "not run: the images have no labels"
+    assert (exported.ledger.rows, exported.ledger.labels) == ([], None)
     assert onnx.load("r/export/model.onnx").graph.output[0].name == "probs"
     with pytest.raises(DhoxError, match="--max-accuracy-drop"):
         export(Path("r"), Path("e"), max_accuracy_drop=1.0)
@@ -178,8 +178,8 @@ def test_real_images_given_at_export_replace_the_synthetic_ones(line: Path) -> N
     torch.save(clip_student(TINY, 4)[1], "c.pt")
     import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
     result = export(Path("r"), Path("e"), data=line / "data")
-    assert result.ledger["images"] == "images, without using their labels"
-    assert result.manifest["data"] == str(line / "data")
+    assert result.ledger.images == "images, without using their labels"
+    assert result.manifest.data == str(line / "data")
     only_test = Path("only-test/test")
     only_test.mkdir(parents=True)
     (only_test / "bag").symlink_to(line / "data/test/bag")

@@ -18,7 +18,7 @@ import dhox.bench
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.evidence.dho_inference import dho_probs
-from dhox.export.folding.fold import Fold, fold_probs
+from dhox.export.folding.fold import fold_probs
 from dhox.export.retune import retune_export
 from dhox.models.classifier import load
 from dhox.reports.pages.run import write_report
@@ -47,18 +47,18 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         exported = export(Path("r"), Path(rule), fold_rule=rule, fp16=True)
         for file in ("model.onnx", "model.fp16.onnx"):
             assert build(Path(rule, file)).total() > 0
-        half = exported.manifest["artefacts"][1]["conversion"]
-        assert half["share"] > 0.5
-        assert half["difference"] <= 0.01
-        why = {row["op"]: row["why"] for row in half["kept"]}
+        half = exported.manifest.artefacts[1].conversion
+        assert half.share > 0.5
+        assert half.difference <= 0.01
+        why = {row.op: row.why for row in half.kept}
         if rule == "exact":  # logits of scale 100
             assert "logits up to" in why["Gemm"]
         else:  # fp16 throughout differs by 0.022 here: the worst nodes went back
-            assert any("alone it moves a probability" in row["why"] for row in half["kept"])
-        fold = exported.manifest["fold"]
+            assert any("alone it moves a probability" in row.why for row in half.kept)
+        fold = exported.manifest.fold
         logits = val["ce_logits"], val["kd_logits"]
-        assert (fold["z_norm"] is None) == (rule == "exact")
-        expected = dho_probs(*logits, alpha, beta) if rule == "exact" else fold_probs(val, Fold(**fold))
+        assert (fold.z_norm is None) == (rule == "exact")
+        expected = dho_probs(*logits, alpha, beta) if rule == "exact" else fold_probs(val, fold)
         heads = read_npz(Path(rule, "heads.npz"))
         weights = numpy_helper.to_array(
             next(t for t in onnx.load(Path(rule, "model.onnx")).graph.initializer if t.name == "head.linear.weight")
@@ -67,16 +67,16 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
         assert abs(probs - expected[:12]).max() < 1e-3
     assert dhox.bench("exact", out="b", duration=0.05, energy=0, batch="1", scope="e2e").bench.passed
-    stages = {row["stage"]: row for row in exported.manifest["comparison"]}
-    assert stages["linear_plain"]["head_parameters"] * 2 == stages["exact"]["head_parameters"]
-    assert stages["linear_tuned"]["head_parameters"] > stages["linear_plain"]["head_parameters"]
+    stages = {row.stage: row for row in exported.manifest.comparison}
+    assert stages["linear_plain"].head_parameters * 2 == stages["exact"].head_parameters
+    assert stages["linear_tuned"].head_parameters > stages["linear_plain"].head_parameters
     assert write_report(Path("r")).read_text().count("folded, torch") == 0  # its export lies elsewhere
 
     for rule, options in (("exact", {"mixture": (0.8, 2.0)}), ("linear", {"r": 0.5, "tau": 2.0})):
-        fold = Fold(**retune_export(Path(rule), Path(f"{rule}-2"), **options).manifest["fold"])
+        fold = retune_export(Path(rule), Path(f"{rule}-2"), **options).manifest.fold
         probs = load(f"{rule}-2", "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
         assert abs(probs - fold_probs(val, fold)[:12]).max() < 1e-3
-    assert fold.z_norm == exported.manifest["fold"]["z_norm"]
+    assert fold.z_norm == exported.manifest.fold.z_norm
 
 
 def test_a_student_grows_by_a_class(line: Path) -> None:
