@@ -16,7 +16,8 @@ from tensorrt_rtx_build import build
 import dhox
 import dhox.bench
 from dhox import export
-from dhox.artefacts.arrays import read_npz
+from dhox.artefacts.arrays import read_arrays, read_npz
+from dhox.artefacts.logits import Logits
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import fold_probs
 from dhox.export.retune import retune_export
@@ -34,14 +35,15 @@ OPTIONS: dict[str, Any] = {
 def test_from_data_to_bench(line: Path, kind: str) -> None:
     result = dhox.distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
     student = result.summary.student
-    assert (student["kd_head"], student["init_heads"], student["init_from"]) == (kind, "text", None)
-    assert student["tower"]["vision_cfg"]["patch_size"] == 4
+    assert (student.kd_head, student.init_heads, student.init_from) == (kind, "text", None)
+    assert (student.tower or {})["vision_cfg"]["patch_size"] == 4
     rows = {row.stage: row.accuracy for row in result.summary.test}
     assert rows["kd_head"] > 0.8  # it starts as its teacher
 
-    val = read_npz(Path("r/val.npz"))
-    assert val["z_norms"].shape == (80,)
-    assert val["kd_bias"].shape == (4,)
+    val = read_arrays(Path("r/val.npz"), Logits, C=4)
+    assert val.z_norms is not None
+    assert val.kd_bias is not None
+    assert (val.z_norms.shape, val.kd_bias.shape) == ((80,), (4,))
     alpha, beta = result.selection.alpha, result.selection.beta
     for rule in ("exact", "linear"):
         exported = export(Path("r"), Path(rule), fold_rule=rule, fp16=True)
@@ -56,7 +58,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
         else:  # fp16 throughout differs by 0.022 here: the worst nodes went back
             assert any("alone it moves a probability" in row.why for row in half.kept)
         fold = exported.manifest.fold
-        logits = val["ce_logits"], val["kd_logits"]
+        logits = val.ce_logits, val.kd_logits
         assert (fold.z_norm is None) == (rule == "exact")
         expected = dho_probs(*logits, alpha, beta) if rule == "exact" else fold_probs(val, fold)
         heads = read_npz(Path(rule, "heads.npz"))
@@ -64,7 +66,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
             next(t for t in onnx.load(Path(rule, "model.onnx")).graph.initializer if t.name == "head.linear.weight")
         )
         assert weights.shape == ((8 if rule == "exact" else 4), heads["ce_weight"].shape[1])
-        probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
+        probs = load(rule, "cpu", "fp32")([line / "data" / name for name in val.names[:12]])
         assert abs(probs - expected[:12]).max() < 1e-3
     assert dhox.bench("exact", out="b", duration=0.05, energy=0, batch="1", scope="e2e").bench.passed
     stages = {row.stage: row for row in exported.manifest.comparison}
@@ -74,7 +76,7 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
 
     for rule, options in (("exact", {"mixture": (0.8, 2.0)}), ("linear", {"r": 0.5, "tau": 2.0})):
         fold = retune_export(Path(rule), Path(f"{rule}-2"), **options).manifest.fold
-        probs = load(f"{rule}-2", "cpu", "fp32")([line / "data" / name for name in val["names"][:12]])
+        probs = load(f"{rule}-2", "cpu", "fp32")([line / "data" / name for name in val.names[:12]])
         assert abs(probs - fold_probs(val, fold)[:12]).max() < 1e-3
     assert fold.z_norm == exported.manifest.fold.z_norm
 
