@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,9 @@ class Paired(Protocol):
         """Exact, two-sided."""
 
 
-def export_sections(manifest: Manifest, ledger: Ledger) -> tuple[Section, ...]:
-    """What an export proves."""
-    return (_heads_section(manifest, ledger), ledger_section(ledger), _files_section(manifest))
+def export_sections(manifest: Manifest, ledger: Ledger, completed: Sequence[Section] = ()) -> tuple[Section, ...]:
+    """What an export proves. `completed`: its ledger as a device completed it, shown in the place of its own."""
+    return (_heads_section(manifest, ledger), *(completed or [ledger_section(ledger)]), _files_section(manifest))
 
 
 def export_page(export: Path, manifest: Manifest, ledger: Ledger) -> Page:

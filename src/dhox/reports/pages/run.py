@@ -143,12 +143,12 @@ def _line_page(line: Line) -> Page:
     subtitle = _run_sentence(run)
     if line.bench:
         subtitle += f"; measured on {device_sentence(line.bench.device)}, {line.bench.finished_at[:10]}"
-    exported = export_sections(line.manifest, line.ledger) if line.manifest and line.ledger else ()
+    here = ledger_sections(line.bench, line.beside) if line.bench else []
+    exported = export_sections(line.manifest, line.ledger, here) if line.manifest and line.ledger else tuple(here)
     times = latency_charts(line.bench, line.beside.samples)[:1] if line.bench else ()
     sections = (
         line_section(line),
         *exported,
-        *(ledger_sections(line.bench, line.beside) if line.bench else ()),
         Section("Training and latency", charts=(*_training_charts(line.folder), *times)),
         selection_section(selection, run.method),
         confusion_section(line),
