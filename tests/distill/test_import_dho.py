@@ -273,7 +273,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["import-dho", "vit.pt", "--arch", "dhoxtiny", "--classes", "classes.txt"])
     assert end.value.code == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert "used are alpha 0.5 (weight of the CE head) and beta 0.5" in text
     assert "alpha, beta: fixed at (0.5, 0.5) when the checkpoint was imported" in text
     assert "Next: dhox export runs/vit" in text
