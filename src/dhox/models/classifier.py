@@ -47,7 +47,13 @@ class ExportedModel:
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
         with self.lock:
-            return predict(self.session, self.tensors, batch)
+            probs = predict(self.session, self.tensors, batch)
+        if not np.isfinite(probs).all():
+            raise DhoxError(
+                f"{self.entry.file} answers with values that are no numbers.",
+                "Check the export with dhox verify, and copy or export it again.",
+            )
+        return probs
 
 
 def load(
