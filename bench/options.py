@@ -14,6 +14,13 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt", "jetson"]
 ScopeName = Literal["device", "e2e", "pipeline"]
 Duration = Annotated[float, Meta(ge=0.05, le=3600)]
 Window = Annotated[float, Meta(ge=0, le=3600)]
+DeviceOption = Annotated[
+    Device,
+    Option(
+        "Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson", common=True
+    ),
+]  # fmt: skip
+Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.")]
 ALL_SCOPES: tuple[ScopeName, ...] = ("device", "e2e", "pipeline")
 
 
@@ -86,13 +93,7 @@ class How(Group, kw_only=True):
 class Where(Group, kw_only=True):
     """Where to measure"""
 
-    device: Annotated[
-        Device,
-        Option(
-            "Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson",
-            common=True,
-        ),
-    ] = "auto"  # fmt: skip
+    device: DeviceOption = "auto"
     trust_engine: Annotated[
         bool, Option("Load a TensorRT engine that you did not build here. It can run any code.")
     ] = False
@@ -119,7 +120,7 @@ class Output(Group, kw_only=True):
     """Output"""
 
     out: Annotated[Path | None, Option("Bench directory.", shown="EXPORT/../bench/HOST-TIME", common=True)] = None
-    overwrite: Annotated[bool, Option("Replace an output directory of the same kind.")] = False
+    overwrite: Overwrite = False
 
 
 class BenchOptions(Options, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dhox.bench.options import Device, Duration, ScopeName, Window
+from dhox.bench.options import DeviceOption, Duration, Overwrite, ScopeName, Window
 from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Option, Options
 
@@ -89,13 +89,7 @@ class Measuring(Group, kw_only=True):
 class Place(Group, kw_only=True):
     """Where to measure"""
 
-    device: Annotated[
-        Device,
-        Option(
-            "Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson",
-            common=True,
-        ),
-    ] = "auto"  # fmt: skip
+    device: DeviceOption = "auto"
     host: Annotated[
         str | None, Option("Measure on this board by SSH.", metavar="USER@BOARD", shown="this machine", common=True)
     ] = None
@@ -105,7 +99,7 @@ class SweepOutput(Group, kw_only=True):
     """Output"""
 
     out: Annotated[Path | None, Option("Sweep directory.", shown="sweeps/HOST-TIME", common=True)] = None
-    overwrite: Annotated[bool, Option("Replace an output directory of the same kind.")] = False
+    overwrite: Overwrite = False
 
 
 class SweepOptions(Options, kw_only=True):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.common import Accuracy
 from dhox.evidence.statistics import (
-    accuracy_row,
     expected_calibration_error,
     negative_log_likelihood,
     paired_difference_lower_bound,
@@ -82,6 +82,6 @@ def test_scores_of_known_cases() -> None:
 
 
 def test_accuracy_row() -> None:
-    row = accuracy_row(np.array([True, True, False, True]))
-    assert (row["n"], row["correct"], row["accuracy"]) == (4, 3, 0.75)
-    assert accuracy_row(np.zeros(0, bool))["accuracy"] == 0
+    row = Accuracy.of(np.array([True, True, False, True]))
+    assert (row.n, row.correct, row.accuracy) == (4, 3, 0.75)
+    assert Accuracy.of(np.zeros(0, bool)).accuracy == 0

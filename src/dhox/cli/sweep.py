@@ -1,4 +1,4 @@
-"""The commands sweep and contract. Nothing heavy is imported before they run."""
+"""The command sweep. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 

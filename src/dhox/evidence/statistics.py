@@ -127,14 +127,3 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
         return mean, None
     half = student_t(0.05, n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
     return mean, (mean - half, mean + half)
-
-
-def accuracy_row(right: np.ndarray) -> dict[str, float | int | list[float]]:
-    """Accuracy of bool [N] with its 95 % interval, as every dhox file writes it."""
-    n, correct = len(right), int(right.sum())
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n if n else 0.0,
-        "interval": list(wilson_interval(correct, n)),
-    }

@@ -22,7 +22,7 @@ from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs
-from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, accuracy_row, confusion_matrix
+from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.charts import svg
 from dhox.reports.html import write_page
@@ -181,7 +181,7 @@ def _stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
     test = line.folder.test
     if test is not None and line.manifest and line.manifest.fold.rule in {"linear", "exact"}:
         right = fold_probs(test, line.manifest.fold).argmax(-1) == test.labels
-        rows.append(("folded_torch", msgspec.convert(accuracy_row(right), Accuracy)))
+        rows.append(("folded_torch", Accuracy.of(right)))
     benched = line.bench.accuracy.rows if line.bench else []
     return rows + [(f"onnx_{row.precision}", row) for row in benched]
 
