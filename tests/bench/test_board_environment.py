@@ -106,7 +106,7 @@ def test_packages_that_pip_cannot_fetch_come_with_the_command(monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
         DhoxError,
-        match=r"orin.*ERROR: .*`python3 -m pip install .*manylinux_2_35_aarch64.*cp310-",
+        match="ERROR.*`python3.*manylinux_2_35_aarch64.*cp310-",
     ):
         wheel_folder("orin", ORIN)
     assert list((tmp_path / "dhox/boards").iterdir()) == []

@@ -82,7 +82,7 @@ def test_a_head_of_several_layers_is_named(own_line: Path) -> None:
     state = load_file(weights)
     state["ce_head.0.weight"] = state.pop("ce_head.weight")
     save_file(state, weights)
-    with pytest.raises(DhoxError, match=r"its head is not one linear layer: ce_head\.0\.weight\)\. Train it again"):
+    with pytest.raises(DhoxError, match=r"ce_head\.0\.weight"):
         export(own_line / "runs/tiny", Path("e"))
     assert not Path("e").exists()
 
@@ -105,7 +105,7 @@ def test_an_incomplete_run_is_named(own_line: Path, name: str, message: str) -> 
 def test_a_run_of_a_newer_dhox_is_named(own_line: Path) -> None:
     path = own_line / "runs/tiny/run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "dhox.run/2"}))
-    with pytest.raises(DhoxError, match=r"schema 'dhox.run/2', this dhox reads 'dhox.run/1'"):
+    with pytest.raises(DhoxError, match="'dhox.run/2'.*'dhox.run/1'"):
         export(own_line / "runs/tiny", Path("e"))
     assert not Path("e").exists()
 
@@ -113,9 +113,7 @@ def test_a_run_of_a_newer_dhox_is_named(own_line: Path) -> None:
 def test_classes_renamed_since_training_are_named(own_line: Path) -> None:
     for split in ("train", "val", "test"):
         (own_line / "data" / split / "bag").rename(own_line / "data" / split / "handbag")
-    with pytest.raises(
-        DhoxError, match=r"not those of the training\. New: handbag\. Missing: bag\. Name the classes as"
-    ):
+    with pytest.raises(DhoxError, match="handbag.*bag"):
         export(own_line / "runs/tiny", Path("e"), data=own_line / "data")
     assert not Path("e").exists()
     items = [Item(Path("a.png"), "a.png", "handbag"), Item(Path("b.png"), "b.png", "shoe")]  # as a list names them

@@ -105,7 +105,7 @@ def write_engine(folder: Path, content: dict[str, Any], plan: bytes = PLAN) -> P
 
 def test_only_the_builder_on_this_machine_is_trusted(tmp_path: Path) -> None:
     folder, made = write_engine(tmp_path / "e", content()), sidecar()
-    with pytest.raises(DhoxError, match=r"not built on this machine by this user.*can run any code.*--trust-engine"):
+    with pytest.raises(DhoxError, match="--trust-engine"):
         engines.read_plan(folder, made, trust_engine=False)
     assert engines.read_plan(folder, made, trust_engine=True) == PLAN
     engines.record_trust(made.engine.sha256, folder)
@@ -133,7 +133,7 @@ def test_a_hash_is_needed_but_not_enough(tmp_path: Path) -> None:
     engines.record_trust(sidecar().engine.sha256, tmp_path)
     other = write_engine(tmp_path / "other", content(), b"A plan")
     for trust in (False, True):
-        with pytest.raises(DhoxError, match=r"SHA-256 differs.*dhox export EXPORT --tensorrt"):
+        with pytest.raises(DhoxError, match="SHA-256.*EXPORT.*--tensorrt"):
             engines.read_plan(other, sidecar(), trust)
     longer = write_engine(tmp_path / "longer", content(), PLAN + b"!")
     with pytest.raises(DhoxError, match="has not the size"):
