@@ -25,7 +25,7 @@ from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.calibrated import to_half
-from dhox.export.quantization.int8 import to_int8
+from dhox.export.quantization.int8 import Int8Choices, Judges, to_int8
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import predict
 from dhox.runtimes.tensors import Tensors
@@ -63,11 +63,11 @@ def main() -> None:
     fp32 = export_onnx(Deployable(exportable(model), head, preprocessing, "uint8-nhwc").eval(), size, {})
     tensors = Tensors(preprocessing)
     half = to_half(fp32, {}, list(tensors.batches(pixels[few], BATCH)))
-    int8 = to_int8(
-        fp32, {}, tensors, pixels[few], pixels[few], labels[few],
-        max_drop=options.max_accuracy_drop, method=options.method,
-        quantize_head=options.quantize_head, kept={node.node: node.why for node in half.account.kept},
+    choices = Int8Choices(
+        options.max_accuracy_drop, options.quantize_head, {node.node: node.why for node in half.account.kept},
+        options.method,
     )  # fmt: skip
+    int8 = to_int8(fp32, {}, tensors, pixels[few], Judges(pixels[few], labels[few]), choices)
 
     told = int8.account
     files = {"fp32": fp32, "fp16": half.content, "int8": int8.content}

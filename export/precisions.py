@@ -11,7 +11,7 @@ from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.calibrated import calibration_inputs, to_half
 from dhox.export.half_precision.convert import QUANTISED_OPSET
 from dhox.export.options import Precisions
-from dhox.export.quantization.int8 import to_int8
+from dhox.export.quantization.int8 import Int8Choices, Judges, to_int8
 from dhox.runtimes.tensors import Tensors
 
 INT8_MAX_DROP = 1.0  # points of top-1 that int8 may lose where --max-accuracy-drop does not say
@@ -45,10 +45,10 @@ def converted(
         models["fp16"] = Model(half.content, OPSET, half.account)
     if wanted.int8:
         judges = load_pixels(images.tuning, tensors.preprocessing, "Reading images that int8 is judged by")
-        int8 = to_int8(
-            fp32, metadata, tensors, pixels, judges, images.tuning_labels,
-            max_drop=INT8_MAX_DROP if max_drop is None else max_drop, quantize_head=wanted.quantize_head,
-            method=wanted.int8_ranges, kept={node.node: node.why for node in half.account.kept},
+        choices = Int8Choices(
+            INT8_MAX_DROP if max_drop is None else max_drop, wanted.quantize_head,
+            {node.node: node.why for node in half.account.kept}, wanted.int8_ranges,
         )  # fmt: skip
+        int8 = to_int8(fp32, metadata, tensors, pixels, Judges(judges, images.tuning_labels), choices)
         models["int8"] = Model(int8.content, QUANTISED_OPSET, int8.account)
     return models

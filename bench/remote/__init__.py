@@ -1,1 +1,1 @@
-"""Measuring on a board over ssh, and in each of its power modes."""
+"""Measuring on a board over ssh."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional
 
@@ -188,16 +187,3 @@ def save_adapter(adapter: TipAdapter, path: Path) -> None:
     )
     tensors = {name: getattr(adapter, name).cpu().contiguous() for name in TENSORS}
     write_bytes(path, save(tensors, {"dhox": msgspec.json.encode(header).decode()}))
-
-
-def load_adapter(path: Path) -> TipAdapter:
-    """Read what `save_adapter` wrote. Raises DhoxError for anything else."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = msgspec.json.decode((file.metadata() or {}).get("dhox", "{}"), type=AdapterHeader)
-            keys, values, text = (file.get_tensor(name) for name in TENSORS)
-    except (OSError, ValueError, SafetensorError) as err:
-        raise DhoxError(f"{path} is no adapter, or damaged ({err}).", "Write it again with dhox distill.") from err
-    if keys.shape[1:] != text.shape[1:] or values.shape != keys.shape[:1] or not keys.ndim == text.ndim == 2:
-        raise DhoxError(f"{path}: its tensors do not fit each other.", "Write it again with dhox distill.")
-    return TipAdapter(keys, values, text, header.scale, header.alpha, header.beta, header.chosen_on, header.n)

@@ -22,9 +22,10 @@ from dhox.artefacts.bench import Bench
 from dhox.artefacts.files import BENCH_FILE
 from dhox.artefacts.machine import SetPowerMode
 from dhox.artefacts.record import read_record
+from dhox.bench import power_modes
 from dhox.bench.options import Output
-from dhox.bench.remote import board, power_modes
-from dhox.bench.remote.power_modes import left_over, lock_file, power_mode_sweep, restore_left_over, state_file
+from dhox.bench.power_modes import left_over, lock_file, power_mode_sweep, restore_left_over, state_file
+from dhox.bench.remote import board
 from dhox.bench.run import BenchResult
 from dhox.cli.main import main
 from dhox.cli.power_modes import bench_modes
@@ -37,7 +38,7 @@ from dhox.system.sysroot import VARIABLE
 
 SWEEP = """
 import sys, time
-from dhox.bench.remote.power_modes import power_mode_sweep
+from dhox.bench.power_modes import power_mode_sweep
 not_run = []
 try:
     with power_mode_sweep(not_run) as (_, modes):

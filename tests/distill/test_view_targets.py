@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adapter_file import read_adapter
 from quick_distill import DEMO_TEACHER, quick
 from safetensors.numpy import save_file
 
 from dhox.data.dataset import read_image
 from dhox.data.items import Item
-from dhox.distill.teachers.adapter import ADAPTER_FILE, load_adapter
+from dhox.distill.teachers.adapter import ADAPTER_FILE
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.teachers.view_targets import read_rows
 from dhox.errors import DhoxError
@@ -122,7 +123,7 @@ def test_streaming_without_packed_images_trains_as_well(line: Path) -> None:
 @pytest.mark.parametrize("online", [False, True])
 def test_a_few_shot_teacher_is_fitted_used_and_kept(line: Path, online: bool) -> None:
     result = quick(line / "data", shots=8, epochs=3, adapter="tip-f", online_teacher=online)
-    adapter = load_adapter(Path("runs/x") / ADAPTER_FILE)
+    adapter = read_adapter(Path("runs/x") / ADAPTER_FILE)
     assert (len(adapter.keys), adapter.chosen_on, adapter.n) == (32, "validation", 80)
     assert any("Tip-Adapter-F on 32 labelled images" in note for note in result.summary.notes)
     assert result.summary.teacher.adapter == "tip-f"

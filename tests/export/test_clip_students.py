@@ -20,7 +20,7 @@ from dhox.artefacts.arrays import read_arrays, read_npz
 from dhox.artefacts.logits import Logits
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import fold_probs
-from dhox.export.retune import retune_export
+from dhox.export.retuning.run import retune_export
 from dhox.models.classifier import load
 from dhox.reports.pages.run import write_report
 

@@ -17,7 +17,7 @@ from dhox.evidence.statistics import softmax
 from dhox.export.folding.fold import coefficients, fold_probs, harmonic_mean
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.graphs.graph import folded_head
-from dhox.export.retune import probs_of_features
+from dhox.export.retuning.proof import probs_of_features
 
 FEATURES = 6
 ALPHA = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))

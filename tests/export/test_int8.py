@@ -24,7 +24,7 @@ from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.quantization.int8 import Int8, lost_points, to_int8
+from dhox.export.quantization.int8 import Int8, Int8Choices, Judges, lost_points, to_int8
 from dhox.export.quantization.qdq import METHODS, calibrate, layers, quantise, shortcuts
 from dhox.export.quantization.sensitivity import fewest
 from dhox.runtimes.onnxruntime_session import OnnxSession
@@ -90,8 +90,8 @@ def int8(student: str, **options: object) -> Int8:
     size = STUDENTS[student]
     judge, labels = images(size, "test", 120)
     return to_int8(
-        trained(student), {"classes": ["a"]}, TENSORS, images(size, "train", 64)[0], judge, labels,
-        **{"max_drop": 100.0, **options},  # type: ignore[arg-type]
+        trained(student), {"classes": ["a"]}, TENSORS, images(size, "train", 64)[0], Judges(judge, labels),
+        Int8Choices(**{"max_drop": 100.0, **options}),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     calibration = images(28, "train", 64)[0]
     before, after = answers(trained("test_resnet"), judge), answers(content, judge)
     assert abs(before - after).max() < 1e-3  # the same function in fp32
-    result = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3)
+    result = to_int8(content, {}, TENSORS, calibration, Judges(judge, labels), Int8Choices(max_drop=3))
     assert [layer.node for layer in result.account.returned] == [name]
     assert result.account.returned[0].op == "Conv"
     assert result.account.returned[0].damage > 0.01
@@ -204,10 +204,10 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     assert build(result.content)["INT8"] >= len(result.account.quantised)
     alone = {node.name: "" for node in onnx.load_from_string(content).graph.node if node.name != name}
     with pytest.raises(GateFailedError, match="3.*top-1.*120.*--fp16"):
-        to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=3, kept=alone)
+        to_int8(content, {}, TENSORS, calibration, Judges(judge, labels), Int8Choices(max_drop=3, kept=alone))
     with pytest.raises(GateFailedError, match=r"more than 3 % of the answers"):
-        to_int8(content, {}, TENSORS, calibration, judge, None, max_drop=3, kept=alone)
-    generous = to_int8(content, {}, TENSORS, calibration, judge, labels, max_drop=100, kept=alone)
+        to_int8(content, {}, TENSORS, calibration, Judges(judge, None), Int8Choices(max_drop=3, kept=alone))
+    generous = to_int8(content, {}, TENSORS, calibration, Judges(judge, labels), Int8Choices(max_drop=100, kept=alone))
     assert generous.account.quantised == [name]
     assert generous.account.drop > 3
     assert "expect little speed" in str(generous.account.advice)
@@ -224,14 +224,14 @@ def test_bad_input_is_refused() -> None:
     content = trained("test_resnet")
     judge, labels = images(28, "test", 8)
     with pytest.raises(DhoxError, match="measure ranges on.*Give DATA"):
-        to_int8(content, {}, TENSORS, judge[:0], judge, labels)
+        to_int8(content, {}, TENSORS, judge[:0], Judges(judge, labels))
     with pytest.raises(DhoxError, match="judge it by.*Give DATA"):
-        to_int8(content, {}, TENSORS, judge, judge[:0], labels)
+        to_int8(content, {}, TENSORS, judge, Judges(judge[:0], labels))
     with pytest.raises(UsageError, match=r"-1 points is a gain\. Allow 0 or more"):
-        to_int8(content, {}, TENSORS, judge, judge, labels, max_drop=-1)
+        to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(max_drop=-1))
     everything = {node.name: "" for node in onnx.load_from_string(content).graph.node}
     with pytest.raises(DhoxError, match="int8.*--int8"):
-        to_int8(content, {}, TENSORS, judge, judge, labels, kept=everything)
+        to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(kept=everything))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,10 +21,10 @@ from dhox.artefacts.manifest import Fold
 from dhox.cli.main import main
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.dho_inference import dho_probs
-from dhox.export import retune as module
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
-from dhox.export.retune import retune_export
+from dhox.export.retuning import run as module
+from dhox.export.retuning.run import retune_export
 from dhox.models.classifier import load
 
 

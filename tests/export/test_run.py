@@ -20,7 +20,7 @@ from dhox.artefacts.files import sha256
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs
-from dhox.export.retune import retune_export
+from dhox.export.retuning.run import retune_export
 from dhox.models.verify import verify
 
 

@@ -17,7 +17,7 @@ from dhox.errors import DhoxError
 from dhox.export.engines.engine import build_engines
 from dhox.export.integrations.emit import emit
 from dhox.export.options import Engines
-from dhox.export.retune import retune_export
+from dhox.export.retuning.run import retune_export
 from dhox.models.classifier import load
 from dhox.models.export_directory import open_export
 from dhox.models.verify import verify

@@ -186,6 +186,7 @@ def test_files_that_no_bench_wrote_are_one_message(tmp_path: Path) -> None:
     for damage, words in (
         (whole.replace(b'"rounds": 40', b'"rounds": "40"', 1), "settings.rounds"),
         (whole.replace(b"dhox.bench/3", b"dhox.bench/1"), "dhox.bench/1"),
+        (whole.replace(b'"flags": []', b'"flags": [""]', 1), "flags"),
         (b"{", "not valid JSON"),
     ):
         (tmp_path / "bench.json").write_bytes(damage)

@@ -39,7 +39,7 @@ class EnergyRow(Record, kw_only=True):
     mj_per_correct: Annotated[float | None, Meta(description="mj_per_image over accuracy on the test split")]
     rails_w: Annotated[dict[str, float], Meta(description="mean of each rail")]
     resolution: Annotated[float, Meta(ge=0, le=1, description="share of the energy that the sensor leaves uncertain")]
-    flags: list[str]
+    flags: list[Name]
     trace: Annotated[str, Meta(description="its name in samples.npz")]
 
 

@@ -83,7 +83,7 @@ class LatencyStatistics(Record, kw_only=True):
     round_cv: Annotated[float, Meta(ge=0, description="the same of round medians")]
     effective: Effective
     drift: Drift
-    flags: Annotated[list[str], Meta(description="such as unstable, drift, throttled, not steady")]
+    flags: Annotated[list[Name], Meta(description="such as unstable, drift, throttled, not steady")]
 
 
 class LatencyRow(LatencyStatistics, kw_only=True):

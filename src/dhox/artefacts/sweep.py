@@ -52,7 +52,7 @@ class SweepRow(Record, kw_only=True):
     p50_interval: MsInterval
     p99_interval: MsInterval | None
     images_per_s: Positive
-    flags: list[str]
+    flags: list[Name]
     emulated: str | None
     runner: Name
     mj_per_image: float | None

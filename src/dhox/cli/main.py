@@ -167,7 +167,7 @@ def doctor(
             show(target_page(facts))
         return
     if restore_power_mode:
-        from dhox.bench.remote.power_modes import restore_left_over
+        from dhox.bench.power_modes import restore_left_over
 
         mode = restore_left_over()
         say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")

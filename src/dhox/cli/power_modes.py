@@ -13,7 +13,7 @@ from dhox.artefacts.bench_latency import LatencyRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output
 from dhox.bench.interrupts import stopping_signals
 from dhox.bench.options import Output
-from dhox.bench.remote.power_modes import power_mode_sweep
+from dhox.bench.power_modes import power_mode_sweep
 from dhox.bench.run import BenchResult
 from dhox.console import console, say
 from dhox.errors import DhoxError, StoppedError, UsageError

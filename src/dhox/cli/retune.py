@@ -35,7 +35,7 @@ def retune(
     metric, mixture, of_export = options.chosen.metric, options.chosen.mixture, options.export
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
-        from dhox.export.retune import retune_export
+        from dhox.export.retuning.run import retune_export
         from dhox.reports.pages.export import export_page
 
         retuned = retune_export(

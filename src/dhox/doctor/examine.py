@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dhox.artefacts.files import free_bytes
-from dhox.bench.remote.power_modes import RESTORE, left_over
+from dhox.bench.power_modes import RESTORE, left_over
 from dhox.bench.sensors.energy import find_meter
 from dhox.doctor.backends import Finding, Place, find_backends, this_place
 from dhox.errors import DhoxError

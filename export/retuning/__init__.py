@@ -1,0 +1,1 @@
+"""Other alpha, beta, r or tau in an export as it stands."""
