@@ -19,6 +19,7 @@ from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, check_output
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, Training
+from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import console
 from dhox.data.dataset import Item, class_numbers, data_address
@@ -148,7 +149,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
         outcome = judge(student, material, targets, place)
         summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
-            write_run(run, student.model, outcome, targets, summary)
+            summary = write_run(run, student.model, outcome, targets, summary)
     return DistillResult(out, summary, outcome.selection)
 
 
@@ -332,8 +333,8 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
     return notes
 
 
-def write_run(run: Path, model: Student, outcome: Outcome, targets: TeacherTargets | None, summary: Run) -> None:
-    """The files of a finished run; run.json last."""
+def write_run(run: Path, model: Student, outcome: Outcome, targets: TeacherTargets | None, summary: Run) -> Run:
+    """The files of a finished run; run.json last, which is returned."""
     save_student(model, run)
     write_arrays(run / VAL_FILE, outcome.val)
     if summary.test is not None:
@@ -341,5 +342,6 @@ def write_run(run: Path, model: Student, outcome: Outcome, targets: TeacherTarge
     write_record(run / SELECTION_FILE, outcome.selection)
     if targets is not None and targets.adapter is not None:
         save_adapter(targets.adapter, run / ADAPTER_FILE)
-    write_record(run / RUN_FILE, summary)
+    summary = write_run_file(run, summary)
     shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
+    return summary

@@ -35,9 +35,9 @@ from dhox.artefacts.manifest import (
     model_metadata,
 )
 from dhox.artefacts.record import write_record
-from dhox.artefacts.run_directory import RunDirectory, open_run
+from dhox.artefacts.run_directory import WEIGHTS_FILE, RunDirectory, open_run
 from dhox.data.dataset import data_address, read_image
-from dhox.distill.students.student import WEIGHTS_FILE, Student, load_student
+from dhox.distill.students.student import Student, load_student
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import make_ledger
 from dhox.export.check_images import CheckImages, check_images, load_pixels
@@ -53,6 +53,7 @@ from dhox.export.integrations.example import EXAMPLE_FILE, example_text
 from dhox.export.options import Checks, ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, teacher_stage
 from dhox.export.precisions import Model, converted
+from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
 from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now, versions
@@ -117,6 +118,7 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     images = check_images(source.run, options.files.data)
     _check_labels_for_drop(options, images)
     pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
+    check_stored_answers(source, folded.student, images, pixels)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
         models = _write_models(folder, source, folded, images, options)
         proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)

@@ -16,11 +16,11 @@ from torch import nn
 
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
-from dhox.artefacts.files import RUN_FILE
 from dhox.artefacts.logits import VAL_FILE, Logits
 from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Run, SetsSummary
+from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import quietly
 from dhox.data.images import decode, model_input, normalise
@@ -74,7 +74,7 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
         )  # fmt: skip
         write_arrays(run / VAL_FILE, logits)
         write_record(run / SELECTION_FILE, selection)
-        write_record(run / RUN_FILE, summary)
+        write_run_file(run, summary)
         with quietly():
             return export(run, out, build(ExportOptions, fp16=fp16, overwrite=True)).manifest
 

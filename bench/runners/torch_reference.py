@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dhox.artefacts.files import RUN_FILE, sha256
 from dhox.artefacts.run import read_run
+from dhox.artefacts.run_directory import WEIGHTS_FILE
 from dhox.bench.bench_models import BenchModel
-from dhox.distill.students.student import WEIGHTS_FILE, load_student
+from dhox.distill.students.student import load_student
 from dhox.errors import DhoxError
 from dhox.export.folding.fold import Fold
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def retune(run: Path, *, metric: Metric | None = None, fixed: tuple[float, float
     Everything is read and checked before anything is written, and both files are written in full before either replaces
     its old one. Raises DhoxError for a folder that holds no complete run of two heads.
     """
-    opened = open_run(run)
+    opened = open_run(run, choosing_again=True)
     summary, old = opened.run, opened.selection
     if summary.method != "dho":
         raise DhoxError(
@@ -43,6 +44,8 @@ def retune(run: Path, *, metric: Metric | None = None, fixed: tuple[float, float
         )
     selection = select(opened.validation, summary.sets.selection, True, metric or old.metric, fixed)
     rows = None if opened.test is None else test_rows(opened.test, selection, two_heads=True)
-    summary = msgspec.structs.replace(summary, test=rows, retuned_at=now())
-    write_files({run / SELECTION_FILE: record_bytes(selection), run / RUN_FILE: record_bytes(summary)})
+    content = record_bytes(selection)
+    files = summary.files | {SELECTION_FILE: hashlib.sha256(content).hexdigest()}
+    summary = msgspec.structs.replace(summary, test=rows, retuned_at=now(), files=files)
+    write_files({run / SELECTION_FILE: content, run / RUN_FILE: record_bytes(summary)})
     return RetuneResult(run, summary, selection, (old.alpha, old.beta))

@@ -17,6 +17,7 @@ from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_dire
 from dhox.artefacts.logits import VAL_FILE
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Imported, Run, SetsSummary
+from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, with_labels
@@ -99,7 +100,7 @@ def import_dho(
             imported=Imported(str(file.absolute()), sha256(file), stored),
         )  # fmt: skip
         write_record(run / SELECTION_FILE, selection)
-        write_record(run / RUN_FILE, summary)
+        summary = write_run_file(run, summary)
     return ImportResult(out, summary, selection)
 
 

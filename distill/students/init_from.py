@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from dhox.artefacts.common import StudentSpec
 from dhox.artefacts.run import read_run
+from dhox.artefacts.run_directory import WEIGHTS_FILE
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
-from dhox.distill.students.student import WEIGHTS_FILE, Student
+from dhox.distill.students.student import Student
 from dhox.errors import DhoxError
 
 

@@ -13,13 +13,12 @@ from torch import nn
 
 from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.artefacts.files import write_bytes
+from dhox.artefacts.run_directory import WEIGHTS_FILE
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
 from dhox.errors import DhoxError
-
-WEIGHTS_FILE = "student.safetensors"
 
 
 class Student(nn.Module):

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import count
@@ -150,7 +151,7 @@ def settle(final: Path, file_name: str, schema: str) -> None:
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
     """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
     settle(final, file_name, schema)
-    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+    if not final.exists() or (final.is_dir() and all(_is_temporary(path) for path in final.iterdir())):
         return
     if not holds(final, file_name, schema):
         raise DhoxError(
@@ -158,6 +159,11 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         )
     if not overwrite:
         raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether a file is what a kill in `write_files` left: nothing that anyone reads."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
@@ -175,8 +181,8 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
     partial = partial_directory(final)
-    check_output(partial, file_name, schema, overwrite=True)
     with own_directory(partial):
+        check_output(partial, file_name, schema, overwrite=True)
         if not resume:
             empty(partial)
         if not holds(partial, file_name, schema):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from dhox.artefacts.common import (
     Accuracy,
@@ -17,11 +17,23 @@ from dhox.artefacts.common import (
     check_classes,
 )
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle
-from dhox.artefacts.record import AtLeastOne, Count, Kind, Name, NotNegative, Record, Share, read_record
+from dhox.artefacts.record import (
+    AtLeastOne,
+    Count,
+    FileName,
+    Kind,
+    Name,
+    NotNegative,
+    Record,
+    Sha256,
+    Share,
+    read_record,
+)
 from dhox.errors import DhoxError
 
 Method = Literal["dho", "sho", "ce", "kd", "untrained"]
 Source = Literal["val", "held-out", "none", "given", "imported", "untrained"]  # of the validation images
+Hashes = Annotated[dict[FileName, Sha256], Meta(description="SHA-256 of the files beside run.json")]
 Settings = dict[str, bool | int | float | str | list[str] | None]  # option -> value
 
 
@@ -103,6 +115,9 @@ class Run(Kind, kw_only=True):
     environment: Versions
     imported: Imported | None = None
     settings: Annotated[Settings | None, Meta(description="every option that decides the result")] = None
+    files: Annotated[dict[FileName, Sha256], Meta(description="SHA-256 of the files beside it")] = field(
+        default_factory=dict
+    )
     retuned_at: Annotated[str | None, Meta(description="UTC, ISO 8601; null: alpha and beta are the first")] = None
 
     def __post_init__(self) -> None:

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from dhox.artefacts.arrays import read_arrays
+from dhox.artefacts.files import RUN_FILE, sha256
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, Logits
 from dhox.artefacts.metrics import METRICS_FILE, Metrics, read_metrics
-from dhox.artefacts.record import AGAIN, read_record
+from dhox.artefacts.record import AGAIN, read_record, write_record
 from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.errors import DhoxError
+
+WEIGHTS_FILE = "student.safetensors"
+HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, SELECTION_FILE)
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,35 @@ class RunDirectory:
         return read_metrics(path) if path.exists() else None
 
 
-def open_run(path: Path) -> RunDirectory:
-    """Read a finished run directory. Raises DhoxError for anything else, and where its files do not belong together."""
+def write_run_file(path: Path, run: Run) -> Run:
+    """Write run.json with the hashes of the files that lie beside it: the last file of a run. What it holds."""
+    run = msgspec.structs.replace(run, files=hashes(path))
+    write_record(path / RUN_FILE, run)
+    return run
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """SHA-256 by name of the files that a run's results stand on."""
+    return {name: sha256(path / name) for name in HASHED if (path / name).is_file()}
+
+
+def check_hashes(path: Path, run: Run, names: tuple[str, ...] = HASHED) -> None:
+    """Raise DhoxError where one of these files is not the one that run.json describes."""
+    for name in names:
+        if name in run.files and not (path / name).is_file():
+            raise DhoxError(f"{path / name} is missing, though {RUN_FILE} names it.", "Copy the whole run directory.")
+        if name in run.files and sha256(path / name) != run.files[name]:
+            raise DhoxError(
+                f"{path / name} is not the file that {RUN_FILE} describes (its SHA-256 differs).",
+                "Choose again with dhox retune RUN." if name == SELECTION_FILE else "Restore it, or train again.",
+            )
+
+
+def open_run(path: Path, *, choosing_again: bool = False) -> RunDirectory:
+    """Read a finished run directory; `choosing_again`: selection.json will be replaced.
+
+    Raises DhoxError for anything else, and where its files do not belong together.
+    """
     run = read_run(path)
     selection = read_record(path / SELECTION_FILE, Selection)
     n, where = run.sets.n_validation, path / SELECTION_FILE
@@ -50,4 +83,5 @@ def open_run(path: Path) -> RunDirectory:
     validation = read_arrays(path / VAL_FILE, Logits, C=len(run.classes), N=n)
     if validation.names.tolist() != run.sets.validation:
         raise DhoxError(f"{path / VAL_FILE}: the names are not those of the run's validation images.", AGAIN)
+    check_hashes(path, run, tuple(name for name in HASHED if name != SELECTION_FILE or not choosing_again))
     return RunDirectory(path, run, selection, validation)

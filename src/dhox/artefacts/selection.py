@@ -25,6 +25,12 @@ class Grid(Record):
         if len(self.score) != len(self.alphas) or any(len(row) != len(self.betas) for row in self.score):
             raise ValueError("score is not [alphas][betas]")
 
+    def is_best(self, alpha: float, beta: float) -> bool:
+        """Whether no other point scored more than this one, which is one of the grid."""
+        if alpha not in self.alphas or beta not in self.betas:
+            return False
+        return self.score[self.alphas.index(alpha)][self.betas.index(beta)] == max(map(max, self.score))
+
 
 class Evidence(Record, kw_only=True):
     """Validation accuracy at the chosen and at the fixed point (0.4, 0.5), on images that did not choose."""
@@ -94,3 +100,5 @@ class Selection(Kind, kw_only=True):
             raise ValueError("n_selection_labels is above n_validation")
         if self.searched != (self.grid is not None):
             raise ValueError("there is a grid where something was searched, and only there")
+        if self.grid is not None and not self.grid.is_best(self.alpha, self.beta):
+            raise ValueError("alpha and beta are not the best point of the grid")

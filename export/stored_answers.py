@@ -1,0 +1,57 @@
+"""The student that was loaded against the logits that training stored of the same images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from dhox.artefacts.logits import HeadLogits
+from dhox.artefacts.run_directory import RunDirectory
+from dhox.data.dataset import spread
+from dhox.distill.results.evaluate import BATCH, predict_logits
+from dhox.distill.students.student import Student
+from dhox.errors import DhoxError
+from dhox.export.check_images import CheckImages
+from dhox.export.parity import val_rows
+
+MOST_IMAGES = 128
+# Root mean square of an image's differences, in standard deviations of the stored logits over the classes.
+FP32, MIXED = 0.01, 0.15
+
+
+def check_stored_answers(source: RunDirectory, student: Student, images: CheckImages, pixels: np.ndarray) -> None:
+    """Hold the student's logits of validation images, uint8 [N, H, W, 3], against val.npz of its run.
+
+    Nothing is said where the images are none of validation. Raises DhoxError where they differ by more than the
+    precision of the training explains.
+    """
+    rows = val_rows(source.validation, images.names) if len(source.validation) else None
+    if rows is None:
+        return
+    chosen = np.array(spread([*range(len(rows))], MOST_IMAGES))
+    stored = source.validation.of(rows[chosen])
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    batches = torch.from_numpy(pixels[chosen]).split(BATCH)
+    found = predict_logits(fabric, student, batches, len(chosen), source.run.preprocessing)
+    training = source.run.training
+    allowed = FP32 if training is None or training.precision in {"32-true", "64-true"} else MIXED
+    differences = largest_differences(found, stored)
+    wrong = differences > allowed
+    if wrong.any():
+        raise DhoxError(
+            f"The student in {source.path} answers {wrong.sum()} of {len(chosen)} validation images otherwise than "
+            f"after its training: logits differ by up to {differences.max():.2g} of their spread (allowed: "
+            f"{allowed:g}), first on {images.names[chosen[wrong.argmax()]]}.",
+            "Its weights are those of the training: mend the preprocessing in run.json or the images, or train again.",
+        )
+
+
+def largest_differences(found: HeadLogits, stored: HeadLogits) -> np.ndarray:
+    """Per image [N], the larger of both heads' differences: root mean square over the spread of the stored logits."""
+    each = []
+    for head in ("ce_logits", "kd_logits"):
+        new, old = getattr(found, head).astype(np.float64), getattr(stored, head).astype(np.float64)
+        spread_of_all = max(float(old.std(axis=1).mean()), 1e-12)
+        each.append(np.sqrt(((new - old) ** 2).mean(axis=1)) / spread_of_all)
+    return np.maximum(*each)
