@@ -13,7 +13,8 @@ from dhox.artefacts.common import Preprocessing, StudentEntry, StudentSpec, Teac
 from dhox.artefacts.files import RUN_FILE
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, Logits
 from dhox.artefacts.record import write_record
-from dhox.artefacts.run import Run, SetsSummary, StageAccuracy, Training
+from dhox.artefacts.run import Run, SetsSummary, StageAccuracy, Training, read_run
+from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 
 TRAINING = Training(
@@ -65,6 +66,11 @@ def example_selection(n_validation: int, **others: Any) -> Selection:
         "n_validation": n_validation, "n_selection_labels": 0, "fewest_images": 50, "grid": None,
     }  # fmt: skip
     return Selection(**(fields | others))
+
+
+def rehash(path: Path) -> None:
+    """Let run.json describe the files that lie beside it now."""
+    write_run_file(path, read_run(path))
 
 
 def write_run(path: Path, classes: int = 3, n_validation: int = 60, n_test: int = 20) -> Path:

@@ -15,6 +15,7 @@ from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
 from dhox.distill.students.student import Student
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
     if two_heads and spec.two_heads and spec.kd_head != kd_head:
         raise DhoxError(f"--init-from {run}: its KD head is {spec.kd_head}.", f"Use --kd-head {spec.kd_head}.")
     try:
-        state = load_file(run / WEIGHTS_FILE)
+        state = load_file(regular(run / WEIGHTS_FILE))
     except Exception as err:
         raise DhoxError(
             f"{run / WEIGHTS_FILE} is missing or damaged ({err}).", "Give another run, or train again."

@@ -19,6 +19,7 @@ from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 
 class Student(nn.Module):
@@ -91,9 +92,9 @@ def _load_backbone_weights(backbone: nn.Module, path: Path) -> None:
     """Load a state dict into a backbone, ignoring a classifier in it. Raises DhoxError where it does not fit."""
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state = load_file(regular(path))
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(regular(path), map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
     except Exception as err:
         raise DhoxError(
@@ -150,7 +151,7 @@ def load_student(run: Path, spec: StudentSpec) -> Student:
     student = with_heads(backbone, spec.image_size, spec.classes, spec.two_heads, spec.kd_head)
     names: list[str] = []
     try:
-        state = load_file(run / WEIGHTS_FILE)
+        state = load_file(regular(run / WEIGHTS_FILE))
         names = list(state)
         student.load_state_dict(state)
     except Exception as err:

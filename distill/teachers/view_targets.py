@@ -17,6 +17,7 @@ from dhox.distill.images.student_inputs import Boxes
 from dhox.distill.images.views import render
 from dhox.distill.teachers.teacher import Teacher
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,9 +66,9 @@ def read_rows(path: Path, n: int, what: str) -> np.ndarray:
     """
     try:
         if path.suffix == ".safetensors":
-            (array,) = load_file(path).values()
+            (array,) = load_file(regular(path)).values()
         else:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(regular(path), mmap_mode="r", allow_pickle=False)
     except Exception as err:  # safetensors and numpy raise many types on damaged files
         raise DhoxError(
             f"{path} cannot be read as {what} ({err}).", "Give a .npy or a .safetensors with one array."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from plain_files import read_json, write_json, write_npz
+from run_example import rehash
 
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
@@ -59,6 +60,7 @@ def test_test_labels_choose_nothing(own_line: Path) -> None:
     test = read_npz(run / "test.npz")
 
     write_npz(run / "test.npz", **test | {"labels": (test["labels"] + 1) % 4})
+    rehash(run)
     again = retune(run)
     assert again.selection == chosen
     right = dho_probs(test["ce_logits"], test["kd_logits"], chosen.alpha, chosen.beta).argmax(-1)

@@ -19,6 +19,7 @@ from dhox.artefacts.files import sha256
 from dhox.artefacts.heads import Heads
 from dhox.artefacts.manifest import Fold
 from dhox.cli.main import main
+from dhox.distill.results.retune import retune
 from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.head_weights import head_weights
@@ -82,8 +83,7 @@ def test_there_and_back_gives_the_first_bytes(line: Path, linear: Path) -> None:
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.7), (1.0, 0.5), (0.25, 2.0)])
 def test_a_retuned_export_is_the_export_of_the_retuned_run(own_line: Path, alpha: float, beta: float) -> None:
     run = own_line / "runs/tiny"
-    selection = content(run, "selection.json")
-    write_json(run / "selection.json", selection | {"alpha": alpha, "beta": beta, "searched": False, "grid": None})
+    retune(run, fixed=(alpha, beta))
     export(run, Path("fresh"), fold_rule="exact", fp16=True)
     retune_export(run / "export", Path("retuned"), mixture=(alpha, beta))
     fresh, retuned = content(Path("fresh")), content(Path("retuned"))

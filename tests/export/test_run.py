@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from run_example import rehash
 from tensorrt_rtx_build import build
 
 import dhox
@@ -144,6 +145,7 @@ def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:
         export(run, Path("e"))
     (run / "run.json").write_text(json.dumps(summary))
     (run / "student.safetensors").write_bytes(b"no weights at all")
+    rehash(run)
     with pytest.raises(DhoxError, match="does not hold the student"):
         export(run, Path("e"))
     assert not Path("e").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from plain_files import read_json, write_json
+from run_example import rehash
 from safetensors.numpy import load_file, save_file
 
 from dhox.cli.main import main
@@ -77,6 +78,24 @@ def test_a_reader_that_swaps_channels_is_found(
     shifted = lambda *given: np.roll(read(*given), 3, axis=2)  # noqa: E731 - gray images have equal channels
     monkeypatch.setattr(module, "load_pixels", shifted)
     assert exported(own_line / "runs/tiny", capsys)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "noise", "code"),
+    [("32-true", 0.003, 0), ("32-true", 0.05, 1), ("bf16-mixed", 0.05, 0), ("bf16-mixed", 0.5, 1)],
+)
+def test_the_precision_of_the_training_says_how_much_logits_may_differ(
+    own_line: Path, capsys: pytest.CaptureFixture[str], precision: str, noise: float, code: int
+) -> None:
+    run = own_line / "runs/tiny"
+    with np.load(run / "val.npz") as archive:
+        arrays = dict(archive)
+    spread = arrays["kd_logits"].std(axis=1).mean()
+    wave = np.where(np.indices(arrays["kd_logits"].shape).sum(0) % 2, 1, -1).astype(np.float32)
+    np.savez_compressed(run / "val.npz", **(arrays | {"kd_logits": arrays["kd_logits"] + noise * spread * wave}))
+    edit(run / "run.json", training=read_json(run / "run.json")["training"] | {"precision": precision})
+    rehash(run)
+    assert exported(run, capsys)[0] == code
 
 
 @pytest.mark.parametrize("name", ["val.npz", "test.npz"])

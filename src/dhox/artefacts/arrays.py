@@ -14,6 +14,7 @@ import numpy as np
 from dhox.artefacts.files import LARGEST_NPZ, write_bytes
 from dhox.artefacts.record import AGAIN
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises DhoxError for what is missing or damaged, before memory is taken for an array that its bytes cannot fill.
     """
     try:
-        with zipfile.ZipFile(path) as members:
+        with zipfile.ZipFile(regular(path)) as members:
             size = sum(member.file_size for member in members.infolist())
             if size > LARGEST_NPZ:
                 raise DhoxError(

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 RUN_SCHEMA = "dhox.run/1"
 EXPORT_SCHEMA = "dhox.export/3"
@@ -67,7 +68,7 @@ def mark_running(path: Path, schema: str) -> None:
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -104,7 +105,7 @@ def head_of(path: Path, schema: str) -> Head | None:
     try:
         if path.stat().st_size > LARGEST_JSON:
             return None
-        head = msgspec.json.decode(path.read_bytes(), type=Head)
+        head = msgspec.json.decode(regular(path).read_bytes(), type=Head)
     except (OSError, ValueError, RecursionError):
         return None
     return head if head.schema == schema else None

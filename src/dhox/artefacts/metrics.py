@@ -12,6 +12,7 @@ from pathlib import Path
 from dhox.artefacts.files import LARGEST_JSON, write_bytes
 from dhox.artefacts.record import AGAIN
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 METRICS_FILE, GRADIENTS_FILE = "metrics.csv", "gradients.csv"
 LOSSES = ("ce_loss", "kd_loss", "learning_rate")
@@ -88,7 +89,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise DhoxError(f"{path} is larger than dhox writes it.", "Check the path.")
-        table = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
+        table = list(csv.reader(io.StringIO(regular(path).read_text(encoding="utf-8")), strict=True))
     except OSError as err:
         raise DhoxError(f"Could not read {path}: {err.strerror}.", "Check the path.") from err
     except (ValueError, csv.Error) as err:

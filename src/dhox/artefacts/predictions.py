@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dhox.artefacts.files import write_bytes
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 PREDICTIONS_FILE = "predictions.csv"
 COLUMNS = ["model", "runner", "path", "label", "predicted", "probability"]
@@ -40,7 +41,7 @@ def read_predictions(path: Path) -> dict[tuple[str, str], Answers]:
     """(model, runner) -> answers; empty where the file is missing. Raises DhoxError for another table."""
     found: dict[tuple[str, str], Answers] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with regular(path).open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             if header != COLUMNS:

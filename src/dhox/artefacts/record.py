@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from dhox.artefacts.files import LARGEST_JSON, Head, write_bytes
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 from dhox.type_checking import dataclass_transform
 
 Count = Annotated[int, Meta(ge=0)]
@@ -81,7 +82,7 @@ def read_text(path: Path) -> bytes:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise DhoxError(f"{path} is larger than any JSON file of dhox ({LARGEST_JSON:,} bytes).", "Check the path.")
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as err:
         raise DhoxError(f"Could not read {path}: {err.strerror}.", "Check the path.") from err
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dhox.data.folder import image_files
 from dhox.data.items import SPLITS, Item, Splits, shorten
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 Listing = dict[str, list[tuple[str, str]]]  # split -> (image path below DATA, label), in the dataset's own order
 
@@ -98,7 +99,7 @@ def coop_classes(root: Path) -> list[tuple[str, str]]:
 def _zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
     """split -> (path, class number, class name) of every image in a `split_zhou_*.json`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(regular(file).read_text(encoding="utf-8"))
         return {
             split: [(str(path), int(number), str(name)) for path, number, name in content[split]]
             for split in ("train", "val", "test")
@@ -141,6 +142,6 @@ def _read_imagenet(root: Path, wanted: tuple[str, ...]) -> Splits:
 def lines(file: Path) -> list[str]:
     """The lines of a text file that hold something."""
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in regular(file).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
         raise DhoxError(f"{file} cannot be read ({err}).", "Unpack the dataset again.") from err

@@ -16,6 +16,7 @@ from dhox.data.items import SPLITS, Item, Splits, image_bytes, read_image, short
 from dhox.data.manifest import read_manifest
 from dhox.data.tar_shards import read_shards, shard_files
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 __all__ = [  # with what dhox.data.items says about one image, so that a reader of DATA imports this module alone
     "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_labels", "class_names", "class_numbers",
@@ -167,11 +168,11 @@ def class_names(
 def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     """Read `--classes FILE`."""
     try:
-        lines = [line.strip() for line in class_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = regular(class_file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         raise DhoxError(f"The class list {class_file} cannot be read ({err}).", "Check the path.") from err
     classes = []
-    for line in lines:
+    for line in filter(None, map(str.strip, text.splitlines())):
         label, _, prompt = line.partition("\t" if "\t" in line else ",")
         classes.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
     repeated = sorted(label for label, count in Counter(label for label, _ in classes).items() if count > 1)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dhox.data.images import UnreadableImageError, decode
 from dhox.errors import DhoxError, require
+from dhox.system.regular_file import regular
 
 SPLITS = ("train", "unlabelled", "val", "test")
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def image_bytes(item: Item) -> bytes:
     """The encoded image. Raises OSError."""
     if item.column is not None:
         return bytes(arrow_table(item.path)[item.column][item.row]["bytes"].as_py())
-    with item.path.open("rb") as file:
+    with regular(item.path).open("rb") as file:
         if item.span is None:
             return file.read()
         file.seek(item.span[0])

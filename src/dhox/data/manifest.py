@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dhox.data.items import SPLITS, Item, Splits
 from dhox.errors import DhoxError, require
+from dhox.system.regular_file import regular
 
 
 def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
@@ -48,12 +49,14 @@ def read_rows(manifest: Path) -> list[dict[str, str]]:
     """The rows of a manifest as texts; a missing value is an empty text."""
     if manifest.suffix.lower() == ".csv":
         try:
-            with manifest.open(newline="", encoding="utf-8-sig") as file:
+            with regular(manifest).open(newline="", encoding="utf-8-sig") as file:
                 return [
                     {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
                 ]
         except UnicodeDecodeError as err:
             raise DhoxError(f"{manifest} is not UTF-8 text ({err}).", "Save it as UTF-8.") from err
+        except (OSError, csv.Error) as err:
+            raise DhoxError(f"{manifest} cannot be read as CSV ({err}).", "Check the path and the file.") from err
     parquet = require("pyarrow.parquet", "parquet")
     try:
         table = parquet.read_table(manifest).to_pylist()

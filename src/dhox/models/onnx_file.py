@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError
+from dhox.system.regular_file import regular
 
 LARGEST_BYTES = 2**31  # a protobuf message holds no more
 DEEPEST = 100  # messages within messages: protobuf itself reads no deeper
@@ -83,7 +84,7 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
         size = model.stat().st_size
         if size > LARGEST_BYTES:
             raise _too_large(str(model), size)
-        found = read_onnx(model.read_bytes(), str(model))
+        found = read_onnx(regular(model).read_bytes(), str(model))
     except OSError as err:
         raise DhoxError(f"Could not read {model}: {err.strerror}.", "Check the path.") from err
     folder = model.resolve().parent

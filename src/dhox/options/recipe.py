@@ -8,6 +8,7 @@ from typing import Any
 
 from dhox.errors import DhoxError, UsageError
 from dhox.options.declare import Options, checked, closest, fields_of
+from dhox.system.regular_file import regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +22,7 @@ def read_toml(file: Path, kind: str, advice: str) -> dict[str, Any]:
     `kind`: what it is, for messages.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(regular(file).read_text(encoding="utf-8"))
     except OSError as err:
         raise DhoxError(f"The {kind} {file} cannot be read ({err.strerror}).", "Check the path.") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
