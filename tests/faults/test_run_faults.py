@@ -122,7 +122,7 @@ def test_a_stale_choice_is_found_and_made_again(own_line: Path, capsys: pytest.C
 
 
 def test_a_choice_that_is_not_its_grids_best_is_found_with_its_hash_mended(
-    own_line: Path, capsys: pytest.CaptureFixture[str]
+    line: Path, own_line: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = own_line / "runs/tiny"
     grid = read_json(run / "selection.json")["grid"]
@@ -133,3 +133,25 @@ def test_a_choice_that_is_not_its_grids_best_is_found_with_its_hash_mended(
     assert code == 1
     assert "selection.json" in said
     assert "grid" in said
+    before = (line / "runs/tiny/selection.json").read_bytes()
+    retune(run)
+    assert (run / "selection.json").read_bytes() == before
+
+
+def test_a_kill_at_the_first_write_does_not_block_the_output(own_line: Path) -> None:
+    Path("e.partial").mkdir()
+    Path("e.partial/.manifest.json.4711.tmp").write_bytes(b"{")
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(own_line / "runs/tiny"), "--out", "e"])
+    assert not end.value.code
+    assert not Path("e.partial").exists()
+
+
+def test_a_folder_with_other_hidden_files_is_never_taken(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("e").mkdir()
+    Path("e/.note.tmp").write_text("mine")
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(own_line / "runs/tiny"), "--out", "e"])
+    assert end.value.code == 1
+    assert Path("e/.note.tmp").read_text() == "mine"
+    assert "never overwritten" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.errors import DhoxError
 
 WEIGHTS_FILE = "student.safetensors"
+RETUNE = "Choose again with dhox retune RUN."
 HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, SELECTION_FILE)
 
 
@@ -64,7 +65,7 @@ def check_hashes(path: Path, run: Run, names: tuple[str, ...] = HASHED) -> None:
         if name in run.files and sha256(path / name) != run.files[name]:
             raise DhoxError(
                 f"{path / name} is not the file that {RUN_FILE} describes (its SHA-256 differs).",
-                "Choose again with dhox retune RUN." if name == SELECTION_FILE else "Restore it, or train again.",
+                RETUNE if name == SELECTION_FILE else "Restore it, or train again.",
             )
 
 
@@ -80,6 +81,12 @@ def open_run(path: Path, *, choosing_again: bool = False) -> RunDirectory:
         raise DhoxError(
             f"{where}: n_validation is {selection.n_validation}, and the run has {n} validation images.", AGAIN
         )
+    if (
+        not choosing_again
+        and selection.grid is not None
+        and not selection.grid.is_best(selection.alpha, selection.beta)
+    ):
+        raise DhoxError(f"{where}: alpha and beta are not the best point of its own grid.", RETUNE)
     validation = read_arrays(path / VAL_FILE, Logits, C=len(run.classes), N=n)
     if validation.names.tolist() != run.sets.validation:
         raise DhoxError(f"{path / VAL_FILE}: the names are not those of the run's validation images.", AGAIN)

@@ -100,5 +100,3 @@ class Selection(Kind, kw_only=True):
             raise ValueError("n_selection_labels is above n_validation")
         if self.searched != (self.grid is not None):
             raise ValueError("there is a grid where something was searched, and only there")
-        if self.grid is not None and not self.grid.is_best(self.alpha, self.beta):
-            raise ValueError("alpha and beta are not the best point of the grid")
