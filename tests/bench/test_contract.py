@@ -139,7 +139,7 @@ def test_bytes_that_end_early_are_refused_not_misread(tmp_path: Path) -> None:
     content = classifier().SerializeToString()
     for cut in range(8, len(content), 41):
         (tmp_path / "cut.onnx").write_bytes(content[:cut])
-        with pytest.raises(DhoxError, match=r"cut\.onnx.*ONNX"):
+        with pytest.raises(DhoxError, match=r"cut\.onnx is not an ONNX file, or is damaged"):
             read_graph(tmp_path / "cut.onnx")
 
 
@@ -243,7 +243,7 @@ def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path
     subject = foreign_model(path, path.with_suffix(".toml"))
     assert subject.fixed_batch == 5
     check_batches([subject], (1, 5))
-    with pytest.raises(DhoxError, match="5.*--batch"):
+    with pytest.raises(DhoxError, match=r"own .*batches of 5.*--batch 5"):
         check_batches([subject], (8,))
     found = dhox.bench(
         path, out=tmp_path / "bench", contract=path.with_suffix(".toml"), batch="1,5", scope="e2e", duration=0.05,

@@ -192,7 +192,7 @@ def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     process.kill()
     process.communicate()
     (root / "reboots_3").touch()
-    with pytest.raises(DhoxError, match="MODE_50W.*.3.*3"):
+    with pytest.raises(DhoxError, match=r"MODE_50W .3.*sudo nvpmodel -m 3"):
         restore_left_over()
     assert left_over() is not None
     (root / "mode").write_text("3\n")  # as after the reboot

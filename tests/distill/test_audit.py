@@ -168,7 +168,7 @@ def test_a_small_model_is_measured_on_the_same_images(line: Path, small_clip: st
     assert rows[True, "zero-shot"]["difference"] == pytest.approx(
         100 * (rows[True, "zero-shot"]["correct"] - rows[False, "zero-shot"]["correct"]) / 80
     )
-    with pytest.raises(UsageError, match="--small-clip"):
+    with pytest.raises(UsageError, match="--small-clip names the teacher or the same model twice"):
         run_audit(line / "data", "b", small_clip=[DEMO_TEACHER])
 
 

@@ -164,7 +164,7 @@ def test_reference_samplers_need_their_amount() -> None:
     data = splits()
     with pytest.raises(UsageError, match="few-shot-reference draws --shots .* Add --shots"):
         choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="few-shot-reference", label_fraction=0.1))
-    with pytest.raises(UsageError, match="--label-fraction"):
+    with pytest.raises(UsageError, match="percent-reference draws a share .* Add --label-fraction"):
         choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="percent-reference", shots=1))
     for sampler, amount in (("few-shot-reference", {"shots": 4}), ("percent-reference", {"label_fraction": 0.1})):
         with pytest.raises(DhoxError, match="without a labelled training image: c"):

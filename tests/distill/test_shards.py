@@ -79,7 +79,7 @@ def test_processes_deal_out_whole_files_and_miss_nothing(there: int, per_file: i
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    with pytest.raises(DhoxError, match="0.*1.*--cache"):
+    with pytest.raises(DhoxError, match="seed is 0 there and 1 here.*--cache"):
         prepare(folder, {"rows": "numbers", "seed": 1}, (2, 3), "float16")
     with pytest.raises(DhoxError, match=r"row_shape.*\[2.*3\].*\[4"):
         prepare(folder, RECIPE, (4, 3), "float16")

@@ -55,7 +55,7 @@ def test_weights_come_from_local_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_unknown_students_and_missing_files_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(DhoxError, match="'resnet19'.*resnet18"):
+    with pytest.raises(DhoxError, match=r"'resnet19' is not a timm model\. Closest: resnet18"):
         create_backbone("resnet19", "none", None)
     with pytest.raises(DhoxError, match="could not be loaded"):
         create_backbone("test_resnet", str(tmp_path / "none.pth"), None)

@@ -37,12 +37,12 @@ def test_templates_without_their_place_are_refused(tmp_path: Path, content: str)
 
 
 def test_wrong_files_and_contradictions(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="prompts"):
+    with pytest.raises(UsageError, match="both choose the prompts. Give one of them"):
         template_list("simple", ["a {}"])
-    with pytest.raises(UsageError, match="simple.*imagenet"):
+    with pytest.raises(UsageError, match="neither simple, nor imagenet, nor a file"):
         template_list("openai", [])
     (tmp_path / "empty").write_text("\n \n")
-    with pytest.raises(DhoxError, match="no template"):
+    with pytest.raises(DhoxError, match="holds no template. Write one per line, such as: a photo of a {}."):
         template_list(str(tmp_path / "empty"), [])
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(DhoxError, match="Save it as UTF-8"):

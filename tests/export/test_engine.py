@@ -112,7 +112,7 @@ def test_an_engine_is_replaced_only_when_asked(export: Path) -> None:
 
 def test_no_silent_fp32_engine(export: Path) -> None:
     replace_model(export, "fp16", (export / "model.onnx").read_bytes())
-    with pytest.raises(GateFailedError, match="fp16.*0%") as failed:
+    with pytest.raises(GateFailedError, match="fp16 was asked for, but only 0%") as failed:
         built_by(export, precision=["fp16"])
     assert failed.value.exit_code == 3
     assert not list((export / "engines").iterdir())
@@ -163,7 +163,7 @@ def test_the_parsers_own_words(export: Path) -> None:
     with pytest.raises(DhoxError, match=r"parser does not take .*first input has type UInt8 but must have"):
         built_by(export, precision=["fp32"])
     replace_model(export, "fp32", b"not an ONNX file")
-    with pytest.raises(DhoxError, match="model.onnx.*ONNX"):
+    with pytest.raises(DhoxError, match=r"model.onnx is not an ONNX file, or is damaged"):
         built_by(export, precision=["fp32"])
 
 
@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_earlier_engines(export: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(DhoxError, match="model.engine"):
+        with pytest.raises(DhoxError, match=r"Could not write .*model.engine: .+\. Free space"):
             built_by(export, precision=["fp16"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -73,5 +73,5 @@ def test_a_share_is_above_0_and_at_most_1(asked: float) -> None:
 
 def test_too_few_validation_images_are_named() -> None:
     reject_threshold(validation(20), FOLD, 0.9)
-    with pytest.raises(DhoxError, match="20.*19.*DATA"):
+    with pytest.raises(DhoxError, match="needs at least 20 validation images, and there are 19. Give DATA a val split"):
         reject_threshold(validation(19), FOLD, 0.9)

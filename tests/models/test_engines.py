@@ -105,7 +105,7 @@ def write_engine(folder: Path, content: dict[str, Any], plan: bytes = PLAN) -> P
 
 def test_only_the_builder_on_this_machine_is_trusted(tmp_path: Path) -> None:
     folder, made = write_engine(tmp_path / "e", content()), sidecar()
-    with pytest.raises(DhoxError, match="--trust-engine"):
+    with pytest.raises(DhoxError, match=r"not built on this machine by this user.*can run any code.*--trust-engine"):
         engines.read_plan(folder, made, trust_engine=False)
     assert engines.read_plan(folder, made, trust_engine=True) == PLAN
     engines.record_trust(made.engine.sha256, folder)

@@ -268,7 +268,7 @@ def test_a_manifest_that_dhox_did_not_write_is_an_error(export: Path, change: Ca
     content = manifest(export)
     change(content)
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=r"manifest\.json"):
+    with pytest.raises(DhoxError, match=r"manifest\.json is not what dhox wrote"):
         verify(export, "cpu")
 
 
