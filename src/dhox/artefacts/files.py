@@ -74,6 +74,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_hash(path: Path, expected: str, described_by: str, *, lost: str, changed: str) -> Path:
+    """The same path, once its SHA-256 is the one that a sibling file names. Raises DhoxError, which ends with `lost`
+    where it is missing and with `changed` where it is another file."""
+    if not path.is_file():
+        raise DhoxError(f"{path} is missing, though {described_by} names it.", lost)
+    if sha256(path) != expected:
+        raise DhoxError(f"{path} is not the file that {described_by} describes (its SHA-256 differs).", changed)
+    return path
+
+
 def free_bytes(place: Path) -> int:
     """Free space of the disk that holds a directory, or its nearest parent that exists."""
     place = place.resolve()

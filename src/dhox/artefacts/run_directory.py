@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from dhox.artefacts.arrays import read_arrays
-from dhox.artefacts.files import RUN_FILE, sha256
+from dhox.artefacts.files import RUN_FILE, check_hash, sha256
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, Logits
 from dhox.artefacts.metrics import METRICS_FILE, Metrics, read_metrics
 from dhox.artefacts.record import AGAIN, read_record, write_record
@@ -60,13 +60,10 @@ def hashes(path: Path) -> dict[str, str]:
 def check_hashes(path: Path, run: Run, names: tuple[str, ...] = HASHED) -> None:
     """Raise DhoxError where one of these files is not the one that run.json describes."""
     for name in names:
-        if name in run.files and not (path / name).is_file():
-            raise DhoxError(f"{path / name} is missing, though {RUN_FILE} names it.", "Copy the whole run directory.")
-        if name in run.files and sha256(path / name) != run.files[name]:
-            raise DhoxError(
-                f"{path / name} is not the file that {RUN_FILE} describes (its SHA-256 differs).",
-                RETUNE if name == SELECTION_FILE else "Restore it, or train again.",
-            )
+        if name in run.files:
+            changed = RETUNE if name == SELECTION_FILE else "Restore it, or train again."
+            lost = "Copy the whole run directory."
+            check_hash(path / name, run.files[name], RUN_FILE, lost=lost, changed=changed)
 
 
 def open_run(path: Path, *, choosing_again: bool = False) -> RunDirectory:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.artefacts.arrays import read_arrays
-from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, partial_directory, settle, sha256
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_hash, partial_directory, settle
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
@@ -91,14 +91,8 @@ def open_export(path: Path) -> Export:
 
 def check_file(export: Path, name: str, expected: str) -> Path:
     """The path of a file of the export, once its hash is what the manifest says."""
-    path = export / name
-    if not path.is_file():
-        raise DhoxError(
-            f"{path} is missing, though {EXPORT_FILE} names it.", "Copy the whole directory, or export again."
-        )
-    if sha256(path) != expected:
-        raise DhoxError(f"{path} is not the file that {EXPORT_FILE} describes (its SHA-256 differs).", AGAIN)
-    return path
+    lost = "Copy the whole directory, or export again."
+    return check_hash(export / name, expected, EXPORT_FILE, lost=lost, changed=AGAIN)
 
 
 def _check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None:
