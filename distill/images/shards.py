@@ -1,6 +1,7 @@
 """Rows of equal shape, found by key, in a directory of checksummed files: the teacher cache and the packed images.
 
-A directory holds `shards.json` (what the rows are) and files `KEYHASH.safetensors` of many rows each. A file is
+A directory holds `shards.json` (what the rows are) and files `KEYHASH.safetensors` of many rows each, which say the
+same: a file that was moved here from another directory is found, and a lost shards.json is made again. A file is
 written whole or not at all, so a kill costs at most the file in work; new keys are appended as new files; several
 processes fill one directory by writing different files.
 """
@@ -11,12 +12,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 import numpy as np
@@ -25,13 +28,14 @@ from safetensors.numpy import save
 
 from dhox.artefacts.files import write_bytes
 from dhox.artefacts.record import read_record, write_record
-from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowType, ShardHeader, Shards
+from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowKind, RowType, ShardHeader, Shards
 from dhox.data.dataset import shorten
 from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
 
 LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
 CHECKSUMS_UP_TO = 16 << 30  # bytes that are read whole when rows are opened; beyond, `dhox cache --verify` does it
+ROW_FILE = re.compile(r"[0-9a-f]{24}\.safetensors")
 MOST_ROWS, MOST_BYTES = 1024, 64 << 20  # of one file
 
 
@@ -42,7 +46,7 @@ class Shard:
     path: Path
     keys: list[bytes]
     offset: int
-    sha256: str
+    header: ShardHeader
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class Rows:
         return out
 
 
+def row_files(folder: Path) -> list[Path]:
+    """The files of rows in a directory, by their names: any other file is left alone."""
+    return sorted(path for path in folder.glob("*.safetensors") if ROW_FILE.fullmatch(path.name))
+
+
 def row_key(name: str, content: str) -> bytes:
     """The key of an image: a hash of its name and its content hash."""
     return hashlib.blake2b(f"{name}\0{content}".encode(), digest_size=KEY_BYTES).digest()
@@ -97,12 +106,7 @@ def prepare(
             raise DhoxError(f"Could not create {folder}: {err.strerror}.", "Choose another --cache.") from err
         write_record(path, wanted)
         return
-    flat_found, flat_wanted = (compared(header) for header in (read_record(path, Shards), wanted))
-    other = [
-        f"{name} is {flat_found.get(name)!r} there and {flat_wanted.get(name)!r} here"
-        for name in sorted(flat_found.keys() | flat_wanted.keys())
-        if flat_found.get(name) != flat_wanted.get(name)
-    ]
+    other = wanted.differences(read_header(folder))
     if other:
         raise DhoxError(
             f"{folder} was written by another teacher or recipe ({'; '.join(other)}).",
@@ -110,10 +114,13 @@ def prepare(
         )
 
 
-def compared(header: Shards) -> Recipe:
-    """What two directories must have in common to hold the same rows, as JSON keeps it."""
-    whole = header.recipe | {"row_shape": [*header.row_shape], "dtype": header.dtype}
-    return msgspec.json.decode(msgspec.json.encode(whole), type=Recipe)
+def read_header(folder: Path) -> Shards:
+    """What the rows of a directory are. Raises DhoxError where shards.json is damaged."""
+    try:
+        return read_record(folder / SHARDS_FILE, Shards)
+    except DhoxError as err:
+        fix = f"`dhox cache --repair {quote(str(folder))}` makes it again from the files beside it."
+        raise DhoxError(err.reason, fix) from err
 
 
 def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
@@ -126,28 +133,29 @@ def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
     if damaged:
         raise DhoxError(
             f"{folder} is damaged: {shorten([f'{name} ({reason})' for name, reason in sorted(damaged.items())], 4)}.",
-            f"`dhox cache --repair {folder}` drops these files; their rows are then computed again.",
+            f"`dhox cache --repair {quote(str(folder))}` drops these files; their rows are then computed again.",
         )
     return shards
 
 
 def examine(folder: Path, *, checksums: bool) -> tuple[list[Shard], dict[str, str]]:
     """(whole files, damaged or missing file -> reason)."""
-    header = read_record(folder / SHARDS_FILE, Shards)
-    row_bytes = prod(header.row_shape) * np.dtype(header.dtype).itemsize
-    found = sorted(folder.glob("*.safetensors"))
+    header = read_header(folder)
+    found = row_files(folder)
     damaged = {name: "missing" for name in header.files if not (folder / name).exists()}
     whole = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, result in zip(found, pool.map(lambda p: read_shard(p, row_bytes, checksums), found), strict=True):
+        for path, result in zip(found, pool.map(lambda p: read_shard(p, checksums), found), strict=True):
             if isinstance(result, str):
                 damaged[path.name] = result
+            elif other := header.differences(result.header):
+                damaged[path.name] = f"of another teacher or recipe: {'; '.join(other)}"
             else:
                 whole.append(result)
     return whole, damaged
 
 
-def read_shard(path: Path, row_bytes: int, checksums: bool) -> Shard | str:
+def read_shard(path: Path, checksums: bool) -> Shard | str:
     """One file, or what is wrong with it."""
     with path.open("rb") as file:
         try:
@@ -156,14 +164,15 @@ def read_shard(path: Path, row_bytes: int, checksums: bool) -> Shard | str:
             metadata = msgspec.json.decode(header["__metadata__"]["dhox"], type=ShardHeader)
         except (ValueError, KeyError, TypeError, RecursionError):
             return "no header"
-        shard = Shard(path, metadata.row_keys, 8 + length, metadata.sha256)
+        shard = Shard(path, metadata.row_keys, 8 + length, metadata)
+        row_bytes = prod(metadata.row_shape) * np.dtype(metadata.dtype).itemsize
         if path.stat().st_size != shard.offset + len(shard.keys) * row_bytes:
             return "truncated"
         if checksums:
             digest = hashlib.sha256()
             while block := file.read(1 << 22):
                 digest.update(block)
-            if digest.hexdigest() != shard.sha256:
+            if digest.hexdigest() != metadata.sha256:
                 return "its checksum differs"
     return shard
 
@@ -178,9 +187,9 @@ def open_rows(folder: Path, keys: list[bytes]) -> Rows:
 
     Checksums are compared where the directory holds at most CHECKSUMS_UP_TO bytes, sizes always.
     """
-    total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    total = sum(path.stat().st_size for path in row_files(folder))
     shards = read_shards(folder, checksums=total <= CHECKSUMS_UP_TO)
-    header = read_record(folder / SHARDS_FILE, Shards)
+    header = read_header(folder)
     dtype, shape = np.dtype(header.dtype), tuple(header.row_shape)
     places = where(shards)
     lost = sum(key not in places for key in keys)
@@ -218,6 +227,7 @@ def write_rows(
 
     Files are written by a thread of their own while the next rows are computed.
     """
+    what = read_header(folder)
     with ThreadPoolExecutor(1) as pool:
         done, held, n_held = 0, [], 0
         writing: Future[None] | None = None
@@ -230,7 +240,7 @@ def write_rows(
                 file_rows, rest = rows[:per_file], rows[per_file:]
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(_write_shard, folder, keys[done : done + len(file_rows)], file_rows)
+                writing = pool.submit(_write_shard, folder, what, keys[done : done + len(file_rows)], file_rows)
                 done += len(file_rows)
                 held, n_held = [rest], len(rest)
         if writing is not None:
@@ -238,19 +248,22 @@ def write_rows(
     assert done == len(keys), f"{len(keys) - done} rows were never computed"
 
 
-def _write_shard(folder: Path, keys: list[bytes], rows: np.ndarray) -> None:
+def _write_shard(folder: Path, what: RowKind, keys: list[bytes], rows: np.ndarray) -> None:
     """Write one file; equal keys and rows give the same name and bytes."""
     rows = np.ascontiguousarray(rows)
     joined = b"".join(keys)
     # One entry: safetensors writes several in any order.
-    header = ShardHeader(joined.hex(), hashlib.sha256(rows.data).hexdigest())
+    header = ShardHeader(
+        about=what.about, recipe=what.recipe, row_shape=what.row_shape, dtype=what.dtype, keys=joined.hex(),
+        sha256=hashlib.sha256(rows.data).hexdigest(),
+    )  # fmt: skip
     name = hashlib.blake2b(joined, digest_size=12).hexdigest()
     write_bytes(folder / f"{name}.safetensors", save({"rows": rows}, {"dhox": msgspec.json.encode(header).decode()}))
 
 
 def list_files(folder: Path) -> None:
     """Record in shards.json which files are there, so that a later loss is noticed."""
-    header = read_record(folder / SHARDS_FILE, Shards)
+    header = read_header(folder)
     shards, _ = examine(folder, checksums=False)
     for temporary in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
@@ -261,12 +274,31 @@ def list_files(folder: Path) -> None:
 
 
 def repair(folder: Path) -> dict[str, str]:
-    """Drop damaged files and forget missing ones; returns what they were."""
+    """Drop damaged files and forget missing ones; returns what they were.
+
+    A damaged shards.json is made again from the files: what most of their rows are, the others are dropped.
+    """
+    try:
+        read_header(folder)
+    except DhoxError:
+        _write_header_again(folder)
     _, damaged = examine(folder, checksums=True)
     for name in damaged:
         (folder / name).unlink(missing_ok=True)
     list_files(folder)
     return damaged
+
+
+def _write_header_again(folder: Path) -> None:
+    """shards.json from the files beside it. Raises DhoxError where none of them can be read."""
+    shards = [shard for path in row_files(folder) if isinstance(shard := read_shard(path, False), Shard)]
+    if not shards:
+        raise DhoxError(f"{folder} holds no file of rows that can be read.", "Delete the directory.")
+    most = max((shard.header for shard in shards), key=lambda what: sum(
+        len(shard.keys) for shard in shards if not what.differences(shard.header)
+    ))  # fmt: skip
+    again = Shards(about=most.about, recipe=most.recipe, row_shape=most.row_shape, dtype=most.dtype, files={})
+    write_record(folder / SHARDS_FILE, again)
 
 
 def filled_rows(fabric: Fabric, folder: Path, keys: list[bytes]) -> Rows:

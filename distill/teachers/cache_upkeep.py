@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhox.artefacts.record import read_record
-from dhox.artefacts.shards import SHARDS_FILE, Shards
+from dhox.artefacts.shards import SHARDS_FILE
 from dhox.console import console
 from dhox.distill.images.listing import list_images, look
 from dhox.distill.images.packed import packed_rows
-from dhox.distill.images.shards import examine, repair
+from dhox.distill.images.shards import examine, read_header, repair, row_files
 from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric, first_then_all
 from dhox.distill.small_options import CacheOptions
@@ -57,21 +56,30 @@ def fill(data: Path, root: Path, options: CacheOptions) -> list[CacheEntry]:
 
 def entries(root: Path, *, checksums: bool) -> list[CacheEntry]:
     """Every cache directory at or below `root`. Raises DhoxError where there is none."""
-    folders = sorted({path.parent for path in [root / SHARDS_FILE, *root.glob(f"*/{SHARDS_FILE}")] if path.exists()})
-    if not folders:
+    return [_entry(folder, checksums) for folder in _folders(root)]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The cache directories at or below `root`; one whose shards.json is lost still has its files of rows."""
+    found = [folder for folder in (root, *root.glob("*/")) if (folder / SHARDS_FILE).exists() or row_files(folder)]
+    if not found:
         raise DhoxError(f"{root} holds no teacher cache and no packed images.", "Give the --cache of a training.")
-    found = []
-    for folder in folders:
-        header = read_record(folder / SHARDS_FILE, Shards)
-        whole, damaged = examine(folder, checksums=checksums)
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        images = len({key for shard in whole for key in shard.keys})
-        found.append(CacheEntry(folder, header.rows, images, size, header.row_shape, header.about, damaged))
-    return found
+    return sorted(found)
+
+
+def _entry(folder: Path, checksums: bool) -> CacheEntry:
+    size = sum(path.stat().st_size for path in row_files(folder))
+    try:
+        header = read_header(folder)
+    except DhoxError as err:
+        return CacheEntry(folder, "unknown", 0, size, [], {}, {SHARDS_FILE: err.reason})
+    whole, damaged = examine(folder, checksums=checksums)
+    images = len({key for shard in whole for key in shard.keys})
+    return CacheEntry(folder, header.rows, images, size, header.row_shape, header.about, damaged)
 
 
 def repair_all(root: Path) -> list[CacheEntry]:
     """Drop the damaged files of every cache directory; their rows are computed again when they are needed."""
-    for entry in entries(root, checksums=False):
-        repair(entry.folder)
+    for folder in _folders(root):
+        repair(folder)
     return entries(root, checksums=False)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.shards import ShardHeader
 from dhox.distill.images.shards import (
     Shard,
     examine,
@@ -25,6 +26,7 @@ from dhox.errors import DhoxError
 
 RECIPE = {"rows": "numbers", "seed": 0}
 KEYS = [row_key(str(i), "content") for i in range(25)]
+HEADER = ShardHeader(about={}, recipe=RECIPE, row_shape=[2, 3], dtype="float16", keys="", sha256="0" * 64)
 ROWS = np.random.default_rng(0).integers(0, 255, (25, 2, 3)).astype(np.float16)
 
 
@@ -69,7 +71,7 @@ def test_new_keys_are_appended_and_old_files_stay(tmp_path: Path) -> None:
 
 @given(there=st.integers(0, 25), per_file=st.integers(1, 30), world=st.integers(1, 5))
 def test_processes_deal_out_whole_files_and_miss_nothing(there: int, per_file: int, world: int) -> None:
-    shards = [Shard(Path("x"), KEYS[:there], 0, "")]
+    shards = [Shard(Path("x"), KEYS[:there], 0, HEADER)]
     shares = [missing_share(KEYS + KEYS[:3], shards, per_file, rank, world) for rank in range(world)]
     assert sorted(number % 25 for share in shares for number in share) == list(range(there, 25))
     files = [missing_share(KEYS, shards, per_file, 0, 1)[i : i + per_file] for i in range(0, 25 - there, per_file)]
