@@ -51,7 +51,7 @@ from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
 from dhox.export.options import Checks, ExportOptions, Folding, check
-from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, teacher_stage
+from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, stored_stages
 from dhox.export.precisions import Model, converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
@@ -199,8 +199,10 @@ def prove(
     stages: dict[Stage, np.ndarray] = {"torch": torch}
     if folded.two_heads is not None:
         stages = {"two_head_torch": torch_probs(folded.two_heads, pixels, tensors), "folded_torch": torch}
-    reference = next(iter(stages))
-    stages = teacher_stage(images.names, source.validation) | stages
+    selection = source.selection
+    rule = Fold("exact", selection.alpha, selection.beta) if folded.heads.two else folded.choice.fold
+    stages = stored_stages(images.names, source.validation, rule) | stages
+    reference = next(stage for stage in stages if stage != "teacher")
     checks = []
     for precision, model in models.items():
         stages[STAGES[precision]] = onnx_probs(model.content, pixels, tensors)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.heads import Heads
-from dhox.artefacts.ledger import Ledger, Stage
+from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.logits import HeadLogits
 from dhox.artefacts.manifest import (
     Artefact,
@@ -21,7 +21,7 @@ from dhox.evidence.ledger import make_ledger
 from dhox.export.check_images import load_pixels
 from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.refold import with_features
-from dhox.export.parity import STAGES, check_rewritten, onnx_probs, teacher_stage, val_rows
+from dhox.export.parity import STAGES, check_rewritten, onnx_probs, stored_stages, val_rows
 from dhox.export.quantization.int8 import lost_points
 from dhox.export.retuning.before import Before
 from dhox.runtimes.onnxruntime_session import OnnxSession
@@ -84,10 +84,10 @@ def ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Pat
     if note is not None:
         return make_ledger({}, old.names, labels, old.images, note)
     pixels = load_pixels(items, export.manifest.preprocessing, "Reading check images")
-    stages: dict[Stage, np.ndarray] = teacher_stage(old.names, val)
+    stages = stored_stages(old.names, val, Fold("exact", fold.alpha, fold.beta))
     rows = val_rows(val, old.names)
     if rows is not None:
-        stages["two_head_torch"] = fold_probs(val, Fold("exact", fold.alpha, fold.beta))[rows]
+        stages["two_head_torch"] = stages["trained"]  # torch does not run here
         stages["folded_torch"] = fold_probs(val, fold)[rows]
     entries = export.manifest.artefacts
     answers = {entry.precision: onnx_probs(models[entry.file], pixels, export.tensors(entry)) for entry in entries}

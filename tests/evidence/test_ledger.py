@@ -43,6 +43,8 @@ def test_a_loss_beyond_chance_is_named_before_an_earlier_one_within_chance() -> 
     found = content(("torch", answering(4)), ("onnx_fp16", answering(5)), ("onnx_int8", answering(6)))
     assert [(loss.stage, loss.beyond_chance) for loss in found.losses] == [("onnx_fp16", False)]
     found = content(("teacher", answering(0)), ("torch", answering(10)), ("onnx_int8", answering(20)))
+    assert [loss.stage for loss in found.losses] == ["onnx_int8"]  # a student below its teacher has lost nothing here
+    found = content(("trained", answering(0)), ("torch", answering(10)), ("onnx_int8", answering(20)))
     assert [loss.stage for loss in found.losses] == ["torch", "onnx_int8"]
     assert content(("torch", answering(4)), ("onnx_fp16", answering(3))).losses == []
     assert losses([]) == []

@@ -168,13 +168,13 @@ def test_without_its_images_there_is_no_ledger_but_a_reason(own_line: Path) -> N
     without = retune_export(source, None)
     assert without.ledger.rows == []
     again = retune_export(without.export, Path("again"), data=own_line / "data")
-    assert (again.ledger.note, len(again.ledger.rows)) == (None, 5)
+    assert (again.ledger.note, len(again.ledger.rows)) == (None, 6)
     assert {path.name for path in (own_line / "runs/tiny").glob("export*")} == {
         "export", "export-retuned", "export-retuned-2",
     }  # fmt: skip
     moved = retune_export(source, None, data=own_line / "data", overwrite=True)
     assert moved.export.name == "export-retuned"
-    assert len(moved.ledger.rows) == 5
+    assert len(moved.ledger.rows) == 6
 
 
 def test_engines_are_left_out(own_line: Path) -> None:

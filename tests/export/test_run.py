@@ -52,12 +52,13 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
         assert sha256(folder / name) == digest
     assert [row["stage"] for row in ledger["rows"]] == [
         "teacher",
+        "trained",
         "two_head_torch",
         "folded_torch",
         "onnx_fp32",
         "onnx_fp16",
     ]
-    assert [row["n"] for row in ledger["rows"]] == [80] * 5
+    assert [row["n"] for row in ledger["rows"]] == [80] * 6
     assert {check["precision"]: check["largest_difference"] <= check["tolerance"] for check in manifest["checks"]} == {
         "fp32": True,
         "fp16": True,
@@ -235,7 +236,7 @@ def test_an_accuracy_drop_beyond_what_is_allowed_writes_nothing(line: Path, monk
 
     monkeypatch.setattr(export_module, "onnx_probs", of_another_image)
     monkeypatch.setattr(export_module, "check_against_torch", lambda *_: {"precision": "fp32"})
-    with pytest.raises(GateFailedError, match="onnx_fp32.*two_head_torch.*80"):
+    with pytest.raises(GateFailedError, match="onnx_fp32.*trained.*80"):
         export(line / "runs/tiny", Path("e"), max_accuracy_drop=1.0)
     assert not Path("e").exists()
 

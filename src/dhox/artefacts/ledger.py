@@ -8,7 +8,7 @@ from dhox.artefacts.common import Accuracy
 from dhox.artefacts.record import Count, Kind, NotNegative, Record, Share
 
 LEDGER_FILE = "ledger.json"
-Stage = Literal["teacher", "two_head_torch", "folded_torch", "torch", "onnx_fp32", "onnx_fp16", "onnx_int8"]
+Stage = Literal["teacher", "trained", "two_head_torch", "folded_torch", "torch", "onnx_fp32", "onnx_fp16", "onnx_int8"]
 
 
 class StageRow(Accuracy, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -70,11 +71,18 @@ def top_k_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float | Non
 
 
 def losses(rows: list[StageRow]) -> list[Loss]:
-    """The stages that lost accuracy beyond chance, in order; else the first that lost any."""
+    """The stages that lost accuracy beyond chance, in order; else the first that lost any.
+
+    A student that is worse than its teacher has lost nothing on the way to the device.
+    """
     lost = [
         Loss(row.stage, 100 * (row.gained - row.lost) / row.n, row.mcnemar_p, row.mcnemar_p < CHANCE)
-        for row in rows
-        if row.gained is not None and row.lost is not None and row.mcnemar_p is not None and row.lost > row.gained
+        for before, row in pairwise(rows)
+        if before.stage != "teacher"
+        and row.gained is not None
+        and row.lost is not None
+        and row.mcnemar_p is not None
+        and row.lost > row.gained
     ]
     return [loss for loss in lost if loss.beyond_chance] or lost[:1]
 

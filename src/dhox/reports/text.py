@@ -19,6 +19,7 @@ STAGES = {
     "linear_inference_weights": "linear, untuned",
     "linear_tuned": "linear, tuned",
     "linear_plain": "linear, |z| replaced",
+    "trained": "as trained",
     "two_head_torch": "two heads, torch",
     "folded_torch": "folded, torch",
     "torch": "torch",
