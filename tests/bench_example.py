@@ -131,7 +131,7 @@ def example(
         golden=[
             GoldenRow(
                 model=name, runner=about.runner, n=32, input_equal=True, jpeg_difference=0, largest_difference=3.1e-6,
-                decided_argmax_equal=True, agreement=1.0, passed=True,
+                decided_argmax_equal=True, agreement=1.0, outputs_passed=True, passed=True,
             ) for name in models
         ],
         cross_checks=[

@@ -186,8 +186,8 @@ def _measured_row(candidate: Candidate, measured: Bench, precision: str) -> Swee
 def reason_of(candidate: Candidate, measured: Bench) -> str:
     """Why a candidate has no row."""
     name = _name_of(candidate, measured)
-    if _wrong_answers(name, measured):
-        return "it does not give its golden outputs on this machine"
+    if failed := [row for row in measured.golden if row.model == name and not row.passed]:
+        return f"it fails its golden check on this machine ({failed[0].failure})"
     reasons = [missing.reason for missing in measured.not_run if missing.model is not None and missing.model == name]
     return reasons[0] if reasons else "the sweep was interrupted before it was measured"
 

@@ -23,6 +23,7 @@ from dhox.export.engines.sidecar import Job, Proof, untold, write_engine
 from dhox.export.options import Engines, check_engines
 from dhox.models import engines
 from dhox.models.export_directory import Export, open_export
+from dhox.models.golden import run_golden
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
 from dhox.runtimes.predict import predict
 from dhox.runtimes.runtime import Session
@@ -108,12 +109,11 @@ def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: 
 
 
 def _prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
-    """The golden check. Raises GateFailedError where the engine does not give the golden outputs."""
-    result = engines.run_golden(export, entry, session)
+    """The golden check. Raises GateFailedError where the engine fails it."""
+    result = run_golden(export, entry, session, export.tensors(entry))
     if not result.passed:
         raise GateFailedError(
-            f"The {entry.precision} engine does not give the golden outputs of the export ({result}). Nothing was "
-            "kept.",
+            f"The {entry.precision} engine fails the golden check of the export ({result.failure}). Nothing was kept.",
             "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
         )
     return result

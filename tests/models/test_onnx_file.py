@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from dhox.errors import DhoxError
 from dhox.models import onnx_file
 from dhox.models.onnx_file import check_onnx, read_onnx
+from dhox.models.onnx_tensor import Tensor
 from dhox.runtimes.onnxruntime_api import open_session
 
 VALUES = np.arange(4, dtype=np.float32)
@@ -85,7 +86,8 @@ def test_exported_files_read_as_the_onnx_package_reads_them(line: Path) -> None:
         found, whole = check_onnx(path), onnx.load(path)
         assert (found.ir, found.opset) == (whole.ir_version, whole.opset_import[0].version) == (10, 18)
         assert found.metadata == {entry.key: entry.value for entry in whole.metadata_props}
-        assert (found.inputs, found.outputs, found.external) == (["image"], ["probs"], [])
+        assert found.inputs == [Tensor("image", "uint8", ("batch", 28, 28, 3))]
+        assert (found.outputs, found.external) == ([Tensor("probs", "float32", ("batch", 4))], [])
         assert found.dhox("classes") == ["bag", "dress", "sandal", "trousers"]
         assert found.dhox("nothing") is None
 
@@ -180,7 +182,7 @@ def test_missing_weights_weights_without_a_folder_and_missing_files_are_named(tm
 
 def test_every_truncated_file_is_refused() -> None:
     content = model(helper.make_tensor("w", TensorProto.FLOAT, [4], VALUES)).SerializeToString(deterministic=True)
-    assert read_onnx(content, "m").outputs == ["y"]
+    assert [out.name for out in read_onnx(content, "m").outputs] == ["y"]
     ends = set()
     for cut in range(len(content)):
         try:

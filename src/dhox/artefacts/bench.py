@@ -153,7 +153,7 @@ class Bench(Kind, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether every model gave its golden outputs."""
+        """Whether every model passed its golden check."""
         return all(row.passed for row in self.golden)
 
     @property

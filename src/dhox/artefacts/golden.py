@@ -11,6 +11,7 @@ from dhox.artefacts.arrays import Array
 from dhox.artefacts.record import Count, NotNegative, Record, Share
 
 GOLDEN_FILE = "golden.npz"
+JPEG_TOLERANCE = 2  # of 255, between JPEG decoders
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ class Golden:
         return [part.reshape(*size, 3) for part, size in zip(parts, self.sizes.tolist(), strict=True)]
 
 
-class GoldenResult(Record):
-    """What a golden check found. `largest_difference` is of a probability; None where one is not finite."""
+class GoldenResult(Record, kw_only=True):
+    """What a golden check found of `n` images.
+
+    `jpeg_difference`: of 255. `largest_difference` is of a probability, None where one is not finite. `outputs_passed`:
+    the model answers the stored inputs as it should, whatever decoding and preprocessing give here; `passed`: all held.
+    """
 
     n: Count
     input_equal: bool
@@ -49,4 +54,26 @@ class GoldenResult(Record):
     largest_difference: NotNegative | None
     decided_argmax_equal: bool
     agreement: Share
+    outputs_passed: bool
     passed: bool
+
+    @property
+    def jpeg_passed(self) -> bool:
+        """Whether JPEG files are decoded here as they should be."""
+        return self.jpeg_difference <= JPEG_TOLERANCE
+
+    @property
+    def failure(self) -> str:
+        """What did not hold, outputs first; empty where all did."""
+        difference = self.largest_difference
+        largest = "not finite" if difference is None else f"{difference:.1e}"
+        return "; ".join(
+            words
+            for held, words in (
+                (self.outputs_passed, f"outputs: largest difference of a probability {largest}, same label on "
+                                      f"{100 * self.agreement:.1f} % of {self.n} images"),
+                (self.input_equal, "preprocessing: another model input than on the exporting machine"),
+                (self.jpeg_passed, f"JPEG decoder: pixels differ by up to {self.jpeg_difference} of 255"),
+            )
+            if not held
+        )  # fmt: skip

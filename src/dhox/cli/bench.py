@@ -56,21 +56,35 @@ def measure(paths: list[Path], options: BenchOptions) -> tuple[list[BenchResult]
     return [run_bench(paths, options)], None
 
 
+WRONG_OUTPUTS = "Do not ship it: compare ONNX Runtime's versions here and where it was exported, then export again."
+WRONG_PREPROCESSING = (
+    "The model itself answers as it should: compare Pillow's versions here and where it was exported, and what changes "
+    "images before the model."
+)
+
+
 def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
     """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early."""
-    from dhox.errors import GateFailedError, StoppedError
+    from dhox.artefacts.files import BENCH_FILE
+    from dhox.errors import DhoxError, GateFailedError, StoppedError
 
     for result in results:
         say_report(result.directory)
     if ended is not None:
         raise ended
-    failed = [result.directory for result in results if not result.bench.passed]
-    if failed:
-        raise GateFailedError(
-            f"A model does not give its golden outputs there (see {failed[0]}/bench.json).",
-            "Do not ship it: compare ONNX Runtime and Pillow versions with the exporting machine, then export again.",
-        )
+    for result in results:
+        for row in result.bench.golden:
+            if not row.passed:
+                raise GateFailedError(
+                    f"{row.model} by {row.runner} fails its golden check there ({row.failure}; see "
+                    f"{result.directory / BENCH_FILE}).",
+                    WRONG_PREPROCESSING if row.outputs_passed else WRONG_OUTPUTS,
+                )
     if results and results[-1].bench.status == "interrupted":
         raise StoppedError(
             "The bench was interrupted.", f"{results[-1].directory} holds what it measured; run it again for the rest."
         )
+    for result in results:
+        if not result.bench.latency:
+            why = "; ".join(dict.fromkeys(missing.text for missing in result.bench.not_run)) or "nothing says why"
+            raise DhoxError(f"No latency was measured ({why}).", "Choose other batch sizes, scopes or runners.")

@@ -9,15 +9,11 @@ from pathlib import Path
 
 from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE, Engine, Trust
-from dhox.artefacts.golden import GoldenResult
-from dhox.artefacts.manifest import Artefact
 from dhox.artefacts.record import check_schema, read_head, read_record, schema_of, write_record
 from dhox.errors import DhoxError, GateFailedError
 from dhox.models.export_directory import Export
-from dhox.models.golden import check_golden
+from dhox.models.golden import run_golden
 from dhox.runtimes.cuda import Gpu, gpu
-from dhox.runtimes.predict import predict
-from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, numbers
 from dhox.runtimes.tensorrt_session import EngineSession
 from dhox.system.environment import now
@@ -174,15 +170,6 @@ def engine_facts(engine: Engine, plan: Path, graph: bool = False) -> RunnerFacts
     )  # fmt: skip
 
 
-def run_golden(export: Export, entry: Artefact, session: Session) -> GoldenResult:
-    """The golden check of an export through an opened artefact, the one of `entry`."""
-    tensors = export.tensors(entry)
-    return check_golden(
-        export.golden(), lambda pixels: predict(session, tensors, pixels), entry.precision, tensors.preprocessing,
-        entry.golden_agreement,
-    )  # fmt: skip
-
-
 def open_engine(export: Export, precision: str | None, trust_engine: bool, name: str = "tensorrt") -> EngineSession:
     """The newest engine that fits this machine (see `find_engine`, `read_plan`), of a precision or of any.
 
@@ -199,8 +186,8 @@ def open_engine(export: Export, precision: str | None, trust_engine: bool, name:
     facts = engine_facts(engine, folder / PLAN_FILE, name.endswith(":graph"))
     session = EngineSession(trt, plan, host_code=options.version_compatible, dla=options.dla, facts=facts, name=name)
     if engine.golden is None:
-        result = run_golden(export, entry, session)
+        result = run_golden(export, entry, session, export.tensors(entry))
         if not result.passed:
             session.close()
-            raise GateFailedError(f"{folder} does not give the golden outputs ({result}).", f"Delete it. {BUILD}")
+            raise GateFailedError(f"{folder} fails its golden check ({result.failure}).", f"Delete it. {BUILD}")
     return session

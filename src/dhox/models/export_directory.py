@@ -17,7 +17,8 @@ from dhox.artefacts.manifest import Artefact, Manifest, model_metadata
 from dhox.artefacts.record import check_schema, read_head, read_record
 from dhox.errors import DhoxError
 from dhox.models.onnx_file import OnnxFile, check_onnx
-from dhox.runtimes.tensors import Tensors
+from dhox.models.onnx_tensor import Tensor
+from dhox.runtimes.tensors import Tensors, input_of
 
 AGAIN = "Copy the directory again, or export again."
 
@@ -99,9 +100,11 @@ def _check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> Non
     """Raise DhoxError, naming the first difference, where a model says of itself what the manifest does not."""
     expected = model_metadata(manifest.names, manifest.preprocessing, manifest.fold)
     said: dict[str, tuple[Any, Any]] = {key: (found.dhox(key), value) for key, value in expected.items()}
+    shape, dtype = input_of(entry.input, manifest.preprocessing.crop)
     said |= {
-        "IR version": (found.ir, entry.ir), "opset": (found.opset, entry.opset), "inputs": (found.inputs, ["image"]),
-        "outputs": (found.outputs, ["probs"]),
+        "IR version": (found.ir, entry.ir), "opset": (found.opset, entry.opset),
+        "inputs": (_shapes(found.inputs), [["image", dtype, *shape]]),
+        "outputs": (_shapes(found.outputs), [["probs", "float32", len(manifest.classes)]]),
     }  # fmt: skip
     for key, (has, want) in said.items():
         if has != want:
@@ -110,6 +113,11 @@ def _check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> Non
                 f"{_brief(want)}.",
                 "Copy both again, or export again.",
             )
+
+
+def _shapes(tensors: list[Tensor]) -> list[list[str | int | None]]:
+    """Name, type and sides of each, without the batch."""
+    return [[tensor.name, tensor.dtype, *(tensor.shape or ())[1:]] for tensor in tensors]
 
 
 def _brief(value: Any) -> str:

@@ -7,12 +7,13 @@ outputs, and every tensor whose values lie in another file. Everything else is s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dhox.errors import DhoxError
+from dhox.models.onnx_tensor import Tensor, described
+from dhox.models.protobuf import DamagedError, block, fields, integer, pair, text
 from dhox.system.regular_file import regular
 
 LARGEST_BYTES = 2**31  # a protobuf message holds no more
@@ -40,8 +41,8 @@ class OnnxFile:
     ir: int
     opset: int
     metadata: dict[str, str]
-    inputs: list[str]
-    outputs: list[str]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
     external: list[str]
 
     def dhox(self, key: str) -> Any:
@@ -50,10 +51,6 @@ class OnnxFile:
             return json.loads(self.metadata[f"dhox.{key}"])
         except (KeyError, ValueError, RecursionError):
             return None
-
-
-class DamagedError(ValueError):
-    """The bytes are no ONNX file."""
 
 
 def read_onnx(content: bytes, name: str) -> OnnxFile:
@@ -125,8 +122,8 @@ def _walk_model(content: memoryview, found: OnnxFile) -> OnnxFile:
                 key, entry = pair(value)
                 found.metadata[text(key)] = text(entry)
             elif kind == "graph" and depth == 1 and number in (INPUT_FIELD, OUTPUT_FIELD):
-                names = found.inputs if number == INPUT_FIELD else found.outputs
-                names.append(text(pair(value)[0]))
+                tensors = found.inputs if number == INPUT_FIELD else found.outputs
+                tensors.append(described(block(value)))
             elif kind == "tensor" and number == EXTERNAL_FIELD:
                 key, entry = pair(value)
                 if text(key) == "location":
@@ -136,63 +133,3 @@ def _walk_model(content: memoryview, found: OnnxFile) -> OnnxFile:
     if not ir or not opset:
         raise DamagedError("it names no IR version or no opset")
     return OnnxFile(ir, opset, found.metadata, found.inputs, found.outputs, found.external)
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one protobuf message: (number, value), where the value is a number or a block of bytes."""
-    at, end = 0, len(message)
-    while at < end:
-        key, at = varint(message, at)
-        if key >> 32 or key < 8:  # runtimes cut a longer key to 32 bits, and would then see another field
-            raise DamagedError("a field has an impossible number")
-        number, wire = key >> 3, key & 7
-        value: int | memoryview
-        if wire == 0:
-            value, at = varint(message, at)
-        else:
-            size, at = (8, at) if wire == 1 else (4, at) if wire == 5 else varint(message, at)
-            if wire not in (1, 2, 5):
-                raise DamagedError(f"the wire type {wire} is unknown")
-            if size > end - at:
-                raise DamagedError("it ends too early")
-            value, at = message[at : at + size], at + size
-        yield number, value
-
-
-def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A base-128 number at a place, and the place behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise DamagedError("it ends too early")
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise DamagedError("a number is too long")
-
-
-def pair(value: int | memoryview) -> tuple[int | memoryview | None, int | memoryview | None]:
-    """Fields 1 and 2 of a small message: a key with its value, or a domain with its version."""
-    entries = dict(fields(block(value)))
-    return entries.get(1), entries.get(2)
-
-
-def block(value: int | memoryview | None) -> memoryview:
-    """A field that holds bytes."""
-    if not isinstance(value, memoryview):
-        raise DamagedError("a field has the wrong type")
-    return value
-
-
-def integer(value: int | memoryview | None) -> int:
-    """A field that holds a number."""
-    if not isinstance(value, int):
-        raise DamagedError("a field has the wrong type")
-    return value
-
-
-def text(value: int | memoryview | None) -> str:
-    """A field that holds UTF-8 text; missing means empty."""
-    return "" if value is None else str(block(value), "utf-8")

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE
 from dhox.artefacts.files import sha256
-from dhox.artefacts.golden import GOLDEN_FILE, Golden, GoldenResult
+from dhox.artefacts.golden import GOLDEN_FILE, JPEG_TOLERANCE, Golden, GoldenResult
 from dhox.artefacts.manifest import Artefact
 from dhox.errors import DhoxError
 from dhox.models.engines import read_sidecar
 from dhox.models.export_directory import AGAIN, Export, check_file, open_export
-from dhox.models.golden import JPEG_TOLERANCE, TOLERANCE, check_golden, outputs_passed
+from dhox.models.golden import TOLERANCE, check_golden, run_golden
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
-from dhox.runtimes.predict import predict
 
 EMULATED = "the CPU provider computes much of it in fp32"
 READERS: dict[str, Callable[[Export], object]] = {
@@ -105,12 +104,10 @@ def _metadata_words(export: Export, entry: Artefact) -> str:
 
 def _golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
-    precision, agreement = entry.precision, entry.golden_agreement
-    session, tensors = OnnxSession(export.path / entry.file, device, precision=precision), export.tensors(entry)
-    result = check_golden(
-        golden, lambda pixels: predict(session, tensors, pixels), precision, tensors.preprocessing, agreement
-    )
-    if not outputs_passed(result, precision, agreement):
+    agreement, precision = entry.golden_agreement, entry.precision
+    session = OnnxSession(export.path / entry.file, device, precision=precision)
+    result = run_golden(export, entry, session, export.tensors(entry))
+    if not result.outputs_passed:
         allowed = f"{TOLERANCE[precision]:g}" if agreement is None else f"same label on {100 * agreement:.0f} %"
         raise DhoxError(
             f"{_result_words(result)} (allowed: {allowed}).",
@@ -134,10 +131,9 @@ def _contract_rows(export: Export, golden: Golden) -> list[Check]:
     advice = "Compare the versions of Pillow here and where it was exported."
     equal = "bit-equal" if result.input_equal else f"another model input than the exporting machine's. {advice}"
     jpeg = f"largest difference {result.jpeg_difference} of 255 (allowed: {JPEG_TOLERANCE})"
-    near = result.jpeg_difference <= JPEG_TOLERANCE
     return [
         Check(GOLDEN_FILE, "preprocessing", result.input_equal, f"{result.n} images, {equal}"),
-        Check(GOLDEN_FILE, "JPEG decoder", near, jpeg if near else f"{jpeg}. {advice}"),
+        Check(GOLDEN_FILE, "JPEG decoder", result.jpeg_passed, jpeg if result.jpeg_passed else f"{jpeg}. {advice}"),
     ]
 
 

@@ -18,6 +18,11 @@ INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
 FOREIGN_KINDS = ("float-nhwc", "uint8-nchw")  # of models of other tools
 
 
+def input_of(kind: str, size: int) -> tuple[tuple[int, ...], str]:
+    """(shape of one image of `size` x `size` pixels, dtype) as an export's graph takes it; `kind`: of INPUT_KINDS."""
+    return ((size, size, 3), "uint8") if kind == "uint8-nhwc" else ((3, size, size), "float32")
+
+
 @dataclass(frozen=True)
 class Tensors:
     """What a graph takes and gives; the defaults are those of an export.

@@ -271,9 +271,10 @@ def ledger_section(here: DeviceLedger, ledger: Ledger | None) -> Section:
 def golden_sentence(row: GoldenRow) -> str:
     """What a golden check found."""
     difference = "not finite" if row.largest_difference is None else f"{row.largest_difference:.1e}"
+    found = "passed" if row.passed else f"FAILED ({row.failure})"
     return (
-        f"Golden outputs, {row.model} by {row.runner}: {'passed' if row.passed else 'FAILED'}, {row.n} images, largest "
-        f"difference of a probability {difference}."
+        f"Golden check, {row.model} by {row.runner}: {found}, {row.n} images, largest difference of a probability "
+        f"{difference}."
     )
 
 
