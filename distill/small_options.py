@@ -126,7 +126,22 @@ class RetuneOptions(Options):
     export: RetunedExport = RetunedExport()
 
 
-class Imported(Group):
+class Checkpoint(Group):
+    """The checkpoint"""
+
+    arch: Annotated[
+        str, Option("Its student: ViT-B-16, ViT-L-14, RN50, resnet18, resnet50 or mobilenetv2.", common=True)
+    ]
+    classes: Annotated[
+        str,
+        Option(
+            "Class names in the order of its training: imagenet, imagenet-wnid (n01440764 ...) or a file.",
+            metavar="NAME|FILE", common=True,
+        ),
+    ]  # fmt: skip
+
+
+class Inference(Group):
     """Inference"""
 
     alpha: Annotated[
@@ -141,4 +156,5 @@ class Imported(Group):
 class ImportOptions(Options):
     """The options of `dhox import-dho`."""
 
-    imported: Imported = Imported()
+    checkpoint: Checkpoint
+    inference: Inference = Inference()

@@ -9,12 +9,7 @@ import numpy as np
 from dhox.artefacts.heads import Heads
 from dhox.artefacts.ledger import Ledger, Stage
 from dhox.artefacts.logits import HeadLogits
-from dhox.artefacts.manifest import (
-    Artefact,
-    Check,
-    Fold,
-    Int8Conversion,
-)
+from dhox.artefacts.manifest import Artefact, Check, Fold, Int8Conversion
 from dhox.errors import DhoxError, GateFailedError
 from dhox.evidence.device_ledger import ledger_items
 from dhox.evidence.ledger import make_ledger
