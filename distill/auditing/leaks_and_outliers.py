@@ -10,8 +10,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from dhox.artefacts.audit import CopiesOf, NearCopies, NearPair, Unlike, UnlikeImage
-from dhox.data.dataset import Item, Splits, class_numbers, read_image, spread
+from dhox.data.dataset import Item, read_image, spread
 from dhox.distill.auditing.nearest import nearest, ranks_within
+from dhox.distill.auditing.subject import Embedded, Subject
 from dhox.distill.teachers.teacher import Teacher
 
 ALTERED, CONTROL = 200, 2000  # training images that calibrate the search for near-copies
@@ -43,14 +44,7 @@ def altered(image: Image.Image) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def near_copies(
-    teacher: Teacher,
-    sets: dict[str, list[Item]],
-    embeddings: dict[str, torch.Tensor],
-    splits: Splits,
-    content: dict[str, str],
-    labels: list[str],
-) -> NearCopies:
+def near_copies(embedded: Embedded, subject: Subject) -> NearCopies:
     """Images of val and test that training would see: exact copies by content, near-copies by the teacher's embedding.
 
     An image counts as a near-copy where its nearest training image is more similar than 99.9 % of the labelled images
@@ -58,11 +52,12 @@ def near_copies(
     to trust that is measured: `recognised`, the share of lightly altered copies (`altered`) above the threshold, and
     `control`, the share of training images above it among themselves. No threshold without two labelled classes.
     """
-    device = teacher.device
+    teacher, device, embeddings = embedded.teacher, embedded.teacher.device, embedded.z
+    sets, splits, content = subject.sets, subject.images.splits, subject.images.content
     training = sets["labelled"] + sets["unlabelled"]
     z_training = torch.cat([embeddings["labelled"], embeddings["unlabelled"]])
     known = sets["labelled"] + sets["validation"]
-    numbers = torch.from_numpy(class_numbers(known, labels))
+    numbers = subject.numbers(known)
     threshold = recognised = control = None
     if len(numbers.unique()) > 1:
         z_known = torch.cat([embeddings["labelled"], embeddings["validation"]])
@@ -97,9 +92,7 @@ def near_copies(
     return NearCopies(threshold=threshold, calibrated_on=len(known), recognised=recognised, control=control, **of_split)
 
 
-def unlike(
-    text: torch.Tensor, sets: dict[str, list[Item]], embeddings: dict[str, torch.Tensor], device: torch.device
-) -> Unlike:
+def unlike(embedded: Embedded, sets: dict[str, list[Item]]) -> Unlike:
     """The training images least like any class, by rank alone, since similarities mean something else for each teacher.
 
     An image's place is the mean of two ranks among the training images with the same nearest class text: of its cosine
@@ -107,9 +100,10 @@ def unlike(
     the share of the unlabelled images that lie below the lowest 5 % of the labelled ones; about 5 % where both are of
     one kind.
     """
-    labelled, unlabelled, z_labelled = sets["labelled"], sets["unlabelled"], embeddings["labelled"]
-    items, z = labelled + unlabelled, torch.cat([z_labelled, embeddings["unlabelled"]])
-    to_text = nearest(z, text, device)
+    labelled, unlabelled = sets["labelled"], sets["unlabelled"]
+    z_labelled, device = embedded.z["labelled"], embedded.teacher.device
+    items, z = labelled + unlabelled, torch.cat([z_labelled, embedded.z["unlabelled"]])
+    to_text = nearest(z, embedded.text, device)
     place = ranks_within(to_text.similarity, to_text.row)
     if len(labelled) > 1:
         to_labelled = nearest(z, z_labelled, device, (torch.arange(len(items)), torch.arange(len(labelled))))
