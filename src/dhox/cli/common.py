@@ -7,13 +7,16 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from dhox.console import console, say
 from dhox.errors import UsageError
+
+if TYPE_CHECKING:
+    from dhox.reports.sections import Page
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory of the same kind.")]
 
@@ -73,6 +76,11 @@ def say_next(command: str) -> None:
     console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def print_json(content: Any) -> None:
-    """Plain values as JSON on standard output."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+def answer(page: Page, content: Any, as_json: bool) -> None:
+    """Show a page, or print what it tells as JSON on standard output."""
+    from dhox.reports.terminal import show
+
+    if as_json:
+        print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show(page)
