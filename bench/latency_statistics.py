@@ -12,15 +12,7 @@ from math import ceil, exp, hypot, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
 
-from dhox.artefacts.bench_latency import (
-    ComparisonRow,
-    Drift,
-    Effective,
-    Key,
-    LatencyMs,
-    LatencyStatistics,
-    Verdict,
-)
+from dhox.artefacts.bench_latency import ComparisonRow, Drift, Effective, Key, LatencyMs, LatencyStatistics, Verdict
 from dhox.evidence.statistics import Z_95_TWO_SIDED, nearest_rank, percentile, student_t
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
@@ -252,10 +244,7 @@ class Ratio:
 
 
 def paired_ratio(
-    a_rounds: Sequence[np.ndarray],
-    b_rounds: Sequence[np.ndarray],
-    of_comparisons: int = 1,
-    opening: float = OPENING,
+    a_rounds: Sequence[np.ndarray], b_rounds: Sequence[np.ndarray], of_comparisons: int = 1, opening: float = OPENING
 ) -> Ratio:
     """How the time of b compares with that of a, measured in the same rounds: `ratio` = time of b / time of a.
 

@@ -56,8 +56,7 @@ class How(Group, kw_only=True):
         ),
     ] = ",".join(ALL_SCOPES)  # fmt: skip
     duration: Annotated[
-        Duration,
-        Option("Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", common=True),
+        Duration, Option("Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", common=True)
     ] = 4.0
     energy: Annotated[
         Window,

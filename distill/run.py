@@ -28,13 +28,7 @@ from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingImages, student_inputs
 from dhox.distill.options import DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, shared_output
-from dhox.distill.results.evaluate import (
-    pixel_loader,
-    predict_logits,
-    validation_metrics,
-    with_labels,
-    with_unlabelled,
-)
+from dhox.distill.results.evaluate import pixel_loader, predict_logits, validation_metrics, with_labels, with_unlabelled
 from dhox.distill.results.outcome import select, test_rows
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import CreatedStudent, create_student

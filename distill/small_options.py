@@ -113,8 +113,7 @@ class RetunedExport(Group):
     ] = None
     tau: Annotated[Positive | None, Option("With a linear fold: temperature.", shown="fitted again")] = None
     data: Annotated[
-        Path | None,
-        Option("Where its check images are now, for the ledger.", shown="where the export found them"),
+        Path | None, Option("Where its check images are now, for the ledger.", shown="where the export found them")
     ] = None
     overwrite: Overwrite = False
 

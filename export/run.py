@@ -9,14 +9,7 @@ import numpy as np
 from torch import nn
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.files import (
-    EXPORT_FILE,
-    EXPORT_SCHEMA,
-    check_output,
-    output_directory,
-    sha256,
-    write_bytes,
-)
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_output, output_directory, sha256, write_bytes
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger, Stage

@@ -158,10 +158,7 @@ def measure_idle(meter: Meter, seconds: float = 10.0, settle_s: float = 2.0, her
     start, end = max(start, float(times[0])), min(end, float(times[-1]))
     rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
     return IdlePower(
-        seconds=end - start,
-        mean_w=sum(rails_w[rail] for rail in meter.total),
-        rails_w=rails_w,
-        readings=len(times),
+        seconds=end - start, mean_w=sum(rails_w[rail] for rail in meter.total), rails_w=rails_w, readings=len(times)
     )
 
 
@@ -223,12 +220,7 @@ def figures(joules: float, seconds: float, images: int, idle_w: float | None, ac
 
 
 def _energy_row(
-    sampler: Sampler,
-    key: Key,
-    window: tuple[float, float],
-    calls: int,
-    idle: IdlePower | None,
-    accuracy: float | None,
+    sampler: Sampler, key: Key, window: tuple[float, float], calls: int, idle: IdlePower | None, accuracy: float | None
 ) -> tuple[EnergyRow, Trace]:
     """The row of a window (start, end in seconds of the sampler's clock) in which `calls` ended, and the trace."""
     (start, end), meter = window, sampler.meter

@@ -8,14 +8,7 @@ from dhox.artefacts.common import Accuracy, Metric
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.run import Source, StageAccuracy, TestStage
 from dhox.artefacts.selection import DhoAgreement, Evidence, Follows, LabelFree, Selection, TopProbability
-from dhox.distill.results.selection import (
-    FEWEST_IMAGES,
-    FOLDS,
-    Chosen,
-    choose_alpha_beta,
-    fold_of,
-    selecting_half,
-)
+from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, Chosen, choose_alpha_beta, fold_of, selecting_half
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
 

@@ -7,15 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from dhox.artefacts.common import (
-    Accuracy,
-    Classes,
-    Preprocessing,
-    StudentEntry,
-    TeacherEntry,
-    Versions,
-    check_classes,
-)
+from dhox.artefacts.common import Accuracy, Classes, Preprocessing, StudentEntry, TeacherEntry, Versions, check_classes
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle
 from dhox.artefacts.record import (
     AtLeastOne,

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import (
-    is_first_process,
-    quiet_training_libraries,
-    say_next,
-    say_report,
-)
+from dhox.cli.common import is_first_process, quiet_training_libraries, say_next, say_report
 from dhox.distill.options import DistillOptions, check
 from dhox.errors import UsageError
 from dhox.options.command import examples, with_options

@@ -110,8 +110,7 @@ def verify(
     failed = [row for row in rows if row.passed is False]
     if failed:
         raise GateFailedError(
-            f"{failed[0].file}, {failed[0].what}: {failed[0].found}",
-            "Copy the directory again, or export again.",
+            f"{failed[0].file}, {failed[0].what}: {failed[0].found}", "Copy the directory again, or export again."
         )
 
 

@@ -63,8 +63,7 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
     if choice and not choice.distill:
         smaller = "int8 (dhox export --int8)" if options.students.fp16 else "--fp16"
         raise GateFailedError(
-            choice.reasons[0],
-            f"Try smaller images (--image-size), {smaller}, smaller students, or a larger budget.",
+            choice.reasons[0], f"Try smaller images (--image-size), {smaller}, smaller students, or a larger budget."
         )
     sides = {row.student: row.image_size for row in swept.rows if row.accuracy is None}
     untrained = [student for student in (choice.distill if choice else []) if student in sides]
