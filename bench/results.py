@@ -67,11 +67,7 @@ class Found:
 
     def emulated(self) -> dict[tuple[str, str], str]:
         """(model, runner) whose time on this device says nothing about the one they are made for, and why."""
-        return {
-            (row.model, row.runner): row.facts.precision_note
-            for row in self.runners
-            if row.facts.device == "cpu" and row.facts.precision_proven is None and row.facts.precision_note
-        }
+        return {(row.model, row.runner): row.facts.emulated for row in self.runners if row.facts.emulated}
 
     def whole(self) -> dict[Key, Timed]:
         """The cells that an interruption left with two rounds or more."""

@@ -16,12 +16,12 @@ from dhox.options.package import make_callable, options_of
 
 if TYPE_CHECKING:
     from dhox.distill.options import DistillOptions
-    from dhox.distill.run import DistillResult
+    from dhox.distill.results.outcome import RunResult
 
 
 def distill(
     data: str | Path, out: str | Path | None = None, *, recipe: str | Path | None = None, **options: Any
-) -> DistillResult:
+) -> RunResult:
     """Train a student on DATA and write its run directory, by default runs/NAME-OF-DATA.
 
     `recipe`: a TOML file of options; those given beside it win. One method and one seed: several are compared by

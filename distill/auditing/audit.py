@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,16 +28,8 @@ from dhox.system.environment import now, versions
 MOST_PROBE_IMAGES = 50_000
 
 
-@dataclass(frozen=True)
-class AuditResult:
-    """What `dhox audit` reports: audit.json."""
-
-    audit: Path
-    content: Audit
-
-
-def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
-    """Measure the teacher on DATA and write the audit directory `out`.
+def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
+    """Measure the teacher on DATA and write the audit directory `out`; its audit.json.
 
     Every accuracy is of the val split, or, without one, of the labelled images: zero-shot on
     all of them, the probe cross-validated. Test is looked at for copies alone, its labels never. Raises DhoxError for
@@ -63,7 +54,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> AuditResult:
     content = _record(subject, embedded, ways, images)
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, images.overwrite) as folder:
         write_record(folder / AUDIT_FILE, content)
-    return AuditResult(out, content)
+    return content
 
 
 def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: AuditImages) -> Audit:

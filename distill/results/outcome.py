@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 from dhox.artefacts.common import Accuracy, Metric
 from dhox.artefacts.logits import Logits
-from dhox.artefacts.run import Source, StageAccuracy, TestStage
+from dhox.artefacts.run import Run, Source, StageAccuracy, TestStage
 from dhox.artefacts.selection import DhoAgreement, Evidence, Follows, LabelFree, Selection, TopProbability
 from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, Chosen, choose_alpha_beta, fold_of, selecting_half
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run directory with its run.json and selection.json."""
+
+    run: Path
+    summary: Run
+    selection: Selection
 
 
 def select(

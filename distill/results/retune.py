@@ -10,22 +10,18 @@ import msgspec
 
 from dhox.artefacts.files import RUN_FILE, write_files
 from dhox.artefacts.record import record_bytes
-from dhox.artefacts.run import Run
 from dhox.artefacts.run_directory import open_run
-from dhox.artefacts.selection import SELECTION_FILE, Selection
-from dhox.distill.results.outcome import select, test_rows
+from dhox.artefacts.selection import SELECTION_FILE
+from dhox.distill.results.outcome import RunResult, select, test_rows
 from dhox.distill.small_options import Chosen
 from dhox.errors import DhoxError
 from dhox.system.environment import now
 
 
 @dataclass(frozen=True)
-class RetuneResult:
-    """The new run.json and selection.json, and the point (alpha, beta) before."""
+class RetuneResult(RunResult):
+    """What is new there, and the point (alpha, beta) before."""
 
-    run: Path
-    summary: Run
-    selection: Selection
     before: tuple[float, float]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,6 +21,7 @@ from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
 from dhox.distill.options import worker_count
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, with_labels
+from dhox.distill.results.outcome import RunResult
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.small_options import ImportOptions, Inference
 from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
@@ -35,16 +35,7 @@ CLIP_ALPHA_BETA = (0.5, 0.5)  # hard-coded in train_imgnet_semi.py
 SYNTHETIC = "synthetic"
 
 
-@dataclass(frozen=True)
-class ImportResult:
-    """What `dhox import-dho` reports: run.json and selection.json."""
-
-    run: Path
-    summary: Run
-    selection: Selection
-
-
-def import_dho(file: Path, out: Path, options: ImportOptions) -> ImportResult:
+def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
     """Write the run directory `out` from a checkpoint `file`.
 
     The image size is that of the position embeddings. Raises DhoxError for a file that is no such checkpoint or does
@@ -77,7 +68,7 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> ImportResult:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
         write_record(run / SELECTION_FILE, selection)
         summary = write_run_file(run, summary)
-    return ImportResult(out, summary, selection)
+    return RunResult(out, summary, selection)
 
 
 def _selection(given: Inference, default: tuple[float, float], n_validation: int) -> Selection:

@@ -20,11 +20,12 @@ from torch import nn
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.run import read_run
+from dhox.distill.results.outcome import RunResult
 from dhox.distill.results.retune import retune
 from dhox.distill.small_options import Chosen, ImportOptions
 from dhox.distill.students import import_dho as module
 from dhox.distill.students.dho_checkpoint import read_checkpoint
-from dhox.distill.students.import_dho import ImportResult, known_classes
+from dhox.distill.students.import_dho import known_classes
 from dhox.distill.students.student import load_student
 from dhox.distill.students.synthetic import COUNT
 from dhox.errors import DhoxError
@@ -40,7 +41,7 @@ TINY = {
 TINY_RESNET = TINY | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}}
 
 
-def import_dho(file: Path, out: Path, **options: object) -> ImportResult:
+def import_dho(file: Path, out: Path, **options: object) -> RunResult:
     return module.import_dho(file, out, build(ImportOptions, **{"workers": 0} | options))
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,16 +54,19 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_report(directory: Path) -> None:
-    """Write DIRECTORY/report.html where the report's libraries are installed."""
+def say_page(name: str, write: Callable[[], Path]) -> None:
+    """Write a page where the report's libraries are installed."""
     from dhox.reports.html import report_libraries_missing
-    from dhox.reports.pages.run import write_report
 
     missing = report_libraries_missing()
-    if missing is None:
-        say(f"Report: {write_report(directory)}")
-    else:
-        say(f"No report.html: {missing}")
+    say(f"Report: {write()}" if missing is None else f"No {name}: {missing}")
+
+
+def say_report(directory: Path) -> None:
+    """Write DIRECTORY/report.html."""
+    from dhox.reports.pages.run import write_report
+
+    say_page("report.html", lambda: write_report(directory))
 
 
 def check_host_options(host: str | None, remote_python: str | None) -> None:

@@ -57,9 +57,9 @@ def distill(
         from dhox.distill.compare_methods import compare
 
         with told_of_lost_processes():
-            comparison = compare(data, out, options)
+            content = compare(data, out, options)
             leave()
-        show(comparison_page(comparison.out, comparison.content))
+        show(comparison_page(out, content))
         return
     from dhox.distill.run import distill as run_distill
 

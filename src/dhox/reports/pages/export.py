@@ -6,51 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from dhox.artefacts.bench_accuracy import AccuracyRow, Paired
 from dhox.artefacts.engine import Engine
-from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.ledger import Ledger, StageRow
 from dhox.artefacts.manifest import Artefact, ComparisonRow, Fold, HalfConversion, Int8Conversion, Manifest
 from dhox.models.verify import Check
 from dhox.reports.charts import svg
 from dhox.reports.sections import Cell, Chart, Column, Page, Section, Table, cells, table
-from dhox.reports.text import STAGES, Rated, decimals, percent, share
-
-
-class OnImages(Rated, Protocol):
-    """An accuracy with what a ledger knows beside it."""
-
-    @property
-    def top5(self) -> float | None:
-        """Share of images whose label is among the first five."""
-
-    @property
-    def calibration_error(self) -> float | None:
-        """Expected calibration error."""
-
-
-class Paired(Protocol):
-    """Two answers to the same images; None where there is nothing to compare with."""
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of images with the same label."""
-
-    @property
-    def largest_difference(self) -> float | None:
-        """Of a probability."""
-
-    @property
-    def gained(self) -> int | None:
-        """Images that became right."""
-
-    @property
-    def lost(self) -> int | None:
-        """Images that became wrong."""
-
-    @property
-    def mcnemar_p(self) -> float | None:
-        """Exact, two-sided."""
+from dhox.reports.text import STAGES, decimals, percent, share
 
 
 def export_sections(manifest: Manifest, ledger: Ledger, completed: Sequence[Section] = ()) -> tuple[Section, ...]:
@@ -143,7 +108,7 @@ def ledger_table(rows: list[tuple[Cell, ...]], caption: str) -> Table:
     return Table(columns, tuple(rows), caption)
 
 
-def ledger_cells(name: Cell, row: OnImages, against: Paired | None) -> tuple[Cell, ...]:
+def ledger_cells(name: Cell, row: StageRow | AccuracyRow, against: StageRow | Paired | None) -> tuple[Cell, ...]:
     """One stage: accuracy, and the comparison with another stage."""
     both = ("", "", "", "")
     if against is not None and against.agreement is not None:
