@@ -16,8 +16,8 @@ from dhox.bench.accuracy import Evaluation, accuracy_row
 from dhox.bench.bench_models import BenchModel
 from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.evidence.device_ledger import device_row, ledger_items
+from dhox.models.engines import run_golden
 from dhox.models.export_directory import Export
-from dhox.models.golden import check_golden
 from dhox.runtimes.predict import predict
 from dhox.runtimes.runtime import Session
 
@@ -76,13 +76,7 @@ def _golden_row(model: BenchModel, runner: Session) -> GoldenRow:
     assert model.export is not None
     assert model.manifest is not None
     export = Export(model.export, model.manifest)
-    result = check_golden(
-        export.golden(),
-        lambda pixels: predict(runner, model.tensors, pixels),
-        model.precision,
-        model.preprocessing,
-        export.entry(model.precision).golden_agreement,
-    )
+    result = run_golden(export, export.entry(model.precision), runner, model.tensors)
     return GoldenRow(model=model.name, runner=runner.name, **msgspec.structs.asdict(result))
 
 

@@ -157,10 +157,15 @@ def check(options: BenchOptions) -> None:
     """Raise UsageError for lists that hold what they cannot, and for options that need another one."""
     how, where = options.how, options.where
     _ = how.batches, how.scopes, how.stream_counts
-    if where.host is None and where.remote_python is not None:
-        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
+    check_host(where.host, where.remote_python)
     if where.power_modes and options.output.out is None and where.host is None:
         raise UsageError("--power-modes writes one bench directory per mode.", "Say where: --power-modes --out DIR.")
+
+
+def check_host(host: str | None, remote_python: str | None) -> None:
+    """Raise UsageError for --remote-python without --host."""
+    if host is None and remote_python is not None:
+        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
-from dhox.export.options import Checks, ExportOptions, Folding, check
+from dhox.export.options import ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, teacher_stage
 from dhox.export.precisions import Model, converted
 from dhox.export.stored_answers import check_stored_answers
@@ -115,9 +116,12 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
         models = _write_models(folder, source, folded, images, options)
         proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
-        golden = _golden_of(images, folded)
+        answers = partial(torch_probs, folded.module, tensors=folded.tensors)
+        golden = make_golden([read_image(item) for item in images.golden], source.run.preprocessing, answers)
         entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
-        result = Result(entries, *proof, _reject_of(source, folded.choice.fold, options.checks))
+        asked = options.checks.reject_coverage
+        reject = None if asked is None else reject_threshold(source.validation, folded.choice.fold, asked)
+        result = Result(entries, *proof, reject)
         _write_side_files(folder, source, folded.heads, golden, result)
         manifest = make_manifest(folder, source, folded.choice, result, options)
         write_record(folder / EXPORT_FILE, manifest)
@@ -204,14 +208,6 @@ def prove(
     return checks, ledger
 
 
-def _golden_of(images: CheckImages, folded: Folded) -> Golden:
-    """The golden images with torch's answers."""
-    decoded = [read_image(item) for item in images.golden]
-    return make_golden(
-        decoded, folded.tensors.preprocessing, lambda inputs: torch_probs(folded.module, inputs, folded.tensors)
-    )
-
-
 def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
     """The manifest's entry for a written model."""
     path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
@@ -225,13 +221,6 @@ def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Fo
         placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1])),
         conversion=model.conversion,
     )  # fmt: skip
-
-
-def _reject_of(source: RunDirectory, fold: Fold, options: Checks) -> Reject | None:
-    """When the answer is unknown; None where every image is answered."""
-    if options.reject_coverage is None:
-        return None
-    return reject_threshold(source.validation, fold, options.reject_coverage)
 
 
 def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: Golden, result: Result) -> None:

@@ -7,30 +7,17 @@ import io
 import torch
 from PIL import Image
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dhox.artefacts.audit import CopiesOf, NearCopies, NearPair, Unlike, UnlikeImage
-from dhox.data.dataset import Item, read_image, spread
+from dhox.data.dataset import Item, spread
 from dhox.distill.auditing.nearest import nearest, ranks_within
 from dhox.distill.auditing.subject import Embedded, Subject
-from dhox.distill.teachers.teacher import Teacher
+from dhox.distill.images.pixels import WholeImages
 
 ALTERED, CONTROL = 200, 2000  # training images that calibrate the search for near-copies
 SHOWN = 16  # pairs and images named
 UNLIKE_SHARE = 0.05  # of the labelled images, by definition
-
-
-class AlteredImages(Dataset[torch.Tensor]):
-    """Lightly altered copies: 3 % cut off each side, resized back, JPEG of quality 75."""
-
-    def __init__(self, items: list[Item], teacher: Teacher) -> None:
-        self.items, self.transform = items, teacher.transform
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(altered(read_image(self.items[index])))
 
 
 def altered(image: Image.Image) -> Image.Image:
@@ -64,7 +51,8 @@ def near_copies(embedded: Embedded, subject: Subject) -> NearCopies:
         apart = nearest(z_known, z_known, device, exclude=(numbers, numbers)).similarity
         threshold = float(apart.double().quantile(0.999, interpolation="higher"))
         places = spread([*range(len(training))], ALTERED)
-        loader = DataLoader(AlteredImages([training[i] for i in places], teacher), batch_size=64)
+        chosen = WholeImages([training[i] for i in places], lambda image: teacher.transform(altered(image)))
+        loader = DataLoader(chosen, batch_size=64)
         changed = torch.cat([teacher.encode_images(images).cpu() for images in loader])
         cosine = functional.cosine_similarity(changed, z_training[places].float())
         recognised = float((cosine > threshold).float().mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -58,9 +57,7 @@ def engine_folder(job: Job) -> Path:
 def build(job: Job, names: tuple[str, str], folder: Path) -> tuple[Engine, bytes]:
     """Build, prove and keep an engine; answers with its sidecar and itself."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite=True) as partial:
-        start = time.perf_counter()
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, message_logger(job.trt))
-        seconds = time.perf_counter() - start
         with closing(EngineSession(job.trt, built.plan, names=names)) as session:
             layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
@@ -69,5 +66,5 @@ def build(job: Job, names: tuple[str, str], folder: Path) -> tuple[Engine, bytes
             compiled, untold(compiled, "inspector"), golden_note="not run: no export says what the file should answer",
             ledger_note="not run: no export, so no ledger",
         )  # fmt: skip
-        engine = write_engine(partial, folder, job, built, proof, seconds)
+        engine = write_engine(partial, folder, job, built, proof)
     return engine, built.plan

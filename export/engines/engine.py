@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -80,9 +79,7 @@ def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overw
     """Build, prove and check one engine; it appears in `folder` only when all of that held."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
         logger = message_logger(job.trt)
-        start = time.perf_counter()
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, logger)
-        seconds = time.perf_counter() - start
         promised = entry.conversion.share if isinstance(entry.conversion, HalfConversion) else None
         if job.device is None:
             compiled = compiled_precision(
@@ -92,7 +89,7 @@ def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overw
             proof = Proof(compiled, untold(compiled, "builder's log"))
         else:
             proof = prove(export, entry, job, built, promised)
-        return write_engine(partial, folder, job, built, proof, seconds)
+        return write_engine(partial, folder, job, built, proof)
 
 
 def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: float | None) -> Proof:

@@ -17,7 +17,7 @@ import numpy as np
 from dhox.artefacts.common import Metric
 from dhox.artefacts.logits import HeadLogits, Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
-from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_of, fold_of, selecting_half
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import (
@@ -214,7 +214,7 @@ def _judged_right(
     """
     alpha, beta = linear.alpha, linear.beta
     if search:
-        found = choose_alpha_beta(chosen.ce_logits, chosen.kd_logits, chosen.labels, metric)
+        found = choose_of(chosen, metric)
         alpha, beta = found.alpha, found.beta
     mixture = dho_probs(judged.ce_logits, judged.kd_logits, alpha, beta)
     z_norm = harmonic_mean(chosen.z_norms) if linear.z_norm is not None and chosen.z_norms is not None else None

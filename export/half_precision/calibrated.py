@@ -29,6 +29,7 @@ from dhox.export.half_precision.convert import (
 from dhox.export.half_precision.emulated import MOVING_OPS, emulated, typed_graph
 from dhox.export.half_precision.ranges import Ranges, measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
+from dhox.export.quantization.sensitivity import fewest
 from dhox.models.golden import TOLERANCE
 from dhox.runtimes.onnxruntime_api import open_session
 from dhox.runtimes.tensors import Tensors
@@ -209,9 +210,7 @@ def _mended(
         back = {name: f"alone it moves a probability by {damage[name]:.2g}" for name in order[:count]}
         return joined(graph, kept | back)
 
-    low, high = 0, len(order)  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = max(attempt(fp32, metadata, with_worst(middle), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
-        low, high = (low, middle) if fits else (middle, high)
-    return with_worst(high)
+    def fits(count: int) -> bool:
+        return max(attempt(fp32, metadata, with_worst(count), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
+
+    return with_worst(fewest(len(order), fits))

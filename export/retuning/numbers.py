@@ -8,15 +8,36 @@ from math import inf
 from msgspec.structs import replace
 
 from dhox.artefacts.common import Metric
+from dhox.artefacts.golden import Golden
+from dhox.artefacts.heads import Heads
+from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
-from dhox.distill.results.selection import FEWEST_IMAGES, choose_alpha_beta, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, choose_of, selecting_half
 from dhox.distill.small_options import RetuneOptions
 from dhox.errors import DhoxError, UsageError
 from dhox.export.folding.fold import choose_fold, compare, tuned_linear, why_not_plain
-from dhox.export.retuning.before import Before
 from dhox.models.export_directory import Export
 
 NUMBERS = ("alpha", "beta", "c_ce", "c_kd", "z_norm")
+
+
+@dataclass(frozen=True)
+class Before:
+    """The export to be retuned, every file read and checked; `models`: content by file name."""
+
+    export: Export
+    heads: Heads
+    val: Logits
+    golden: Golden
+    ledger: Ledger
+    models: dict[str, bytes]
+
+    @classmethod
+    def of(cls, export: Export) -> Before:
+        """Read it whole."""
+        models = {entry.file: export.model(entry).read_bytes() for entry in export.manifest.artefacts}
+        return cls(export, export.heads(), export.validation(), export.golden(), export.ledger(), models)
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ def new_numbers(before: Before, options: RetuneOptions) -> Numbers:
         (alpha, beta), searched = mixture, False
         n_labels = n_labels if old.rule == "linear" else 0
     elif nothing and half.sum() >= FEWEST_IMAGES:
-        chosen = choose_alpha_beta(val.ce_logits[half], val.kd_logits[half], val.labels[half], metric)
+        chosen = choose_of(val.of(half), metric)
         alpha, beta, n_labels, searched = chosen.alpha, chosen.beta, int(half.sum()), True
     if old.rule == "linear" and old.tuned_on != "inference-weights" and not nothing and r is None:
         r, tau = inf if old.r is None else old.r, old.tau if tau is None else tau

@@ -18,7 +18,7 @@ from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.refold import with_features
 from dhox.export.parity import STAGES, check_rewritten, onnx_probs, teacher_stage, val_rows
 from dhox.export.quantization.int8 import lost_points
-from dhox.export.retuning.before import Before
+from dhox.export.retuning.numbers import Before
 from dhox.runtimes.onnxruntime_session import OnnxSession
 
 WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}

@@ -31,8 +31,7 @@ from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
-from dhox.export.retuning.before import Before, read_whole
-from dhox.export.retuning.numbers import Numbers, check_asked, new_numbers
+from dhox.export.retuning.numbers import Before, Numbers, check_asked, new_numbers
 from dhox.export.retuning.proof import ledger_again, proof
 from dhox.models.export_directory import open_export
 from dhox.system.environment import now, versions
@@ -75,7 +74,7 @@ def retune_export(
     check_asked(opened, options)
     data, overwrite = options.export.data, options.export.overwrite
     out = _place_of(export, out, overwrite)
-    before = read_whole(opened)
+    before = Before.of(opened)
     after = retuned(before, options)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
         manifest = _write_export(folder, before, after, data)

@@ -69,12 +69,6 @@ def say_report(directory: Path) -> None:
     say_page("report.html", lambda: write_report(directory))
 
 
-def check_host_options(host: str | None, remote_python: str | None) -> None:
-    """Raise UsageError for --remote-python without --host."""
-    if host is None and remote_python is not None:
-        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
-
-
 def say_next(command: str) -> None:
     """The command that follows."""
     console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)

@@ -14,8 +14,9 @@ import typer
 from rich.markup import escape
 
 import dhox
+from dhox.bench.options import check_host
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
-from dhox.cli.common import Overwrite, answer, check_choice, check_host_options
+from dhox.cli.common import Overwrite, answer, check_choice
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -123,7 +124,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
-    check_host_options(host, remote_python)
+    check_host(host, remote_python)
     if as_json and restore_power_mode:
         raise UsageError(
             "--restore-power-mode sets a mode and lists nothing.", "Leave out --json, or ask for it afterwards."

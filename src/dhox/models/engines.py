@@ -20,6 +20,7 @@ from dhox.runtimes.predict import predict
 from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, numbers
 from dhox.runtimes.tensorrt_session import EngineSession
+from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now
 
 ENGINE_SCHEMA = schema_of(Engine)
@@ -174,9 +175,9 @@ def engine_facts(engine: Engine, plan: Path, graph: bool = False) -> RunnerFacts
     )  # fmt: skip
 
 
-def run_golden(export: Export, entry: Artefact, session: Session) -> GoldenResult:
-    """The golden check of an export through an opened artefact, the one of `entry`."""
-    tensors = export.tensors(entry)
+def run_golden(export: Export, entry: Artefact, session: Session, tensors: Tensors | None = None) -> GoldenResult:
+    """The golden check of an export through an opened artefact, the one of `entry`, or a file with its `tensors`."""
+    tensors = tensors or export.tensors(entry)
     return check_golden(
         export.golden(), lambda pixels: predict(session, tensors, pixels), entry.precision, tensors.preprocessing,
         entry.golden_agreement,

@@ -12,12 +12,11 @@ from dhox.artefacts.files import sha256
 from dhox.artefacts.golden import GOLDEN_FILE, Golden, GoldenResult
 from dhox.artefacts.manifest import Artefact
 from dhox.errors import DhoxError
-from dhox.models.engines import read_sidecar
+from dhox.models.engines import read_sidecar, run_golden
 from dhox.models.export_directory import AGAIN, Export, check_file, open_export
 from dhox.models.golden import JPEG_TOLERANCE, TOLERANCE, check_golden, outputs_passed
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
-from dhox.runtimes.predict import predict
 
 EMULATED = "the CPU provider computes much of it in fp32"
 READERS: dict[str, Callable[[Export], object]] = {
@@ -94,7 +93,7 @@ def _artefact_rows(export: Export, entry: Artefact, golden: Golden | None, devic
         return [*rows, Check(name, "golden outputs", None, "not run: there is no whole golden.npz")]
     if precision not in TOLERANCE and entry.golden_agreement is None:
         return [*rows, Check(name, "golden outputs", None, f"not run: the manifest has no agreement for {precision}")]
-    return [*rows, attempt(name, "golden outputs", lambda: _golden_words(export, entry, golden, device))]
+    return [*rows, attempt(name, "golden outputs", lambda: _golden_words(export, entry, device))]
 
 
 def _metadata_words(export: Export, entry: Artefact) -> str:
@@ -103,13 +102,11 @@ def _metadata_words(export: Export, entry: Artefact) -> str:
     return f"classes, preprocessing and fold as in the manifest; opset {entry.opset}, IR {entry.ir}"
 
 
-def _golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -> str:
+def _golden_words(export: Export, entry: Artefact, device: str) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
     precision, agreement = entry.precision, entry.golden_agreement
-    session, tensors = OnnxSession(export.path / entry.file, device, precision=precision), export.tensors(entry)
-    result = check_golden(
-        golden, lambda pixels: predict(session, tensors, pixels), precision, tensors.preprocessing, agreement
-    )
+    session = OnnxSession(export.path / entry.file, device, precision=precision)
+    result = run_golden(export, entry, session)
     if not outputs_passed(result, precision, agreement):
         allowed = f"{TOLERANCE[precision]:g}" if agreement is None else f"same label on {100 * agreement:.0f} %"
         raise DhoxError(

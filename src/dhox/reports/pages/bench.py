@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.bench import Bench
-from dhox.artefacts.bench_accuracy import AccuracyRow, ClassAccuracy, DeviceLedger, GoldenRow
+from dhox.artefacts.bench_accuracy import AccuracyRow, DeviceLedger, GoldenRow
 from dhox.artefacts.bench_latency import ComparisonRow, CrossCheck
 from dhox.artefacts.files import BENCH_FILE, EXPORT_FILE, sha256
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
@@ -102,12 +102,12 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
     ends = [f"{folder / BENCH_FILE}"]
     if bench.status == "complete" and bench.latency:
         ends.append(f"Next: dhox compare {shlex.quote(str(folder / BENCH_FILE))} NEW/bench.json after a change")
-    return Page(f"Bench on {bench.device.host}", _title_line(bench), sections, tuple(ends))
-
-
-def _title_line(bench: Bench) -> str:
-    """The machine and the day."""
-    return f"{device_sentence(bench.device)}; {bench.finished_at[:10]}"
+    return Page(
+        f"Bench on {bench.device.host}",
+        f"{device_sentence(bench.device)}; {bench.finished_at[:10]}",
+        sections,
+        tuple(ends),
+    )
 
 
 def _latency_section(bench: Bench) -> Section:
@@ -128,13 +128,8 @@ def _latency_section(bench: Bench) -> Section:
     for row, letters in zip(rows, found, strict=True):
         ms, spent, right = row.latency_ms, energy.get(row.key), correct.get((row.model, row.runner))
         tip = "; ".join(MARKS[letter] for letter in letters)
-        key: list[Cell | str | int | None] = [
-            row.model,
-            *[row.runner] * runners,
-            row.batch,
-            row.scope,
-            *[Cell(letters, tip=tip)] * any(found),
-        ]
+        key: list[Cell | str | int | None] = [row.model, *[row.runner] * runners, row.batch, row.scope]
+        key += [Cell(letters, tip=tip)] * any(found)
         times = [
             milliseconds_interval(ms.p50, row.p50_interval),
             milliseconds(ms.p99),
@@ -282,11 +277,10 @@ def class_section(bench: Bench) -> Section:
     rows = bench.accuracy.rows[:MOST_COLUMNS]
     if not rows:
         return Section()
-    per_class = [{entry.name: entry for entry in row.per_class} for row in rows]
+    per_class = [{one.name: f"{share(one.recall)} / {share(one.precision)}" for one in row.per_class} for row in rows]
     weakest = sorted(rows[0].per_class, key=lambda entry: 2.0 if entry.recall is None else entry.recall)
     lines = [
-        cells(first.name, first.n, *(class_text(found.get(first.name)) for found in per_class))
-        for first in weakest[:MOST_CLASSES]
+        cells(first.name, first.n, *(texts.get(first.name) for texts in per_class)) for first in weakest[:MOST_CLASSES]
     ]
     more, left_out = len(weakest) - len(lines), len(bench.accuracy.rows) - len(rows)
     caption = "Recall / precision in %, weakest class first"
@@ -294,11 +288,6 @@ def class_section(bench: Bench) -> Section:
     caption += f"; {left_out} more models in bench.json." if left_out else "."
     columns = (Column("class", "name"), Column("images"), *(Column(who(bench, row)) for row in rows))
     return Section("Classes", tables=(Table(columns, tuple(lines), caption, 2),), where="page")
-
-
-def class_text(entry: ClassAccuracy | None) -> str:
-    """One class by one model."""
-    return "" if entry is None else f"{share(entry.recall)} / {share(entry.precision)}"
 
 
 def confusion_section(bench: Bench) -> Section:

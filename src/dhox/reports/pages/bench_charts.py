@@ -11,6 +11,7 @@ import numpy as np
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.predictions import Answers
 from dhox.artefacts.samples import Samples
+from dhox.bench.sweep.choose import pareto_front
 from dhox.reports.charts import COLOURS, plain_ticks, svg
 from dhox.reports.pages.bench_findings import OfModel, who
 from dhox.reports.sections import Chart
@@ -217,12 +218,8 @@ class Point(NamedTuple):
 
 def front(points: list[Point]) -> list[Point]:
     """Those that no other point beats: as fast and more accurate, or faster and as accurate. Fastest first."""
-    kept = [
-        one
-        for one in points
-        if not any(other.ms <= one.ms and other.accuracy >= one.accuracy and other[2:4] != one[2:4] for other in points)
-    ]
-    return sorted(kept, key=lambda point: point.ms)
+    kept = pareto_front([(point.ms, point.accuracy) for point in points])
+    return sorted((points[place] for place in kept), key=lambda point: point.ms)
 
 
 def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
