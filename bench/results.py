@@ -17,7 +17,7 @@ from dhox.artefacts.predictions import PREDICTIONS_FILE, write_predictions
 from dhox.artefacts.record import write_record
 from dhox.artefacts.samples import SAMPLES_FILE, Calls, Samples, Trace, samples_name, write_samples
 from dhox.bench.bench_models import BenchModel
-from dhox.bench.cells import SCOPES, Opened
+from dhox.bench.cells import SCOPES
 from dhox.bench.evaluate import Answers, accuracy_content, ledgers_content, prediction_rows
 from dhox.bench.latency_statistics import METHOD as STATISTICS
 from dhox.bench.latency_statistics import comparisons, latency_statistics
@@ -50,20 +50,6 @@ class Found:
     conditions: Conditions | None = None
     memory: Memory | None = None
     cross_checks: list[CrossCheck] = field(default_factory=list)
-
-    def add_runners(self, models: list[Opened], batch: int) -> None:
-        """What the runners of a batch size really are, once they are bound."""
-        for one in models:
-            self.runners.append(
-                RunnerRow(
-                    model=one.model.name, runner=one.runner.name, batch=batch, open_s=one.open_s, facts=one.runner.facts
-                )
-            )  # fmt: skip
-
-    def add_failures(self, failed: dict[Key, str]) -> None:
-        """Cells that dropped out while they were timed."""
-        for key, reason in failed.items():
-            self.not_run.append(NotRun(what="latency", reason=reason, **key._asdict()))
 
     def emulated(self) -> dict[tuple[str, str], str]:
         """(model, runner) whose time on this device says nothing about the one they are made for, and why."""

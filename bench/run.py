@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import asdict
 
-from dhox.artefacts.bench import Bench, NotRun, Settings
+from dhox.artefacts.bench import Bench, NotRun, RunnerRow, Settings
 from dhox.artefacts.bench_latency import StreamRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
 from dhox.artefacts.machine import DeviceCard
@@ -225,14 +225,17 @@ def _measure_batch(
     how = plan.options.how
     with opened(able, plan.device, plan.trust_engine, found.not_run) as models:
         cells = cells_of_batch(models, batch, plan.images, found.not_run)
-        found.add_runners(models, batch)
+        found.runners += [
+            RunnerRow(model=m.model.name, runner=m.runner.name, batch=batch, open_s=m.open_s, facts=m.runner.facts)
+            for m in models
+        ]
         timed = [cell for cell in cells if cell.key.scope in how.scopes]
         conditions.throttled()  # what was before is no row's
         try:
             failed = measure(timed, how.duration, FEWEST_ROUNDS, plan.rng, found.timed, f"batch {batch}", stop)
         finally:
             found.throttled |= {batch} if conditions.throttled() else set()
-        found.add_failures(failed)
+        found.not_run += [NotRun(what="latency", reason=why, **key._asdict()) for key, why in failed.items()]
         _energy_of(cells, how.energy, found)
         trtexec_checks(models, batch, plan.images, found)
     for pair in able:

@@ -16,7 +16,7 @@ from dhox.export.options import ExportOptions
 from dhox.options.package import make_callable, options_of
 
 if TYPE_CHECKING:
-    from dhox.export.run import ExportResult
+    from dhox.artefacts.manifest import ExportResult
 
 
 def export(run: str | Path, out: str | Path | None = None, **options: Any) -> ExportResult:

@@ -21,6 +21,7 @@ from dhox.artefacts.manifest import (
     Check,
     ComparisonRow,
     Evidence,
+    ExportResult,
     Fold,
     Manifest,
     Precision,
@@ -55,15 +56,6 @@ from dhox.system.environment import now, versions
 MODEL_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 DEFAULTS = ExportOptions()
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What `dhox export` reports: the directory, and what its manifest.json and ledger.json hold."""
-
-    export: Path
-    manifest: Manifest
-    ledger: Ledger
 
 
 @dataclass(frozen=True)

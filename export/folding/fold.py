@@ -9,6 +9,7 @@ harmonic mean of |z|, in the place of |z| and is one C x d layer again: one more
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from math import inf, isinf
 from typing import Literal
 
@@ -53,13 +54,7 @@ def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray, 
 
     scores = [reached(r) for r in R_GRID]
     best = max(scores)
-    runs: list[list[int]] = []
-    for i, here in enumerate(scores):
-        if here == best:
-            if runs and runs[-1][-1] == i - 1:
-                runs[-1].append(i)
-            else:
-                runs.append([i])
+    runs = [[*run] for at_best, run in groupby(range(len(scores)), lambda i: scores[i] == best) if at_best]
     longest = max(runs, key=len)
     chosen = float(R_GRID[longest[len(longest) // 2]])
     for r in (0.0, inf):

@@ -22,7 +22,7 @@ from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE
-from dhox.artefacts.manifest import SIDE_FILES, Artefact, Check, Manifest, RetunedFrom
+from dhox.artefacts.manifest import SIDE_FILES, Artefact, Check, ExportResult, Manifest, RetunedFrom
 from dhox.artefacts.record import write_record
 from dhox.data.dataset import data_address
 from dhox.distill.small_options import RetuneOptions
@@ -35,15 +35,6 @@ from dhox.export.retuning.numbers import Before, Numbers, check_asked, new_numbe
 from dhox.export.retuning.proof import ledger_again, proof
 from dhox.models.export_directory import open_export
 from dhox.system.environment import now, versions
-
-
-@dataclass(frozen=True)
-class RetunedExport:
-    """The new export: what its manifest (`retuned_from`: the export before) and its ledger hold."""
-
-    export: Path
-    manifest: Manifest
-    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def retune_export(
     export: Path,
     out: Path | None,
     options: RetuneOptions = RetuneOptions(),  # noqa: B008 - frozen
-) -> RetunedExport:
+) -> ExportResult:
     """Write the export directory `out` (default: a free EXPORT-retuned) from EXPORT with other numbers in its head.
 
     The rule stays. Given numbers are taken; of what is not given tau is fitted again to a new r, and the rest stays,
@@ -78,7 +69,7 @@ def retune_export(
     after = retuned(before, options)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
         manifest = _write_export(folder, before, after, data)
-    return RetunedExport(out, manifest, after.ledger)
+    return ExportResult(out, manifest, after.ledger)
 
 
 def _place_of(export: Path, out: Path | None, overwrite: bool) -> Path:

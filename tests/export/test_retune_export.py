@@ -17,7 +17,7 @@ from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
 from dhox.artefacts.heads import Heads
-from dhox.artefacts.manifest import Fold
+from dhox.artefacts.manifest import ExportResult, Fold
 from dhox.cli.main import main
 from dhox.distill.results.retune import retune
 from dhox.distill.small_options import Chosen, RetuneOptions
@@ -26,7 +26,6 @@ from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.retuning import run as module
-from dhox.export.retuning.run import RetunedExport
 from dhox.models.classifier import load
 from dhox.options.declare import build
 
@@ -36,7 +35,7 @@ def content(folder: Path, name: str = "manifest.json") -> dict[str, Any]:
     return read
 
 
-def retune_export(export: Path, out: Path | None, **options: object) -> RetunedExport:
+def retune_export(export: Path, out: Path | None, **options: object) -> ExportResult:
     return module.retune_export(export, out, build(RetuneOptions, **options))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from dhox.artefacts.common import Accuracy, Classes, Metric, Preprocessing, StudentEntry, TeacherEntry
+from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.record import (
     AtLeastOne,
     Count,
@@ -248,6 +251,15 @@ class Manifest(Kind, kw_only=True):
     def names(self) -> list[str]:
         """The classes' names in index order."""
         return [entry.name for entry in self.classes]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An export directory with its manifest and its ledger."""
+
+    export: Path
+    manifest: Manifest
+    ledger: Ledger
 
 
 def model_metadata(names: list[str], preprocessing: Preprocessing, fold: Fold) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def percent(row: Accuracy | KnownAccuracy, unit: str = " %") -> str:
     return f"{100 * row.accuracy:.1f}{unit} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def share(value: float | None, none: str = "-") -> str:
+def share(value: float | None) -> str:
     """A share in %, without the sign."""
-    return none if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def decimals(value: float | None, form: str = ".3f") -> str:
