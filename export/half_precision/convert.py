@@ -76,9 +76,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
 
     used = {name for node in nodes for name in node.input}
     initializers = [tensor for tensor in [*graph.initializer, *added.values()] if tensor.name in used]
-    for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(content)
+    refill(graph, node=nodes, initializer=initializers, value_info=[])
     # Up to 19 these operators gained only types, and attributes with the old behaviour as default (a test holds this).
     quantised = any(node.op_type == "QuantizeLinear" for node in nodes)
     opset = QUANTISED_OPSET if quantised else OPSET
@@ -166,8 +164,14 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         else:
             rest.append(node)
-    graph.ClearField("node")
-    graph.node.extend(rest)
+    refill(graph, node=rest)
+
+
+def refill(graph: onnx.GraphProto, **lists: list[Any]) -> None:
+    """Replace whole lists of a graph."""
+    for field, content in lists.items():
+        graph.ClearField(field)
+        getattr(graph, field).extend(content)
 
 
 def _half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:
