@@ -85,7 +85,6 @@ def write_results(folder: Path, found: Found, status: str) -> Bench:
 
 
 def _bench_content(found: Found, status: str) -> Bench:
-    """bench.json."""
     emulated = found.emulated()
     rounds = {key: timed.rounds for key, timed in found.timed.items() if timed.rounds}  # an interruption can leave none
     return Bench(

@@ -196,7 +196,6 @@ def _best_rate(work: Callable[[], object], images: int, device: torch.device) ->
 
 
 def _student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> float:
-    """Images per second of a training step."""
     model = fabric.to_device(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images = torch.randn(batch, 3, size, size, device=fabric.device)

@@ -121,7 +121,6 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
 
 
 def _fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
-    """The student of a run with its folded head."""
     tensors = Tensors(source.run.preprocessing, options.files.input)
     student = load_student(source.path, source.run.student)
     heads = head_arrays(student)
@@ -167,7 +166,6 @@ def _check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
 def _write_models(
     folder: Path, source: RunDirectory, folded: Folded, images: CheckImages, options: ExportOptions
 ) -> dict[Precision, Model]:
-    """The ONNX files of every precision that is asked for."""
     metadata = model_metadata(source.run.labels, source.run.preprocessing, folded.choice.fold)
     tensors = folded.tensors
     graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
@@ -201,7 +199,6 @@ def prove(
 
 
 def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
-    """The manifest's entry for a written model."""
     path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
     if precision not in TOLERANCE:
         probs = onnx_probs(model.content, golden.input, tensors)

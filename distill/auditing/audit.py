@@ -58,7 +58,6 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
 
 
 def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: AuditImages) -> Audit:
-    """audit.json."""
     listing, teacher, judges = subject.listing, embedded.teacher, subject.judges
     counts = {name: len(items) for name, items in subject.sets.items()}
     verdict, advice = advise(ways, counts["unlabelled"], len(listing.classes))

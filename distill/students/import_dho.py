@@ -81,7 +81,6 @@ def _selection(given: Inference, default: tuple[float, float], n_validation: int
 
 
 def _answers(student: Student, items: list[Item], preprocessing: Preprocessing, workers: int) -> HeadLogits:
-    """What the student answers to whole images."""
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
     pixels = pixel_loader(items, preprocessing, workers)
     return predict_logits(fabric, fabric.to_device(student), pixels, len(items), preprocessing)

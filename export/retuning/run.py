@@ -123,7 +123,6 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
 
 
 def _rewritten_entry(entry: Artefact, folder: Path, checks: list[Check]) -> Artefact:
-    """The manifest's entry for a rewritten file."""
     check = next(check for check in checks if check.precision == entry.precision)
     path = folder / entry.file
     return replace(

@@ -32,7 +32,6 @@ app = typer.Typer(
 
 
 def _print_version(asked: bool) -> None:
-    """--version."""
     if asked:
         console.print(f"dhox {dhox.__version__}")
         raise typer.Exit
@@ -155,7 +154,6 @@ def doctor(
 
 
 def _doctor_of_board(host: str, python: str, restore_power_mode: bool, as_json: bool) -> None:
-    """`dhox doctor --host`."""
     from dhox.doctor.board import examine_board, restore_board
     from dhox.reports.pages.machine import board_page
 

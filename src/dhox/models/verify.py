@@ -117,7 +117,6 @@ def _golden_words(export: Export, entry: Artefact, device: str) -> str:
 
 
 def _result_words(result: GoldenResult) -> str:
-    """What a golden check found."""
     difference = result.largest_difference
     largest = "not finite" if difference is None else f"{difference:.1e}"
     return (

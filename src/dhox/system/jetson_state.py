@@ -119,7 +119,6 @@ def clocks_held(gpu: Clock | None, shown: Shown) -> Literal["on", "off", "unknow
 
 
 def _core_limits() -> list[Clock]:
-    """Lowest and highest clock that each online core may take."""
     limits = []
     for core in sorted(system_path("/sys/devices/system/cpu").glob("cpu[0-9]*")):
         if read_text(core / "online") != "0":

@@ -74,7 +74,6 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
 
 
 def _ways_section(audit: Audit) -> Section:
-    """What a student has to beat."""
     first = audit.ways[0] if audit.ways else None
     rows = [
         cells(
@@ -173,7 +172,6 @@ def _copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
 
 
 def _near_sentences(near: NearCopies) -> list[str]:
-    """How many copies there are, and how far to trust the count."""
     told = near.threshold is not None and (near.recognised or 0) >= FEWEST_RECOGNISED
     lines = []
     for name, found in (("Validation", near.validation), ("Test", near.test)):
@@ -191,7 +189,6 @@ def _near_sentences(near: NearCopies) -> list[str]:
 
 
 def _unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
-    """The images that are like no class."""
     ranked = ", averaged with the rank of the greatest cosine to a labelled image" if audit.sets.labelled > 1 else ""
     order = (
         "An order, not a verdict: among the images with the same nearest class, the rank of the cosine to its "

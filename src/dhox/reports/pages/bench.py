@@ -207,7 +207,6 @@ def _stream_section(bench: Bench) -> Section:
 
 
 def _energy_section(bench: Bench, beside: Beside) -> Section:
-    """Energy of every window, and what measured it."""
     rails = len(bench.energy.rails) > 1
     rows = [
         cells(
@@ -322,7 +321,6 @@ def confusion_table(matrix: np.ndarray, classes: list[str]) -> Table:
 
 
 def _cross_check_sentence(bench: Bench, row: CrossCheck) -> str:
-    """trtexec's number beside ours."""
     unstable = "; trtexec's own times are unstable" if row.unstable else ""
     note = f"; {row.note.rstrip('.')}" if row.note else ""
     return (
@@ -350,7 +348,6 @@ def _method_sections(bench: Bench) -> tuple[Section, ...]:
 
 
 def _model_tables(bench: Bench) -> tuple[Table, ...]:
-    """The files that were measured."""
     columns = (Column("model", "name"), Column("precision"), Column("size"), Column("input"), Column("SHA-256"))
     rows = [
         cells(
@@ -363,7 +360,6 @@ def _model_tables(bench: Bench) -> tuple[Table, ...]:
 
 
 def _runner_tables(bench: Bench) -> tuple[Table, ...]:
-    """How each model was run, as asked and as found."""
     rows = [
         cells(
             *(row.model, row.runner, row.batch, row.facts.provider or row.facts.device, decimals(row.open_s, ".2f")),

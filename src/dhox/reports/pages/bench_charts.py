@@ -75,7 +75,6 @@ def latency_charts(bench: Bench, samples: Samples | None) -> tuple[Chart, ...]:
 
 
 def _distribution_caption(bench: Bench) -> str:
-    """What the chart of distributions shows and leaves out."""
     rows, left_out = _told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
     return (
         f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every "
@@ -121,7 +120,6 @@ def drift(bench: Bench, samples: Samples) -> str:
 
 
 def _batch_sizes(bench: Bench) -> str:
-    """Median latency and images/s over the batch size."""
     rows = sorted((row for row in bench.measured_latency if row.scope == _told_scope(bench)), key=lambda row: row.batch)
     curves: dict[tuple[str, str], list[Any]] = {}
     for row in rows:

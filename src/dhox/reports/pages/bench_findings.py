@@ -49,7 +49,6 @@ def emulated(bench: Bench) -> set[tuple[str, str]]:
 
 
 def _facts_of(bench: Bench, row: LatencyRow) -> RunnerFacts | None:
-    """What is known of the runner behind a latency row."""
     wanted = (row.model, row.runner, row.batch)
     return next((one.facts for one in bench.runners if (one.model, one.runner, one.batch) == wanted), None)
 

@@ -61,7 +61,6 @@ def _heads_section(manifest: Manifest, ledger: Ledger) -> Section:
 
 
 def _shipped(fold: Fold) -> str:
-    """The stage that an export ships."""
     plain = "linear_plain" if fold.z_norm else "linear_tuned"
     return {"linear": plain, "heads": "dho"}.get(fold.rule, fold.rule)
 
@@ -161,7 +160,6 @@ def _fold_sentence(manifest: Manifest) -> str:
 
 
 def _retuned_sentence(manifest: Manifest) -> str:
-    """What a retuned export changed, and what it left out."""
     assert manifest.retuned_from is not None
     old, new = manifest.retuned_from.fold, manifest.fold
     numbers = [("alpha", old.alpha, new.alpha), ("beta", old.beta, new.beta), ("r", old.r, new.r)]
@@ -231,7 +229,6 @@ def _conversion_sentence(entry: Artefact) -> str:
 
 
 def _half_sentence(found: HalfConversion) -> str:
-    """fp16."""
     text = f"{100 * found.share:.0f} % of convolutions and matrix products"
     measured = [node for node in found.kept if not node.always]
     if measured:
@@ -241,7 +238,6 @@ def _half_sentence(found: HalfConversion) -> str:
 
 
 def _int8_sentence(found: Int8Conversion) -> str:
-    """int8."""
     unit = f"points of top-1 {'gained' if found.drop < 0 else 'lost'}"
     text = (
         f"{len(found.quantised)} layers, {100 * found.share:.0f} % of the multiply-adds; ranges ({found.method}) of "
