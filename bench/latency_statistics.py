@@ -40,7 +40,7 @@ METHOD = (
     "Comparisons: ratio of the medians of the same round, Hodges and Lehmann's estimate with Wilcoxon's signed-rank "
     "interval, widened where rounds resemble their neighbours, and by the 1 % that opening the same file again can "
     "move its median; all intervals of one bench hold together with 95 % (Bonferroni).",
-)  # fmt: skip
+)
 
 
 def latency_statistics(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarray) -> LatencyStatistics:

@@ -19,7 +19,7 @@ DeviceOption = Annotated[
     Option(
         "Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson", common=True
     ),
-]  # fmt: skip
+]
 Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.")]
 ALL_SCOPES: tuple[ScopeName, ...] = ("device", "e2e", "pipeline")
 

@@ -129,9 +129,7 @@ def _steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
     """The steps of one training, if no image is a copy of another."""
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
-    sets = choose_sets(
-        listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on
-    )  # fmt: skip
+    sets = choose_sets(listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
     return count_steps(sets, options, world)
 
 

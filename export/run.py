@@ -224,7 +224,7 @@ def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: 
 
 def make_manifest(
     folder: Path, source: RunDirectory, choice: Choice, result: Result, options: ExportOptions
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """The manifest of the files that are written in `folder`."""
     run, selection = source.run, source.selection
     written = {entry.precision for entry in result.artefacts}

@@ -26,7 +26,7 @@ OPTIONS = EngineOptions(largest=32)
 
 def open_cached_engine(
     onnx: Path, precision: EnginePrecision, names: tuple[str, str], name: str = "tensorrt"
-) -> EngineSession:  # fmt: skip
+) -> EngineSession:
     """The engine of an ONNX file, built now unless this user built it here before.
 
     It is for batches of 1 to 32, or for the file's own where that is fixed. There is no golden check: without an export

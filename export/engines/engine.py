@@ -82,9 +82,7 @@ def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overw
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, logger)
         promised = entry.conversion.share if isinstance(entry.conversion, HalfConversion) else None
         if job.device is None:
-            compiled = compiled_precision(
-                layers_of_log(logger.layers), built.products, job.precision, "builder's log"
-            )  # fmt: skip
+            compiled = compiled_precision(layers_of_log(logger.layers), built.products, job.precision, "builder's log")
             check_promise(job.precision, built.parsed, compiled, promised)
             proof = Proof(compiled, untold(compiled, "builder's log"))
         else:

@@ -80,9 +80,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
     return Half(content, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
 
 
-def account(
-    graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int
-) -> HalfConversion:  # fmt: skip
+def account(graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int) -> HalfConversion:
     """Every fp32 node in the order of the graph, and the share of products that are half. Raises DhoxError for none."""
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     why = kept | fp32_nodes(graph)

@@ -23,7 +23,7 @@ from dhox.artefacts.record import (
     Record,
     Sha256,
     Share,
-)  # fmt: skip
+)
 
 Precision = Literal["fp32", "fp16", "int8"]
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
@@ -70,9 +70,7 @@ class Evidence(Record):
 class ComparisonRow(Accuracy, kw_only=True):
     """One way to answer from the two heads. `head_us`: median time of the head for one image on this CPU."""
 
-    stage: Literal[
-        "ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned", "linear_plain"
-    ]  # fmt: skip
+    stage: Literal["ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned", "linear_plain"]
     agreement_with_dho: Share
     calibration_error: NotNegative
     head_parameters: Count | None = None
