@@ -77,9 +77,7 @@ def _ways_section(audit: Audit) -> Section:
     first = audit.ways[0] if audit.ways else None
     rows = [
         cells(
-            "teacher" if row.model == audit.teacher.name else row.model,
-            row.way,
-            percent(row),
+            *("teacher" if row.model == audit.teacher.name else row.model, row.way, percent(row)),
             "" if row is first else f"{row.difference:+.1f} (≥ {row.lower_bound:+.1f})",
             f"{row.parameters / 1e6:.1f} M",
         )
@@ -113,9 +111,7 @@ def class_section(audit: Audit) -> Section:
     weakest = sorted(audit.per_class, key=lambda row: row.accuracy)[:MOST_CLASSES]
     rows = [
         cells(
-            row.class_,
-            row.n,
-            percent(row),
+            *(row.class_, row.n, percent(row)),
             f"{share(row.probe.accuracy)} %" if row.probe else "",
             f"{row.taken_for} ({row.times})" if row.taken_for else "",
         )

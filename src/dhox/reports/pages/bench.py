@@ -191,9 +191,7 @@ def _stream_section(bench: Bench) -> Section:
     """Throughput of concurrent streams, and the latency that each of them sees."""
     rows = [
         cells(
-            who(bench, row),
-            row.batch,
-            row.streams,
+            *(who(bench, row), row.batch, row.streams),
             f"{count_text(row.images_per_s)} ({'-'.join(count_text(end) for end in row.interval)})",
             milliseconds(row.p50_ms),
             "-" if row.p99_ms is None else milliseconds(row.p99_ms),
@@ -210,11 +208,8 @@ def _energy_section(bench: Bench, beside: Beside) -> Section:
     rails = len(bench.energy.rails) > 1
     rows = [
         cells(
-            f"{who(bench, row)}, batch {row.batch}, {row.scope}",
-            f"{row.seconds:.0f}",
-            f"{row.mean_w:.1f}",
-            *(count_text(value) for value in (row.mj_per_image, row.net_mj_per_image)),
-            *(count_text(value) for value in (row.images_per_joule, row.mj_per_correct)),
+            *(f"{who(bench, row)}, batch {row.batch}, {row.scope}", f"{row.seconds:.0f}", f"{row.mean_w:.1f}"),
+            *map(count_text, (row.mj_per_image, row.net_mj_per_image, row.images_per_joule, row.mj_per_correct)),
             *[", ".join(f"{rail} {watts:.1f}" for rail, watts in row.rails_w.items())] * rails,
         )
         for row in bench.energy.rows
@@ -364,8 +359,7 @@ def _runner_tables(bench: Bench) -> tuple[Table, ...]:
         cells(
             *(row.model, row.runner, row.batch, row.facts.provider or row.facts.device, decimals(row.open_s, ".2f")),
             "captured" if row.facts.graph else "not captured" if row.facts.graph_asked else "",
-            row.facts.precision_asked,
-            row.facts.precision_proven or "not proven",
+            *(row.facts.precision_asked, row.facts.precision_proven or "not proven"),
             "not known" if row.facts.nodes_off_device is None else row.facts.nodes_off_device,
         )
         for row in bench.runners

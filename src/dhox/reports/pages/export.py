@@ -39,9 +39,7 @@ def _heads_section(manifest: Manifest, ledger: Ledger) -> Section:
     listed = [
         cells(
             Cell(STAGES[row.stage], "strong" if row.stage == _shipped(manifest.fold) else ""),
-            percent(row),
-            f"{share(row.agreement_with_dho)} %",
-            decimals(row.calibration_error),
+            *(percent(row), f"{share(row.agreement_with_dho)} %", decimals(row.calibration_error)),
             "" if row.head_parameters is None else f"{row.head_parameters:,}",
             "" if row.head_us is None else f"{row.head_us:.1f} us",
         )
@@ -95,15 +93,9 @@ def ledger_section(ledger: Ledger) -> Section:
 def ledger_table(rows: list[tuple[Cell, ...]], caption: str) -> Table:
     """Rows of `ledger_cells`."""
     columns = (
-        Column("stage", "name"),
-        Column("accuracy"),
-        Column("top-5", where="page"),
-        Column("ECE"),
-        Column("same label"),
-        Column("largest diff.", where="page"),
-        Column("+ / -"),
-        Column("p"),
-    )
+        Column("stage", "name"), Column("accuracy"), Column("top-5", where="page"), Column("ECE"), Column("same label"),
+        Column("largest diff.", where="page"), Column("+ / -"), Column("p"),
+    )  # fmt: skip
     return Table(columns, tuple(rows), caption)
 
 
@@ -178,10 +170,7 @@ def _files_section(manifest: Manifest) -> Section:
     """How each file came about, what it was checked against, where the graphs run, and when the answer is unknown."""
     rows = [
         cells(
-            f"{check.precision} against {check.against}",
-            check.runner,
-            check.n,
-            f"{share(check.agreement)} %",
+            *(f"{check.precision} against {check.against}", check.runner, check.n, f"{share(check.agreement)} %"),
             f"{check.largest_difference:.1e}",
             "by accuracy" if check.tolerance is None else f"{check.tolerance:g}",
         )
