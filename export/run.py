@@ -44,10 +44,11 @@ from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arr
 from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
+from dhox.export.half_precision.convert import Converted
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
 from dhox.export.options import ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, teacher_stage
-from dhox.export.precisions import Model, converted
+from dhox.export.precisions import converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
 from dhox.runtimes.tensors import Tensors
@@ -165,7 +166,7 @@ def _check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
 
 def _write_models(
     folder: Path, source: RunDirectory, folded: Folded, images: CheckImages, options: ExportOptions
-) -> dict[Precision, Model]:
+) -> dict[Precision, Converted]:
     metadata = model_metadata(source.run.labels, source.run.preprocessing, folded.choice.fold)
     tensors = folded.tensors
     graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
@@ -177,7 +178,7 @@ def _write_models(
 
 
 def prove(
-    source: RunDirectory, folded: Folded, models: dict[Precision, Model], images: CheckImages, pixels: np.ndarray,
+    source: RunDirectory, folded: Folded, models: dict[Precision, Converted], images: CheckImages, pixels: np.ndarray,
     max_drop: float | None,
 ) -> tuple[list[Check], Ledger]:  # fmt: skip
     """Every graph against torch, and the ledger of all stages. Raises GateFailedError (see `export`)."""
@@ -198,7 +199,7 @@ def prove(
     return checks, ledger
 
 
-def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
+def _artefact_entry(folder: Path, precision: Precision, model: Converted, folded: Folded, golden: Golden) -> Artefact:
     path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
     if precision not in TOLERANCE:
         probs = onnx_probs(model.content, golden.input, tensors)
@@ -208,7 +209,7 @@ def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Fo
         input=tensors.kind,  # type: ignore[arg-type]
         bytes=len(model.content), sha256=sha256(path), golden_agreement=agreement,
         placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1])),
-        conversion=model.conversion,
+        conversion=model.account,
     )  # fmt: skip
 
 

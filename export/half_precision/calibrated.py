@@ -8,7 +8,6 @@ Differences are measured on the emulated graph (`emulated`), which rounds as a d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from onnx import TensorProto, numpy_helper
 
 from dhox.artefacts.manifest import HalfConversion, Kept
 from dhox.errors import DhoxError
+from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.convert import (
     LARGEST,
     LINEAR_OPS,
     TAIL,
+    Converted,
     convert,
     float_tensors,
     fp32_nodes,
@@ -45,21 +46,13 @@ ROUNDING = 2.0**-11  # largest relative error of rounding a value
 PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
-@dataclass(frozen=True)
-class Half:
-    """An fp16 file and how it came about; its `difference` is that of the emulated graph."""
-
-    content: bytes
-    account: HalfConversion
-
-
 def calibration_inputs(pixels: np.ndarray, tensors: Tensors) -> list[np.ndarray]:
     """CALIBRATION_IMAGES spread evenly over `pixels` (uint8 [N, H, W, 3]) as batches of a graph's input."""
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), CALIBRATION_IMAGES)).astype(int)]
     return list(tensors.batches(chosen, BATCH))
 
 
-def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Half:
+def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Converted:
     """Convert an fp32 file of dhox by what it computes on `inputs`: batches of real images as its input takes them.
 
     Raises DhoxError where the fp32 graph itself is not finite, or where nothing could be half.
@@ -77,7 +70,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
         kept = _mended(fp32, metadata, kept, inputs, reference, worst)
         content, differences = attempt(fp32, metadata, kept, inputs, reference)
 
-    return Half(content, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
+    return Converted(content, OPSET, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
 
 
 def account(graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int) -> HalfConversion:

@@ -7,12 +7,14 @@ is told; `to_half` (export/half_precision/calibrated.py) finds out on real image
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from dhox.artefacts.manifest import HalfConversion, Int8Conversion
 from dhox.errors import DhoxError
 from dhox.export.graphs.onnx_contract import OPSET, finish
 
@@ -25,6 +27,15 @@ TAIL = "the head's tail"
 FP32_INPUTS = {"Resize": (1, 2)}  # roi and scales are float32 by the operator's definition
 QUANTISED_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take half types
 SMALLEST_SCALE = 2.0**-17  # fp16 rounds a scale above it by less than half a step of int8 (1/127) at full range
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph in one precision, and how it came about; None for fp32. An fp16 `difference` is the emulated graph's."""
+
+    content: bytes
+    opset: int
+    account: HalfConversion | Int8Conversion | None
 
 
 def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> bytes:
