@@ -11,7 +11,6 @@ from msgspec import to_builtins
 
 from dhox.artefacts.engine import ENGINE_FILE, Engine, EngineOptions
 from dhox.artefacts.files import check_output, output_directory
-from dhox.artefacts.golden import GoldenResult
 from dhox.artefacts.ledger import DeviceRow
 from dhox.artefacts.manifest import Artefact, HalfConversion
 from dhox.errors import DhoxError, GateFailedError, UsageError
@@ -97,21 +96,15 @@ def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: 
         layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
         check_promise(job.precision, built.parsed, compiled, promised)
-        golden = _prove_golden(export, entry, session)
+        golden = engines.run_golden(export, entry, session)
+        if not golden.passed:
+            raise GateFailedError(
+                f"The {entry.precision} engine does not give the golden outputs of the export ({golden}). Nothing was "
+                "kept.",
+                "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
+            )
         row, note = engine_ledger(export, entry, session)
     return Proof(compiled, untold(compiled, "inspector"), golden, None, row, note)
-
-
-def _prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
-    """The golden check. Raises GateFailedError where the engine does not give the golden outputs."""
-    result = engines.run_golden(export, entry, session)
-    if not result.passed:
-        raise GateFailedError(
-            f"The {entry.precision} engine does not give the golden outputs of the export ({result}). Nothing was "
-            "kept.",
-            "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
-        )
-    return result
 
 
 def engine_ledger(export: Export, entry: Artefact, session: Session) -> tuple[DeviceRow | None, str | None]:

@@ -95,6 +95,14 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(place).free
 
 
+def make_folder(folder: Path, fix: str, mode: int = 0o777) -> None:
+    """Create a folder and those above it. Raises DhoxError, which ends with `fix`, where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as err:
+        raise DhoxError(f"Could not create {folder}: {err.strerror}.", fix) from err
+
+
 def user_cache(name: str) -> Path:
     """$XDG_CACHE_HOME/dhox/NAME, by default below ~/.cache: what this user can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhox" / name
