@@ -53,13 +53,6 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
         n_labelled=0, n_unlabelled=0, n_validation=len(validation), n_test=0, selection="imported", labelled=[],
         validation=[item.name for item in validation],
     )  # fmt: skip
-    summary = Run(
-        finished_at=now(), method="dho", data=data_address(given.data or out / SYNTHETIC),
-        classes=class_entries(classes), sets=sets, teacher=None,
-        student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name), preprocessing=preprocessing,
-        training=None, test=None, skipped=[], notes=_notes(stored, selection, given.data), environment=versions(),
-        imported=Imported(str(file.absolute()), sha256(file), stored),
-    )  # fmt: skip
     with output_directory(out, RUN_FILE, RUN_SCHEMA, given.overwrite) as run:
         save_student(student, run)
         logits = _answers(student, validation, preprocessing, worker_count(given.workers))
@@ -67,6 +60,13 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
         if given.data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
         write_record(run / SELECTION_FILE, selection)
+        summary = Run(
+            finished_at=now(), method="dho", data=data_address(given.data or out / SYNTHETIC),
+            classes=class_entries(classes), sets=sets, teacher=None,
+            student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name), preprocessing=preprocessing,
+            training=None, test=None, skipped=[], notes=_notes(stored, selection, given.data), environment=versions(),
+            imported=Imported(str(file.absolute()), sha256(file), stored),
+        )  # fmt: skip
         summary = write_run_file(run, summary)
     return RunResult(out, summary, selection)
 
