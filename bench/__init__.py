@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dhox.bench.options import BenchOptions
 from dhox.options.package import make_callable, options_of
 
 if TYPE_CHECKING:
-    from dhox.bench.options import BenchOptions
     from dhox.bench.run import BenchResult
 
 
@@ -23,17 +23,10 @@ def bench(*models: str | Path, **options: Any) -> BenchResult:
 
     Raises UsageError for wrong options, DhoxError for a model that cannot be measured.
     """
-    given = options_of(option_record(), options)
+    given = options_of(BenchOptions, options)
     from dhox.bench.run import bench as run_bench
 
     return run_bench([Path(model) for model in models], given)
 
 
-def option_record() -> type[BenchOptions]:
-    """The type of the options."""
-    from dhox.bench.options import BenchOptions
-
-    return BenchOptions
-
-
-make_callable(__name__, bench, option_record)
+make_callable(__name__, bench, BenchOptions)

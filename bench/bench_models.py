@@ -126,14 +126,12 @@ def _long_name(model: BenchModel) -> str:
 
 
 def _export_models(export: Path, precisions: tuple[str, ...]) -> list[BenchModel]:
-    """The artefacts of an export directory."""
     opened = open_export(export)
     entries = [opened.entry(precision) for precision in precisions] or opened.manifest.artefacts
     return [_export_model(opened, entry) for entry in entries]
 
 
 def _file_model(path: Path) -> BenchModel:
-    """One file of an export directory."""
     opened = open_export(path.parent)
     entries = {entry.file: entry for entry in opened.manifest.artefacts}
     if path.name not in entries:

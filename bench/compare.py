@@ -14,7 +14,7 @@ from typing import Literal
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.bench_accuracy import AccuracyRow
-from dhox.artefacts.bench_latency import Key, LatencyRow
+from dhox.artefacts.bench_latency import Key
 from dhox.artefacts.files import BENCH_FILE
 from dhox.artefacts.predictions import PREDICTIONS_FILE, Answers, read_predictions
 from dhox.artefacts.record import Interval, read_head, read_record
@@ -130,7 +130,12 @@ def compare(
         raise DhoxError(
             "--max-accuracy-drop: the benches have no accuracy in common.", "Give dhox bench --data for both."
         )
-    failures = [_too_slow(row, max_slowdown) for row in latency if row.verdict == "too slow" and max_slowdown]
+    failures = [
+        f"{row.text} is {row.ratio:.3f} times as slow ({row.interval[0]:.3f}-{row.interval[1]:.3f}), the limit is "
+        f"{max_slowdown:g}"
+        for row in latency
+        if row.verdict == "too slow"
+    ]
     failures += [
         f"{row.model} by {row.runner} lost {row.drop:.2f} points "
         f"({'chance could explain it' if row.chance else 'beyond chance'}), the limit is {max_accuracy_drop:g}"
@@ -162,18 +167,9 @@ def _open_side(path: Path) -> Side:
     return Side(bench, samples, read_predictions(file.parent / PREDICTIONS_FILE))
 
 
-def _too_slow(row: LatencyChange, limit: float) -> str:
-    """A failure of the latency gate, as a sentence."""
-    return (
-        f"{row.text} is {row.ratio:.3f} times as slow ({row.interval[0]:.3f}-{row.interval[1]:.3f}), the limit is "
-        f"{limit:g}"
-    )
-
-
 def _latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[LatencyChange], str, list[str]]:
     """Matched rows, where their intervals come from, and what has no partner or is emulated."""
     before, after = ({row.key: row for row in side.bench.latency} for side in (old, new))
-    from_samples = bool(old.samples and new.samples)
     changes, alone = [], []
     for key in dict.fromkeys([*before, *after]):
         if key not in before or key not in after:
@@ -183,22 +179,21 @@ def _latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[La
         if any(row.emulated for row in rows):
             alone.append(f"times of {key.model} by {key.runner}: its precision is emulated here")
             continue
-        intervals = [
-            _sampled_interval(side.samples, key) if from_samples and side.samples else row.p50_interval
-            for side, row in zip((old, new), rows, strict=True)
-        ]
-        changes.append(_latency_change(*rows, intervals[0], intervals[1], limit))
-    source = "samples.npz of both benches" if from_samples else "bench.json (a samples.npz is missing)"
+        intervals = rows[0].p50_interval, rows[1].p50_interval
+        if old.samples and new.samples:
+            intervals = sampled_interval(old.samples, key), sampled_interval(new.samples, key)
+        medians = rows[0].latency_ms.p50, rows[1].latency_ms.p50
+        ratio, interval = ratio_interval(medians, intervals)
+        changes.append(LatencyChange(*key, *medians, ratio, interval, verdict(ratio, interval, limit)))
+    both = old.samples and new.samples
+    source = "samples.npz of both benches" if both else "bench.json (a samples.npz is missing)"
     return changes, source, list(dict.fromkeys(alone))
 
 
-def _latency_change(
-    old: LatencyRow, new: LatencyRow, old_interval: Interval, new_interval: Interval, limit: float | None
-) -> LatencyChange:
-    """The ratio of two medians, with its interval and verdict."""
-    medians = old.latency_ms.p50, new.latency_ms.p50
-    ratio, interval = ratio_interval(medians, (old_interval, new_interval))
-    return LatencyChange(*old.key, *medians, ratio, interval, verdict(ratio, interval, limit))
+def sampled_interval(samples: Samples, key: Key) -> Interval:
+    """The 95 % interval of a median in ms, from its raw samples."""
+    low, high, _ = median_interval(samples.calls[key].rounds)
+    return low / 1e6, high / 1e6
 
 
 def _missing_rows(old: Side, new: Side, latency: bool, accuracy: bool) -> list[str]:
@@ -215,12 +210,6 @@ def _missing_rows(old: Side, new: Side, latency: bool, accuracy: bool) -> list[s
         wrong = dict.fromkeys((row.model, row.runner) for row in new.bench.golden if not row.passed)
         found += [f"{model} by {runner} failed its golden check in the new bench" for model, runner in wrong]
     return found
-
-
-def _sampled_interval(samples: Samples, key: Key) -> Interval:
-    """The 95 % interval of a median in ms, from its raw samples."""
-    low, high, _ = median_interval(samples.calls[key].rounds)
-    return low / 1e6, high / 1e6
 
 
 def difference_interval(values: tuple[float, float], intervals: tuple[Interval, Interval]) -> tuple[float, Interval]:
@@ -272,7 +261,8 @@ def _accuracy_change(
     """The drop of one model, paired by image where both answered the same ones."""
     drop = 100 * (old.accuracy - new.accuracy)
     gained = lost = p = None
-    paired = _same_images(first, second) and len(first) == old.n == new.n
+    labels = [{path: one.label for path, one in answers.items()} for answers in (first, second)]
+    paired = labels[0] == labels[1] and len(first) == old.n == new.n > 0  # the same images with the same labels
     if paired:
         right = [{path: one.label == one.predicted for path, one in answers.items()} for answers in (first, second)]
         gained = sum(right[1][path] and not right[0][path] for path in first)
@@ -288,9 +278,3 @@ def _accuracy_change(
         interval=(100 * low, 100 * high), paired=paired, gained=gained, lost=lost, mcnemar_p=p, chance=chance,
         verdict="too low" if limit is not None and drop > limit + 1e-9 else "ok",
     )  # fmt: skip
-
-
-def _same_images(first: Answers, second: Answers) -> bool:
-    """Whether both answered the same images with the same labels."""
-    labels = [{path: answer.label for path, answer in one.items()} for one in (first, second)]
-    return bool(first) and labels[0] == labels[1]

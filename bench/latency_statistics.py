@@ -12,15 +12,7 @@ from math import ceil, exp, hypot, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
 
-from dhox.artefacts.bench_latency import (
-    ComparisonRow,
-    Drift,
-    Effective,
-    Key,
-    LatencyMs,
-    LatencyStatistics,
-    Verdict,
-)
+from dhox.artefacts.bench_latency import ComparisonRow, Drift, Effective, Key, LatencyMs, LatencyStatistics, Verdict
 from dhox.evidence.statistics import Z_95_TWO_SIDED, nearest_rank, percentile, student_t
 
 SEED = 0  # of the bootstrap: equal samples give equal numbers
@@ -48,7 +40,7 @@ METHOD = (
     "Comparisons: ratio of the medians of the same round, Hodges and Lehmann's estimate with Wilcoxon's signed-rank "
     "interval, widened where rounds resemble their neighbours, and by the 1 % that opening the same file again can "
     "move its median; all intervals of one bench hold together with 95 % (Bonferroni).",
-)  # fmt: skip
+)
 
 
 def latency_statistics(rounds_ns: Sequence[np.ndarray], batch: int, started_s: np.ndarray) -> LatencyStatistics:
@@ -252,10 +244,7 @@ class Ratio:
 
 
 def paired_ratio(
-    a_rounds: Sequence[np.ndarray],
-    b_rounds: Sequence[np.ndarray],
-    of_comparisons: int = 1,
-    opening: float = OPENING,
+    a_rounds: Sequence[np.ndarray], b_rounds: Sequence[np.ndarray], of_comparisons: int = 1, opening: float = OPENING
 ) -> Ratio:
     """How the time of b compares with that of a, measured in the same rounds: `ratio` = time of b / time of a.
 

@@ -19,7 +19,7 @@ DeviceOption = Annotated[
     Option(
         "Where to measure; jetson never falls back to the CPU.", metavar="auto|cpu|cuda|tensorrt|jetson", common=True
     ),
-]  # fmt: skip
+]
 Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.")]
 ALL_SCOPES: tuple[ScopeName, ...] = ("device", "e2e", "pipeline")
 
@@ -56,8 +56,7 @@ class How(Group, kw_only=True):
         ),
     ] = ",".join(ALL_SCOPES)  # fmt: skip
     duration: Annotated[
-        Duration,
-        Option("Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", common=True),
+        Duration, Option("Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", common=True)
     ] = 4.0
     energy: Annotated[
         Window,
@@ -158,10 +157,15 @@ def check(options: BenchOptions) -> None:
     """Raise UsageError for lists that hold what they cannot, and for options that need another one."""
     how, where = options.how, options.where
     _ = how.batches, how.scopes, how.stream_counts
-    if where.host is None and where.remote_python is not None:
-        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
+    check_host(where.host, where.remote_python)
     if where.power_modes and options.output.out is None and where.host is None:
         raise UsageError("--power-modes writes one bench directory per mode.", "Say where: --power-modes --out DIR.")
+
+
+def check_host(host: str | None, remote_python: str | None) -> None:
+    """Raise UsageError for --remote-python without --host."""
+    if host is None and remote_python is not None:
+        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

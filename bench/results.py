@@ -17,7 +17,7 @@ from dhox.artefacts.predictions import PREDICTIONS_FILE, write_predictions
 from dhox.artefacts.record import write_record
 from dhox.artefacts.samples import SAMPLES_FILE, Calls, Samples, Trace, samples_name, write_samples
 from dhox.bench.bench_models import BenchModel
-from dhox.bench.cells import SCOPES, Opened
+from dhox.bench.cells import SCOPES
 from dhox.bench.evaluate import Answers, accuracy_content, ledgers_content, prediction_rows
 from dhox.bench.latency_statistics import METHOD as STATISTICS
 from dhox.bench.latency_statistics import comparisons, latency_statistics
@@ -51,27 +51,9 @@ class Found:
     memory: Memory | None = None
     cross_checks: list[CrossCheck] = field(default_factory=list)
 
-    def add_runners(self, models: list[Opened], batch: int) -> None:
-        """What the runners of a batch size really are, once they are bound."""
-        for one in models:
-            self.runners.append(
-                RunnerRow(
-                    model=one.model.name, runner=one.runner.name, batch=batch, open_s=one.open_s, facts=one.runner.facts
-                )
-            )  # fmt: skip
-
-    def add_failures(self, failed: dict[Key, str]) -> None:
-        """Cells that dropped out while they were timed."""
-        for key, reason in failed.items():
-            self.not_run.append(NotRun(what="latency", reason=reason, **key._asdict()))
-
     def emulated(self) -> dict[tuple[str, str], str]:
         """(model, runner) whose time on this device says nothing about the one they are made for, and why."""
-        return {
-            (row.model, row.runner): row.facts.precision_note
-            for row in self.runners
-            if row.facts.device == "cpu" and row.facts.precision_proven is None and row.facts.precision_note
-        }
+        return {(row.model, row.runner): row.facts.emulated for row in self.runners if row.facts.emulated}
 
     def whole(self) -> dict[Key, Timed]:
         """The cells that an interruption left with two rounds or more."""
@@ -103,7 +85,6 @@ def write_results(folder: Path, found: Found, status: str) -> Bench:
 
 
 def _bench_content(found: Found, status: str) -> Bench:
-    """bench.json."""
     emulated = found.emulated()
     rounds = {key: timed.rounds for key, timed in found.timed.items() if timed.rounds}  # an interruption can leave none
     return Bench(

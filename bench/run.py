@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import asdict
 
-from dhox.artefacts.bench import Bench, NotRun, Settings
+from dhox.artefacts.bench import Bench, NotRun, RunnerRow, Settings
 from dhox.artefacts.bench_latency import StreamRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_name, output_directory
-from dhox.artefacts.machine import DeviceCard, Memory
+from dhox.artefacts.machine import DeviceCard
 from dhox.bench.accuracy import evaluation_images
 from dhox.bench.bench_models import BenchModel, check_batches, open_models
 from dhox.bench.cells import Pair, TimedImages, cells_of_batch, opened, reason_of, timed_images
@@ -32,7 +34,7 @@ from dhox.bench.trtexec import trtexec_checks
 from dhox.console import say
 from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError, run_failure
-from dhox.system.jetson_state import SharedMemory, process_peak_bytes, shared_memory
+from dhox.system.jetson_state import SharedMemory, own_memory, shared_memory
 from dhox.system.machine import device_card
 
 SEED = 0  # of the order in which the cells of a round are measured
@@ -77,7 +79,8 @@ def bench(paths: list[Path], options: BenchOptions) -> BenchResult:
         if found.meter is not None:
             stack.enter_context(closing(found.meter))
         stack.enter_context(one_at_a_time())
-        out = options.output.out or _default_out(found.models[0], found.card.host)
+        name = f"{found.card.host}-{datetime.now():%Y%m%d-%H%M%S}"
+        out = options.output.out or free_name(bench_folder(found.models[0]) / name)
         folder = stack.enter_context(output_directory(out, BENCH_FILE, BENCH_SCHEMA, options.output.overwrite))
         status, error = _measure_and_keep(plan, found, folder)
         try:
@@ -127,11 +130,6 @@ def _open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
     return meter, note
 
 
-def _default_out(model: BenchModel, host: str) -> Path:
-    """A new HOST-TIME beside the export, or here for a model of another tool."""
-    return free_name(bench_folder(model) / f"{host}-{datetime.now():%Y%m%d-%H%M%S}")
-
-
 def bench_folder(model: BenchModel) -> Path:
     """Where bench directories go: beside the export, or here for a model of another tool."""
     return model.export.absolute().parent / "bench" if model.export else Path.cwd() / "bench-results"
@@ -174,13 +172,7 @@ def measure_all(plan: Plan, found: Found, folder: Path) -> None:
                     _measure_batch(plan, able, batch, found, conditions, stop)
             finally:
                 found.conditions = conditions.summary()
-                found.memory = memory.summary() if memory else _own_memory()
-
-
-def _own_memory() -> Memory:
-    """`memory` of bench.json where GPU and CPU share none."""
-    method = "The process's peak resident set (VmHWM); what a discrete GPU holds is not in it."
-    return Memory(peak_bytes=None, process_peak_bytes=process_peak_bytes(), method=method)
+                found.memory = memory.summary() if memory else own_memory()
 
 
 def _idle_power(found: Found) -> None:
@@ -233,14 +225,17 @@ def _measure_batch(
     how = plan.options.how
     with opened(able, plan.device, plan.trust_engine, found.not_run) as models:
         cells = cells_of_batch(models, batch, plan.images, found.not_run)
-        found.add_runners(models, batch)
+        found.runners += [
+            RunnerRow(model=m.model.name, runner=m.runner.name, batch=batch, open_s=m.open_s, facts=m.runner.facts)
+            for m in models
+        ]
         timed = [cell for cell in cells if cell.key.scope in how.scopes]
         conditions.throttled()  # what was before is no row's
         try:
             failed = measure(timed, how.duration, FEWEST_ROUNDS, plan.rng, found.timed, f"batch {batch}", stop)
         finally:
             found.throttled |= {batch} if conditions.throttled() else set()
-        found.add_failures(failed)
+        found.not_run += [NotRun(what="latency", reason=why, **key._asdict()) for key, why in failed.items()]
         _energy_of(cells, how.energy, found)
         trtexec_checks(models, batch, plan.images, found)
     for pair in able:
@@ -281,17 +276,11 @@ def _measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
         try:
             model.check_batch(batch)
             pixels = model.tensors.graph_input(plan.images.pixels(model, batch))
-            row = concurrent_streams(
-                lambda: open_runner(model, runner, plan.device, plan.trust_engine),
-                pixels,
-                count,
-                plan.options.how.duration,
-            )
+            one = partial(open_runner, model, runner, plan.device, plan.trust_engine)
+            row = concurrent_streams(one, pixels, count, plan.options.how.duration)
         except Exception as err:
-            found.not_run.append(
-                NotRun(
-                    what="streams", model=model.name, runner=runner, batch=batch, streams=count, reason=reason_of(err)
-                )
-            )
+            name, why = model.name, reason_of(err)
+            missing = NotRun(what="streams", model=name, runner=runner, batch=batch, streams=count, reason=why)
+            found.not_run.append(missing)
             continue
-        found.streams.append(StreamRow(model=model.name, runner=runner, batch=batch, streams=count, **vars(row)))
+        found.streams.append(StreamRow(model=model.name, runner=runner, batch=batch, streams=count, **asdict(row)))

@@ -29,9 +29,8 @@ from dhox.models.engines import read_sidecar
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # JetPack's and the containers'
 FIELDS = ("computeMs", "latencyMs", "h2dMs", "d2hMs")
-MODES: dict[
-    str, dict[int, list[str]]
-] = {  # scope -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
+# scope -> major version -> flags; GRAPH is added where our runner captured one, NO_GRAPH where not
+MODES: dict[str, dict[int, list[str]]] = {
     "device": {10: ["--useSpinWait", "--noDataTransfers"], 11: []},
     "e2e": {10: ["--useSpinWait"], 11: ["--includeDataTransfers"]},
 }

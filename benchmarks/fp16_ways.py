@@ -43,7 +43,7 @@ from dhox.export.graphs.graph import Deployable, StackedHead, folded_head, head_
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.calibrated import PRODUCT_OPS, to_half
 from dhox.export.half_precision.convert import fp32_nodes
-from dhox.export.half_precision.emulated import HALF_TYPES, emulated, typed_graph
+from dhox.export.half_precision.emulated import HALF, emulated, typed_graph
 from dhox.export.half_precision.sensitivity import largest_difference
 from dhox.runtimes.onnxruntime_api import open_session
 
@@ -134,7 +134,7 @@ def by_autocast(fp32: bytes, batch: np.ndarray, python: str) -> bytes:
 def share(content: bytes) -> float:
     """Share of convolutions and matrix products whose result is fp16."""
     graph = typed_graph(content).graph
-    half = {value.name for value in graph.value_info if value.type.tensor_type.elem_type in HALF_TYPES}
+    half = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == HALF}
     products = [node for node in graph.node if node.op_type in PRODUCT_OPS]
     return sum(node.output[0] in half for node in products) / len(products)
 

@@ -12,22 +12,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dhox.distill.options import DistillOptions
 from dhox.options.package import make_callable, options_of
 
 if TYPE_CHECKING:
-    from dhox.distill.options import DistillOptions
-    from dhox.distill.run import DistillResult
+    from dhox.distill.results.outcome import RunResult
 
 
 def distill(
     data: str | Path, out: str | Path | None = None, *, recipe: str | Path | None = None, **options: Any
-) -> DistillResult:
+) -> RunResult:
     """Train a student on DATA and write its run directory, by default runs/NAME-OF-DATA.
 
     `recipe`: a TOML file of options; those given beside it win. One method and one seed: several are compared by
     `dhox.distill.compare_methods.compare`. Raises UsageError for wrong options, DhoxError for what is wrong with DATA.
     """
-    given = options_of(option_record(), options, recipe)
+    given = options_of(DistillOptions, options, recipe)
     from dhox.data.dataset import data_name
     from dhox.distill.run import distill as run_distill
     from dhox.errors import require
@@ -36,11 +36,4 @@ def distill(
     return run_distill(Path(data), Path(out) if out is not None else Path("runs") / data_name(Path(data)), given)
 
 
-def option_record() -> type[DistillOptions]:
-    """The type of the options."""
-    from dhox.distill.options import DistillOptions
-
-    return DistillOptions
-
-
-make_callable(__name__, distill, option_record)
+make_callable(__name__, distill, DistillOptions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,8 @@ from dhox.console import say
 from dhox.data.dataset import data_address, read_dataset
 from dhox.distill.options import DistillOptions, check, single
 from dhox.distill.processes import create_fabric
-from dhox.distill.run import DistillResult, distill
+from dhox.distill.results.outcome import RunResult
+from dhox.distill.run import distill
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import mean_interval
 from dhox.options.declare import replaced
@@ -23,15 +23,7 @@ from dhox.system.environment import now, versions
 CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
-    """What a comparison reports: comparison.json."""
-
-    out: Path
-    content: Comparison
-
-
-def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
+def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
     """Train every method of the options with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
 
     The teacher cache is shared. Accuracies are on test; with `resume` the
@@ -50,7 +42,7 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
         out.mkdir(parents=True, exist_ok=True)
         mark_running(out / COMPARISON_FILE, COMPARISON_SCHEMA)
     first, first_split = options.training.seed, options.labels.split_seed
-    results: dict[Method, list[DistillResult]] = {method: [] for method in methods}
+    results: dict[Method, list[RunResult]] = {method: [] for method in methods}
     for i in range(seeds):
         for method in methods:
             say(f"{method}, seed {first + i}")
@@ -66,7 +58,7 @@ def compare(data: Path, out: Path, options: DistillOptions) -> ComparisonResult:
     )  # fmt: skip
     if fabric.is_global_zero:
         write_record(out / COMPARISON_FILE, content)
-    return ComparisonResult(out, content)
+    return content
 
 
 def unfinished(out: Path) -> bool:
@@ -74,7 +66,7 @@ def unfinished(out: Path) -> bool:
     return read_head(out / COMPARISON_FILE).status == "running"
 
 
-def _comparison_rows(results: dict[Method, list[DistillResult]]) -> list[ComparisonRow]:
+def _comparison_rows(results: dict[Method, list[RunResult]]) -> list[ComparisonRow]:
     """A row per method and stage: accuracy of each seed, mean and 95 % interval, and the paired difference to dho."""
     values: dict[tuple[Method | Literal["teacher"], TestStage], list[float]] = {}
     # The teacher is the same in every method, but kd's has no labels for an adapter.

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dhox.artefacts.files import free_bytes
-from dhox.data.dataset import Item, read_image, spread
+from dhox.data.dataset import read_image, spread
 from dhox.distill.images.listing import Listing, list_images
 from dhox.distill.images.packed import packed_side
 from dhox.distill.images.sets import choose_sets
@@ -129,9 +129,7 @@ def _steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
     """The steps of one training, if no image is a copy of another."""
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
-    sets = choose_sets(
-        listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on
-    )  # fmt: skip
+    sets = choose_sets(listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
     return count_steps(sets, options, world)
 
 
@@ -140,26 +138,19 @@ def summed(
     packing: PackingCost | None, training: TrainingCost | None,
 ) -> Plan:  # fmt: skip
     """The parts together."""
-    n_training, n_whole = len(_all_training(listing)), _n_whole_images(listing)
+    n_training, n_whole = len(listing.training), listing.n_rows - len(listing.training)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if fabric.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(fabric.device)
     return Plan(
         str(fabric.device), fabric.world_size, n_training, n_whole, sample.decode_s * (n_training + n_whole),
-        teacher, packing, training, _peak_memory(fabric.device), free_bytes(root),
+        teacher, packing, training, memory, free_bytes(root),
     )  # fmt: skip
-
-
-def _all_training(listing: Listing) -> list[Item]:
-    """The images that L and U are drawn from."""
-    return listing.splits["train"] + listing.splits["unlabelled"]
-
-
-def _n_whole_images(listing: Listing) -> int:
-    """The images that are answered whole."""
-    return len(listing.splits["val"]) + len(listing.splits["test"])
 
 
 def _decode_sample(listing: Listing, workers: int) -> Sample:
     """Decode a few training images. Raises DhoxError where there is none."""
-    items = spread(_all_training(listing), SAMPLE)
+    items = spread(listing.training, SAMPLE)
     if not items:
         raise DhoxError(f"{listing.data} holds no training image.", "Add images to train/CLASS/ or unlabelled/.")
     sizes = [read_image(item).size for item in items]
@@ -173,23 +164,19 @@ def _teacher_cost(
     guide: Teacher, listing: Listing, fabric: Fabric, views: int, online: list[int] | None = None
 ) -> TeacherCost:
     """A cache of so many views; or, `online`, a forward at every use: images of each training."""
-    n_training, n_whole = len(_all_training(listing)), _n_whole_images(listing)
+    n_training, n_whole = len(listing.training), listing.n_rows - len(listing.training)
     cached = 0 if online is not None else n_training * views
     passes = n_whole + (sum(online) if online is not None else cached)
-    return TeacherCost(passes, _teacher_rate(guide) * fabric.world_size, 2 * guide.width * (n_whole + cached))
+    batch = FORWARD_BATCH if guide.device.type == "cuda" else 16
+    images = torch.randn(batch, 3, guide.size, guide.size, device=guide.device)
+    rate = _best_rate(lambda: guide.encode_images(images), batch, guide.device)  # of its bare forward
+    return TeacherCost(passes, rate * fabric.world_size, 2 * guide.width * (n_whole + cached))
 
 
 def _packed_cost(listing: Listing, side: int, sample: Sample) -> PackingCost:
     """Packing every training image to `side` pixels."""
-    n = len(_all_training(listing))
+    n = len(listing.training)
     return PackingCost(side, n * side * side * 3, sample.decode_s * n if side else 0.0)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since the start, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _best_rate(work: Callable[[], object], images: int, device: torch.device) -> float:
@@ -206,15 +193,7 @@ def _best_rate(work: Callable[[], object], images: int, device: torch.device) ->
     return images / min(seconds() for _ in range(TRIALS))
 
 
-def _teacher_rate(guide: Teacher) -> float:
-    """Images per second of the teacher's bare forward."""
-    batch = FORWARD_BATCH if guide.device.type == "cuda" else 16
-    images = torch.randn(batch, 3, guide.size, guide.size, device=guide.device)
-    return _best_rate(lambda: guide.encode_images(images), batch, guide.device)
-
-
 def _student_rate(fabric: Fabric, model: torch.nn.Module, size: int, batch: int) -> float:
-    """Images per second of a training step."""
     model = fabric.to_device(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images = torch.randn(batch, 3, size, size, device=fabric.device)

@@ -12,12 +12,9 @@ from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share, replaced
 
 Method = Literal["dho", "sho", "ce", "kd"]
-METHODS: dict[str, tuple[bool, bool]] = {
-    "dho": (True, True),
-    "sho": (True, True),
-    "ce": (True, False),
-    "kd": (False, True),
-}  # (trains on labels, trains on the teacher)
+METHODS = {  # (trains on labels, trains on the teacher)
+    "dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True),
+}  # fmt: skip
 Metric = Literal["accuracy", "balanced", "macro-f1"]
 Pixels = Annotated[int, Meta(ge=8)]
 AtLeastTwo = Annotated[int, Meta(ge=2)]
@@ -75,7 +72,7 @@ class Labels(Group):
     group_by: Annotated[
         str | None,
         Option("Pattern whose first group, searched in an image's name, is its camera or recording.", metavar="REGEX"),
-    ] = None  # fmt: skip
+    ] = None
     skip_bad_images: SkipBadImages = False
 
 
@@ -125,8 +122,7 @@ class Student(Group):
         Option("W z + b; 100 (W/|W|)(z/|z|); or 100 (W z/|z| + b) as the authors' code."),
     ] = "linear"
     init_heads: Annotated[
-        Literal["random", "text"],
-        Option("text: the class text embeddings of an OpenCLIP student's own text tower."),
+        Literal["random", "text"], Option("text: the class text embeddings of an OpenCLIP student's own text tower.")
     ] = "random"
     init_from: Annotated[Path | None, Option("Run directory of an earlier student to start from.")] = None
 

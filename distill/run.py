@@ -28,14 +28,8 @@ from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingImages, student_inputs
 from dhox.distill.options import DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, shared_output
-from dhox.distill.results.evaluate import (
-    pixel_loader,
-    predict_logits,
-    validation_metrics,
-    with_labels,
-    with_unlabelled,
-)
-from dhox.distill.results.outcome import select, test_rows
+from dhox.distill.results.evaluate import pixel_loader, predict_logits, validation_metrics, with_labels, with_unlabelled
+from dhox.distill.results.outcome import RunResult, select, test_rows
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import CreatedStudent, create_student
 from dhox.distill.students.student import Student, save_student
@@ -61,15 +55,6 @@ from dhox.options.declare import settings as settings_of
 from dhox.system.environment import now, versions
 
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
-
-
-@dataclass(frozen=True)
-class DistillResult:
-    """What `dhox distill` reports: run.json and selection.json."""
-
-    run: Path
-    summary: Run
-    selection: Selection
 
 
 @dataclass(frozen=True)
@@ -118,7 +103,7 @@ class Outcome:
     selection: Selection
 
 
-def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
+def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     """Train a student on DATA and write the run directory `out`; `options` hold a single method.
 
     Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
@@ -130,7 +115,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
     if output.resume:
         finished = earlier_state(out, settings)
         if finished is not None:
-            return DistillResult(out, finished, read_record(out / SELECTION_FILE, Selection))
+            return RunResult(out, finished, read_record(out / SELECTION_FILE, Selection))
     check_output(out, RUN_FILE, RUN_SCHEMA, output.overwrite)
     fabric, precision = create_fabric(options.speed.device, options.speed.precision)
     place = Place(options, fabric, precision, options.speed.cache or out.absolute().parent / "cache", templates)
@@ -150,7 +135,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> DistillResult:
         summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
             summary = write_run(run, student.model, outcome, targets, summary)
-    return DistillResult(out, summary, outcome.selection)
+    return RunResult(out, summary, outcome.selection)
 
 
 def _load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:

@@ -113,8 +113,7 @@ class RetunedExport(Group):
     ] = None
     tau: Annotated[Positive | None, Option("With a linear fold: temperature.", shown="fitted again")] = None
     data: Annotated[
-        Path | None,
-        Option("Where its check images are now, for the ledger.", shown="where the export found them"),
+        Path | None, Option("Where its check images are now, for the ledger.", shown="where the export found them")
     ] = None
     overwrite: Overwrite = False
 
@@ -126,7 +125,22 @@ class RetuneOptions(Options):
     export: RetunedExport = RetunedExport()
 
 
-class Imported(Group):
+class Checkpoint(Group):
+    """The checkpoint"""
+
+    arch: Annotated[
+        str, Option("Its student: ViT-B-16, ViT-L-14, RN50, resnet18, resnet50 or mobilenetv2.", common=True)
+    ]
+    classes: Annotated[
+        str,
+        Option(
+            "Class names in the order of its training: imagenet, imagenet-wnid (n01440764 ...) or a file.",
+            metavar="NAME|FILE", common=True,
+        ),
+    ]  # fmt: skip
+
+
+class Inference(Group):
     """Inference"""
 
     alpha: Annotated[
@@ -141,4 +155,5 @@ class Imported(Group):
 class ImportOptions(Options):
     """The options of `dhox import-dho`."""
 
-    imported: Imported = Imported()
+    checkpoint: Checkpoint
+    inference: Inference = Inference()

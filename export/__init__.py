@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dhox.export.options import ExportOptions
 from dhox.options.package import make_callable, options_of
 
 if TYPE_CHECKING:
-    from dhox.export.options import ExportOptions
-    from dhox.export.run import ExportResult
+    from dhox.artefacts.manifest import ExportResult
 
 
 def export(run: str | Path, out: str | Path | None = None, **options: Any) -> ExportResult:
@@ -24,17 +24,10 @@ def export(run: str | Path, out: str | Path | None = None, **options: Any) -> Ex
 
     Raises UsageError for wrong options, DhoxError for a run that cannot be exported.
     """
-    given = options_of(option_record(), options)
+    given = options_of(ExportOptions, options)
     from dhox.export.run import export as run_export
 
     return run_export(Path(run), Path(out) if out is not None else Path(run) / "export", given)
 
 
-def option_record() -> type[ExportOptions]:
-    """The type of the options."""
-    from dhox.export.options import ExportOptions
-
-    return ExportOptions
-
-
-make_callable(__name__, export, option_record)
+make_callable(__name__, export, ExportOptions)

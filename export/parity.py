@@ -42,9 +42,7 @@ def check_rewritten(precision: Precision, probs: np.ndarray, reference: np.ndarr
     return passed(check, f"The rewritten {precision} graph", "Export the run again with these numbers.")
 
 
-def _check_against(
-    precision: Precision, probs: np.ndarray, reference: np.ndarray, against: str, runner: str
-) -> Check:  # fmt: skip
+def _check_against(precision: Precision, probs: np.ndarray, reference: np.ndarray, against: str, runner: str) -> Check:
     """A graph's probs [N, C] beside a reference's; `against`: whose these are."""
     finite = bool(np.isfinite(probs).all())
     return Check(

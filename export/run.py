@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.files import (
-    EXPORT_FILE,
-    EXPORT_SCHEMA,
-    check_output,
-    output_directory,
-    sha256,
-    write_bytes,
-)
+from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_output, output_directory, sha256, write_bytes
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger, Stage
@@ -27,6 +21,7 @@ from dhox.artefacts.manifest import (
     Check,
     ComparisonRow,
     Evidence,
+    ExportResult,
     Fold,
     Manifest,
     Precision,
@@ -49,10 +44,11 @@ from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arr
 from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
+from dhox.export.half_precision.convert import Converted
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
-from dhox.export.options import Checks, ExportOptions, Folding, check
+from dhox.export.options import ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, stored_stages
-from dhox.export.precisions import Model, converted
+from dhox.export.precisions import converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
 from dhox.runtimes.tensors import Tensors
@@ -61,15 +57,6 @@ from dhox.system.environment import now, versions
 MODEL_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 DEFAULTS = ExportOptions()
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What `dhox export` reports: the directory, and what its manifest.json and ledger.json hold."""
-
-    export: Path
-    manifest: Manifest
-    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -122,9 +109,12 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
         models = _write_models(folder, source, folded, images, options)
         proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
-        golden = _golden_of(images, folded)
+        answers = partial(torch_probs, folded.module, tensors=folded.tensors)
+        golden = make_golden([read_image(item) for item in images.golden], source.run.preprocessing, answers)
         entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
-        result = Result(entries, *proof, _reject_of(source, folded.choice.fold, options.checks))
+        asked = options.checks.reject_coverage
+        reject = None if asked is None else reject_threshold(source.validation, folded.choice.fold, asked)
+        result = Result(entries, *proof, reject)
         _write_side_files(folder, source, folded.heads, golden, result)
         manifest = make_manifest(folder, source, folded.choice, result, options)
         write_record(folder / EXPORT_FILE, manifest)
@@ -132,7 +122,6 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
 
 
 def _fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
-    """The student of a run with its folded head."""
     tensors = Tensors(source.run.preprocessing, options.files.input)
     student = load_student(source.path, source.run.student)
     heads = head_arrays(student)
@@ -177,8 +166,7 @@ def _check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
 
 def _write_models(
     folder: Path, source: RunDirectory, folded: Folded, images: CheckImages, options: ExportOptions
-) -> dict[Precision, Model]:
-    """The ONNX files of every precision that is asked for."""
+) -> dict[Precision, Converted]:
     metadata = model_metadata(source.run.labels, source.run.preprocessing, folded.choice.fold)
     tensors = folded.tensors
     graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
@@ -190,7 +178,7 @@ def _write_models(
 
 
 def prove(
-    source: RunDirectory, folded: Folded, models: dict[Precision, Model], images: CheckImages, pixels: np.ndarray,
+    source: RunDirectory, folded: Folded, models: dict[Precision, Converted], images: CheckImages, pixels: np.ndarray,
     max_drop: float | None,
 ) -> tuple[list[Check], Ledger]:  # fmt: skip
     """Every graph against torch, and the ledger of all stages. Raises GateFailedError (see `export`)."""
@@ -213,16 +201,7 @@ def prove(
     return checks, ledger
 
 
-def _golden_of(images: CheckImages, folded: Folded) -> Golden:
-    """The golden images with torch's answers."""
-    decoded = [read_image(item) for item in images.golden]
-    return make_golden(
-        decoded, folded.tensors.preprocessing, lambda inputs: torch_probs(folded.module, inputs, folded.tensors)
-    )
-
-
-def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Folded, golden: Golden) -> Artefact:
-    """The manifest's entry for a written model."""
+def _artefact_entry(folder: Path, precision: Precision, model: Converted, folded: Folded, golden: Golden) -> Artefact:
     path, tensors, agreement = folder / MODEL_FILES[precision], folded.tensors, None
     if precision not in TOLERANCE:
         probs = onnx_probs(model.content, golden.input, tensors)
@@ -232,15 +211,8 @@ def _artefact_entry(folder: Path, precision: Precision, model: Model, folded: Fo
         input=tensors.kind,  # type: ignore[arg-type]
         bytes=len(model.content), sha256=sha256(path), golden_agreement=agreement,
         placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1])),
-        conversion=model.conversion,
+        conversion=model.account,
     )  # fmt: skip
-
-
-def _reject_of(source: RunDirectory, fold: Fold, options: Checks) -> Reject | None:
-    """When the answer is unknown; None where every image is answered."""
-    if options.reject_coverage is None:
-        return None
-    return reject_threshold(source.validation, fold, options.reject_coverage)
 
 
 def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: Golden, result: Result) -> None:
@@ -255,7 +227,7 @@ def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: 
 
 def make_manifest(
     folder: Path, source: RunDirectory, choice: Choice, result: Result, options: ExportOptions
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """The manifest of the files that are written in `folder`."""
     run, selection = source.run, source.selection
     written = {entry.precision for entry in result.artefacts}

@@ -5,13 +5,16 @@ python scripts/write_schemas.py
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
 import dhox.artefacts
-from dhox.artefacts.record import Kind, json_schema
+from dhox.artefacts.record import Kind
 
 FOLDER = Path(__file__).parents[1] / "docs/schemas"
 
@@ -24,6 +27,12 @@ def kinds() -> list[type[Kind]]:
         (kind for kind in Kind.__subclasses__() if kind.__module__.startswith("dhox.artefacts")),
         key=lambda k: k.__name__,
     )
+
+
+def json_schema(kind: type[Kind]) -> bytes:
+    """The JSON Schema of a kind of file."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
+    return (json.dumps(schema, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def schemas() -> dict[str, bytes]:

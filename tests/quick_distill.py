@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import dhox
-from dhox.distill.run import DistillResult
+from dhox.distill.results.outcome import RunResult
 
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[1] / 'src/dhox/demo/teacher'}"
 QUICK = {
@@ -15,7 +15,7 @@ QUICK = {
 }  # fmt: skip
 
 
-def quick(data: Path, out: str = "runs/x", **options: object) -> DistillResult:
+def quick(data: Path, out: str = "runs/x", **options: object) -> RunResult:
     return dhox.distill(data, out, **{**QUICK, **options})  # type: ignore[operator]
 
 

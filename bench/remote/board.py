@@ -83,7 +83,7 @@ def probe() -> None:
         store=str(store()),
         free_bytes=shutil.disk_usage(disk).free,
         environment=remembered(),
-    )  # fmt: skip
+    )
 
 
 def imported(module: str, what: str) -> dict[str, Any]:

@@ -60,7 +60,6 @@ def digest(content: bytes) -> str:
 
 
 def _content_hash(source: Path | bytes) -> str:
-    """SHA-256 of a file."""
     return sha256(source) if isinstance(source, Path) else digest(source)
 
 

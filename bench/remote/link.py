@@ -8,7 +8,6 @@ import shlex
 import threading
 from collections.abc import Callable
 from importlib.resources import files
-from types import TracebackType
 from typing import Any, TypeVar
 
 from dhox.artefacts.record import Record
@@ -45,9 +44,7 @@ class Board:
         self.connection.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
 
     def start(self, action: str, arguments: dict[str, Any]) -> Session:

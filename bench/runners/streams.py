@@ -6,11 +6,11 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
+from dhox.artefacts.bench_latency import Throughput
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 from dhox.runtimes.runtime import Session
@@ -27,18 +27,6 @@ METHOD = (
     f"calls that end in the window, whenever they began; p99 is null under {FEWEST_CALLS} calls, and where the window "
     f"is shorter than {LONGEST_CALLS} times the longest call."
 )
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Of all streams together, with a 95 % interval; latencies in ms of the `n` calls that end in the window."""
-
-    images_per_s: float
-    interval: tuple[float, float]
-    n: int
-    p50_ms: float
-    p99_ms: float | None
-    p99_note: str | None
 
 
 def concurrent_streams(

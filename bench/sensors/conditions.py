@@ -12,7 +12,7 @@ from pathlib import Path
 from dhox.artefacts.machine import Conditions, Spread, Warming
 from dhox.bench.sensors.nvml import open_gpu
 from dhox.system.jetson import is_jetson
-from dhox.system.jetson_state import EMC, gpu_node, read_number, read_text
+from dhox.system.jetson_state import EMC, gpu_node, read_number, read_text, thermal_zones
 from dhox.system.sysroot import system_path
 
 HERTZ = 2.0
@@ -53,7 +53,7 @@ class ConditionsWatch:
         self.highest_mhz = None if self.gpu is None else self.gpu.highest_clock_mhz()
         self.gpu_node = gpu_node() if jetson else None
         self.cpus = _find_cpus()
-        self.zones = _find_zones()
+        self.zones = thermal_zones()
         self.alarms = _find_alarms() if jetson else {}
         self.counters = _find_counters()
         self.counts = {path: read_number(path) for path in self.counters}
@@ -184,16 +184,6 @@ def _find_cpus() -> list[Path]:
     numbers = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     folders = [system_path(f"/sys/devices/system/cpu/cpu{number}/cpufreq") for number in numbers]
     return [folder for folder in folders if read_number(folder / "scaling_cur_freq") is not None][:MOST_CPUS]
-
-
-def _find_zones() -> dict[str, Path]:
-    """Files of temperatures (millidegrees) by the kernel's name of the zone; a Tegra's answer only while powered."""
-    zones: dict[str, Path] = {}
-    for folder in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
-        name = read_text(folder / "type")
-        if name:
-            zones[name if name not in zones else f"{name} ({folder.name})"] = folder / "temp"
-    return zones
 
 
 def _find_alarms() -> dict[Path, str]:

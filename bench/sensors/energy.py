@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import asdict
 
-from dhox.artefacts.bench_energy import Energy, EnergyRow, IdlePower
+from dhox.artefacts.bench_energy import Energy, EnergyFigures, EnergyRow, IdlePower
 from dhox.artefacts.bench_latency import Key
 from dhox.artefacts.samples import Trace, samples_name
 from dhox.bench.rounds import Cell
@@ -158,10 +158,7 @@ def measure_idle(meter: Meter, seconds: float = 10.0, settle_s: float = 2.0, her
     start, end = max(start, float(times[0])), min(end, float(times[-1]))
     rails_w = {rail: between(times, joules[rail], start, end) / (end - start) for rail in meter.rails}
     return IdlePower(
-        seconds=end - start,
-        mean_w=sum(rails_w[rail] for rail in meter.total),
-        rails_w=rails_w,
-        readings=len(times),
+        seconds=end - start, mean_w=sum(rails_w[rail] for rail in meter.total), rails_w=rails_w, readings=len(times)
     )
 
 
@@ -195,27 +192,12 @@ def measure_energy(
     return _energy_row(sampler, cell.key, (start, end), calls, idle, accuracy)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Energy per image from a window's totals; see EnergyRow."""
-
-    seconds: float
-    images: int
-    mean_w: float
-    idle_w: float | None
-    net_w: float | None
-    mj_per_image: float
-    net_mj_per_image: float | None
-    images_per_joule: float | None
-    mj_per_correct: float | None
-
-
-def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> Figures:
+def figures(joules: float, seconds: float, images: int, idle_w: float | None, accuracy: float | None) -> EnergyFigures:
     """What a window's totals say; what needs idle power or accuracy is None without them."""
     mean_w, mj_per_image = joules / seconds, joules / images * 1e3
     net_w = None if idle_w is None else mean_w - idle_w
-    return Figures(
-        seconds, images, mean_w, idle_w, net_w, mj_per_image,
+    return EnergyFigures(
+        seconds=seconds, images=images, mean_w=mean_w, idle_w=idle_w, net_w=net_w, mj_per_image=mj_per_image,
         net_mj_per_image=None if net_w is None else net_w * seconds / images * 1e3,
         images_per_joule=images / joules if joules > 0 else None,
         mj_per_correct=mj_per_image / accuracy if accuracy else None,
@@ -223,12 +205,7 @@ def figures(joules: float, seconds: float, images: int, idle_w: float | None, ac
 
 
 def _energy_row(
-    sampler: Sampler,
-    key: Key,
-    window: tuple[float, float],
-    calls: int,
-    idle: IdlePower | None,
-    accuracy: float | None,
+    sampler: Sampler, key: Key, window: tuple[float, float], calls: int, idle: IdlePower | None, accuracy: float | None
 ) -> tuple[EnergyRow, Trace]:
     """The row of a window (start, end in seconds of the sampler's clock) in which `calls` ended, and the trace."""
     (start, end), meter = window, sampler.meter
@@ -248,7 +225,7 @@ def _energy_row(
     }
     trace = samples_name("energy", key.model, key.runner, key.batch)
     row = EnergyRow(
-        **key._asdict(), **vars(found), calls=calls, resolution=certain_to, trace=trace,
+        **key._asdict(), **asdict(found), calls=calls, resolution=certain_to, trace=trace,
         rails_w={rail: between(times, joules[rail], start, end) / seconds for rail in meter.rails},
         flags=[flag for flag, raised in flags.items() if raised],
     )  # fmt: skip

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhox.bench.sensors.meter import Reading
-from dhox.bench.sensors.sysfs import number
+from dhox.bench.sensors.meter import Reading, number
 from dhox.system.jetson_state import read_number, read_text
 from dhox.system.sysroot import system_path
 

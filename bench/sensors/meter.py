@@ -1,9 +1,14 @@
-"""What a source of energy readings is."""
+"""What a source of energy readings is, and how one is read from a small file of the kernel."""
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+LONGEST = 4096  # bytes: a sysfs file is one page
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,21 @@ class Meter(Protocol):
     def close(self) -> None:
         """Give the sensor back."""
         ...
+
+
+def number(path: Path) -> int:
+    """The whole number that the file holds. Raises OSError (`jetson_state` answers None), also for something else.
+
+    Unbuffered: a sensor whose part of the chip is powered down answers EAGAIN, which buffered files hide.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        content = os.read(descriptor, LONGEST).decode(errors="replace").strip()
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, str(path)) from err
+    finally:
+        os.close(descriptor)
+    try:
+        return int(content)
+    except ValueError:
+        raise OSError(errno.EINVAL, f"holds {content[:20]!r}, not a number", str(path)) from None

@@ -127,10 +127,7 @@ def open_gpu() -> tuple[Gpu | None, str]:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as err:
-        return (
-            None,
-            f"NVIDIA's management library does not answer ({err}). Install the GPU's driver",
-        )
+        return (None, f"NVIDIA's management library does not answer ({err}). Install the GPU's driver")
     try:
         address = cuda_bus_id()
         if address is not None:

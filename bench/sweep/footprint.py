@@ -7,7 +7,6 @@ prints the bytes as its last line.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from importlib import import_module
@@ -20,7 +19,7 @@ from dhox.bench.runners.runner import open_runner, parse_runner
 from dhox.errors import DhoxError
 from dhox.runtimes.tensorrt_api import import_tensorrt
 from dhox.system.jetson import is_jetson
-from dhox.system.jetson_state import shared_memory
+from dhox.system.jetson_state import resident_bytes, shared_memory
 
 CALLS = 3
 LIMIT_S = 300
@@ -56,7 +55,7 @@ def main(export: str, precision: str, runner: str, device: str, batch: str) -> N
     side = model.preprocessing.crop
     pixels = model.tensors.graph_input(np.zeros((int(batch), side, side, 3), np.uint8))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
-    before = resident("VmRSS")
+    before = resident_bytes("VmRSS") or 0
     with shared_memory() as shared:
         opened = open_runner(model, runner, device)
         opened.bind(pixels)
@@ -64,7 +63,7 @@ def main(export: str, precision: str, runner: str, device: str, batch: str) -> N
             opened.infer(pixels)
         summary = shared.summary()
         opened.close()
-    print(summary.peak_bytes if is_jetson() else max(0, resident("VmHWM") - before))
+    print(summary.peak_bytes if is_jetson() else max(0, (resident_bytes() or 0) - before))
 
 
 def load_runtime(runner: str) -> None:
@@ -76,13 +75,6 @@ def load_runtime(runner: str) -> None:
         import_module("dhox.bench.runners.torch_reference")
     else:
         import_module("onnxruntime")
-
-
-def resident(key: str) -> int:
-    """A size in /proc/self/status, in bytes."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 if __name__ == "__main__":

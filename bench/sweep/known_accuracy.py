@@ -105,7 +105,6 @@ def _from_run(run: Run) -> Evidence | None:
 
 
 def _from_ledger(run: Path, precision: str) -> Evidence | None:
-    """The file on the images of its export's ledger."""
     try:
         ledger = open_export(run / "export").ledger()
     except DhoxError:

@@ -153,7 +153,6 @@ def _name_of(candidate: Candidate, measured: Bench) -> str | None:
 
 
 def _wrong_answers(name: str | None, measured: Bench) -> bool:
-    """Whether a model failed its golden check."""
     return any(row.model == name and not row.passed for row in measured.golden)
 
 
@@ -216,7 +215,6 @@ def with_footprints(
 def _sweep_content(
     options: SweepOptions, classes: int, measured: Bench, rows: list[SweepRow], failed: list[Failed]
 ) -> Sweep:
-    """sweep.json."""
     students, how, budget_ms = options.students, options.measuring, options.measuring.budget_ms
     settings = SweepSettings(
         students=students.names, image_size=students.image_size, classes=classes,

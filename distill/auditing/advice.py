@@ -57,11 +57,9 @@ def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[Verdict,
         lines.append("No linear probe: some class has fewer than two labelled images.")
     else:
         bound = 100 * paired_difference_lower_bound(probe.right, zero_shot.right)
-        helps = (
-            "the labels add what the prompts miss, so a few-shot teacher (tip-f) is worth a try"
-            if bound > 0
-            else "these labels add nothing measurable; other prompts, another teacher or more labels have to"
-        )
+        helps = "these labels add nothing measurable; other prompts, another teacher or more labels have to"
+        if bound > 0:
+            helps = "the labels add what the prompts miss, so a few-shot teacher (tip-f) is worth a try"
         lines.append(
             f"A linear probe on the teacher's embeddings: {said(probe)}, {difference(probe, zero_shot)}: {helps}. It "
             "is as large as the teacher, and what a student has to come near."
@@ -80,14 +78,12 @@ def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[Verdict,
         rival = max(small, key=lambda way: way.right.mean())
         as_good = 100 * paired_difference_lower_bound(rival.right, best.right) >= -TOLERANCE
         verdict = "unlikely to pay" if as_good else verdict
+        then = (
+            "Use it as it is, or distil into something smaller still." if as_good else "Distilling can win that back."
+        )
         lines.append(
             f"A small ready-made model, {rival.model} ({rival.way}, {rival.parameters / 1e6:.1f} M parameters): "
-            f"{said(rival)}, {difference(rival, best)} to the teacher's {best.way}. "
-            + (
-                "Use it as it is, or distil into something smaller still."
-                if as_good
-                else "Distilling can win that back."
-            )
+            f"{said(rival)}, {difference(rival, best)} to the teacher's {best.way}. {then}"
         )
     else:
         lines.append("No small ready-made model was measured: add --small-clip MODEL to compare with one.")

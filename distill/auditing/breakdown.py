@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dhox.artefacts.audit import ClassRow, Confusion, TemplateRow, TextPair
 from dhox.artefacts.common import Accuracy
-from dhox.data.dataset import Item, class_numbers
 from dhox.distill.auditing.advice import Way
 from dhox.distill.auditing.nearest import nearest
-from dhox.distill.images.sets import Sets
+from dhox.distill.auditing.subject import Embedded, Judges, Subject
 from dhox.evidence.statistics import confusion_matrix
 
 SHOWN = 16  # pairs of classes named
 
 
-@dataclass(frozen=True)
-class Judges:
-    """The images that every accuracy of an audit comes from. `cross_validated`: they are the labelled images L."""
-
-    items: list[Item]
-    labels: torch.Tensor
-    cross_validated: bool
-    words: str
-
-
-def choose_judges(sets: Sets, labelled: list[Item], labels: list[str]) -> Judges:
-    """The val split, else the labelled images."""
-    if sets.selection == "val":
-        numbers = torch.from_numpy(class_numbers(sets.validation, labels))
-        return Judges(sets.validation, numbers, False, f"{len(numbers)} images of the val split")
-    numbers = torch.from_numpy(class_numbers(labelled, labels))
-    words = f"{len(numbers)} labelled images of train; probes cross-validated" if labelled else "no labelled image"
-    return Judges(labelled, numbers, True, words)
-
-
-def template_rows(
-    each: torch.Tensor, templates: list[str], z_judges: torch.Tensor, judges: Judges
-) -> list[TemplateRow]:
-    """Zero-shot accuracy of each template alone, best first; `each` [T, C, D]."""
-    if not len(judges.labels):
+def template_rows(embedded: Embedded, judges: Judges) -> list[TemplateRow]:
+    """Zero-shot accuracy of each template alone, best first."""
+    if not judges.items:
         return []
+    z = embedded.z_of(judges)
     rows = [
-        TemplateRow.of(((z_judges.float() @ text.T).argmax(-1) == judges.labels).numpy(), template=template)
-        for template, text in zip(templates, each, strict=True)
+        TemplateRow.of(((z @ text.T).argmax(-1) == judges.labels).numpy(), template=template)
+        for template, text in zip(embedded.templates, embedded.each, strict=True)
     ]
     return sorted(rows, key=lambda row: -row.correct)
 
 
-def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[ClassRow]:
+def class_rows(ways: list[Way], subject: Subject) -> list[ClassRow]:
     """Zero-shot and probe accuracy per class, in class order; `taken_for`: the most frequent wrong zero-shot answer."""
     if not ways:
         return []
-    truth = judges.labels.numpy()
+    truth, labels = subject.judges.labels.numpy(), subject.labels
     probe = next((way for way in ways if way.way == "linear probe" and way.model == ways[0].model), None)
     rows = []
     for number, label in enumerate(labels):
@@ -72,10 +49,11 @@ def class_rows(ways: list[Way], judges: Judges, labels: list[str]) -> list[Class
     return rows
 
 
-def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: list[str]) -> list[Confusion]:
+def confusion_rows(ways: list[Way], subject: Subject, text: torch.Tensor) -> list[Confusion]:
     """The pairs of classes that zero-shot answers mix up most, both directions together, with example images."""
     if not ways:
         return []
+    judges, labels = subject.judges, subject.labels
     truth, answers = judges.labels.numpy(), ways[0].answers
     matrix = confusion_matrix(truth, answers, len(labels))
     both = np.triu(matrix + matrix.T, 1)
@@ -98,10 +76,10 @@ def confusion_rows(ways: list[Way], judges: Judges, text: torch.Tensor, labels: 
     return rows
 
 
-def text_rows(text: torch.Tensor, labels: list[str], device: torch.device) -> list[TextPair]:
+def text_rows(embedded: Embedded, labels: list[str]) -> list[TextPair]:
     """The pairs of classes whose prompts the teacher finds most alike: each class and its nearest, pairs once."""
-    numbers = torch.arange(len(text))
-    found = nearest(text, text, device, exclude=(numbers, numbers))
+    text, numbers = embedded.text, torch.arange(len(labels))
+    found = nearest(text, text, embedded.teacher.device, exclude=(numbers, numbers))
     pairs = {
         tuple(sorted((i, int(j)))): float(cosine)
         for i, (cosine, j) in enumerate(zip(found.similarity, found.row, strict=True))

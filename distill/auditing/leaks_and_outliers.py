@@ -7,29 +7,17 @@ import io
 import torch
 from PIL import Image
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dhox.artefacts.audit import CopiesOf, NearCopies, NearPair, Unlike, UnlikeImage
-from dhox.data.dataset import Item, Splits, class_numbers, read_image, spread
+from dhox.data.dataset import Item, spread
 from dhox.distill.auditing.nearest import nearest, ranks_within
-from dhox.distill.teachers.teacher import Teacher
+from dhox.distill.auditing.subject import Embedded, Subject
+from dhox.distill.images.pixels import WholeImages
 
 ALTERED, CONTROL = 200, 2000  # training images that calibrate the search for near-copies
 SHOWN = 16  # pairs and images named
 UNLIKE_SHARE = 0.05  # of the labelled images, by definition
-
-
-class AlteredImages(Dataset[torch.Tensor]):
-    """Lightly altered copies: 3 % cut off each side, resized back, JPEG of quality 75."""
-
-    def __init__(self, items: list[Item], teacher: Teacher) -> None:
-        self.items, self.transform = items, teacher.transform
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(altered(read_image(self.items[index])))
 
 
 def altered(image: Image.Image) -> Image.Image:
@@ -43,14 +31,7 @@ def altered(image: Image.Image) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def near_copies(
-    teacher: Teacher,
-    sets: dict[str, list[Item]],
-    embeddings: dict[str, torch.Tensor],
-    splits: Splits,
-    content: dict[str, str],
-    labels: list[str],
-) -> NearCopies:
+def near_copies(embedded: Embedded, subject: Subject) -> NearCopies:
     """Images of val and test that training would see: exact copies by content, near-copies by the teacher's embedding.
 
     An image counts as a near-copy where its nearest training image is more similar than 99.9 % of the labelled images
@@ -58,18 +39,20 @@ def near_copies(
     to trust that is measured: `recognised`, the share of lightly altered copies (`altered`) above the threshold, and
     `control`, the share of training images above it among themselves. No threshold without two labelled classes.
     """
-    device = teacher.device
+    teacher, device, embeddings = embedded.teacher, embedded.teacher.device, embedded.z
+    sets, splits, content = subject.sets, subject.images.splits, subject.images.content
     training = sets["labelled"] + sets["unlabelled"]
     z_training = torch.cat([embeddings["labelled"], embeddings["unlabelled"]])
     known = sets["labelled"] + sets["validation"]
-    numbers = torch.from_numpy(class_numbers(known, labels))
+    numbers = subject.numbers(known)
     threshold = recognised = control = None
     if len(numbers.unique()) > 1:
         z_known = torch.cat([embeddings["labelled"], embeddings["validation"]])
         apart = nearest(z_known, z_known, device, exclude=(numbers, numbers)).similarity
         threshold = float(apart.double().quantile(0.999, interpolation="higher"))
         places = spread([*range(len(training))], ALTERED)
-        loader = DataLoader(AlteredImages([training[i] for i in places], teacher), batch_size=64)
+        chosen = WholeImages([training[i] for i in places], lambda image: teacher.transform(altered(image)))
+        loader = DataLoader(chosen, batch_size=64)
         changed = torch.cat([teacher.encode_images(images).cpu() for images in loader])
         cosine = functional.cosine_similarity(changed, z_training[places].float())
         recognised = float((cosine > threshold).float().mean())
@@ -97,9 +80,7 @@ def near_copies(
     return NearCopies(threshold=threshold, calibrated_on=len(known), recognised=recognised, control=control, **of_split)
 
 
-def unlike(
-    text: torch.Tensor, sets: dict[str, list[Item]], embeddings: dict[str, torch.Tensor], device: torch.device
-) -> Unlike:
+def unlike(embedded: Embedded, sets: dict[str, list[Item]]) -> Unlike:
     """The training images least like any class, by rank alone, since similarities mean something else for each teacher.
 
     An image's place is the mean of two ranks among the training images with the same nearest class text: of its cosine
@@ -107,9 +88,10 @@ def unlike(
     the share of the unlabelled images that lie below the lowest 5 % of the labelled ones; about 5 % where both are of
     one kind.
     """
-    labelled, unlabelled, z_labelled = sets["labelled"], sets["unlabelled"], embeddings["labelled"]
-    items, z = labelled + unlabelled, torch.cat([z_labelled, embeddings["unlabelled"]])
-    to_text = nearest(z, text, device)
+    labelled, unlabelled = sets["labelled"], sets["unlabelled"]
+    z_labelled, device = embedded.z["labelled"], embedded.teacher.device
+    items, z = labelled + unlabelled, torch.cat([z_labelled, embedded.z["unlabelled"]])
+    to_text = nearest(z, embedded.text, device)
     place = ranks_within(to_text.similarity, to_text.row)
     if len(labelled) > 1:
         to_labelled = nearest(z, z_labelled, device, (torch.arange(len(items)), torch.arange(len(labelled))))

@@ -92,14 +92,10 @@ def choose_strength(z: torch.Tensor, labels: torch.Tensor, classes: int, folds: 
     """
     right = np.zeros(len(STRENGTHS), int)
     for fold in np.unique(folds)[: None if len(folds) <= FEW else 1]:
-        right += _held_out_right(z, labels, classes, torch.from_numpy(folds == fold).to(z.device))
+        held = torch.from_numpy(folds == fold).to(z.device)
+        probes = _probe_path(z[~held], labels[~held], classes)
+        right += [int((probe.predict(z[held]) == labels[held]).sum()) for probe in probes]
     return STRENGTHS[int(len(right) - 1 - right[::-1].argmax())]
-
-
-def _held_out_right(z: torch.Tensor, labels: torch.Tensor, classes: int, held: torch.Tensor) -> np.ndarray:
-    """Right answers on the held-out images per strength, int [len(STRENGTHS)]; `held` bool [N]."""
-    probes = _probe_path(z[~held], labels[~held], classes)
-    return np.array([int((probe.predict(z[held]) == labels[held]).sum()) for probe in probes])
 
 
 def cross_validated(z: torch.Tensor, labels: torch.Tensor, classes: int, folds: np.ndarray) -> torch.Tensor:

@@ -37,6 +37,11 @@ class Listing:
         return [prompt for _, prompt in self.classes]
 
     @property
+    def training(self) -> list[Item]:
+        """The images that L and U are drawn from; the others are answered whole."""
+        return self.splits["train"] + self.splits["unlabelled"]
+
+    @property
     def n_rows(self) -> int:
         """Images of all splits: the rows of a manifest."""
         return sum(len(items) for items in self.splits.values())

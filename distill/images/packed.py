@@ -19,15 +19,7 @@ from dhox.artefacts.files import free_bytes
 from dhox.artefacts.shards import Recipe
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
-from dhox.distill.images.shards import (
-    Rows,
-    filled_rows,
-    missing_share,
-    prepare,
-    read_shards,
-    rows_per_file,
-    write_rows,
-)
+from dhox.distill.images.shards import Rows, filled_rows, missing_share, prepare, read_shards, rows_per_file, write_rows
 from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
 

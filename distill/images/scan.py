@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from dhox.artefacts.files import stable_hash, write_bytes
+from dhox.artefacts.files import make_folder, stable_hash, write_bytes
 from dhox.artefacts.shards import ScanMemory
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, Splits, data_address, image_bytes, shorten
@@ -106,10 +106,7 @@ def _write_memory(memory: Path | None, stamps: dict[str, str], seen: dict[str, S
     """Keep the results for the next pass."""
     if memory is None:
         return
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DhoxError(f"Could not create {memory.parent}: {err.strerror}.", "Choose another --cache.") from err
+    make_folder(memory.parent, "Choose another --cache.")
     rows = {name: (stamps[name], s.content, s.width, s.height) for name, s in seen.items() if s.reason is None}
     write_bytes(memory, msgspec.json.encode(rows))
 

@@ -71,7 +71,8 @@ def choose_sets(
     labelled: list[Item] = []
     if use_labels:
         check_labels(options, uses_labels=True)
-        labelled = draw(splits["train"], train, labels, known, content, options, generator, notes)
+        copies = {item.name for item in splits["train"] if content[item.name] in known}
+        labelled = draw(splits["train"], train, labels, copies, options, generator, notes)
     validation = _own_validation(splits, content, tune_on, notes)
     selection: Source = "val" if validation else "none"
     if tune_on == "none":
@@ -94,13 +95,13 @@ def choose_sets(
 
 
 def draw(
-    whole: list[Item], train: list[Item], labels: list[str], known: set[str], content: dict[str, str],
-    options: Labels, generator: np.random.Generator, notes: list[str],
+    whole: list[Item], train: list[Item], labels: list[str], copies: set[str], options: Labels,
+    generator: np.random.Generator, notes: list[str],
 ) -> list[Item]:  # fmt: skip
     """The labelled images.
 
     `train`: without copies; the reference samplers draw from the `whole` split, as the authors do, and what they drew
-    that stands in val or test too (`known`: their contents) is dropped afterwards.
+    that stands in val or test too (the names `copies`) is dropped afterwards.
     """
     if options.label_sampler == "dhox":
         return draw_labelled(train, labels, options.shots, options.label_fraction, generator)
@@ -108,7 +109,7 @@ def draw(
         drawn = draw_few_shot_reference(whole, labels, options.shots)
     else:
         drawn = draw_percent_reference(whole, labels, options.label_fraction or 1.0)
-    labelled = [item for item in drawn if content[item.name] not in known]
+    labelled = [item for item in drawn if item.name not in copies]
     repeated = len(labelled) - len({item.name for item in labelled})
     notes.append(
         f"{options.label_sampler}: {len(drawn)} images drawn as the authors draw them, {repeated} of them repeats; "

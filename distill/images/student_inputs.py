@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -66,20 +65,11 @@ class HostViews:
     boxes: torch.Tensor | None
 
 
-class StudentInputs(Protocol):
-    """Where the student's images come from. `side`: of the packed images in pixels, 0 where there are none."""
-
-    side: int
-
-    def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
-        """The views of a batch; `pin`: in pinned memory."""
-
-    def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
-        """The same as normalised images [B, 3, size, size] on the device."""
-
-
 class PackedInputs:
-    """Views cut on the device out of packed images, which lie there too where they fit (`resident`)."""
+    """Views cut on the device out of packed images, which lie there too where they fit (`resident`).
+
+    `side`: of the packed images in pixels.
+    """
 
     def __init__(
         self, rows: Rows, resident: torch.Tensor | None, boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric,
@@ -94,7 +84,7 @@ class PackedInputs:
         )
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
-        """See StudentInputs."""
+        """The views of a batch; `pin`: in pinned memory."""
         boxes = torch.from_numpy(self.boxes.packed(numbers, views, self.side))
         if pin:  # a copy from pageable memory would wait for the device
             boxes = boxes.pin_memory()
@@ -105,7 +95,7 @@ class PackedInputs:
         return HostViews(pixels, boxes)
 
     def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
-        """See StudentInputs."""
+        """The same as normalised images [B, 3, size, size] on the device."""
         assert views.boxes is not None
         on_device = self.fabric.to_device
         pixels = on_device(views.pixels) if self.resident is None else self.resident[on_device(numbers)]
@@ -121,7 +111,7 @@ class DecodedInputs:
         self.items, self.boxes, self.preprocessing, self.fabric = items, boxes, preprocessing, fabric
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
-        """See StudentInputs."""
+        """See PackedInputs."""
         size = self.preprocessing.crop
         pixels = torch.empty((len(numbers), size, size, 3), dtype=torch.uint8, pin_memory=pin)
         array = pixels.numpy()
@@ -130,9 +120,12 @@ class DecodedInputs:
         return HostViews(pixels, None)
 
     def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
-        """See StudentInputs."""
+        """See PackedInputs."""
         pixels = self.fabric.to_device(views.pixels)
         return to_model(pixels, self.preprocessing.mean, self.preprocessing.std)
+
+
+StudentInputs = PackedInputs | DecodedInputs  # where the student's images come from
 
 
 def student_inputs(

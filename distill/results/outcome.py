@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 from dhox.artefacts.common import Accuracy, Metric
 from dhox.artefacts.logits import Logits
-from dhox.artefacts.run import Source, StageAccuracy, TestStage
+from dhox.artefacts.run import Run, Source, StageAccuracy, TestStage
 from dhox.artefacts.selection import DhoAgreement, Evidence, Follows, LabelFree, Selection, TopProbability
-from dhox.distill.results.selection import (
-    FEWEST_IMAGES,
-    FOLDS,
-    Chosen,
-    choose_alpha_beta,
-    fold_of,
-    selecting_half,
-)
+from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, Chosen, choose_of, fold_of, selecting_half
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run directory with its run.json and selection.json."""
+
+    run: Path
+    summary: Run
+    selection: Selection
 
 
 def select(
@@ -33,7 +38,7 @@ def select(
     if two_heads and fixed is not None:
         chosen, source = Chosen(*fixed, None), "given"
     elif two_heads:
-        chosen = choose_alpha_beta(selecting.ce_logits, selecting.kd_logits, selecting.labels, metric)
+        chosen = choose_of(selecting, metric)
     unsearched = two_heads and not chosen.searched
     return Selection(
         alpha=chosen.alpha,
@@ -61,7 +66,7 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
     if not chosen.searched:
         parts = [(chosen, np.ones(len(val), bool))]
     elif half.all():
-        parts = [(_choose_on(val.of(folds != k), metric), folds == k) for k in range(FOLDS) if (folds == k).any()]
+        parts = [(choose_of(val.of(folds != k), metric), folds == k) for k in range(FOLDS) if (folds == k).any()]
     else:
         parts = [(chosen, ~half)]
     judged = np.any([judge for _, judge in parts], axis=0)
@@ -79,11 +84,6 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
         lower_bound=bound,
         distinguishable=bound > 0,
     )
-
-
-def _choose_on(val: Logits, metric: Metric) -> Chosen:
-    """alpha and beta by these images."""
-    return choose_alpha_beta(val.ce_logits, val.kd_logits, val.labels, metric)
 
 
 def _answers_right(val: Logits, point: Chosen) -> np.ndarray:

@@ -8,41 +8,38 @@ from pathlib import Path
 
 import msgspec
 
-from dhox.artefacts.common import Metric
 from dhox.artefacts.files import RUN_FILE, write_files
 from dhox.artefacts.record import record_bytes
-from dhox.artefacts.run import Run
 from dhox.artefacts.run_directory import open_run
-from dhox.artefacts.selection import SELECTION_FILE, Selection
-from dhox.distill.results.outcome import select, test_rows
+from dhox.artefacts.selection import SELECTION_FILE
+from dhox.distill.results.outcome import RunResult, select, test_rows
+from dhox.distill.small_options import Chosen
 from dhox.errors import DhoxError
 from dhox.system.environment import now
 
 
 @dataclass(frozen=True)
-class RetuneResult:
-    """The new run.json and selection.json, and the point (alpha, beta) before."""
+class RetuneResult(RunResult):
+    """What is new there, and the point (alpha, beta) before."""
 
-    run: Path
-    summary: Run
-    selection: Selection
     before: tuple[float, float]
 
 
-def retune(run: Path, *, metric: Metric | None = None, fixed: tuple[float, float] | None = None) -> RetuneResult:
+def retune(run: Path, options: Chosen = Chosen()) -> RetuneResult:  # noqa: B008 - frozen
     """Select alpha and beta from RUN/val.npz again, and rewrite selection.json and the test rows of run.json.
 
-    `metric`: None keeps the run's. `fixed`: (alpha, beta) to take instead of searching. Test is reported, never used.
+    A metric that is not given is the run's. Test is reported, never used.
     Everything is read and checked before anything is written, and both files are written in full before either replaces
     its old one. Raises DhoxError for a folder that holds no complete run of two heads.
     """
+    mixture = options.mixture
     opened = open_run(run, choosing_again=True)
     summary, old = opened.run, opened.selection
     if summary.method != "dho":
         raise DhoxError(
             f"{run} has one head (method {summary.method}), so there is no alpha and no beta.", "Retune a dho run."
         )
-    selection = select(opened.validation, summary.sets.selection, True, metric or old.metric, fixed)
+    selection = select(opened.validation, summary.sets.selection, True, options.metric or old.metric, mixture)
     rows = None if opened.test is None else test_rows(opened.test, selection, two_heads=True)
     content = record_bytes(selection)
     files = summary.files | {SELECTION_FILE: hashlib.sha256(content).hexdigest()}

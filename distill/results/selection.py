@@ -8,6 +8,7 @@ import numpy as np
 
 from dhox.artefacts.common import Metric
 from dhox.artefacts.files import stable_hash
+from dhox.artefacts.logits import Logits
 from dhox.artefacts.selection import Grid
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 from dhox.evidence.statistics import negative_log_likelihood, score, softmax
@@ -31,6 +32,11 @@ class Chosen:
     def searched(self) -> bool:
         """Whether labels chose."""
         return self.grid is not None
+
+
+def choose_of(val: Logits, metric: Metric) -> Chosen:
+    """alpha and beta by these images."""
+    return choose_alpha_beta(val.ce_logits, val.kd_logits, val.labels, metric)
 
 
 def choose_alpha_beta(

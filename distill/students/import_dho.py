@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,18 +11,21 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.common import StudentEntry, class_entries
+from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256
-from dhox.artefacts.logits import VAL_FILE
+from dhox.artefacts.logits import VAL_FILE, HeadLogits
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Imported, Run, SetsSummary
 from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
+from dhox.distill.options import worker_count
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, with_labels
+from dhox.distill.results.outcome import RunResult
 from dhox.distill.results.selection import FEWEST_IMAGES
+from dhox.distill.small_options import ImportOptions, Inference
 from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
-from dhox.distill.students.student import save_student
+from dhox.distill.students.student import Student, save_student
 from dhox.distill.students.synthetic import write_synthetic_images
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
@@ -33,75 +35,55 @@ CLIP_ALPHA_BETA = (0.5, 0.5)  # hard-coded in train_imgnet_semi.py
 SYNTHETIC = "synthetic"
 
 
-@dataclass(frozen=True)
-class ImportResult:
-    """What `dhox import-dho` reports: run.json and selection.json."""
-
-    run: Path
-    summary: Run
-    selection: Selection
-
-
-def import_dho(
-    file: Path,
-    out: Path,
-    *,
-    arch: str,
-    classes: str,
-    alpha: float | None = None,
-    beta: float | None = None,
-    data: Path | None = None,
-    workers: int = 0,
-    overwrite: bool = False,
-) -> ImportResult:
+def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
     """Write the run directory `out` from a checkpoint `file`.
 
-    `arch`: resnet18, resnet50 or mobilenetv2, else an OpenCLIP architecture in OpenAI's form (ViT-B-16, ViT-L-14,
-    RN50); the image size is that of the position embeddings. `classes`: a class file, `imagenet` (English names) or
-    `imagenet-wnid` (n01440764 ..., as ImageNet's folders are called). `data`: DATA whose val split is answered, so
-    that export can compare and tune on it. Raises DhoxError for a file that is no such checkpoint or does not fit.
+    The image size is that of the position embeddings. Raises DhoxError for a file that is no such checkpoint or does
+    not fit.
     """
-    check_output(out, RUN_FILE, RUN_SCHEMA, overwrite)
-    named = known_classes(classes)
-    labels = [label for label, _ in named]
-    validation = [] if data is None else _validation_items(data, labels)
+    given, arch = options.inference, options.checkpoint.arch
+    check_output(out, RUN_FILE, RUN_SCHEMA, given.overwrite)
+    classes = known_classes(options.checkpoint.classes)
+    labels = [label for label, _ in classes]
+    validation = [] if given.data is None else _validation_items(given.data, labels)
     state, stored = read_checkpoint(file)
-    student, spec, preprocessing = rebuild(state, arch, len(named), file)
-    is_clip = spec.tower is not None
-    default = CLIP_ALPHA_BETA if is_clip else (FIXED_ALPHA, FIXED_BETA)
-    alpha, beta = default[0] if alpha is None else alpha, default[1] if beta is None else beta
-    notes = notes_on(stored, alpha, beta)
-
-    with output_directory(out, RUN_FILE, RUN_SCHEMA, overwrite) as run:
+    student, spec, preprocessing = rebuild(state, arch, len(classes), file)
+    selection = _selection(given, CLIP_ALPHA_BETA if spec.tower else (FIXED_ALPHA, FIXED_BETA), len(validation))
+    sets = SetsSummary(
+        n_labelled=0, n_unlabelled=0, n_validation=len(validation), n_test=0, selection="imported", labelled=[],
+        validation=[item.name for item in validation],
+    )  # fmt: skip
+    with output_directory(out, RUN_FILE, RUN_SCHEMA, given.overwrite) as run:
         save_student(student, run)
-        fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
-        model = fabric.to_device(student.eval())
-        pixels = pixel_loader(validation, preprocessing, workers)
-        logits = predict_logits(fabric, model, pixels, len(validation), preprocessing)
+        logits = _answers(student, validation, preprocessing, worker_count(given.workers))
         write_arrays(run / VAL_FILE, with_labels(logits, validation, labels))
-        if data is None:
+        if given.data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
-            notes.append(
-                "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
-                "Give dhox export --data DATA, or import again with --data DATA"
-            )
-        selection = Selection(
-            alpha=alpha, beta=beta, searched=False, metric="accuracy", source="imported", n_validation=len(validation),
-            n_selection_labels=0, fewest_images=FEWEST_IMAGES, grid=None,
-        )  # fmt: skip
-        sets = SetsSummary(
-            n_labelled=0, n_unlabelled=0, n_validation=len(validation), n_test=0, selection="imported", labelled=[],
-            validation=[item.name for item in validation],
-        )  # fmt: skip
+        write_record(run / SELECTION_FILE, selection)
         summary = Run(
-            finished_at=now(), method="dho", data=data_address(data or out / SYNTHETIC), classes=class_entries(named),
-            sets=sets, teacher=None, student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name),
-            preprocessing=preprocessing, training=None, test=None, skipped=[], notes=notes, environment=versions(),
+            finished_at=now(), method="dho", data=data_address(given.data or out / SYNTHETIC),
+            classes=class_entries(classes), sets=sets, teacher=None,
+            student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name), preprocessing=preprocessing,
+            training=None, test=None, skipped=[], notes=_notes(stored, selection, given.data), environment=versions(),
             imported=Imported(str(file.absolute()), sha256(file), stored),
         )  # fmt: skip
-        write_record(run / SELECTION_FILE, selection)
         summary = write_run_file(run, summary)
-    return ImportResult(out, summary, selection)
+    return RunResult(out, summary, selection)
+
+
+def _selection(given: Inference, default: tuple[float, float], n_validation: int) -> Selection:
+    """alpha and beta of the user, else the default ones; nothing is searched."""
+    alpha, beta = (usual if own is None else own for own, usual in zip((given.alpha, given.beta), default, strict=True))
+    return Selection(
+        alpha=alpha, beta=beta, searched=False, metric="accuracy", source="imported", n_validation=n_validation,
+        n_selection_labels=0, fewest_images=FEWEST_IMAGES, grid=None,
+    )  # fmt: skip
+
+
+def _answers(student: Student, items: list[Item], preprocessing: Preprocessing, workers: int) -> HeadLogits:
+    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
+    pixels = pixel_loader(items, preprocessing, workers)
+    return predict_logits(fabric, fabric.to_device(student), pixels, len(items), preprocessing)
 
 
 def _validation_items(data: Path, labels: list[str]) -> list[Item]:
@@ -137,10 +119,16 @@ def known_classes(classes: str) -> list[tuple[str, str]]:
     ]
 
 
-def notes_on(stored: dict[str, float], alpha: float, beta: float) -> list[str]:
-    """What the file says about alpha and beta, and what is used."""
+def _notes(stored: dict[str, float], used: Selection, data: Path | None) -> list[str]:
+    """What the file says about alpha and beta, what is used, and what is missing without DATA."""
     said = ", ".join(f"{key} {stored[key]:g}" for key in ("alpha", "beta") if key in stored) or "no alpha and no beta"
-    return [
-        f"the file stores {said}; used are alpha {alpha:g} (weight of the CE head) and beta {beta:g}. The authors' "
-        "code gave alpha to the KD head until 21 May 2025, so a stored alpha is not taken over: set --alpha and --beta"
-    ]
+    of_weights = (
+        f"the file stores {said}; used are alpha {used.alpha:g} (weight of the CE head) and beta {used.beta:g}. The "
+        "authors' code gave alpha to the KD head until 21 May 2025, so a stored alpha is not taken over: set --alpha "
+        "and --beta"
+    )
+    of_images = (
+        "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
+        "Give dhox export --data DATA, or import again with --data DATA"
+    )
+    return [of_weights] if data else [of_weights, of_images]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ OPTIONS = EngineOptions(largest=32)
 
 def open_cached_engine(
     onnx: Path, precision: EnginePrecision, names: tuple[str, str], name: str = "tensorrt"
-) -> EngineSession:  # fmt: skip
+) -> EngineSession:
     """The engine of an ONNX file, built now unless this user built it here before.
 
     It is for batches of 1 to 32, or for the file's own where that is fixed. There is no golden check: without an export
@@ -58,9 +57,7 @@ def engine_folder(job: Job) -> Path:
 def build(job: Job, names: tuple[str, str], folder: Path) -> tuple[Engine, bytes]:
     """Build, prove and keep an engine; answers with its sidecar and itself."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite=True) as partial:
-        start = time.perf_counter()
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, message_logger(job.trt))
-        seconds = time.perf_counter() - start
         with closing(EngineSession(job.trt, built.plan, names=names)) as session:
             layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
@@ -69,5 +66,5 @@ def build(job: Job, names: tuple[str, str], folder: Path) -> tuple[Engine, bytes
             compiled, untold(compiled, "inspector"), golden_note="not run: no export says what the file should answer",
             ledger_note="not run: no export, so no ledger",
         )  # fmt: skip
-        engine = write_engine(partial, folder, job, built, proof, seconds)
+        engine = write_engine(partial, folder, job, built, proof)
     return engine, built.plan

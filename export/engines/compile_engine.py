@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ NO_MEMORY = re.compile(r"insuff?icient memory|out of ?memory|memory is insuffici
 
 @dataclass(frozen=True)
 class Compiled:
-    """A serialised engine, and what its network said.
+    """A serialised engine, the seconds of its build, and what its network said.
 
     `parsed`: see `parsed_precision`. `products`: see `network_products`. `on_gpu`: layers that DLA leaves to the GPU.
     """
@@ -31,6 +32,7 @@ class Compiled:
     parsed: ParsedPrecision
     products: dict[str, str]
     on_gpu: list[str]
+    seconds: float
 
 
 def compile_onnx(
@@ -44,8 +46,7 @@ def compile_onnx(
         raise DhoxError(
             f"{onnx} keeps weights in {external[0]!r}, and an engine is built from one file.", "Export again."
         )
-    content = onnx.read_bytes()
-    api = trt.api
+    start, content, api = time.perf_counter(), onnx.read_bytes(), trt.api
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)
@@ -80,7 +81,8 @@ def compile_onnx(
         with contextlib.suppress(OSError, DhoxError):  # timings are a convenience: no engine is lost for them
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(cache, bytes(config.get_timing_cache().serialize()))
-    return Compiled(bytes(plan), parsed, network_products(network), on_gpu)
+    seconds = time.perf_counter() - start
+    return Compiled(bytes(plan), parsed, network_products(network), on_gpu, seconds)
 
 
 def _set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from msgspec import to_builtins
 
 from dhox.artefacts.engine import ENGINE_FILE, Engine, EngineOptions
 from dhox.artefacts.files import check_output, output_directory
-from dhox.artefacts.golden import GoldenResult
 from dhox.artefacts.ledger import DeviceRow
 from dhox.artefacts.manifest import Artefact, HalfConversion
 from dhox.errors import DhoxError, GateFailedError, UsageError
@@ -81,19 +79,15 @@ def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overw
     """Build, prove and check one engine; it appears in `folder` only when all of that held."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
         logger = message_logger(job.trt)
-        start = time.perf_counter()
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, logger)
-        seconds = time.perf_counter() - start
         promised = entry.conversion.share if isinstance(entry.conversion, HalfConversion) else None
         if job.device is None:
-            compiled = compiled_precision(
-                layers_of_log(logger.layers), built.products, job.precision, "builder's log"
-            )  # fmt: skip
+            compiled = compiled_precision(layers_of_log(logger.layers), built.products, job.precision, "builder's log")
             check_promise(job.precision, built.parsed, compiled, promised)
             proof = Proof(compiled, untold(compiled, "builder's log"))
         else:
             proof = prove(export, entry, job, built, promised)
-        return write_engine(partial, folder, job, built, proof, seconds)
+        return write_engine(partial, folder, job, built, proof)
 
 
 def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: float | None) -> Proof:
@@ -103,20 +97,15 @@ def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: 
         layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
         check_promise(job.precision, built.parsed, compiled, promised)
-        golden = _prove_golden(export, entry, session)
+        golden = run_golden(export, entry, session, export.tensors(entry))
+        if not golden.passed:
+            raise GateFailedError(
+                f"The {entry.precision} engine fails the golden check of the export ({golden.failure}). Nothing was "
+                "kept.",
+                "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
+            )
         row, note = engine_ledger(export, entry, session)
     return Proof(compiled, untold(compiled, "inspector"), golden, None, row, note)
-
-
-def _prove_golden(export: Export, entry: Artefact, session: EngineSession) -> GoldenResult:
-    """The golden check. Raises GateFailedError where the engine fails it."""
-    result = run_golden(export, entry, session, export.tensors(entry))
-    if not result.passed:
-        raise GateFailedError(
-            f"The {entry.precision} engine fails the golden check of the export ({result.failure}). Nothing was kept.",
-            "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
-        )
-    return result
 
 
 def engine_ledger(export: Export, entry: Artefact, session: Session) -> tuple[DeviceRow | None, str | None]:

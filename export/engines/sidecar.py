@@ -60,11 +60,8 @@ class Proof:
     ledger_note: str | None = NO_GPU
 
 
-def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: Proof, seconds: float) -> Engine:
-    """Write a plan with its sidecar into `partial`, which becomes `folder`. `seconds`: the build.
-
-    This user trusts the plan from now on.
-    """
+def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: Proof) -> Engine:
+    """Write a plan with its sidecar into `partial`, which becomes `folder`; this user trusts it from now on."""
     digest = hashlib.sha256(built.plan).hexdigest()
     board = jetson_card()
     engine = Engine(
@@ -75,8 +72,8 @@ def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: 
             job.device.name if job.device else None, job.device.compute_capability if job.device else None,
             engines.platform_name(), board.model if board else None, board.jetpack if board else None,
         ),
-        options=job.options, dla_fallback=built.on_gpu, parsed=built.parsed, build_seconds=seconds, trust=TRUST_NOTE,
-        **vars(proof),
+        options=job.options, dla_fallback=built.on_gpu, parsed=built.parsed, build_seconds=built.seconds,
+        trust=TRUST_NOTE, **vars(proof),
     )  # fmt: skip
     write_bytes(partial / PLAN_FILE, built.plan)
     engines.record_trust(digest, folder)

@@ -9,6 +9,7 @@ harmonic mean of |z|, in the place of |z| and is one C x d layer again: one more
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from math import inf, isinf
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from dhox.artefacts.common import Metric
 from dhox.artefacts.logits import HeadLogits, Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
-from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_alpha_beta, fold_of, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_of, fold_of, selecting_half
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import (
@@ -53,13 +54,7 @@ def choose_r(ce_logits: np.ndarray, kd_logits: np.ndarray, targets: np.ndarray, 
 
     scores = [reached(r) for r in R_GRID]
     best = max(scores)
-    runs: list[list[int]] = []
-    for i, here in enumerate(scores):
-        if here == best:
-            if runs and runs[-1][-1] == i - 1:
-                runs[-1].append(i)
-            else:
-                runs.append([i])
+    runs = [[*run] for at_best, run in groupby(range(len(scores)), lambda i: scores[i] == best) if at_best]
     longest = max(runs, key=len)
     chosen = float(R_GRID[longest[len(longest) // 2]])
     for r in (0.0, inf):
@@ -214,7 +209,7 @@ def _judged_right(
     """
     alpha, beta = linear.alpha, linear.beta
     if search:
-        found = choose_alpha_beta(chosen.ce_logits, chosen.kd_logits, chosen.labels, metric)
+        found = choose_of(chosen, metric)
         alpha, beta = found.alpha, found.beta
     mixture = dho_probs(judged.ce_logits, judged.kd_logits, alpha, beta)
     z_norm = harmonic_mean(chosen.z_norms) if linear.z_norm is not None and chosen.z_norms is not None else None

@@ -43,5 +43,4 @@ def head_weights(heads: Heads, fold: Fold) -> dict[str, np.ndarray]:
 
 
 def _as_float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays in float32."""
     return {name: array.astype(np.float32) for name, array in arrays.items()}

@@ -8,7 +8,6 @@ Differences are measured on the emulated graph (`emulated`), which rounds as a d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from onnx import TensorProto, numpy_helper
 
 from dhox.artefacts.manifest import HalfConversion, Kept
 from dhox.errors import DhoxError
+from dhox.export.graphs.onnx_contract import OPSET
 from dhox.export.half_precision.convert import (
     LARGEST,
     LINEAR_OPS,
     TAIL,
+    Converted,
     convert,
     float_tensors,
     fp32_nodes,
@@ -29,6 +30,7 @@ from dhox.export.half_precision.convert import (
 from dhox.export.half_precision.emulated import MOVING_OPS, emulated, typed_graph
 from dhox.export.half_precision.ranges import Ranges, measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
+from dhox.export.quantization.sensitivity import fewest
 from dhox.models.golden import TOLERANCE
 from dhox.runtimes.onnxruntime_api import open_session
 from dhox.runtimes.tensors import Tensors
@@ -44,21 +46,13 @@ ROUNDING = 2.0**-11  # largest relative error of rounding a value
 PRODUCT_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
-@dataclass(frozen=True)
-class Half:
-    """An fp16 file and how it came about; its `difference` is that of the emulated graph."""
-
-    content: bytes
-    account: HalfConversion
-
-
 def calibration_inputs(pixels: np.ndarray, tensors: Tensors) -> list[np.ndarray]:
     """CALIBRATION_IMAGES spread evenly over `pixels` (uint8 [N, H, W, 3]) as batches of a graph's input."""
     chosen = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), CALIBRATION_IMAGES)).astype(int)]
     return list(tensors.batches(chosen, BATCH))
 
 
-def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Half:
+def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray]) -> Converted:
     """Convert an fp32 file of dhox by what it computes on `inputs`: batches of real images as its input takes them.
 
     Raises DhoxError where the fp32 graph itself is not finite, or where nothing could be half.
@@ -76,12 +70,10 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
         kept = _mended(fp32, metadata, kept, inputs, reference, worst)
         content, differences = attempt(fp32, metadata, kept, inputs, reference)
 
-    return Half(content, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
+    return Converted(content, OPSET, account(graph, kept, ranges, max(differences), sum(map(len, inputs))))
 
 
-def account(
-    graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int
-) -> HalfConversion:  # fmt: skip
+def account(graph: onnx.GraphProto, kept: dict[str, str], ranges: Ranges, difference: float, n: int) -> HalfConversion:
     """Every fp32 node in the order of the graph, and the share of products that are half. Raises DhoxError for none."""
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     why = kept | fp32_nodes(graph)
@@ -209,9 +201,7 @@ def _mended(
         back = {name: f"alone it moves a probability by {damage[name]:.2g}" for name in order[:count]}
         return joined(graph, kept | back)
 
-    low, high = 0, len(order)  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = max(attempt(fp32, metadata, with_worst(middle), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
-        low, high = (low, middle) if fits else (middle, high)
-    return with_worst(high)
+    def fits(count: int) -> bool:
+        return max(attempt(fp32, metadata, with_worst(count), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
+
+    return with_worst(fewest(len(order), fits))

@@ -7,12 +7,14 @@ is told; `to_half` (export/half_precision/calibrated.py) finds out on real image
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from dhox.artefacts.manifest import HalfConversion, Int8Conversion
 from dhox.errors import DhoxError
 from dhox.export.graphs.onnx_contract import OPSET, finish
 
@@ -25,6 +27,15 @@ TAIL = "the head's tail"
 FP32_INPUTS = {"Resize": (1, 2)}  # roi and scales are float32 by the operator's definition
 QUANTISED_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take half types
 SMALLEST_SCALE = 2.0**-17  # fp16 rounds a scale above it by less than half a step of int8 (1/127) at full range
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph in one precision, and how it came about; None for fp32. An fp16 `difference` is the emulated graph's."""
+
+    content: bytes
+    opset: int
+    account: HalfConversion | Int8Conversion | None
 
 
 def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> bytes:
@@ -76,9 +87,7 @@ def convert(model: bytes, metadata: dict[str, Any], kept: Mapping[str, str]) -> 
 
     used = {name for node in nodes for name in node.input}
     initializers = [tensor for tensor in [*graph.initializer, *added.values()] if tensor.name in used]
-    for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(content)
+    refill(graph, node=nodes, initializer=initializers, value_info=[])
     # Up to 19 these operators gained only types, and attributes with the old behaviour as default (a test holds this).
     quantised = any(node.op_type == "QuantizeLinear" for node in nodes)
     opset = QUANTISED_OPSET if quantised else OPSET
@@ -166,8 +175,14 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
         else:
             rest.append(node)
-    graph.ClearField("node")
-    graph.node.extend(rest)
+    refill(graph, node=rest)
+
+
+def refill(graph: onnx.GraphProto, **lists: list[Any]) -> None:
+    """Replace whole lists of a graph."""
+    for field, content in lists.items():
+        graph.ClearField(field)
+        getattr(graph, field).extend(content)
 
 
 def _half_tensor(tensor: TensorProto, node: onnx.NodeProto) -> TensorProto:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from dhox.export.half_precision.convert import constants_to_initializers
+from dhox.export.half_precision.convert import constants_to_initializers, refill
 
 HALF = TensorProto.FLOAT16
 # Operators whose outputs are among their inputs, or constants: nothing to round
@@ -42,9 +42,7 @@ def emulated(model: bytes) -> bytes:
             nodes.append(onnx.helper.make_node("Cast", [exact], [rounded], f"{rounded}_down", to=HALF))
             nodes.append(onnx.helper.make_node("Cast", [rounded], [name], f"{rounded}_up", to=TensorProto.FLOAT))
     initializers = [single(tensor) if tensor.data_type == HALF else tensor for tensor in graph.initializer]
-    for field, content in (("node", nodes), ("initializer", initializers), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(content)
+    refill(graph, node=nodes, initializer=initializers, value_info=[])
     emulation: bytes = source.SerializeToString(deterministic=True)
     return emulation
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from dhox.console import progress_bar
-from dhox.export.half_precision.convert import FP32_INPUTS, float_tensors
+from dhox.export.half_precision.convert import FP32_INPUTS, float_tensors, refill
 from dhox.runtimes.onnxruntime_api import open_session
 
 
@@ -62,8 +62,6 @@ def switched(model: bytes, names: Sequence[str]) -> bytes:
             if name in floats:
                 node.output[position] = f"{switch}/exact/{position}"
                 rounded(node.output[position], switch, name)
-    for field, content in (("node", nodes), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(content)
+    refill(graph, node=nodes, value_info=[])
     content_bytes: bytes = source.SerializeToString()
     return content_bytes

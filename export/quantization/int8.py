@@ -12,21 +12,13 @@ import onnx
 
 from dhox.artefacts.manifest import Int8Conversion, Returned
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.export.half_precision.convert import convert
+from dhox.export.half_precision.convert import QUANTISED_OPSET, Converted, convert
 from dhox.export.quantization.cost import advice, multiply_adds
 from dhox.export.quantization.qdq import Ranges, calibrate, layers, quantise
 from dhox.export.quantization.sensitivity import damages, fewest
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import BATCH, predict
 from dhox.runtimes.tensors import Tensors
-
-
-@dataclass(frozen=True)
-class Int8:
-    """An int8 file and how it came about."""
-
-    content: bytes
-    account: Int8Conversion
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ def to_int8(
     calibration: np.ndarray,
     judges: Judges,
     choices: Int8Choices = Int8Choices(),
-) -> Int8:
+) -> Converted:
     """Quantise a file of `export_onnx` after training, and return the worst layers to fp16 until the gate holds.
 
     `calibration`: preprocessed pixels uint8 [N, H, W, 3]. The file has opset 19, the first with half-precision scales,
@@ -132,7 +124,7 @@ def to_int8(
         content = convert(search.without(search.worst(count)), metadata, choices.kept)
         drop = search.drop(content, "int8 file")
         if drop <= choices.max_drop:
-            return Int8(content, _account(search, choices, count, drop, len(calibration)))
+            return Converted(content, QUANTISED_OPSET, _account(search, choices, count, drop, len(calibration)))
         count, step = count + step, 2 * step
     raise GateFailedError(
         f"int8 loses more than {choices.max_drop:g} {judges.unit} against fp32 on {len(judges.pixels)} images, "

@@ -9,12 +9,7 @@ import numpy as np
 from dhox.artefacts.heads import Heads
 from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.logits import HeadLogits
-from dhox.artefacts.manifest import (
-    Artefact,
-    Check,
-    Fold,
-    Int8Conversion,
-)
+from dhox.artefacts.manifest import Artefact, Check, Fold, Int8Conversion
 from dhox.errors import DhoxError, GateFailedError
 from dhox.evidence.device_ledger import ledger_items
 from dhox.evidence.ledger import make_ledger
@@ -23,7 +18,7 @@ from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.refold import with_features
 from dhox.export.parity import STAGES, check_rewritten, onnx_probs, stored_stages, val_rows
 from dhox.export.quantization.int8 import lost_points
-from dhox.export.retuning.before import Before
+from dhox.export.retuning.numbers import Before
 from dhox.runtimes.onnxruntime_session import OnnxSession
 
 WITH_LAYER = {"linear": "linear", "exact": "linear", "heads": "ce_head"}

@@ -9,7 +9,6 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.common import Metric
 from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -23,34 +22,19 @@ from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE
-from dhox.artefacts.manifest import (
-    SIDE_FILES,
-    Artefact,
-    Check,
-    Manifest,
-    RetunedFrom,
-)
+from dhox.artefacts.manifest import SIDE_FILES, Artefact, Check, ExportResult, Manifest, RetunedFrom
 from dhox.artefacts.record import write_record
 from dhox.data.dataset import data_address
+from dhox.distill.small_options import RetuneOptions
 from dhox.errors import UsageError
 from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
-from dhox.export.retuning.before import Before, read_whole
-from dhox.export.retuning.numbers import Asked, Numbers, check_asked, new_numbers
+from dhox.export.retuning.numbers import Before, Numbers, check_asked, new_numbers
 from dhox.export.retuning.proof import ledger_again, proof
 from dhox.models.export_directory import open_export
 from dhox.system.environment import now, versions
-
-
-@dataclass(frozen=True)
-class RetunedExport:
-    """The new export: what its manifest (`retuned_from`: the export before) and its ledger hold."""
-
-    export: Path
-    manifest: Manifest
-    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -67,32 +51,25 @@ class After:
 def retune_export(
     export: Path,
     out: Path | None,
-    *,
-    metric: Metric | None = None,
-    mixture: tuple[float, float] | None = None,
-    r: float | None = None,
-    tau: float | None = None,
-    data: Path | None = None,
-    overwrite: bool = False,
-) -> RetunedExport:
+    options: RetuneOptions = RetuneOptions(),  # noqa: B008 - frozen
+) -> ExportResult:
     """Write the export directory `out` (default: a free EXPORT-retuned) from EXPORT with other numbers in its head.
 
-    The rule stays. `mixture` (alpha, beta), `r` (linear; may be infinite) and `tau` (linear) are taken; of what is not
-    given tau is fitted again to a new r, and the rest stays, unless nothing is given: then all are chosen again from
-    val.npz by `metric` (default: the export's). `data`: where the check images are now, for the ledger. Engines and
+    The rule stays. Given numbers are taken; of what is not given tau is fitted again to a new r, and the rest stays,
+    unless nothing is given: then all are chosen again from val.npz by the metric (default: the export's). Engines and
     what --emit wrote are left out: they hold other numbers. Raises DhoxError where the export is damaged or its graphs
     do not hold the head, UsageError where its rule has no such number, GateFailedError where a rewritten graph does not
     answer as heads.npz says; then nothing is written.
     """
     opened = open_export(export)
-    asked = Asked(mixture, r, tau, metric or opened.manifest.metric)
-    check_asked(opened, asked)
+    check_asked(opened, options)
+    data, overwrite = options.export.data, options.export.overwrite
     out = _place_of(export, out, overwrite)
-    before = read_whole(opened)
-    after = retuned(before, asked, data)
+    before = Before.of(opened)
+    after = retuned(before, options)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, overwrite) as folder:
-        manifest = _write_export(folder, before, after, asked.metric, data)
-    return RetunedExport(out, manifest, after.ledger)
+        manifest = _write_export(folder, before, after, data)
+    return ExportResult(out, manifest, after.ledger)
 
 
 def _place_of(export: Path, out: Path | None, overwrite: bool) -> Path:
@@ -107,19 +84,17 @@ def _place_of(export: Path, out: Path | None, overwrite: bool) -> Path:
     return out
 
 
-def retuned(before: Before, asked: Asked, data: Path | None) -> After:
+def retuned(before: Before, options: RetuneOptions) -> After:
     """The new numbers, the files that hold them, and their proof."""
-    numbers = new_numbers(before, asked)
-    old, new = (
-        head_weights(before.heads, fold) for fold in (before.export.manifest.fold, numbers.fold)
-    )  # parameters by name
+    numbers = new_numbers(before, options)
+    old, new = (head_weights(before.heads, fold) for fold in (before.export.manifest.fold, numbers.fold))
     models = {name: refold(content, old, new, to_builtins(numbers.fold)) for name, content in before.models.items()}
     probs, checks = proof(before, models, numbers.fold)
     golden = Golden(**{**vars(before.golden), "probs": probs})
-    return After(numbers, models, golden, checks, ledger_again(before, models, numbers.fold, data))
+    return After(numbers, models, golden, checks, ledger_again(before, models, numbers.fold, options.export.data))
 
 
-def _write_export(folder: Path, before: Before, after: After, metric: Metric, data: Path | None) -> Manifest:
+def _write_export(folder: Path, before: Before, after: After, data: Path | None) -> Manifest:
     """Write the new export; its manifest comes last."""
     export, old, numbers = before.export, before.export.manifest, after.numbers
     for name, content in after.models.items():
@@ -128,31 +103,26 @@ def _write_export(folder: Path, before: Before, after: After, metric: Metric, da
         write_bytes(folder / name, (export.path / name).read_bytes())
     write_arrays(folder / GOLDEN_FILE, after.golden)
     write_record(folder / LEDGER_FILE, after.ledger)
+    known = {*before.models, *SIDE_FILES}
     reject = old.reject and reject_threshold(before.val, numbers.fold, old.reject.asked)
     write_bytes(folder / EXAMPLE_FILE, example_text(export.entry("fp32"), old.preprocessing, reject).encode())
     manifest = replace(
         old,
-        finished_at=now(), fold=numbers.fold, metric=metric, n_selection_labels=numbers.n_labels,
+        finished_at=now(), fold=numbers.fold, metric=numbers.metric, n_selection_labels=numbers.n_labels,
         searched=numbers.searched, evidence=numbers.evidence, comparison=numbers.comparison, checks=after.checks,
         artefacts=[_rewritten_entry(entry, folder, after.checks) for entry in old.artefacts],
         environment=versions(), data=old.data if data is None else data_address(data), reject=reject,
         files={name: sha256(folder / name) for name in SIDE_FILES},
         retuned_from=RetunedFrom(
             str(export.path.absolute()), sha256(export.path / EXPORT_FILE), old.fold,
-            sorted(path.name for path in export.path.iterdir() if path.name not in _known_names(before)),
+            sorted(path.name for path in export.path.iterdir() if path.name not in {*known, EXPORT_FILE}),
         ),
     )  # fmt: skip
     write_record(folder / EXPORT_FILE, manifest)
     return manifest
 
 
-def _known_names(before: Before) -> set[str]:
-    """The names in an export's folder that the retuned one has too."""
-    return {*before.models, *SIDE_FILES, EXPORT_FILE}
-
-
 def _rewritten_entry(entry: Artefact, folder: Path, checks: list[Check]) -> Artefact:
-    """The manifest's entry for a rewritten file."""
     check = next(check for check in checks if check.precision == entry.precision)
     path = folder / entry.file
     return replace(

@@ -35,6 +35,7 @@ from dhox.artefacts.run_directory import open_run
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.distill.results.outcome import select
 from dhox.distill.results.retune import retune
+from dhox.distill.small_options import Chosen
 from dhox.errors import DhoxError
 
 
@@ -170,7 +171,7 @@ def test_retune_writes_nothing_where_something_is_damaged(tmp_path: Path) -> Non
 def test_a_run_without_a_test_split_has_no_test_logits_and_is_retuned(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r", n_test=0)
     assert open_run(run).test is None
-    result = retune(run, fixed=(0.1, 0.2))
+    result = retune(run, Chosen(alpha=0.1, beta=0.2))
     assert (result.summary.test, result.selection.alpha) == (None, 0.1)
     assert open_run(run).run.retuned_at is not None
 

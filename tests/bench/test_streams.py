@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dhox.artefacts.bench_latency import Throughput
 from dhox.bench.bench_models import open_models
 from dhox.bench.runners.runner import open_runner
-from dhox.bench.runners.streams import Throughput, concurrent_streams, throughput
+from dhox.bench.runners.streams import concurrent_streams, throughput
 from dhox.errors import DhoxError
 from dhox.runtimes.runtime import Session
 

@@ -32,7 +32,7 @@ DEMO_TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}
 
 def run_audit(data: Path, out: str = "a", **options: object) -> dict[str, Any]:
     given = build(AuditOptions, **{"teacher": DEMO_TEACHER, "device": "cpu", "workers": 0} | options)
-    content: dict[str, Any] = json.loads(msgspec.json.encode(audit(data, Path(out), given).content))
+    content: dict[str, Any] = json.loads(msgspec.json.encode(audit(data, Path(out), given)))
     return content
 
 

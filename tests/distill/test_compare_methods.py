@@ -11,7 +11,7 @@ from dhox.artefacts.files import COMPARISON_FILE, RUN_FILE
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
 from dhox.cli.main import main
-from dhox.distill.compare_methods import ComparisonResult, compare
+from dhox.distill.compare_methods import compare
 from dhox.distill.dry_run import plan
 from dhox.distill.options import DistillOptions
 from dhox.errors import DhoxError
@@ -21,7 +21,7 @@ from dhox.options.declare import build
 OPTIONS = QUICK | {"device": "cpu", "epochs": 3, "shots": 4, "workers": 0}
 
 
-def compared(data: Path, methods: str, seeds: int, **options: object) -> ComparisonResult:
+def compared(data: Path, methods: str, seeds: int, **options: object) -> Comparison:
     given = build(DistillOptions, **OPTIONS, method=methods, seeds=seeds, **options)
     return compare(data, Path("runs/c"), given)
 
@@ -29,7 +29,7 @@ def compared(data: Path, methods: str, seeds: int, **options: object) -> Compari
 def test_methods_over_seeds_make_one_table(line: Path) -> None:
     result = compared(line / "data", "dho,sho,ce,kd", 2)
     content = read_record(Path("runs/c") / COMPARISON_FILE, Comparison)
-    assert content == result.content
+    assert content == result
     rows = {(row.method, row.stage): row for row in content.rows}
     assert set(rows) == {
         ("teacher", "teacher"), ("dho", "ce_head"), ("dho", "kd_head"), ("dho", "dho_fixed"), ("dho", "dho"),
@@ -50,7 +50,7 @@ def test_methods_over_seeds_make_one_table(line: Path) -> None:
     before = (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns
     again = compared(line / "data", "ce", 1, resume=True)
     assert (Path("runs/c/ce-0") / RUN_FILE).stat().st_mtime_ns == before
-    assert again.content.rows[0].interval is None
+    assert again.rows[0].interval is None
 
 
 def test_the_command_compares_and_prints_one_table(line: Path, capsys: pytest.CaptureFixture[str]) -> None:

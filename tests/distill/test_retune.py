@@ -14,6 +14,7 @@ from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
 from dhox.artefacts.selection import Selection
 from dhox.distill.results.retune import retune
+from dhox.distill.small_options import Chosen
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs
 
@@ -39,7 +40,7 @@ def test_the_same_question_gets_the_same_answer(own_line: Path) -> None:
 def test_given_values_move_the_dho_row_and_nothing_else(own_line: Path) -> None:
     run = own_line / "runs/tiny"
     before, old = files(run), read_json(run / "run.json")
-    result = retune(run, fixed=(1.0, 2.0))
+    result = retune(run, Chosen(alpha=1.0, beta=2.0))
     assert result.selection.source == "given"
     changed = {name for name, digest in files(run).items() if before.get(name) != digest}
     assert changed == {"run.json", "selection.json"}
@@ -68,7 +69,7 @@ def test_test_labels_choose_nothing(own_line: Path) -> None:
 
 
 def test_another_metric_searches_again(own_line: Path) -> None:
-    result = retune(own_line / "runs/tiny", metric="macro-f1")
+    result = retune(own_line / "runs/tiny", Chosen(metric="macro-f1"))
     assert (result.selection.metric, result.selection.searched) == ("macro-f1", True)
     assert retune(own_line / "runs/tiny").selection.metric == "macro-f1"
 
@@ -102,5 +103,5 @@ def test_a_full_disk_leaves_both_old_files(own_line: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DhoxError, match="No space left"):
-        retune(run, fixed=(1.0, 2.0))
+        retune(run, Chosen(alpha=1.0, beta=2.0))
     assert files(run) == before

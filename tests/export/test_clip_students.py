@@ -18,6 +18,7 @@ import dhox.bench
 from dhox import export
 from dhox.artefacts.arrays import read_arrays, read_npz
 from dhox.artefacts.logits import Logits
+from dhox.distill.small_options import Chosen, RetunedExport, RetuneOptions
 from dhox.evidence.dho_inference import dho_probs
 from dhox.export.folding.fold import fold_probs
 from dhox.export.retuning.run import retune_export
@@ -74,8 +75,11 @@ def test_from_data_to_bench(line: Path, kind: str) -> None:
     assert stages["linear_tuned"].head_parameters > stages["linear_plain"].head_parameters
     assert write_report(Path("r")).read_text().count("folded, torch") == 0  # its export lies elsewhere
 
-    for rule, options in (("exact", {"mixture": (0.8, 2.0)}), ("linear", {"r": 0.5, "tau": 2.0})):
-        fold = retune_export(Path(rule), Path(f"{rule}-2"), **options).manifest.fold
+    for rule, options in (
+        ("exact", RetuneOptions(chosen=Chosen(alpha=0.8, beta=2.0))),
+        ("linear", RetuneOptions(export=RetunedExport(r=0.5, tau=2.0))),
+    ):
+        fold = retune_export(Path(rule), Path(f"{rule}-2"), options).manifest.fold
         probs = load(f"{rule}-2", "cpu", "fp32")([line / "data" / name for name in val.names[:12]])
         assert abs(probs - fold_probs(val, fold)[:12]).max() < 1e-3
     assert fold.z_norm == exported.manifest.fold.z_norm

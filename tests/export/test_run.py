@@ -18,6 +18,7 @@ import dhox.bench
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
+from dhox.distill.small_options import Chosen, RetuneOptions
 from dhox.errors import DhoxError, GateFailedError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs
@@ -225,7 +226,7 @@ def test_bench_and_verify_run_every_precision(every: Path) -> None:
 
 
 def test_a_retuned_export_holds_every_precision_and_verifies(every: Path) -> None:
-    retuned = retune_export(every, Path("r"), mixture=(0.3, 0.8))
+    retuned = retune_export(every, Path("r"), RetuneOptions(chosen=Chosen(alpha=0.3, beta=0.8)))
     assert [entry.precision for entry in retuned.manifest.artefacts] == ["fp32", "fp16", "int8"]
     assert {row.passed for row in verify(Path("r"), "cpu")} == {True}
 

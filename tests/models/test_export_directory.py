@@ -13,6 +13,7 @@ from plain_files import write_json, write_npz
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
+from dhox.distill.small_options import Chosen, RetuneOptions
 from dhox.errors import DhoxError
 from dhox.export.engines.engine import build_engines
 from dhox.export.integrations.emit import emit
@@ -58,7 +59,7 @@ def bench(export: Path) -> None:
 
 
 def retune(export: Path) -> None:
-    retune_export(export, Path("retuned"), mixture=(0.5, 1.0))
+    retune_export(export, Path("retuned"), RetuneOptions(chosen=Chosen(alpha=0.5, beta=1.0)))
 
 
 def triton(export: Path) -> None:

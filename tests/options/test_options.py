@@ -129,7 +129,7 @@ def test_a_package_can_be_called_with_options() -> None:
     def pack(name: str, **options: Any) -> ToyOptions:
         return options_of(ToyOptions, options)
 
-    make_callable("toybox", pack, lambda: ToyOptions)
+    make_callable("toybox", pack, ToyOptions)
     assert package("red", toys=5).filling.toys == 5  # type: ignore[operator]
     assert list(inspect.signature(package).parameters) == [  # type: ignore[arg-type]
         "name", "toys", "share", "kind", "label", "plan", "glue", "hands",

@@ -18,11 +18,9 @@ TEACHER = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
 @pytest.fixture
 def audited(line: Path) -> Path:
     shutil.copytree(line / "data", "data")
-    return audit(
-        Path("data"),
-        Path("a"),
-        build(AuditOptions, teacher=TEACHER, template=["a {}", "the {}"], shots=8, device="cpu"),
-    ).audit
+    options = build(AuditOptions, teacher=TEACHER, template=["a {}", "the {}"], shots=8, device="cpu")
+    audit(Path("data"), Path("a"), options)
+    return Path("a")
 
 
 def test_the_page_has_its_sections_and_pictures_and_nothing_from_outside(audited: Path) -> None:

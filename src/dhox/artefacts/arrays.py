@@ -65,11 +65,6 @@ def read_arrays(path: Path, kind: type[A], **dimensions: int) -> A:
 
 def write_arrays(path: Path, arrays: Any) -> None:
     """Write a record of arrays atomically; None is left out. Equal arrays give equal bytes. A bug raises ValueError."""
-    write_bytes(path, _array_bytes(arrays))
-
-
-def _array_bytes(arrays: Any) -> bytes:
-    """A record of arrays as its file holds it: a compressed .npz."""
     known: dict[str, int] = {}
     present = {}
     for field in dataclasses.fields(arrays):
@@ -80,7 +75,7 @@ def _array_bytes(arrays: Any) -> bytes:
         if problem is not None:
             raise ValueError(f"{type(arrays).__name__}.{field.name} {problem}")
         present[field.name] = np.asarray(array)
-    return npz_bytes(present)
+    write_bytes(path, npz_bytes(present))
 
 
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
@@ -139,9 +134,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             }
     except DhoxError:
         raise
-    except (
-        Exception
-    ) as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error, NotImplementedError ...)
+    except Exception as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error ...)
         raise DhoxError(f"{path} is missing or damaged ({err}).", AGAIN) from err
 
 

@@ -20,15 +20,10 @@ class IdlePower(Record, kw_only=True):
     readings: Count
 
 
-class EnergyRow(Record, kw_only=True):
-    """One uninterrupted window. What needs idle power or accuracy is null without it; net figures are above idle."""
+class EnergyFigures(Record, kw_only=True):
+    """Of a window. What needs idle power or accuracy is null without it; net figures are above idle."""
 
-    model: Name
-    runner: Name
-    batch: AtLeastOne
-    scope: Scope
     seconds: Positive
-    calls: Count
     images: Count
     mean_w: float
     idle_w: float | None
@@ -37,6 +32,16 @@ class EnergyRow(Record, kw_only=True):
     net_mj_per_image: float | None
     images_per_joule: float | None
     mj_per_correct: Annotated[float | None, Meta(description="mj_per_image over accuracy on the test split")]
+
+
+class EnergyRow(EnergyFigures, kw_only=True):
+    """One uninterrupted window."""
+
+    model: Name
+    runner: Name
+    batch: AtLeastOne
+    scope: Scope
+    calls: Count
     rails_w: Annotated[dict[str, float], Meta(description="mean of each rail")]
     resolution: Annotated[float, Meta(ge=0, le=1, description="share of the energy that the sensor leaves uncertain")]
     flags: list[Name]

@@ -117,19 +117,24 @@ class ComparisonRow(Record, kw_only=True):
     verdict: Verdict
 
 
-class StreamRow(Record, kw_only=True):
-    """Throughput of several callers at once."""
+class Throughput(Record, kw_only=True):
+    """Of several callers together; latencies are of the calls that end in the window."""
 
-    model: Name
-    runner: Name
-    batch: AtLeastOne
-    streams: Annotated[int, Meta(ge=1, description="callers at once")]
     images_per_s: Annotated[float, Meta(gt=0, description="of all streams together")]
     interval: Annotated[Interval, Meta(description="of images_per_s")]
     n: Annotated[int, Meta(ge=0, description="calls that end in the window")]
     p50_ms: Milliseconds
     p99_ms: Milliseconds | None
     p99_note: Annotated[str | None, Meta(description="why there is no p99")] = None
+
+
+class StreamRow(Throughput, kw_only=True):
+    """Throughput of one model and runner at once with itself."""
+
+    model: Name
+    runner: Name
+    batch: AtLeastOne
+    streams: Annotated[int, Meta(ge=1, description="callers at once")]
 
 
 class CrossCheck(Record, kw_only=True):

@@ -33,6 +33,9 @@ COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "swee
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31
 
 
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a kill in `write_files` leaves: nothing that anyone reads
+
+
 def write_files(contents: dict[Path, bytes]) -> None:
     """Write whole files atomically: temporary files beside them, fsync, rename once all of them are written.
 
@@ -90,6 +93,14 @@ def free_bytes(place: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def make_folder(folder: Path, fix: str, mode: int = 0o777) -> None:
+    """Create a folder and those above it. Raises DhoxError, which ends with `fix`, where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as err:
+        raise DhoxError(f"Could not create {folder}: {err.strerror}.", fix) from err
 
 
 def user_cache(name: str) -> Path:
@@ -162,7 +173,9 @@ def settle(final: Path, file_name: str, schema: str) -> None:
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
     """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
     settle(final, file_name, schema)
-    if not final.exists() or (final.is_dir() and all(_is_temporary(path) for path in final.iterdir())):
+    if not final.exists():
+        return
+    if final.is_dir() and all(path.is_file() and TEMPORARY.fullmatch(path.name) for path in final.iterdir()):
         return
     if not holds(final, file_name, schema):
         raise DhoxError(
@@ -170,11 +183,6 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         )
     if not overwrite:
         raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")
-
-
-def _is_temporary(path: Path) -> bool:
-    """Whether a file is what a kill in `write_files` left: nothing that anyone reads."""
-    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
@@ -204,7 +212,8 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
             full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
             if isinstance(err, OSError) and not full:
                 raise
-            if not (partial / CHECKPOINT).exists() and not _has_results(partial / file_name, schema):
+            head = head_of(partial / file_name, schema)  # with results it has a `finished_at`
+            if not (partial / CHECKPOINT).exists() and not (head and head.finished_at):
                 shutil.rmtree(partial)
             if full:
                 raise DhoxError(
@@ -249,9 +258,3 @@ def empty(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
-
-
-def _has_results(path: Path, schema: str) -> bool:
-    """Whether the JSON file of an unfinished directory has a `finished_at`: it was written with results."""
-    head = head_of(path, schema)
-    return head is not None and bool(head.finished_at)

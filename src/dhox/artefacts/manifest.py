@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from dhox.artefacts.common import Accuracy, Classes, Metric, Preprocessing, StudentEntry, TeacherEntry
+from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.record import (
     AtLeastOne,
     Count,
@@ -20,7 +23,7 @@ from dhox.artefacts.record import (
     Record,
     Sha256,
     Share,
-)  # fmt: skip
+)
 
 Precision = Literal["fp32", "fp16", "int8"]
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
@@ -67,9 +70,7 @@ class Evidence(Record):
 class ComparisonRow(Accuracy, kw_only=True):
     """One way to answer from the two heads. `head_us`: median time of the head for one image on this CPU."""
 
-    stage: Literal[
-        "ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned", "linear_plain"
-    ]  # fmt: skip
+    stage: Literal["ce_head", "kd_head", "dho", "exact", "linear_inference_weights", "linear_tuned", "linear_plain"]
     agreement_with_dho: Share
     calibration_error: NotNegative
     head_parameters: Count | None = None
@@ -248,6 +249,15 @@ class Manifest(Kind, kw_only=True):
     def names(self) -> list[str]:
         """The classes' names in index order."""
         return [entry.name for entry in self.classes]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An export directory with its manifest and its ledger."""
+
+    export: Path
+    manifest: Manifest
+    ledger: Ledger
 
 
 def model_metadata(names: list[str], preprocessing: Preprocessing, fold: Fold) -> dict[str, Any]:

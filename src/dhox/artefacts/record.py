@@ -127,9 +127,3 @@ def _look_up(content: bytes, path: str) -> str:
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f" ({str(value)[:60]!r} is there)" if not isinstance(value, (dict, list)) else ""
-
-
-def json_schema(kind: type[Kind]) -> bytes:
-    """The JSON Schema of a kind of file, as docs/schemas/ holds it."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
-    return (json.dumps(schema, indent=2, ensure_ascii=False) + "\n").encode()

@@ -7,15 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from dhox.artefacts.common import (
-    Accuracy,
-    Classes,
-    Preprocessing,
-    StudentEntry,
-    TeacherEntry,
-    Versions,
-    check_classes,
-)
+from dhox.artefacts.common import Accuracy, Classes, Preprocessing, StudentEntry, TeacherEntry, Versions, check_classes
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle
 from dhox.artefacts.record import (
     AtLeastOne,
@@ -33,7 +25,6 @@ from dhox.errors import DhoxError
 
 Method = Literal["dho", "sho", "ce", "kd", "untrained"]
 Source = Literal["val", "held-out", "none", "given", "imported", "untrained"]  # of the validation images
-Hashes = Annotated[dict[FileName, Sha256], Meta(description="SHA-256 of the files beside run.json")]
 Settings = dict[str, bool | int | float | str | list[str] | None]  # option -> value
 
 

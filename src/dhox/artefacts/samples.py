@@ -81,7 +81,8 @@ def read_samples(path: Path, bench: Bench) -> Samples | None:
     except DhoxError as err:
         raise DhoxError(err.reason, RESTORE) from err
     calls = {row.key: _read_calls(path, stored, row.samples, row.n) for row in bench.latency}
-    traces = {row.trace: _read_trace(path, stored, row.trace) for row in bench.energy.rows}
+    parts = ("_seconds", "_watts", "_window")
+    traces = {row.trace: Trace(*taken(path, stored, row.trace, parts)) for row in bench.energy.rows}
     return Samples(calls, traces)
 
 
@@ -93,11 +94,6 @@ def _read_calls(path: Path, stored: dict[str, np.ndarray], name: str, n: int) ->
             f"{path}: {name} holds {len(times)} calls, {n} were expected, in {len(rounds)} rounds.", RESTORE
         )
     return Calls(np.split(times, np.cumsum(rounds)[:-1]), started_s)
-
-
-def _read_trace(path: Path, stored: dict[str, np.ndarray], name: str) -> Trace:
-    """The power of one energy row."""
-    return Trace(*taken(path, stored, name, ("_seconds", "_watts", "_window")))
 
 
 def taken(path: Path, stored: dict[str, np.ndarray], name: str, endings: tuple[str, ...]) -> list[np.ndarray]:

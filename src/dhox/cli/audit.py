@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import quiet_training_libraries, say_next
-from dhox.console import say
+from dhox.cli.common import quiet_training_libraries, say_next, say_page
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
 
@@ -26,18 +25,13 @@ def audit(
 ) -> None:
     """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
     quiet_training_libraries()
-    from dhox.artefacts.audit import Audit
-    from dhox.artefacts.files import AUDIT_FILE
-    from dhox.artefacts.record import read_record
     from dhox.data.dataset import data_name
     from dhox.distill.auditing.audit import audit as run_audit
-    from dhox.reports.html import report_libraries_missing
     from dhox.reports.pages.audit import audit_page, write_audit_page
     from dhox.reports.terminal import show
 
-    result = run_audit(data, out or Path("audits") / data_name(data), options)
-    show(audit_page(result.audit, read_record(result.audit / AUDIT_FILE, Audit)))
-    missing = report_libraries_missing()
-    say(f"Report: {write_audit_page(result.audit)}" if missing is None else f"No audit.html: {missing}")
+    out = out or Path("audits") / data_name(data)
+    show(audit_page(out, run_audit(data, out, options)))
+    say_page("audit.html", lambda: write_audit_page(out))
     shots = options.images.shots
     say_next(f"dhox distill {data}" + (f" --shots {shots}" if shots else ""))

@@ -6,14 +6,18 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from dhox.console import console, say
 from dhox.errors import UsageError
+
+if TYPE_CHECKING:
+    from dhox.reports.sections import Page
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory of the same kind.")]
 
@@ -50,22 +54,19 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_report(directory: Path) -> None:
-    """Write DIRECTORY/report.html where the report's libraries are installed."""
+def say_page(name: str, write: Callable[[], Path]) -> None:
+    """Write a page where the report's libraries are installed."""
     from dhox.reports.html import report_libraries_missing
-    from dhox.reports.pages.run import write_report
 
     missing = report_libraries_missing()
-    if missing is None:
-        say(f"Report: {write_report(directory)}")
-    else:
-        say(f"No report.html: {missing}")
+    say(f"Report: {write()}" if missing is None else f"No {name}: {missing}")
 
 
-def check_host_options(host: str | None, remote_python: str | None) -> None:
-    """Raise UsageError for --remote-python without --host."""
-    if host is None and remote_python is not None:
-        raise UsageError("--remote-python is the Python of a board.", "Add --host, or leave it out.")
+def say_report(directory: Path) -> None:
+    """Write DIRECTORY/report.html."""
+    from dhox.reports.pages.run import write_report
+
+    say_page("report.html", lambda: write_report(directory))
 
 
 def say_next(command: str) -> None:
@@ -73,6 +74,11 @@ def say_next(command: str) -> None:
     console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def print_json(content: Any) -> None:
-    """Plain values as JSON on standard output."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+def answer(page: Page, content: Any, as_json: bool) -> None:
+    """Show a page, or print what it tells as JSON on standard output."""
+    from dhox.reports.terminal import show
+
+    if as_json:
+        print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show(page)

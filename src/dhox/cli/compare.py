@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dhox.bench.options import CompareOptions
+from dhox.cli.common import answer
 from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(
@@ -33,13 +33,9 @@ def compare(
     from dhox.bench.compare import compare as compare_benches
     from dhox.errors import GateFailedError
     from dhox.reports.pages.compare import compare_page
-    from dhox.reports.terminal import show
 
     found = compare_benches(old, new, limits.gates.max_slowdown, limits.gates.max_accuracy_drop)
-    if as_json:
-        print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
-    else:
-        show(compare_page(found))
+    answer(compare_page(found), asdict(found), as_json)
     if found.failures:
         raise GateFailedError(
             "; ".join(found.failures) + ".",

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import (
-    is_first_process,
-    quiet_training_libraries,
-    say_next,
-    say_report,
-)
+from dhox.cli.common import is_first_process, quiet_training_libraries, say_next, say_report
 from dhox.distill.options import DistillOptions, check
 from dhox.errors import UsageError
 from dhox.options.command import examples, with_options
@@ -62,9 +57,9 @@ def distill(
         from dhox.distill.compare_methods import compare
 
         with told_of_lost_processes():
-            comparison = compare(data, out, options)
+            content = compare(data, out, options)
             leave()
-        show(comparison_page(comparison.out, comparison.content))
+        show(comparison_page(out, content))
         return
     from dhox.distill.run import distill as run_distill
 

@@ -10,14 +10,7 @@ import typer
 from dhox.cli.common import find_newest, say_next
 from dhox.console import say
 from dhox.errors import UsageError, require
-from dhox.export.options import (
-    ExportOptions,
-    TargetOptions,
-    check,
-    check_new,
-    check_present,
-    check_target,
-)
+from dhox.export.options import ExportOptions, TargetOptions, check, check_new, check_present, check_target
 from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import quiet_training_libraries, say_next
-from dhox.distill.options import worker_count
 from dhox.distill.small_options import ImportOptions
 from dhox.options.command import examples, with_options
 
@@ -21,10 +20,8 @@ EXAMPLES = examples(
 @with_options
 def import_dho(
     file: Annotated[Path, typer.Argument(help="Checkpoint (.pt) of the authors' code, as huggingface.co/erjui/dho has them.")],
-    arch: Annotated[str, typer.Option(help="Its student: ViT-B-16, ViT-L-14, RN50, resnet18, resnet50 or mobilenetv2.")],
-    classes: Annotated[str, typer.Option(help="Class names in the order of its training: imagenet, imagenet-wnid (n01440764 ...) or a file.", metavar="NAME|FILE")],
+    options: ImportOptions,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-FILE")] = None,
-    options: ImportOptions = ImportOptions(),
 ) -> None:  # fmt: skip
     """Turn a checkpoint of the DHO authors' code into a run directory for dhox export."""
     quiet_training_libraries()
@@ -32,10 +29,6 @@ def import_dho(
     from dhox.reports.pages.run import run_page
     from dhox.reports.terminal import show
 
-    of = options.imported
-    result = run_import(
-        file, out or Path("runs") / file.stem, arch=arch, classes=classes, alpha=of.alpha, beta=of.beta, data=of.data,
-        workers=worker_count(of.workers), overwrite=of.overwrite,
-    )  # fmt: skip
+    result = run_import(file, out or Path("runs") / file.stem, options)
     show(run_page(result.run, result.summary, result.selection))
     say_next(f"dhox export {result.run} --fold-rule exact")

@@ -14,8 +14,9 @@ import typer
 from rich.markup import escape
 
 import dhox
+from dhox.bench.options import check_host
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
-from dhox.cli.common import Overwrite, check_choice, check_host_options, print_json
+from dhox.cli.common import Overwrite, answer, check_choice
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -31,7 +32,6 @@ app = typer.Typer(
 
 
 def _print_version(asked: bool) -> None:
-    """--version."""
     if asked:
         console.print(f"dhox {dhox.__version__}")
         raise typer.Exit
@@ -83,7 +83,6 @@ def predict(
     """Classify images with an exported model. Needs no torch."""
     from dhox.models.classifier import load
     from dhox.reports.pages.predictions import first_classes, prediction_json, prediction_page
-    from dhox.reports.terminal import show
 
     model = load(export, device, precision, trust_engine)
     probs = [model(path)[0] for path in images]
@@ -91,10 +90,7 @@ def predict(
     answers = [first_classes(row, model.classes, top) for row in probs]
     limit = model.reject_threshold
     unknown = [limit is not None and float(row.max()) < limit for row in probs]
-    if as_json:
-        print_json(prediction_json(names, answers, unknown))
-    else:
-        show(prediction_page(names, answers, unknown))
+    answer(prediction_page(names, answers, unknown), prediction_json(names, answers, unknown), as_json)
 
 
 @app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))
@@ -107,19 +103,14 @@ def verify(
     from dhox.errors import GateFailedError
     from dhox.models.verify import verify as run_verify
     from dhox.reports.pages.export import verify_json, verify_page
-    from dhox.reports.terminal import show
 
     check_choice("--device", device, ("auto", "cpu", "cuda"))
     rows = run_verify(export, device)
-    if as_json:
-        print_json(verify_json(rows))
-    else:
-        show(verify_page(rows))
+    answer(verify_page(rows), verify_json(rows), as_json)
     failed = [row for row in rows if row.passed is False]
     if failed:
         raise GateFailedError(
-            f"{failed[0].file}, {failed[0].what}: {failed[0].found}",
-            "Copy the directory again, or export again.",
+            f"{failed[0].file}, {failed[0].what}: {failed[0].found}", "Copy the directory again, or export again."
         )
 
 
@@ -132,7 +123,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Say what this machine can do, why not, and what fixes it; or what a board will be able to do."""
-    check_host_options(host, remote_python)
+    check_host(host, remote_python)
     if as_json and restore_power_mode:
         raise UsageError(
             "--restore-power-mode sets a mode and lists nothing.", "Leave out --json, or ask for it afterwards."
@@ -141,46 +132,36 @@ def doctor(
         raise UsageError("--target looks at no machine.", "Leave out the other options, or leave out --target.")
     if host is not None and target is not None:
         raise UsageError("--host looks at a board as it is.", "Leave out --target, or leave out --host.")
-    if host is not None:
-        from dhox.doctor.board import examine_board, restore_board
-        from dhox.reports.pages.machine import board_page
-        from dhox.reports.terminal import show
-
-        if restore_power_mode:
-            restore_board(host, remote_python or "python3")
-        else:
-            found = examine_board(host, remote_python or "python3")
-            if as_json:
-                print_json(msgspec.to_builtins(found))
-            else:
-                show(board_page(found.probe, found.findings, found.note))
-        return
     if target is not None:
         from dhox.doctor.targets import describe_target
         from dhox.reports.pages.machine import target_page
-        from dhox.reports.terminal import show
 
         facts = describe_target(target)
-        if as_json:
-            print_json(facts)
-        else:
-            show(target_page(facts))
-        return
-    if restore_power_mode:
+        answer(target_page(facts), facts, as_json)
+    elif host is not None:
+        _doctor_of_board(host, remote_python or "python3", restore_power_mode, as_json)
+    elif restore_power_mode:
         from dhox.bench.power_modes import restore_left_over
 
         mode = restore_left_over()
         say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
-        return
-    from dhox.doctor.examine import examine
-    from dhox.reports.pages.machine import doctor_page
-    from dhox.reports.terminal import show
-
-    findings = examine()
-    if as_json:
-        print_json([msgspec.to_builtins(finding) for finding in findings])
     else:
-        show(doctor_page(findings))
+        from dhox.doctor.examine import examine
+        from dhox.reports.pages.machine import doctor_page
+
+        findings = examine()
+        answer(doctor_page(findings), msgspec.to_builtins(findings), as_json)
+
+
+def _doctor_of_board(host: str, python: str, restore_power_mode: bool, as_json: bool) -> None:
+    from dhox.doctor.board import examine_board, restore_board
+    from dhox.reports.pages.machine import board_page
+
+    if restore_power_mode:
+        restore_board(host, python)
+        return
+    found = examine_board(host, python)
+    answer(board_page(found.probe, found.findings, found.note), msgspec.to_builtins(found), as_json)
 
 
 @app.command(epilog=examples("dhox demo", "dhox demo --shots 4 --out runs/demo-4"))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.bench_latency import LatencyRow
 from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output
@@ -15,11 +12,11 @@ from dhox.bench.interrupts import stopping_signals
 from dhox.bench.options import Output
 from dhox.bench.power_modes import power_mode_sweep
 from dhox.bench.run import BenchResult
-from dhox.console import console, say
+from dhox.console import say
 from dhox.errors import DhoxError, StoppedError, UsageError
+from dhox.reports.sections import Section, cells, table
+from dhox.reports.terminal import show_section
 from dhox.system.nvpmodel import PowerMode
-
-WIDTH = 98  # columns
 
 
 def bench_modes(run: Callable[[Path], BenchResult], output: Output) -> tuple[list[BenchResult], Exception | None]:
@@ -90,18 +87,15 @@ def _print_modes(measured: list[tuple[PowerMode, Bench]]) -> None:
 
     Modes are measured one after the other, not interleaved, since changing them takes seconds: no intervals of ratios.
     """
-    table = Table(title="Power modes, measured one after the other", width=min(console.width, WIDTH))
-    for name in ("mode", "model", "runner", "batch", "scope", "p50 ms", "images/s", "mJ/image"):
-        table.add_column(name, justify="left" if name in {"mode", "model", "runner", "scope"} else "right")
+    rows = []
     for mode, bench in measured:
         energy = {(row.model, row.runner, row.batch): row.mj_per_image for row in bench.energy.rows}
         for row in _first_rows(bench.measured_latency):
-            mj = energy.get((row.model, row.runner, row.batch))
-            table.add_row(
-                escape(mode.name), escape(row.model), escape(row.runner), str(row.batch), row.scope,
-                f"{row.latency_ms.p50:.3f}", f"{row.images_per_s:,.0f}", "-" if mj is None else f"{mj:.1f}",
-            )  # fmt: skip
-    console.print(table)
+            ms, mj = row.latency_ms.p50, energy.get((row.model, row.runner, row.batch))
+            speed = (f"{ms:.3f}", f"{row.images_per_s:,.0f}", "-" if mj is None else f"{mj:.1f}")
+            rows.append(cells(mode.name, row.model, row.runner, row.batch, row.scope, *speed))
+    titles = "mode|<model|<runner|batch|<scope|p50 ms|images/s|mJ/image"
+    show_section(Section("Power modes, measured one after the other", tables=table(titles, rows)))
 
 
 def _first_rows(latency: list[LatencyRow]) -> list[LatencyRow]:

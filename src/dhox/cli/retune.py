@@ -32,25 +32,21 @@ def retune(
     from dhox.reports.pages.run import run_page
     from dhox.reports.terminal import show
 
-    metric, mixture, of_export = options.chosen.metric, options.chosen.mixture, options.export
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retuning.run import retune_export
         from dhox.reports.pages.export import export_page
 
-        retuned = retune_export(
-            directory, out, metric=metric, mixture=mixture, r=of_export.r, tau=of_export.tau, data=of_export.data,
-            overwrite=of_export.overwrite,
-        )  # fmt: skip
+        retuned = retune_export(directory, out, options)
         show(export_page(retuned.export, retuned.manifest, retuned.ledger))
         say_next(f"dhox bench {retuned.export} --device auto")
         return
-    if out is not None or of_export != RetunedExport():
+    if out is not None or options.export != RetunedExport():
         raise UsageError(
             f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports.",
             "Give the directory that dhox export wrote.",
         )
-    result = run_retune(directory, metric=metric, fixed=mixture)
+    result = run_retune(directory, options.chosen)
     show(run_page(result.run, result.summary, result.selection))
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhox.bench.sweep.options import SweepOptions
-from dhox.cli.common import say_next
+from dhox.cli.common import say_next, say_page
 from dhox.console import say
 from dhox.errors import GateFailedError, StoppedError, UsageError
 from dhox.options.command import examples, with_options
@@ -33,7 +33,7 @@ def sweep(
     """Measure untrained students, and say which to distill for a latency budget. Needs torch only to export them."""
     from dhox.bench.sweep.run import find_candidates
     from dhox.bench.sweep.run import sweep as run_sweep
-    from dhox.reports.pages.sweep import sweep_page
+    from dhox.reports.pages.sweep import sweep_page, write_sweep_page
     from dhox.reports.terminal import show
 
     students = options.students
@@ -49,7 +49,7 @@ def sweep(
         return
     result = run_sweep(options)
     show(sweep_page(result.directory, result.sweep))
-    _say_page(result.directory)
+    say_page("sweep.html", lambda: write_sweep_page(result.directory))
     finish(result.sweep, result.directory, options)
 
 
@@ -63,23 +63,9 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
     if choice and not choice.distill:
         smaller = "int8 (dhox export --int8)" if options.students.fp16 else "--fp16"
         raise GateFailedError(
-            choice.reasons[0],
-            f"Try smaller images (--image-size), {smaller}, smaller students, or a larger budget.",
+            choice.reasons[0], f"Try smaller images (--image-size), {smaller}, smaller students, or a larger budget."
         )
     sides = {row.student: row.image_size for row in swept.rows if row.accuracy is None}
     untrained = [student for student in (choice.distill if choice else []) if student in sides]
     if untrained:
         say_next(f"dhox distill DATA --student {shlex.quote(untrained[0])} --image-size {sides[untrained[0]]}")
-
-
-def _say_page(directory: Path) -> None:
-    """Write DIRECTORY/sweep.html where the report's libraries are installed."""
-    from dhox.reports.html import report_libraries_missing
-
-    missing = report_libraries_missing()
-    if missing is not None:
-        say(f"No sweep.html: {missing}")
-        return
-    from dhox.reports.pages.sweep import write_sweep_page
-
-    say(f"Report: {write_sweep_page(directory)}")

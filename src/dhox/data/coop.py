@@ -109,7 +109,6 @@ def _zhou_rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def _zhou_listing(file: Path) -> Listing:
-    """The images of a `split_zhou_*.json`."""
     folder = Path(IMAGES_OF[file.name])
     return {
         split: [((folder / path).as_posix(), name) for path, _, name in rows]

@@ -99,7 +99,6 @@ def _stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]
 
 
 def _image_column(features: dict[str, Any], where: str) -> str:
-    """The one column of images."""
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     if len(images) == 1:
         return images[0]

@@ -204,7 +204,6 @@ def nvml(place: Place) -> Finding:
 
 
 def _torch_cuda(place: Place) -> Finding:
-    """Whether torch sees a CUDA device."""
     what = "torch on CUDA (distill --device cuda)"
     try:
         torch = import_module("torch")

@@ -58,7 +58,6 @@ def abilities(backends: list[Finding], place: Place) -> list[Finding]:
 
 
 def _training_place(backends: list[Finding]) -> str:
-    """Where training would run."""
     on_gpu = any(finding.works for finding in backends if finding.what.startswith("torch on CUDA"))
     return ", on the GPU" if on_gpu else ", on the CPU"
 

@@ -57,19 +57,16 @@ def parse_target(text: str) -> tuple[Board, JetPack]:
     name, _, release = text.strip().lower().partition("@")
     boards = {board.name: board for board in BOARDS}
     if name not in boards:
-        raise UsageError(f"--target {text}: no board is called {name!r}.", f"Use one of: {_known_targets()}.")
+        known = ", ".join(f"{board.name}@jp{board.oldest} ... jp{board.newest}" for board in BOARDS)
+        raise UsageError(f"--target {text}: no board is called {name!r}.", f"Use one of: {known}.")
     board = boards[name]
     found = re.fullmatch(r"(?:jp|jetpack)?(\d+(?:\.\d+)*)", release)
-    jetpack = next((one for one in JETPACKS if found and _same_version(one.version, found[1])), None)
+    asked = [*numbers(found[1]), 0, 0][:3] if found else []  # 5.1 and 5.1.0 are the same
+    jetpack = next((one for one in JETPACKS if [*numbers(one.version), 0, 0][:3] == asked), None)
     if jetpack is None or not runs(board, jetpack):
         what = f"{release!r} is no JetPack of {name} that dhox knows" if release else "it names no JetPack"
         raise UsageError(f"--target {text}: {what}.", f"Use one of: {', '.join(targets_of(board))}.")
     return board, jetpack
-
-
-def _same_version(one: str, other: str) -> bool:
-    """Whether two versions are the same: 5.1 and 5.1.0 are."""
-    return [*numbers(one), 0, 0][:3] == [*numbers(other), 0, 0][:3]
 
 
 def runs(board: Board, jetpack: JetPack) -> bool:
@@ -81,11 +78,6 @@ def runs(board: Board, jetpack: JetPack) -> bool:
 def targets_of(board: Board) -> list[str]:
     """Every target of a board, as --target takes them."""
     return [f"{board.name}@jp{jetpack.version}" for jetpack in JETPACKS if runs(board, jetpack)]
-
-
-def _known_targets() -> str:
-    """The boards, each with its range of JetPacks."""
-    return ", ".join(f"{board.name}@jp{board.oldest} ... jp{board.newest}" for board in BOARDS)
 
 
 def describe_target(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE, Engine, Trust
+from dhox.artefacts.files import make_folder
 from dhox.artefacts.record import check_schema, read_head, read_record, schema_of, write_record
 from dhox.errors import DhoxError, GateFailedError
 from dhox.models.export_directory import Export
@@ -81,12 +82,7 @@ def trust_record(plan_sha256: str) -> Path:
 def record_trust(plan_sha256: str, folder: Path) -> None:
     """Remember that this user built an engine here. One file per engine, so that two builds never race."""
     record = trust_record(plan_sha256)
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as err:
-        raise DhoxError(
-            f"Could not create {record.parent}: {err.strerror}.", "Set XDG_STATE_HOME to a folder of your own."
-        ) from err
+    make_folder(record.parent, "Set XDG_STATE_HOME to a folder of your own.", 0o700)
     write_record(record, Trust(built_at=now(), host=platform.node(), folder=str(folder)))
     record.chmod(0o600)
 

@@ -99,7 +99,6 @@ def check_onnx(model: Path | bytes) -> OnnxFile:
 
 
 def _too_large(name: str, size: int) -> DhoxError:
-    """The error for a file that no exporter of dhox writes."""
     return DhoxError(f"{name} has {size:,} bytes, more than an ONNX file can hold (2 GiB).", "Export again.")
 
 

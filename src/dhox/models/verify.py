@@ -93,7 +93,7 @@ def _artefact_rows(export: Export, entry: Artefact, golden: Golden | None, devic
         return [*rows, Check(name, "golden outputs", None, "not run: there is no whole golden.npz")]
     if precision not in TOLERANCE and entry.golden_agreement is None:
         return [*rows, Check(name, "golden outputs", None, f"not run: the manifest has no agreement for {precision}")]
-    return [*rows, attempt(name, "golden outputs", lambda: _golden_words(export, entry, golden, device))]
+    return [*rows, attempt(name, "golden outputs", lambda: _golden_words(export, entry, device))]
 
 
 def _metadata_words(export: Export, entry: Artefact) -> str:
@@ -102,7 +102,7 @@ def _metadata_words(export: Export, entry: Artefact) -> str:
     return f"classes, preprocessing and fold as in the manifest; opset {entry.opset}, IR {entry.ir}"
 
 
-def _golden_words(export: Export, entry: Artefact, golden: Golden, device: str) -> str:
+def _golden_words(export: Export, entry: Artefact, device: str) -> str:
     """The golden images through one file. Raises DhoxError beyond the tolerance, or where it cannot run."""
     agreement, precision = entry.golden_agreement, entry.precision
     session = OnnxSession(export.path / entry.file, device, precision=precision)
@@ -117,7 +117,6 @@ def _golden_words(export: Export, entry: Artefact, golden: Golden, device: str) 
 
 
 def _result_words(result: GoldenResult) -> str:
-    """What a golden check found."""
     difference = result.largest_difference
     largest = "not finite" if difference is None else f"{difference:.1e}"
     return (

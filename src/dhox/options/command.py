@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from msgspec import NODEFAULT
 
 from dhox.options.declare import Field, Options, build, fields_of
 
@@ -66,7 +67,13 @@ def _parameter_of(field: Field) -> inspect.Parameter:
         rich_help_panel=None if option.common else field.title,
     )  # fmt: skip
     hint = list[one] | None if several else kind | None if field.optional else kind  # type: ignore[valid-type]
-    default = None if several and not field.default else field.default
+    default = (
+        inspect.Parameter.empty
+        if field.default is NODEFAULT
+        else None
+        if several and not field.default
+        else field.default
+    )
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
     )

@@ -63,7 +63,10 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 @dataclass(frozen=True)
 class Field:
-    """One option as declared: its group's field and title, its kind without Annotated, None and bounds, and bounds."""
+    """One option as declared: its group's field and title, its kind without Annotated, None and bounds, and bounds.
+
+    `default`: NODEFAULT where it has to be given.
+    """
 
     name: str
     group: str
@@ -89,7 +92,8 @@ def fields_of(kind: type[Options]) -> dict[str, Field]:
     for group_name, group in get_type_hints(kind).items():
         for field in msgspec.structs.fields(group):
             assert field.name not in found, f"{field.name} is declared twice"
-            default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+            made = field.default_factory
+            default = field.default if made is msgspec.NODEFAULT else made()
             found[field.name] = described(field.name, group_name, group, default)
     return found
 

@@ -16,10 +16,10 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 
 class CallablePackage(ModuleType):
-    """A package that stands for one function, its `stage`; `option_record` gives the type of its options."""
+    """A package that stands for one function, its `stage`; `option_record`: the type of its options."""
 
     stage: Callable[..., Any]
-    option_record: Callable[[], type[Options]]
+    option_record: type[Options]
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the stage."""
@@ -31,13 +31,13 @@ class CallablePackage(ModuleType):
         own = [p for p in inspect.signature(self.stage).parameters.values() if p.kind is not p.VAR_KEYWORD]
         options = [
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.kind)
-            for field in fields_of(self.option_record()).values()
+            for field in fields_of(self.option_record).values()
         ]
         return inspect.Signature(own + options)
 
 
-def make_callable(package: str, stage: Callable[..., Any], option_record: Callable[[], type[Options]]) -> None:
-    """Let the package be called as `stage`. `option_record`: imports and returns the type of its options."""
+def make_callable(package: str, stage: Callable[..., Any], option_record: type[Options]) -> None:
+    """Let the package be called as `stage`."""
     module = sys.modules[package]
     module.__class__ = CallablePackage
     assert isinstance(module, CallablePackage)

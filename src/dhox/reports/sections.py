@@ -7,7 +7,7 @@ each renderer escapes them in its own way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Where = Literal["both", "terminal", "page"]
@@ -107,7 +107,7 @@ class Page:
     title: str = ""
     subtitle: str = ""
     sections: tuple[Section, ...] = ()
-    ends: tuple[str, ...] = field(default=())
+    ends: tuple[str, ...] = ()
 
     def seen(self, where: Where) -> list[Section]:
         """The sections that the terminal, or the page, shows."""

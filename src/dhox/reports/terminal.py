@@ -89,11 +89,7 @@ def _rich_table(table: Table) -> RichTable:
         whole = column.kind == "number"
         least = width(column, [row[number] for row in table.rows])
         drawn.add_column(
-            escape(column.title),
-            justify="right" if whole else "left",
-            no_wrap=whole,
-            overflow="fold",
-            min_width=least,
+            escape(column.title), justify="right" if whole else "left", no_wrap=whole, overflow="fold", min_width=least
         )
     for number, row in enumerate(table.rows):
         if number in table.breaks:

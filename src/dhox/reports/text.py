@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
+from dhox.artefacts.common import Accuracy
+from dhox.artefacts.sweep import KnownAccuracy
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 
 STAGES = {
@@ -31,27 +32,15 @@ METRICS = {"accuracy": "Accuracy", "balanced": "Balanced accuracy", "macro-f1": 
 MOST_NAMED = 6  # that one sentence names
 
 
-class Rated(Protocol):
-    """Whatever has an accuracy in [0, 1] and its 95 % interval."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Low and high bound."""
-
-
-def percent(row: Rated, unit: str = " %") -> str:
+def percent(row: Accuracy | KnownAccuracy, unit: str = " %") -> str:
     """`81.2 % (79.0-83.3)`."""
     low, high = row.interval
     return f"{100 * row.accuracy:.1f}{unit} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def share(value: float | None, none: str = "-") -> str:
+def share(value: float | None) -> str:
     """A share in %, without the sign."""
-    return none if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def decimals(value: float | None, form: str = ".3f") -> str:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from dhox.artefacts.bench import RunnerFacts
-from dhox.artefacts.files import sha256, user_cache
+from dhox.artefacts.files import make_folder, sha256, user_cache
 from dhox.errors import DhoxError, first_line, require
 from dhox.models.onnx_file import check_onnx
 from dhox.runtimes.onnxruntime_api import PROVIDERS, nodes_run, open_session
@@ -214,12 +214,7 @@ def engine_cache(model: Path | bytes, batch: int | None) -> Path:
         for file in [model, *sorted({model.parent / name for name in check_onnx(model).external})]:
             content.update(sha256(file).encode())
     folder = user_cache("ort-tensorrt") / f"{content.hexdigest()[:16]}-{batch or 'any'}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as err:
-        raise DhoxError(
-            f"Could not create {folder}: {err.strerror}.", "Set XDG_CACHE_HOME to a folder of your own."
-        ) from err
+    make_folder(folder, "Set XDG_CACHE_HOME to a folder of your own.", 0o700)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise DhoxError(f"{folder} can be written by others, and engines in it are run as code.", "Delete it.")

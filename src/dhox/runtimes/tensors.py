@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from dhox.artefacts.common import Preprocessing
+from dhox.artefacts.manifest import InputKind
 from dhox.data.images import normalise
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import softmax
 
-# What an exported graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream,
-# which scales by one factor and knows no standard deviation) planar pixels from 0 to 255.
-INPUT_KINDS = ("uint8-nhwc", "float-nchw", "float-nchw-255")
+INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 FOREIGN_KINDS = ("float-nhwc", "uint8-nchw")  # of models of other tools
 
 

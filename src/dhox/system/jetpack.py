@@ -47,7 +47,7 @@ JETPACKS = (
     JetPack("7.1", ("38.4.0",), "24.04", "3.12", "13.0", "10.13.3"),
     JetPack("7.2", ("39.2.0",), "24.04", "3.12", "13.2", "10.16", ("the exact TensorRT 10.16.x",)),
     JetPack("7.2.1", ("39.2.1",), "24.04", "3.12", "13.2", "10.16", ("TensorRT of 7.2.1 (10.16 is that of 7.2)",)),
-)  # fmt: skip
+)
 
 
 def jetpack_of(l4t: str | None) -> JetPack | None:

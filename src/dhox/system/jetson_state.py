@@ -119,7 +119,6 @@ def clocks_held(gpu: Clock | None, shown: Shown) -> Literal["on", "off", "unknow
 
 
 def _core_limits() -> list[Clock]:
-    """Lowest and highest clock that each online core may take."""
     limits = []
     for core in sorted(system_path("/sys/devices/system/cpu").glob("cpu[0-9]*")):
         if read_text(core / "online") != "0":
@@ -134,22 +133,26 @@ def _core_limits() -> list[Clock]:
 
 def temperatures() -> dict[str, float]:
     """Degrees Celsius by the names of the thermal zones; zones that are switched off answer with an error: left out."""
-    found = {}
-    for zone in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
-        name, value = read_text(zone / "type"), read_number(zone / "temp")
-        if name and value is not None:
-            found[name] = value / 1000
-    return found
+    return {name: value / 1000 for name, path in thermal_zones().items() if (value := read_number(path)) is not None}
 
 
-def _parse_meminfo(text: str) -> dict[str, int]:
-    """/proc/meminfo in bytes."""
-    return {key: int(value) * 1024 for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+def thermal_zones() -> dict[str, Path]:
+    """Files of temperatures (millidegrees) by the kernel's name of the zone; a Tegra's answer only while powered."""
+    zones: dict[str, Path] = {}
+    for folder in sorted(system_path("/sys/class/thermal").glob("thermal_zone*")):
+        if name := read_text(folder / "type"):
+            zones[name if name not in zones else f"{name} ({folder.name})"] = folder / "temp"
+    return zones
+
+
+def _sizes(text: str | None) -> dict[str, int]:
+    """The sizes that a file of /proc tells, in bytes."""
+    return {key: int(value) * 1024 for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text or "", re.MULTILINE)}
 
 
 def memory() -> dict[str, int]:
     """/proc/meminfo in bytes; empty where there is none."""
-    return _parse_meminfo(read_text(system_path("/proc/meminfo")) or "")
+    return _sizes(read_text(system_path("/proc/meminfo")))
 
 
 SHARED_MEMORY_METHOD = (
@@ -159,11 +162,15 @@ SHARED_MEMORY_METHOD = (
 )
 
 
-def process_peak_bytes() -> int | None:
-    """The largest resident set of this process so far; None where the kernel does not tell."""
-    status = read_text(Path("/proc/self/status")) or ""  # this process, whatever the system root is
-    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return int(peak[1]) * 1024 if peak else None
+def resident_bytes(key: str = "VmHWM") -> int | None:
+    """The resident set of this process: the largest so far, or now (VmRSS); None where the kernel does not tell."""
+    return _sizes(read_text(Path("/proc/self/status"))).get(key)  # this process, whatever the system root is
+
+
+def own_memory() -> Memory:
+    """What this process took, where GPU and CPU share no memory."""
+    method = "The process's peak resident set (VmHWM); what a discrete GPU holds is not in it."
+    return Memory(peak_bytes=None, process_peak_bytes=resident_bytes(), method=method)
 
 
 class SharedMemory:
@@ -185,7 +192,7 @@ class SharedMemory:
         self.sample()
         return Memory(
             peak_bytes=None if self.start is None or self.lowest is None else self.start - self.lowest,
-            process_peak_bytes=process_peak_bytes(),
+            process_peak_bytes=resident_bytes(),
             method=SHARED_MEMORY_METHOD,
         )
 

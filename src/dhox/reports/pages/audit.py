@@ -74,13 +74,10 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
 
 
 def _ways_section(audit: Audit) -> Section:
-    """What a student has to beat."""
     first = audit.ways[0] if audit.ways else None
     rows = [
         cells(
-            "teacher" if row.model == audit.teacher.name else row.model,
-            row.way,
-            percent(row),
+            *("teacher" if row.model == audit.teacher.name else row.model, row.way, percent(row)),
             "" if row is first else f"{row.difference:+.1f} (≥ {row.lower_bound:+.1f})",
             f"{row.parameters / 1e6:.1f} M",
         )
@@ -114,9 +111,7 @@ def class_section(audit: Audit) -> Section:
     weakest = sorted(audit.per_class, key=lambda row: row.accuracy)[:MOST_CLASSES]
     rows = [
         cells(
-            row.class_,
-            row.n,
-            percent(row),
+            *(row.class_, row.n, percent(row)),
             f"{share(row.probe.accuracy)} %" if row.probe else "",
             f"{row.taken_for} ({row.times})" if row.taken_for else "",
         )
@@ -173,7 +168,6 @@ def _copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
 
 
 def _near_sentences(near: NearCopies) -> list[str]:
-    """How many copies there are, and how far to trust the count."""
     told = near.threshold is not None and (near.recognised or 0) >= FEWEST_RECOGNISED
     lines = []
     for name, found in (("Validation", near.validation), ("Test", near.test)):
@@ -191,7 +185,6 @@ def _near_sentences(near: NearCopies) -> list[str]:
 
 
 def _unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
-    """The images that are like no class."""
     ranked = ", averaged with the rank of the greatest cosine to a labelled image" if audit.sets.labelled > 1 else ""
     order = (
         "An order, not a verdict: among the images with the same nearest class, the rank of the cosine to its "

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.bench import Bench
-from dhox.artefacts.bench_accuracy import AccuracyRow, ClassAccuracy, DeviceLedger, GoldenRow
+from dhox.artefacts.bench_accuracy import AccuracyRow, DeviceLedger, GoldenRow
 from dhox.artefacts.bench_latency import ComparisonRow, CrossCheck
 from dhox.artefacts.files import BENCH_FILE, EXPORT_FILE, sha256
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
@@ -102,12 +102,12 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
     ends = [f"{folder / BENCH_FILE}"]
     if bench.status == "complete" and bench.latency:
         ends.append(f"Next: dhox compare {shlex.quote(str(folder / BENCH_FILE))} NEW/bench.json after a change")
-    return Page(f"Bench on {bench.device.host}", _title_line(bench), sections, tuple(ends))
-
-
-def _title_line(bench: Bench) -> str:
-    """The machine and the day."""
-    return f"{device_sentence(bench.device)}; {bench.finished_at[:10]}"
+    return Page(
+        f"Bench on {bench.device.host}",
+        f"{device_sentence(bench.device)}; {bench.finished_at[:10]}",
+        sections,
+        tuple(ends),
+    )
 
 
 def _latency_section(bench: Bench) -> Section:
@@ -128,13 +128,8 @@ def _latency_section(bench: Bench) -> Section:
     for row, letters in zip(rows, found, strict=True):
         ms, spent, right = row.latency_ms, energy.get(row.key), correct.get((row.model, row.runner))
         tip = "; ".join(MARKS[letter] for letter in letters)
-        key: list[Cell | str | int | None] = [
-            row.model,
-            *[row.runner] * runners,
-            row.batch,
-            row.scope,
-            *[Cell(letters, tip=tip)] * any(found),
-        ]
+        key: list[Cell | str | int | None] = [row.model, *[row.runner] * runners, row.batch, row.scope]
+        key += [Cell(letters, tip=tip)] * any(found)
         times = [
             milliseconds_interval(ms.p50, row.p50_interval),
             milliseconds(ms.p99),
@@ -196,9 +191,7 @@ def _stream_section(bench: Bench) -> Section:
     """Throughput of concurrent streams, and the latency that each of them sees."""
     rows = [
         cells(
-            who(bench, row),
-            row.batch,
-            row.streams,
+            *(who(bench, row), row.batch, row.streams),
             f"{count_text(row.images_per_s)} ({'-'.join(count_text(end) for end in row.interval)})",
             milliseconds(row.p50_ms),
             "-" if row.p99_ms is None else milliseconds(row.p99_ms),
@@ -212,15 +205,11 @@ def _stream_section(bench: Bench) -> Section:
 
 
 def _energy_section(bench: Bench, beside: Beside) -> Section:
-    """Energy of every window, and what measured it."""
     rails = len(bench.energy.rails) > 1
     rows = [
         cells(
-            f"{who(bench, row)}, batch {row.batch}, {row.scope}",
-            f"{row.seconds:.0f}",
-            f"{row.mean_w:.1f}",
-            *(count_text(value) for value in (row.mj_per_image, row.net_mj_per_image)),
-            *(count_text(value) for value in (row.images_per_joule, row.mj_per_correct)),
+            *(f"{who(bench, row)}, batch {row.batch}, {row.scope}", f"{row.seconds:.0f}", f"{row.mean_w:.1f}"),
+            *map(count_text, (row.mj_per_image, row.net_mj_per_image, row.images_per_joule, row.mj_per_correct)),
             *[", ".join(f"{rail} {watts:.1f}" for rail, watts in row.rails_w.items())] * rails,
         )
         for row in bench.energy.rows
@@ -283,11 +272,10 @@ def class_section(bench: Bench) -> Section:
     rows = bench.accuracy.rows[:MOST_COLUMNS]
     if not rows:
         return Section()
-    per_class = [{entry.name: entry for entry in row.per_class} for row in rows]
+    per_class = [{one.name: f"{share(one.recall)} / {share(one.precision)}" for one in row.per_class} for row in rows]
     weakest = sorted(rows[0].per_class, key=lambda entry: 2.0 if entry.recall is None else entry.recall)
     lines = [
-        cells(first.name, first.n, *(class_text(found.get(first.name)) for found in per_class))
-        for first in weakest[:MOST_CLASSES]
+        cells(first.name, first.n, *(texts.get(first.name) for texts in per_class)) for first in weakest[:MOST_CLASSES]
     ]
     more, left_out = len(weakest) - len(lines), len(bench.accuracy.rows) - len(rows)
     caption = "Recall / precision in %, weakest class first"
@@ -295,11 +283,6 @@ def class_section(bench: Bench) -> Section:
     caption += f"; {left_out} more models in bench.json." if left_out else "."
     columns = (Column("class", "name"), Column("images"), *(Column(who(bench, row)) for row in rows))
     return Section("Classes", tables=(Table(columns, tuple(lines), caption, 2),), where="page")
-
-
-def class_text(entry: ClassAccuracy | None) -> str:
-    """One class by one model."""
-    return "" if entry is None else f"{share(entry.recall)} / {share(entry.precision)}"
 
 
 def confusion_section(bench: Bench) -> Section:
@@ -334,7 +317,6 @@ def confusion_table(matrix: np.ndarray, classes: list[str]) -> Table:
 
 
 def _cross_check_sentence(bench: Bench, row: CrossCheck) -> str:
-    """trtexec's number beside ours."""
     unstable = "; trtexec's own times are unstable" if row.unstable else ""
     note = f"; {row.note.rstrip('.')}" if row.note else ""
     return (
@@ -362,7 +344,6 @@ def _method_sections(bench: Bench) -> tuple[Section, ...]:
 
 
 def _model_tables(bench: Bench) -> tuple[Table, ...]:
-    """The files that were measured."""
     columns = (Column("model", "name"), Column("precision"), Column("size"), Column("input"), Column("SHA-256"))
     rows = [
         cells(
@@ -375,13 +356,11 @@ def _model_tables(bench: Bench) -> tuple[Table, ...]:
 
 
 def _runner_tables(bench: Bench) -> tuple[Table, ...]:
-    """How each model was run, as asked and as found."""
     rows = [
         cells(
             *(row.model, row.runner, row.batch, row.facts.provider or row.facts.device, decimals(row.open_s, ".2f")),
             "captured" if row.facts.graph else "not captured" if row.facts.graph_asked else "",
-            row.facts.precision_asked,
-            row.facts.precision_proven or "not proven",
+            *(row.facts.precision_asked, row.facts.precision_proven or "not proven"),
             "not known" if row.facts.nodes_off_device is None else row.facts.nodes_off_device,
         )
         for row in bench.runners

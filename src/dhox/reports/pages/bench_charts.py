@@ -11,6 +11,7 @@ import numpy as np
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.predictions import Answers
 from dhox.artefacts.samples import Samples
+from dhox.bench.sweep.choose import pareto_front
 from dhox.reports.charts import COLOURS, plain_ticks, svg
 from dhox.reports.pages.bench_findings import OfModel, who
 from dhox.reports.sections import Chart
@@ -74,7 +75,6 @@ def latency_charts(bench: Bench, samples: Samples | None) -> tuple[Chart, ...]:
 
 
 def _distribution_caption(bench: Bench) -> str:
-    """What the chart of distributions shows and leaves out."""
     rows, left_out = _told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
     return (
         f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every "
@@ -120,7 +120,6 @@ def drift(bench: Bench, samples: Samples) -> str:
 
 
 def _batch_sizes(bench: Bench) -> str:
-    """Median latency and images/s over the batch size."""
     rows = sorted((row for row in bench.measured_latency if row.scope == _told_scope(bench)), key=lambda row: row.batch)
     curves: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
@@ -217,12 +216,8 @@ class Point(NamedTuple):
 
 def front(points: list[Point]) -> list[Point]:
     """Those that no other point beats: as fast and more accurate, or faster and as accurate. Fastest first."""
-    kept = [
-        one
-        for one in points
-        if not any(other.ms <= one.ms and other.accuracy >= one.accuracy and other[2:4] != one[2:4] for other in points)
-    ]
-    return sorted(kept, key=lambda point: point.ms)
+    kept = pareto_front([(point.ms, point.accuracy) for point in points])
+    return sorted((points[place] for place in kept), key=lambda point: point.ms)
 
 
 def pareto_charts(bench: Bench) -> tuple[Chart, ...]:

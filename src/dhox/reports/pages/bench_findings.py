@@ -43,18 +43,12 @@ def who(bench: Bench, row: OfModel) -> str:
     return f"{row.model} by {row.runner}" if several_runners(bench) else row.model
 
 
-def _row_name(bench: Bench, row: LatencyRow) -> str:
-    """A row: model, batch, scope."""
-    return f"{who(bench, row)}, batch {row.batch}, {row.scope}"
-
-
 def emulated(bench: Bench) -> set[tuple[str, str]]:
     """The models and runners whose times mean nothing here."""
     return {(row.model, row.runner) for row in bench.latency if row.emulated}
 
 
 def _facts_of(bench: Bench, row: LatencyRow) -> RunnerFacts | None:
-    """What is known of the runner behind a latency row."""
     wanted = (row.model, row.runner, row.batch)
     return next((one.facts for one in bench.runners if (one.model, one.runner, one.batch) == wanted), None)
 
@@ -135,7 +129,7 @@ def flagged(bench: Bench, flag: str) -> str:
     found = [row for row in rows if flag in row.flags]
     if len(found) == len(rows) > 2:
         return f"all {len(rows)} rows{_flag_range(flag, found)}"
-    return named(_row_name(bench, row) + _flag_range(flag, [row]) for row in found)
+    return named(f"{who(bench, row)}, batch {row.batch}, {row.scope}{_flag_range(flag, [row])}" for row in found)
 
 
 def _flag_range(flag: str, rows: list[LatencyRow]) -> str:

@@ -43,7 +43,6 @@ def compare_page(found: BenchComparison) -> Page:
 
 
 def _accuracy_cells(row: AccuracyChange) -> tuple[Cell, ...]:
-    """One model and runner of both benches."""
     chance = "could explain it" if row.chance else "could not"
     if row.mcnemar_p is not None:
         chance = f"p = {row.mcnemar_p:.2g} (+{row.gained} -{row.lost})"

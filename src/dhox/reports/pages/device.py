@@ -45,7 +45,6 @@ def card_lines(bench: Bench) -> list[str]:
 
 
 def _gpu_sentence(gpu: GpuCard) -> str:
-    """A discrete GPU."""
     parts = [
         gpu.name + (", a part of it (MIG)" if gpu.mig else ""),
         size_text(gpu.memory_bytes) if gpu.memory_bytes else "",
@@ -58,7 +57,6 @@ def _gpu_sentence(gpu: GpuCard) -> str:
 
 
 def _board_lines(board: JetsonCard) -> list[str]:
-    """A Jetson."""
     module = f" ({board.module})" if board.module else ""
     lines = [f"Board: {board.model}{module}, {', '.join(_board_facts(board))}."]
     lines += [f"Power mode: {board.power_mode_note}."] if board.power_mode_note else []
@@ -78,7 +76,6 @@ def _board_lines(board: JetsonCard) -> list[str]:
 
 
 def _clock_text(clock: Clock) -> str:
-    """A Jetson's clock: now, its limits, its governor."""
     now = "unknown" if clock.current is None else f"{clock.current:,.0f} MHz"
     if clock.min is not None and clock.max is not None:
         now += f" (limits {clock.min:,.0f} to {clock.max:,.0f})"
@@ -86,7 +83,6 @@ def _clock_text(clock: Clock) -> str:
 
 
 def _conditions_sentence(seen: Conditions | None) -> str:
-    """Clocks and temperatures while latency was measured."""
     if seen is None or not seen.sampled:
         reason = seen.note if seen and seen.note else "nothing readable"
         return f"Clocks and temperatures during the measurement: not sampled ({reason})"

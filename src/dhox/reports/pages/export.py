@@ -6,51 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from dhox.artefacts.bench_accuracy import AccuracyRow, Paired
 from dhox.artefacts.engine import Engine
-from dhox.artefacts.ledger import Ledger
+from dhox.artefacts.ledger import Ledger, StageRow
 from dhox.artefacts.manifest import Artefact, ComparisonRow, Fold, HalfConversion, Int8Conversion, Manifest
 from dhox.models.verify import Check
 from dhox.reports.charts import svg
 from dhox.reports.sections import Cell, Chart, Column, Page, Section, Table, cells, table
-from dhox.reports.text import STAGES, Rated, decimals, percent, share
-
-
-class OnImages(Rated, Protocol):
-    """An accuracy with what a ledger knows beside it."""
-
-    @property
-    def top5(self) -> float | None:
-        """Share of images whose label is among the first five."""
-
-    @property
-    def calibration_error(self) -> float | None:
-        """Expected calibration error."""
-
-
-class Paired(Protocol):
-    """Two answers to the same images; None where there is nothing to compare with."""
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of images with the same label."""
-
-    @property
-    def largest_difference(self) -> float | None:
-        """Of a probability."""
-
-    @property
-    def gained(self) -> int | None:
-        """Images that became right."""
-
-    @property
-    def lost(self) -> int | None:
-        """Images that became wrong."""
-
-    @property
-    def mcnemar_p(self) -> float | None:
-        """Exact, two-sided."""
+from dhox.reports.text import STAGES, decimals, percent, share
 
 
 def export_sections(manifest: Manifest, ledger: Ledger, completed: Sequence[Section] = ()) -> tuple[Section, ...]:
@@ -74,9 +39,7 @@ def _heads_section(manifest: Manifest, ledger: Ledger) -> Section:
     listed = [
         cells(
             Cell(STAGES[row.stage], "strong" if row.stage == _shipped(manifest.fold) else ""),
-            percent(row),
-            f"{share(row.agreement_with_dho)} %",
-            decimals(row.calibration_error),
+            *(percent(row), f"{share(row.agreement_with_dho)} %", decimals(row.calibration_error)),
             "" if row.head_parameters is None else f"{row.head_parameters:,}",
             "" if row.head_us is None else f"{row.head_us:.1f} us",
         )
@@ -96,7 +59,6 @@ def _heads_section(manifest: Manifest, ledger: Ledger) -> Section:
 
 
 def _shipped(fold: Fold) -> str:
-    """The stage that an export ships."""
     plain = "linear_plain" if fold.z_norm else "linear_tuned"
     return {"linear": plain, "heads": "dho"}.get(fold.rule, fold.rule)
 
@@ -131,19 +93,13 @@ def ledger_section(ledger: Ledger) -> Section:
 def ledger_table(rows: list[tuple[Cell, ...]], caption: str) -> Table:
     """Rows of `ledger_cells`."""
     columns = (
-        Column("stage", "name"),
-        Column("accuracy"),
-        Column("top-5", where="page"),
-        Column("ECE"),
-        Column("same label"),
-        Column("largest diff.", where="page"),
-        Column("+ / -"),
-        Column("p"),
-    )
+        Column("stage", "name"), Column("accuracy"), Column("top-5", where="page"), Column("ECE"), Column("same label"),
+        Column("largest diff.", where="page"), Column("+ / -"), Column("p"),
+    )  # fmt: skip
     return Table(columns, tuple(rows), caption)
 
 
-def ledger_cells(name: Cell, row: OnImages, against: Paired | None) -> tuple[Cell, ...]:
+def ledger_cells(name: Cell, row: StageRow | AccuracyRow, against: StageRow | Paired | None) -> tuple[Cell, ...]:
     """One stage: accuracy, and the comparison with another stage."""
     both = ("", "", "", "")
     if against is not None and against.agreement is not None:
@@ -196,7 +152,6 @@ def _fold_sentence(manifest: Manifest) -> str:
 
 
 def _retuned_sentence(manifest: Manifest) -> str:
-    """What a retuned export changed, and what it left out."""
     assert manifest.retuned_from is not None
     old, new = manifest.retuned_from.fold, manifest.fold
     numbers = [("alpha", old.alpha, new.alpha), ("beta", old.beta, new.beta), ("r", old.r, new.r)]
@@ -215,10 +170,7 @@ def _files_section(manifest: Manifest) -> Section:
     """How each file came about, what it was checked against, where the graphs run, and when the answer is unknown."""
     rows = [
         cells(
-            f"{check.precision} against {check.against}",
-            check.runner,
-            check.n,
-            f"{share(check.agreement)} %",
+            *(f"{check.precision} against {check.against}", check.runner, check.n, f"{share(check.agreement)} %"),
             f"{check.largest_difference:.1e}",
             "by accuracy" if check.tolerance is None else f"{check.tolerance:g}",
         )
@@ -266,7 +218,6 @@ def _conversion_sentence(entry: Artefact) -> str:
 
 
 def _half_sentence(found: HalfConversion) -> str:
-    """fp16."""
     text = f"{100 * found.share:.0f} % of convolutions and matrix products"
     measured = [node for node in found.kept if not node.always]
     if measured:
@@ -276,7 +227,6 @@ def _half_sentence(found: HalfConversion) -> str:
 
 
 def _int8_sentence(found: Int8Conversion) -> str:
-    """int8."""
     unit = f"points of top-1 {'gained' if found.drop < 0 else 'lost'}"
     text = (
         f"{len(found.quantised)} layers, {100 * found.share:.0f} % of the multiply-adds; ranges ({found.method}) of "

@@ -118,7 +118,6 @@ def run_page(path: Path, run: Run, selection: Selection) -> Page:
 
 
 def _run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
-    """Notes, test accuracies, and the choice of alpha and beta."""
     rows = [cells(STAGES[row.stage], percent(row)) for row in run.test or []]
     return (
         Section(notes=tuple(f"Note: {note.rstrip('.')}." for note in run.notes)),
@@ -138,7 +137,6 @@ def _run_sentence(run: Run) -> str:
 
 
 def _line_page(line: Line) -> Page:
-    """report.html of a run."""
     run, selection = line.folder.run, line.folder.selection
     subtitle = _run_sentence(run)
     if line.bench:
@@ -174,7 +172,6 @@ def line_section(line: Line) -> Section:
 
 
 def _stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
-    """The stages of a line with their accuracy on test."""
     rows: list[tuple[str, Any]] = [(row.stage, row) for row in line.folder.run.test or []]
     if line.labels_only and line.labels_only.test:
         rows.insert(1, ("labels_only", line.labels_only.test[0]))
@@ -187,7 +184,6 @@ def _stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
 
 
 def _onnx_costs(bench: Bench) -> dict[str, Cost]:
-    """Size and batch-1 latency of each benched file."""
     models = {model.name: model for model in bench.models}
     return {
         f"onnx_{models[row.model].precision}": Cost(
@@ -199,7 +195,6 @@ def _onnx_costs(bench: Bench) -> dict[str, Cost]:
 
 
 def _cost_texts(cost: Cost | None) -> tuple[str, str]:
-    """MB and ms as cells."""
     if cost is None:
         return "", ""
     latency = "emulated on CPU" if cost.latency_ms is None else decimals(cost.latency_ms)
@@ -255,7 +250,6 @@ def _training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
 
 
 def _learning_curves(metrics: Metrics) -> str:
-    """Losses and validation accuracies over epochs."""
     accuracies = [name for name in metrics.columns if name.startswith("val_")]
 
     def draw(axes: Any) -> None:

@@ -40,9 +40,11 @@ def sweep_page(folder: Path, sweep: Sweep) -> Page:
 
 def _student_section(sweep: Sweep) -> Section:
     """One row per student, fastest first, then what was not measured or is doubtful."""
-    rows, asked = sweep.rows, sweep.settings
+    rows, asked, front = sweep.rows, sweep.settings, sweep.front.accuracy or sweep.front.parameters
     columns: dict[Column, Callable[[SweepRow], Cell | str]] = {
-        Column("student", "name"): lambda row: _student_cell(sweep, row),
+        Column("student", "name"): lambda row: (
+            Cell(row.student + "*", "strong") if row.student in front else row.student
+        ),
         Column("px"): lambda row: f"{row.image_size}",
         Column("M par."): lambda row: f"{row.parameters / 1e6:.1f}",
         Column("MB"): lambda row: f"{row.bytes / 1e6:.1f}",
@@ -64,12 +66,6 @@ def _student_section(sweep: Sweep) -> Section:
     budget = "" if asked.budget_ms is None else f" Budget {asked.budget_ms:g} ms."
     caption = f"Fastest first; * on the Pareto front.{budget} mJ: per image." if rows else ""
     return Section("Students", tables=(Table(tuple(columns), listed, caption),) if rows else (), notes=notes(sweep))
-
-
-def _student_cell(sweep: Sweep, row: SweepRow) -> Cell:
-    """A student, marked where it is on the front: of accuracy where that is known, else of parameters."""
-    on_front = row.student in (sweep.front.accuracy or sweep.front.parameters)
-    return Cell(row.student + "*" * on_front, "strong" if on_front else "")
 
 
 def notes(sweep: Sweep) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ def comparison_page(out: Path, comparison: Comparison) -> Page:
 
 
 def _mean_text(row: MeanInterval, sign: str = "") -> str:
-    """A mean and its symmetric interval in percent."""
     text = f"{100 * row.mean:{sign}.1f}"
     return text if row.interval is None else f"{text} ± {100 * (row.interval[1] - row.mean):.1f}"
 
