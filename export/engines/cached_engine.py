@@ -20,6 +20,7 @@ from dhox.models import engines
 from dhox.runtimes.cuda import gpu
 from dhox.runtimes.tensorrt_api import import_tensorrt, message_logger
 from dhox.runtimes.tensorrt_session import EngineSession
+from dhox.system.jetson import board_name
 
 OPTIONS = EngineOptions(largest=32)
 
@@ -49,7 +50,15 @@ def engine_folder(job: Job) -> Path:
     """$XDG_CACHE_HOME/dhox/engines/HASH of all that the engine depends on."""
     assert job.device is not None
     trt, device = job.trt, asdict(job.device)
-    what = [job.sha256, trt.flavour, trt.version, device, engines.platform_name(), to_builtins(job.options)]
+    what = [
+        job.sha256,
+        trt.flavour,
+        trt.version,
+        device,
+        engines.platform_name(),
+        board_name(),
+        to_builtins(job.options),
+    ]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return user_cache("engines") / key
 

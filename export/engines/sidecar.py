@@ -27,7 +27,7 @@ from dhox.models import engines
 from dhox.runtimes.cuda import Gpu
 from dhox.runtimes.tensorrt_api import TensorRT
 from dhox.system.environment import now
-from dhox.system.jetson import jetson_card
+from dhox.system.jetson import board_name, jetson_card
 
 TRUST_NOTE = (
     "The hashes prove integrity, not trust: an engine can run any code when it is loaded. dhox loads it for the user "
@@ -70,7 +70,7 @@ def write_engine(partial: Path, folder: Path, job: Job, built: Compiled, proof: 
         tensorrt=Builder(job.trt.flavour, job.trt.version),  # type: ignore[arg-type]
         device=BuiltFor(
             job.device.name if job.device else None, job.device.compute_capability if job.device else None,
-            engines.platform_name(), board.model if board else None, board.jetpack if board else None,
+            engines.platform_name(), board_name(), board.jetpack if board else None,
         ),
         options=job.options, dla_fallback=built.on_gpu, parsed=built.parsed, build_seconds=built.seconds,
         trust=TRUST_NOTE, **vars(proof),

@@ -58,6 +58,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
+NX, NANO = "Jetson Orin NX 16 GB", "Jetson Orin Nano 4 GB"
 VERSIONS, HARDWARE = {"options__version_compatible": True}, {"options__hardware_compatible": True}
 RTX = {
     "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1"},
@@ -94,6 +95,19 @@ def test_engine_of_another_machine_is_refused_with_the_reason(
     found = engines.mismatch(sidecar(**deepcopy(changes)), trt, here, system)
     assert (found is None) == (reason is None), found
     assert re.search(reason or "", found or ""), found
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [(NX, NX, True), (NX, NANO, False), (None, NANO, False), (NX, None, False), (None, None, True)],
+)
+def test_an_engine_of_another_module_with_the_same_gpu_name_is_refused(
+    built: str | None, here: str | None, fits: bool
+) -> None:
+    made = sidecar(device__gpu=ORIN.name, device__compute_capability=ORIN.compute_capability, device__board=built)
+    found = engines.mismatch(made, tensorrt(), ORIN, PC, here)
+    assert (found is None) == fits
+    assert fits or (str(built or "no Jetson") in str(found) and str(here or "no Jetson") in str(found))
 
 
 def write_engine(folder: Path, content: dict[str, Any], plan: bytes = PLAN) -> Path:

@@ -37,7 +37,10 @@ class Builder(Record):
 
 
 class BuiltFor(Record):
-    """The machine. `gpu`, `compute_capability`: None for an engine that fits every GPU. `jetpack`: of a Jetson."""
+    """The machine. `gpu`, `compute_capability`: None for an engine that fits every GPU.
+
+    `board` (the module, or the board's model) and `jetpack`: of a Jetson.
+    """
 
     gpu: str | None
     compute_capability: Annotated[str, Meta(pattern=r"^\d+\.\d+$")] | None

@@ -18,6 +18,7 @@ from dhox.runtimes.cuda import Gpu, gpu
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, numbers
 from dhox.runtimes.tensorrt_session import EngineSession
 from dhox.system.environment import now
+from dhox.system.jetson import board_name
 
 ENGINE_SCHEMA = schema_of(Engine)
 LARGEST_PLAN, LARGEST_SIDECAR = 4 << 30, 16 << 20  # bytes that are read at most
@@ -42,12 +43,12 @@ def read_sidecar(folder: Path) -> Engine:
     return read_record(path, Engine)
 
 
-def mismatch(engine: Engine, trt: TensorRT, here: Gpu, system: str) -> str | None:
-    """Why an engine cannot run on this machine, or None.
+def mismatch(engine: Engine, trt: TensorRT, here: Gpu, system: str, board: str | None = None) -> str | None:
+    """Why an engine cannot run on this machine, or None. `board`: see `board_name`.
 
-    Without options an engine is for one GPU model and one TensorRT version. A version-compatible one also runs on newer
-    versions, a hardware-compatible one on other GPUs from compute capability 8.0 on. An engine that TensorRT-RTX built
-    is for every GPU of compute capability 8.0 or more, unless it was built for older ones.
+    Without options an engine is for one GPU model, one Jetson module and one TensorRT version. A version-compatible one
+    also runs on newer versions, a hardware-compatible one on other GPUs from compute capability 8.0 on. An engine that
+    TensorRT-RTX built is for every GPU of compute capability 8.0 or more, unless it was built for older ones.
     """
     built, device, options = engine.tensorrt, engine.device, engine.options
     if built.flavour != trt.flavour:
@@ -70,6 +71,8 @@ def mismatch(engine: Engine, trt: TensorRT, here: Gpu, system: str) -> str | Non
             f"it was built on {device.gpu} (compute capability {device.compute_capability}), this machine has "
             f"{here.name} ({here.compute_capability})"
         )
+    if device.board != board:
+        return f"it was built on {device.board or 'no Jetson'}, this is {board or 'no Jetson'}"
     return None
 
 
@@ -132,7 +135,7 @@ def find_engine(export: Export, precision: str | None, trt: TensorRT, here: Gpu)
             engine = read_sidecar(path.parent)
             if precision not in (None, engine.precision):
                 continue
-            reason = mismatch(engine, trt, here, platform_name())
+            reason = mismatch(engine, trt, here, platform_name(), board_name())
             if reason is None and export.entry(engine.precision).sha256 != engine.onnx.sha256:
                 reason = "it was built from another ONNX file than this export's"
         except DhoxError as err:

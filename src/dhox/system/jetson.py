@@ -41,6 +41,13 @@ def is_jetson() -> bool:
     return soc() is not None
 
 
+def board_name() -> str | None:
+    """The module, else the board's model; None off a Jetson. Boards of one GPU name have GPUs of several sizes."""
+    if soc() is None:
+        return None
+    return module_name(compatible()) or read_text(system_path("/proc/device-tree/model"))
+
+
 def jetson_card() -> JetsonCard | None:
     """The board as bench.json records it; None where the device tree names no NVIDIA Tegra.
 
