@@ -9,22 +9,25 @@ import msgspec
 import numpy as np
 from msgspec import to_builtins
 
-from dhox.artefacts.bench_accuracy import AccuracyRow, ClassAccuracy, Paired
+from dhox.artefacts.bench_accuracy import AccuracyRow, ClassAccuracy, Paired, TestImages
 from dhox.artefacts.ledger import StageRow
 from dhox.bench.bench_models import BenchModel
 from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, shorten
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import stage_row
+from dhox.evidence.same_images import against_run
 from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
+from dhox.models.export_directory import Export
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The test images, where they were found, and why there are none."""
+    """The test images, where they were found, why there are none, and how they differ from those of the first run."""
 
     items: list[Item]
     data: Path | None
     note: str | None = None
+    against_run: TestImages | None = None
 
 
 def evaluation_images(data: Path | None, models: list[BenchModel]) -> Evaluation:
@@ -54,7 +57,8 @@ def evaluation_images(data: Path | None, models: list[BenchModel]) -> Evaluation
                 f"The test split of {where} has labels outside the classes of {model.name}: {shorten(outside)}.",
                 "Check --data, or the model's class list.",
             )
-    return Evaluation(items, where)
+    export = next((Export(model.export, model.manifest) for model in models if model.export and model.manifest), None)
+    return Evaluation(items, where, None, against_run(items, export.images().by_name("test")) if export else None)
 
 
 def accuracy_row(

@@ -78,6 +78,8 @@ def _doubts(bench: Bench, which: str) -> list[str]:
     real = bench.measured_latency
     for flag, count in Counter(flag for row in real for flag in row.flags).items():
         found.append(f"the {which} bench flags {count} of {len(real)} latencies: {flag}")
+    images = bench.accuracy.images
+    found += [f"{which} bench: {images.text}"] if images and images.text else []
     return found + [
         f"{row.model} by {row.runner} failed its golden check in the {which} bench"
         for row in bench.golden

@@ -61,7 +61,9 @@ def evaluate(model: BenchModel, runner: Session, data: Path | None, into: Answer
         return
     if model.export not in into.ledgers:
         content = export_ledger(model)
-        found = ledger_items(data or Path(model.manifest.data), model.classes, content)
+        found = ledger_items(
+            data or Path(model.manifest.data), model.classes, content, Export(model.export, model.manifest).images()
+        )
         into.ledgers[model.export] = OpenLedger(content, *found)
     ledger = into.ledgers[model.export]
     if ledger.items:
@@ -100,7 +102,9 @@ def accuracy_content(models: list[BenchModel], answers: Answers) -> Accuracy:
         first = first or dict(zip(model.classes, probs.T, strict=True))
     images = answers.evaluation
     data = data_address(images.data) if images.data else None
-    return Accuracy(split="test", data=data, note=images.note, classes=models[0].classes, rows=rows)
+    return Accuracy(
+        split="test", data=data, note=images.note, classes=models[0].classes, rows=rows, images=images.against_run
+    )
 
 
 def ledgers_content(models: list[BenchModel], answers: Answers) -> list[DeviceLedger]:

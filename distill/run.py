@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, check_output
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, Training
@@ -93,6 +94,15 @@ class Material:
     training: TrainingImages
     whole: WholeSets
 
+    @property
+    def hashes(self) -> ImageHashes:
+        """What the validation and test images are."""
+        val, test = (
+            {item.name: self.images.seen[item.name].content for item in items}
+            for items in (self.sets.validation, self.sets.test)
+        )
+        return ImageHashes.of(val, test)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,7 +144,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
         outcome = judge(student, material, targets, place)
         summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
-            summary = write_run(run, student.model, outcome, targets, summary)
+            summary = write_run(run, student.model, outcome, targets, material.hashes, summary)
     return RunResult(out, summary, outcome.selection)
 
 
@@ -318,12 +328,15 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
     return notes
 
 
-def write_run(run: Path, model: Student, outcome: Outcome, targets: TeacherTargets | None, summary: Run) -> Run:
+def write_run(
+    run: Path, model: Student, outcome: Outcome, targets: TeacherTargets | None, images: ImageHashes, summary: Run
+) -> Run:
     """The files of a finished run; run.json last, which is returned."""
     save_student(model, run)
     write_arrays(run / VAL_FILE, outcome.val)
     if summary.test is not None:
         write_arrays(run / TEST_FILE, outcome.test)
+    write_arrays(run / IMAGES_FILE, images)
     write_record(run / SELECTION_FILE, outcome.selection)
     if targets is not None and targets.adapter is not None:
         save_adapter(targets.adapter, run / ADAPTER_FILE)

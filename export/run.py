@@ -13,6 +13,7 @@ from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_output, output_directory, sha256, write_bytes
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
+from dhox.artefacts.images import IMAGES_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger, Stage
 from dhox.artefacts.logits import VAL_FILE
 from dhox.artefacts.manifest import (
@@ -219,7 +220,8 @@ def _write_side_files(folder: Path, source: RunDirectory, heads: Heads, golden: 
     """What travels with the models, but for the manifest."""
     write_arrays(folder / GOLDEN_FILE, golden)
     write_arrays(folder / HEADS_FILE, heads)
-    write_bytes(folder / VAL_FILE, (source.path / VAL_FILE).read_bytes())
+    for name in (VAL_FILE, IMAGES_FILE):
+        write_bytes(folder / name, (source.path / name).read_bytes())
     write_record(folder / LEDGER_FILE, result.ledger)
     example = example_text(result.artefacts[0], source.run.preprocessing, result.reject)
     write_bytes(folder / EXAMPLE_FILE, example.encode())

@@ -12,6 +12,7 @@ from dhox.data.dataset import spread
 from dhox.distill.results.evaluate import BATCH, predict_logits
 from dhox.distill.students.student import Student
 from dhox.errors import DhoxError
+from dhox.evidence.same_images import changed
 from dhox.export.check_images import CheckImages
 from dhox.export.parity import val_rows
 
@@ -21,7 +22,8 @@ FP32, MIXED = 0.01, 0.15
 
 
 def check_stored_answers(source: RunDirectory, student: Student, images: CheckImages, pixels: np.ndarray) -> None:
-    """Hold the student's logits of validation images, uint8 [N, H, W, 3], against val.npz of its run.
+    """Hold the student's logits of validation images, uint8 [N, H, W, 3], against val.npz of its run: of MOST_IMAGES,
+    and of those whose file is another than at training.
 
     Nothing is said where the images are none of validation. Raises DhoxError where they differ by more than the
     precision of the training explains.
@@ -29,7 +31,9 @@ def check_stored_answers(source: RunDirectory, student: Student, images: CheckIm
     rows = val_rows(source.validation, images.names) if len(source.validation) else None
     if rows is None:
         return
-    chosen = np.array(spread([*range(len(rows))], MOST_IMAGES))
+    changed_names = set(changed(images.items, source.images.by_name("val")))
+    chosen = np.array(sorted({*spread([*range(len(rows))], MOST_IMAGES),
+                              *(i for i, name in enumerate(images.names) if name in changed_names)}))  # fmt: skip
     stored = source.validation.of(rows[chosen])
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     batches = torch.from_numpy(pixels[chosen]).split(BATCH)
@@ -39,11 +43,15 @@ def check_stored_answers(source: RunDirectory, student: Student, images: CheckIm
     differences = largest_differences(found, stored)
     wrong = differences > allowed
     if wrong.any():
+        first = images.names[chosen[wrong.argmax()]]
         raise DhoxError(
             f"The student in {source.path} answers {wrong.sum()} of {len(chosen)} validation images otherwise than "
             f"after its training: logits differ by up to {differences.max():.2g} of their spread (allowed: "
-            f"{allowed:g}), first on {images.names[chosen[wrong.argmax()]]}.",
-            "Its weights are those of the training: mend the preprocessing in run.json or the images, or train again.",
+            f"{allowed:g}), first on {first}{', whose file changed since' if first in changed_names else ''}.",
+            "Restore the images, or train again."
+            if first in changed_names
+            else "Its weights and these images are those of the training: mend the preprocessing in run.json, or train "
+            "again.",
         )
 
 

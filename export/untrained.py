@@ -16,6 +16,7 @@ from torch import nn
 
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import VAL_FILE, Logits
 from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.record import write_record
@@ -73,6 +74,7 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
             training=None, test=None, skipped=[], notes=[], environment=versions(),
         )  # fmt: skip
         write_arrays(run / VAL_FILE, logits)
+        write_arrays(run / IMAGES_FILE, ImageHashes())
         write_record(run / SELECTION_FILE, selection)
         write_run_file(run, summary)
         with quietly():

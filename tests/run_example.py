@@ -11,6 +11,7 @@ import numpy as np
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, StudentSpec, TeacherEntry, class_entries
 from dhox.artefacts.files import RUN_FILE
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, Logits
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Run, SetsSummary, StageAccuracy, Training, read_run
@@ -81,6 +82,7 @@ def write_run(path: Path, classes: int = 3, n_validation: int = 60, n_test: int 
     write_arrays(path / VAL_FILE, example_logits(n_validation, classes))
     if n_test:
         write_arrays(path / TEST_FILE, example_logits(n_test, classes, "test"))
+    write_arrays(path / IMAGES_FILE, ImageHashes())
     write_record(path / SELECTION_FILE, example_selection(n_validation))
     write_record(path / RUN_FILE, run)
     return path

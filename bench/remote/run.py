@@ -31,6 +31,7 @@ from dhox.console import progress_bar, say
 from dhox.data.dataset import Item, data_address
 from dhox.errors import ERROR_LINE, DhoxError, StoppedError, UsageError
 from dhox.evidence.device_ledger import ledger_items
+from dhox.models.export_directory import Export
 from dhox.options.declare import flat, replaced
 
 KILLED: dict[int, str] = {
@@ -113,8 +114,9 @@ def _ledger_images(models: list[BenchModel], where: Path | None) -> list[Item]:
     """The images of the ledgers of all exports, each once."""
     found: dict[str, Item] = {}
     for model in models:
-        if model.export is not None and where is not None:
-            items, _ = ledger_items(where, model.classes, export_ledger(model))
+        if model.export is not None and model.manifest is not None and where is not None:
+            images = Export(model.export, model.manifest).images()
+            items, _ = ledger_items(where, model.classes, export_ledger(model), images)
             found |= {item.name: item for item in items}
     return list(found.values())
 

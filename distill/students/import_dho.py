@@ -13,12 +13,14 @@ from timm.data import ImageNetInfo
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import VAL_FILE, HeadLogits
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Imported, Run, SetsSummary
 from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.dataset import Item, data_address, read_class_file, read_dataset, shorten
+from dhox.data.items import content_hash
 from dhox.distill.options import worker_count
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, with_labels
 from dhox.distill.results.outcome import RunResult
@@ -57,6 +59,7 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
         save_student(student, run)
         logits = _answers(student, validation, preprocessing, worker_count(given.workers))
         write_arrays(run / VAL_FILE, with_labels(logits, validation, labels))
+        write_arrays(run / IMAGES_FILE, ImageHashes.of({item.name: content_hash(item) for item in validation}, {}))
         if given.data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
         write_record(run / SELECTION_FILE, selection)

@@ -111,7 +111,7 @@ def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: 
 def engine_ledger(export: Export, entry: Artefact, session: Session) -> tuple[DeviceRow | None, str | None]:
     """The engine's row on the images of the export's ledger, or the reason why there is none."""
     ledger, manifest = export.ledger(), export.manifest
-    items, note = ledger_items(Path(manifest.data), manifest.names, ledger)
+    items, note = ledger_items(Path(manifest.data), manifest.names, ledger, export.images())
     if note is not None:
         return None, note
     probs = predict(session, export.tensors(entry), items, "Engine, ledger images")

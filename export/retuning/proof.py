@@ -75,7 +75,7 @@ def ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Pat
     if old.labels is None:
         return old
     labels = np.array(old.labels)
-    items, note = ledger_items(data or Path(export.manifest.data), export.manifest.names, old)
+    items, note = ledger_items(data or Path(export.manifest.data), export.manifest.names, old, export.images())
     if note is not None:
         return make_ledger({}, old.names, labels, old.images, note)
     pixels = load_pixels(items, export.manifest.preprocessing, "Reading check images")

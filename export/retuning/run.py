@@ -20,6 +20,7 @@ from dhox.artefacts.files import (
 )
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE
+from dhox.artefacts.images import IMAGES_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE
 from dhox.artefacts.manifest import SIDE_FILES, Artefact, Check, ExportResult, Manifest, RetunedFrom
@@ -99,7 +100,7 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
     export, old, numbers = before.export, before.export.manifest, after.numbers
     for name, content in after.models.items():
         write_bytes(folder / name, content)
-    for name in (HEADS_FILE, VAL_FILE):
+    for name in (HEADS_FILE, VAL_FILE, IMAGES_FILE):
         write_bytes(folder / name, (export.path / name).read_bytes())
     write_arrays(folder / GOLDEN_FILE, after.golden)
     write_record(folder / LEDGER_FILE, after.ledger)

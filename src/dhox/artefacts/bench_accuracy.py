@@ -53,14 +53,32 @@ class AccuracyRow(common.Accuracy, kw_only=True):
             raise ValueError("confusion has another number of classes than per_class")
 
 
+class TestImages(Record, kw_only=True):
+    """The test images of now against those that the export's run was judged on; `first`: the first that differs."""
+
+    same: Count
+    changed: Annotated[Count, Meta(description="whose bytes are others")]
+    missing: Annotated[Count, Meta(description="of the run, and not here")]
+    new: Annotated[Count, Meta(description="here, and not of the run")]
+    first: str | None
+
+    @property
+    def text(self) -> str:
+        """For people; empty where they are the same."""
+        counts = ((self.changed, "changed since training"), (self.missing, "are missing"), (self.new, "are new"))
+        found = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return f"The test images are not those of the run: {found}, such as {self.first}" if found else ""
+
+
 class Accuracy(Record, kw_only=True):
-    """Accuracy on the test images."""
+    """Accuracy on the test images. `images`: None where the run had none, or without an export."""
 
     split: str
     data: Annotated[str | None, Meta(description="address of the images")]
     note: Annotated[str | None, Meta(description="why it was not measured")]
     classes: list[str]
     rows: list[AccuracyRow]
+    images: TestImages | None = None
 
 
 class DeviceLedgerRow(DeviceRow, kw_only=True):

@@ -29,7 +29,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 InputKind = Literal["uint8-nhwc", "float-nchw", "float-nchw-255"]
-SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "ledger.json", "example.py")  # what travels with the models
+SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "images.npz", "ledger.json", "example.py")  # beside the models
 
 
 class Fold(Record):

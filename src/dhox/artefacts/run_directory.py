@@ -10,6 +10,7 @@ import msgspec
 
 from dhox.artefacts.arrays import read_arrays
 from dhox.artefacts.files import RUN_FILE, check_hash, sha256
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, Logits
 from dhox.artefacts.metrics import METRICS_FILE, Metrics, read_metrics
 from dhox.artefacts.record import AGAIN, read_record, write_record
@@ -19,7 +20,7 @@ from dhox.errors import DhoxError
 
 WEIGHTS_FILE = "student.safetensors"
 RETUNE = "Choose again with dhox retune RUN."
-HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, SELECTION_FILE)
+HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, IMAGES_FILE, SELECTION_FILE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class RunDirectory:
         if not self.run.sets.n_test:
             return None
         return read_arrays(self.path / TEST_FILE, Logits, C=len(self.run.classes), N=self.run.sets.n_test)
+
+    @cached_property
+    def images(self) -> ImageHashes:
+        """What the validation and test images were. Raises DhoxError for a damaged file."""
+        return read_arrays(self.path / IMAGES_FILE, ImageHashes)
 
     @cached_property
     def metrics(self) -> Metrics | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +49,14 @@ def image_bytes(item: Item) -> bytes:
             return file.read()
         file.seek(item.span[0])
         return file.read(item.span[1])
+
+
+def content_hash(item: Item) -> str:
+    """SHA-256 of the encoded image, hexadecimal; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(image_bytes(item)).hexdigest()
+    except OSError:
+        return ""
 
 
 @cache

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from dhox.artefacts.images import ImageHashes
 from dhox.artefacts.ledger import DeviceRow, Ledger
 from dhox.data.dataset import Item, data_exists, read_dataset
 from dhox.evidence.ledger import stage_row
+from dhox.evidence.same_images import changed
 
 
-def ledger_items(data: Path, classes: list[str], ledger: Ledger) -> tuple[list[Item], str | None]:
-    """The images of ledger.json found again in DATA, or none and the reason."""
+def ledger_items(data: Path, classes: list[str], ledger: Ledger, images: ImageHashes) -> tuple[list[Item], str | None]:
+    """The images of ledger.json found again in DATA, as `images` of the run knows them, or none and the reason."""
     if ledger.labels is None:
         return [], "not run: the export had no labelled images to judge with"
     if not data_exists(data):
@@ -23,7 +25,11 @@ def ledger_items(data: Path, classes: list[str], ledger: Ledger) -> tuple[list[I
     missing = [name for name in ledger.names if name not in by_name]
     if missing:
         return [], f"not run: {data} lacks {len(missing)} of its images, such as {missing[0]}"
-    return [by_name[name] for name in ledger.names], None
+    items = [by_name[name] for name in ledger.names]
+    other = changed(items, images.by_name("val"))
+    if other:
+        return [], f"not run: {len(other)} of its images changed since training, such as {other[0]}"
+    return items, None
 
 
 def device_row(probs: np.ndarray, precision: str, ledger: Ledger, classes: int) -> DeviceRow:

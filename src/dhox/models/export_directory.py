@@ -11,6 +11,7 @@ from dhox.artefacts.arrays import read_arrays
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_hash, partial_directory, settle
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
+from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE, Logits
 from dhox.artefacts.manifest import Artefact, Manifest, model_metadata
@@ -51,6 +52,10 @@ class Export:
         path = check_file(self.path, entry.file, entry.sha256)
         _check_metadata(check_onnx(path), self.manifest, entry)
         return path
+
+    def images(self) -> ImageHashes:
+        """What the validation and test images were."""
+        return read_arrays(self.file(IMAGES_FILE), ImageHashes)
 
     def golden(self) -> Golden:
         """golden.npz."""

@@ -20,7 +20,7 @@ from dhox.runtimes.onnxruntime_session import OnnxSession
 
 EMULATED = "the CPU provider computes much of it in fp32"
 READERS: dict[str, Callable[[Export], object]] = {
-    "heads.npz": Export.heads, "val.npz": Export.validation, "ledger.json": Export.ledger,
+    "heads.npz": Export.heads, "images.npz": Export.images, "val.npz": Export.validation, "ledger.json": Export.ledger,
 }  # fmt: skip
 
 

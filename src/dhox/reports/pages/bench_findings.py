@@ -82,6 +82,8 @@ def not_as_asked(bench: Bench) -> list[str]:
     root = bench.device.sysroot
     recorded = f"Board, clocks and sensors were read below {root}: a recording, not this machine."
     lines = [f"{reason} - {named(names)}." for reason, names in found.items()]
+    other = bench.accuracy.images.text if bench.accuracy.images else ""
+    lines += [f"{other}."] if other else []
     return [recorded] * (root is not None) + lines + _flag_sentences(bench)
 
 
