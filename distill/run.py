@@ -22,7 +22,7 @@ from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, Training
 from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
-from dhox.console import console
+from dhox.console import console, say
 from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
@@ -51,6 +51,7 @@ from dhox.distill.training.out_of_memory import out_of_memory
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps, count_steps
 from dhox.distill.training.train import Job, train
+from dhox.evidence.calibration import calibration_warning
 from dhox.options.declare import plain
 from dhox.options.declare import settings as settings_of
 from dhox.system.environment import now, versions
@@ -187,13 +188,18 @@ def _teacher_targets(teacher: Teacher | None, material: Material, place: Place) 
     options, fabric, listing = place.options.teacher, place.fabric, material.listing
     if not place.options.training.uses[1]:
         return None
+    labels = class_numbers(material.sets.validation, listing.labels)
     if teacher is None:
-        return targets_of_files(options, listing, material.training, material.whole, fabric.device)
-    cached = CachedTeacher.of(teacher, place.root, material.images, options.view_seed, place.workers, fabric)
-    return targets_of_model(
-        cached, material.training, material.whole, class_numbers(material.sets.validation, listing.labels),
-        listing.prompts, place.templates, material.steps.views, options, place.options.training.seed,
-    )  # fmt: skip
+        targets = targets_of_files(options, listing, material.training, material.whole, labels, fabric.device)
+    else:
+        cached = CachedTeacher.of(teacher, place.root, material.images, options.view_seed, place.workers, fabric)
+        targets = targets_of_model(
+            cached, material.training, material.whole, labels, listing.prompts, place.templates, material.steps.views,
+            options, place.options.training.seed,
+        )  # fmt: skip
+    if warning := calibration_warning(targets.entry.calibration, targets.entry.scale):
+        say(f"Warning: {warning}.")
+    return targets
 
 
 def _training_job(material: Material, targets: TeacherTargets | None, inputs: StudentInputs, place: Place) -> Job:
@@ -325,7 +331,8 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
         notes.append("DATA has no test: no test accuracy is reported")
     if targets is not None and targets.adapter is not None:
         notes.append(adapter_sentence(targets.adapter, options.teacher.adapter))
-    return notes
+    warning = calibration_warning(targets.entry.calibration, targets.entry.scale) if targets else ""
+    return [*notes, warning] if warning else notes
 
 
 def write_run(

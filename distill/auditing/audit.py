@@ -23,6 +23,7 @@ from dhox.distill.small_options import AuditImages, AuditOptions
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.distill.teachers.templates import template_list
 from dhox.errors import UsageError
+from dhox.evidence.calibration import calibration, calibration_warning
 from dhox.system.environment import now, versions
 
 MOST_PROBE_IMAGES = 50_000
@@ -61,13 +62,17 @@ def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: Audi
     listing, teacher, judges = subject.listing, embedded.teacher, subject.judges
     counts = {name: len(items) for name, items in subject.sets.items()}
     verdict, advice = advise(ways, counts["unlabelled"], len(listing.classes))
+    logits = teacher.scale * (embedded.z_of(judges) @ embedded.text.T) if judges.items else torch.zeros(0, 1)
+    found = calibration(logits.cpu().numpy(), judges.labels.numpy(), "judged")
+    if warning := calibration_warning(found, teacher.scale):
+        advice.append(f"{warning[0].upper()}{warning[1:]}.")
     return Audit(
         finished_at=now(),
         data=data_address(listing.data),
         classes=class_entries(listing.classes),
         teacher=AuditTeacher(
             name=teacher.name, scale=teacher.scale, logit_bias=teacher.logit_bias, templates=embedded.templates,
-            parameters=embedded.parameters,
+            parameters=embedded.parameters, calibration=found,
         ),
         sets=AuditSets(**counts, shots=options.shots, split_seed=options.split_seed),
         judges=JudgesSummary(n=len(judges.items), cross_validated=judges.cross_validated, words=judges.words),

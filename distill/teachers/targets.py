@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch.nn.functional import normalize
 
 from dhox.artefacts.common import TeacherEntry
@@ -28,6 +29,7 @@ from dhox.distill.teachers.view_targets import (
     rows_of_items,
 )
 from dhox.errors import DhoxError
+from dhox.evidence.calibration import calibration
 
 MATCHING_IMAGES = 2000  # unlabelled images that are answered whole where no label chooses alpha and beta
 
@@ -100,7 +102,13 @@ def targets_of_model(
         name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
         templates=templates, views=views, online=online, adapter=options.adapter,
     )  # fmt: skip
-    return TeacherTargets(of_views, answers(z, host_logits), entry, adapter)
+    whole_logits = answers(z, host_logits)
+    found = calibration(whole_logits.validation, validation_labels, "validation")
+    if found is None and rows is not None and adapter is None:
+        labelled = rows.take_part(np.arange(len(images.labels)), np.zeros(len(images.labels), int))
+        shown = host_logits(normalize(torch.from_numpy(labelled).float(), dim=-1)).numpy()
+        found = calibration(shown, images.labels, "labelled")
+    return TeacherTargets(of_views, whole_logits, replace(entry, calibration=found), adapter)
 
 
 def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeLogits:
@@ -121,8 +129,9 @@ def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
 
 
 def targets_of_files(
-    options: TeacherOptions, listing: Listing, images: TrainingImages, whole: WholeSets, device: torch.device
-) -> TeacherTargets:
+    options: TeacherOptions, listing: Listing, images: TrainingImages, whole: WholeSets,
+    validation_labels: np.ndarray, device: torch.device,
+) -> TeacherTargets:  # fmt: skip
     """A teacher that was run elsewhere: arrays with one row per manifest row (see docs/distill.md).
 
     Embeddings [n, D] or [n, views, D] with class embeddings [C, D], or logits [n, C] or [n, views, C]. Raises DhoxError
@@ -154,9 +163,13 @@ def targets_of_files(
         return torch.from_numpy(rows.reshape(-1, array.shape[-1]))
 
     z = {name: first_view(items) for name, items in vars(whole).items()}
-    entry = TeacherEntry(name=str(path), scale=scale, views=array.shape[1], online=False)
+    whole_logits = answers(z, host_logits)
+    entry = TeacherEntry(
+        name=str(path), scale=scale, views=array.shape[1], online=False,
+        calibration=calibration(whole_logits.validation, validation_labels, "validation"),
+    )  # fmt: skip
     of_views = cached_targets(rows_of_items(array, images.items), logits)
-    return TeacherTargets(of_views, answers(z, host_logits), entry)
+    return TeacherTargets(of_views, whole_logits, entry)
 
 
 def class_text(options: TeacherOptions, width: int, n_classes: int) -> torch.Tensor:

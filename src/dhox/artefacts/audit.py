@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dhox.artefacts.common import Accuracy, Classes, Versions, check_classes
+from dhox.artefacts.common import Accuracy, Calibration, Classes, Versions, check_classes
 from dhox.artefacts.record import Count, Kind, Name, Record, Share
 
 Cosine = Annotated[float, Meta(ge=-1.01, le=1.01)]
@@ -23,6 +23,7 @@ class AuditTeacher(Record, kw_only=True):
     logit_bias: float | None
     templates: list[str]
     parameters: Annotated[Count, Meta(description="of the image tower")]
+    calibration: Annotated[Calibration | None, Meta(description="null where no image has a label")] = None
 
 
 class AuditSets(Record, kw_only=True):

@@ -86,6 +86,17 @@ class Accuracy(Record, kw_only=True):
         return cls(n=n, correct=correct, accuracy=accuracy, interval=wilson_interval(correct, n), **others)
 
 
+class Calibration(Accuracy, kw_only=True):
+    """How sure a teacher is against how often it is right, on `images` with labels.
+
+    `confidence`: mean top-1 probability. `error`: expected calibration error of it.
+    """
+
+    images: str
+    confidence: Share
+    error: Share
+
+
 class StudentSpec(Record):
     """What rebuilds a student from its weights file.
 
@@ -119,3 +130,4 @@ class TeacherEntry(Record, kw_only=True):
     views: AtLeastOne
     online: bool
     adapter: str = "none"
+    calibration: Annotated[Calibration | None, Meta(description="null where no image has a label")] = None

@@ -13,6 +13,7 @@ from dhox.artefacts.files import AUDIT_FILE
 from dhox.artefacts.record import read_record
 from dhox.data.dataset import Item, read_dataset, read_image
 from dhox.data.images import UnreadableImageError
+from dhox.evidence.calibration import calibration_text
 from dhox.reports.html import write_page
 from dhox.reports.sections import Cell, Column, Page, Picture, Section, Table, cells, table
 from dhox.reports.text import percent, share, versions
@@ -59,8 +60,9 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
         f"images, {len(audit.classes)} classes, teacher {audit.teacher.name}"
     )
     notes = tuple(f"Note: {note.rstrip('.')}." for note in audit.notes)
+    sure = (f"Teacher: {calibration_text(audit.teacher.calibration)}.",) if audit.teacher.calibration else ()
     sections = (
-        Section(intro=(f"Distilling: {audit.verdict}",), notes=tuple(audit.advice), marked=True),
+        Section(intro=(f"Distilling: {audit.verdict}",), notes=(*sure, *audit.advice), marked=True),
         Section(notes=notes, where="terminal"),
         _ways_section(audit),
         *_template_sections(audit),

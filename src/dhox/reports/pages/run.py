@@ -21,6 +21,7 @@ from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError
+from dhox.evidence.calibration import calibration_text
 from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix
 from dhox.export.folding.fold import fold_probs
@@ -133,6 +134,7 @@ def _run_sentence(run: Run) -> str:
         f"{run.method} with {sets.n_labelled} labelled and {sets.n_unlabelled} unlabelled images, {sets.n_validation} "
         f"validation, {sets.n_test} test; {len(run.classes)} classes; "
         + (f"teacher {run.teacher.name}" if run.teacher else "no teacher")
+        + (f": {calibration_text(run.teacher.calibration)}" if run.teacher and run.teacher.calibration else "")
     )
 
 
