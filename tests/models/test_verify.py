@@ -14,12 +14,12 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 from plain_files import write_json, write_npz
+from refusals import named, refuses
 from synthetic_engine import engine_content
 
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
-from dhox.errors import DhoxError
 from dhox.models.export_directory import open_export
 from dhox.models.golden import check_golden
 from dhox.models.verify import Check, verify
@@ -111,23 +111,19 @@ def reopset(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (
-            rename_class,
-            r'classes in the file: \["bag", "dress", "sandal", "trousers"\]; expected: \["bag", "gown"',
-        ),
-        (resize, "preprocessing in the file: "),
-        (refold, "fold in the file: "),
-        (reopset, "opset in the file: 18; expected: 17"),
+        (rename_class, ["classes", '["bag", "dress", "sandal", "trousers"]', '["bag", "gown"']),
+        (resize, ["preprocessing"]),
+        (refold, ["fold"]),
+        (reopset, ["opset", 18, 17]),
     ],
 )
 def test_a_model_that_does_not_belong_to_its_manifest_is_found(
-    export: Path, change: Callable[[dict], None], found: str
+    export: Path, change: Callable[[dict], None], found: list
 ) -> None:
     content = manifest(export)
     change(content)
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=found):
-        raise DhoxError(failures(export)["model.onnx", "metadata"], "")
+    assert all(named(fact, failures(export)["model.onnx", "metadata"]) for fact in found)
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1 + 1e-6, True), (1.1, False)])
@@ -268,7 +264,7 @@ def test_a_manifest_that_dhox_did_not_write_is_an_error(export: Path, change: Ca
     content = manifest(export)
     change(content)
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=r"manifest\.json is not what dhox wrote"):
+    with refuses("manifest.json", at="artefacts.record.decode"):
         verify(export, "cpu")
 
 
@@ -277,7 +273,7 @@ def test_names_that_leave_the_folder_are_refused(export: Path, name: str) -> Non
     content = manifest(export)
     content["files"][name] = "0" * 64
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=r"manifest\.json .*files"):
+    with refuses("manifest.json", "files", at="artefacts.record.decode"):
         verify(export, "cpu")
 
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from board import RECORDINGS, board_with_modes, recorded_board, write_command, write_file
+from refusals import refuses
 
 from dhox.artefacts.machine import Clock, JetsonCard, SetPowerMode
 from dhox.system.commands import ask
@@ -156,9 +157,7 @@ def test_the_list_of_power_modes() -> None:
 
 
 def test_power_modes_from_the_configuration_where_nvpmodel_lists_none(root: Path) -> None:
-    from dhox.errors import DhoxError
-
-    with pytest.raises(DhoxError, match="--power-modes"):
+    with refuses("--power-modes", at="system.jetson.power_modes"):
         power_modes()
     write_file(root, "/etc/nvpmodel.conf", recording("nvpmodel/jetson_nano_conf"))
     assert power_modes() == [PowerMode(2, "10W")]
