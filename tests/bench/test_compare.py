@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 from plain_files import write_npz
+from refusals import refuses
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.machine import SetPowerMode, Spread
@@ -25,7 +26,6 @@ from dhox.artefacts.samples import Calls, Samples, write_samples
 from dhox.bench.compare import compare, difference_interval, verdict
 from dhox.bench.latency_statistics import latency_statistics
 from dhox.cli.main import main
-from dhox.errors import DhoxError
 from dhox.evidence.statistics import wilson_interval
 
 DHOX = Path(sysconfig.get_path("scripts")) / "dhox"
@@ -171,7 +171,7 @@ def test_other_images_are_compared_unpaired(tmp_path: Path) -> None:
     (new / "predictions.csv").unlink()
     assert not compare(old, new).accuracy[0].paired
     (new / "predictions.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DhoxError, match="predictions.csv"):
+    with refuses("new/predictions.csv", "a, b", at="artefacts.predictions.read_predictions"):
         compare(old, new)
 
 
@@ -185,15 +185,12 @@ def test_without_samples_the_stored_intervals_serve(tmp_path: Path) -> None:
     for one, other in zip(sampled.latency, stored.latency, strict=True):
         assert one.interval == pytest.approx(other.interval)  # the bench stored what its samples say
     write_npz(new / "samples.npz", other=np.arange(3))
-    with pytest.raises(DhoxError, match=r"new/samples.npz") as caught:
+    with refuses("new/samples.npz", "fp32_onnxruntime_1_e2e", at="artefacts.samples.taken", fix="bench.json"):
         compare(old, new)
-    assert "fp32_onnxruntime_1_e2e" in caught.value.reason
-    assert "delete it" in caught.value.fix
     (new / "samples.npz").write_bytes(b"no")
-    with pytest.raises(DhoxError, match=r"new/samples.npz") as caught:
+    with refuses("new/samples.npz", "zip", at="artefacts.samples.read_samples", fix="bench.json"):
         compare(old, new)
-    assert "delete it" in caught.value.fix
-    with pytest.raises(DhoxError, match=r"old/samples.npz"):
+    with refuses("old/samples.npz", at="bench.compare._open_side", fix="bench.json"):
         compare(old / "samples.npz", new)
 
 
@@ -238,14 +235,14 @@ def test_rows_without_partner_are_listed_and_gates_need_rows(tmp_path: Path) -> 
     assert compare(old, new).not_compared == ["fp32 by onnxruntime, batch 8, e2e: only in the old bench"]
     change(new, latency=[replace(row, emulated="in fp32") for row in rows])
     assert compare(old, new).not_compared == ["times of fp32 by onnxruntime: its precision is emulated here"]
-    with pytest.raises(DhoxError, match="--max-slowdown"):
+    with refuses("--max-slowdown", at="bench.compare.compare"):
         compare(old, new, max_slowdown=1.05)
     without = replace(read_bench(new).accuracy, rows=[])
     change(new, latency=[replace(row, runner="other") for row in rows], accuracy=without)
-    with pytest.raises(DhoxError, match="in common: fp32 by onnxruntime, batch 1"):
+    with refuses("fp32 by onnxruntime, batch 1", at="bench.compare.compare", fix="dhox bench"):
         compare(old, new)
     change(new, latency=rows)
-    with pytest.raises(DhoxError, match="--max-accuracy-drop"):
+    with refuses("--max-accuracy-drop", at="bench.compare.compare", fix="--data"):
         compare(old, new, max_accuracy_drop=0.5)
 
 
@@ -277,22 +274,22 @@ def test_a_gated_row_that_is_missing_or_wrong_fails(tmp_path: Path) -> None:
 
 def test_files_that_are_no_complete_bench_are_refused(tmp_path: Path) -> None:
     old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
-    with pytest.raises(DhoxError, match="nothing"):
+    with refuses("nothing", "No such file", at="artefacts.record.read_text"):
         compare(old, tmp_path / "nothing")
     damage(new, status="interrupted")
-    with pytest.raises(DhoxError, match="is interrupted, not complete"):
+    with refuses("new/bench.json", "interrupted", at="bench.compare._open_side"):
         compare(old, new)
     damage(new, status="complete", schema="dhox.bench/1")
-    with pytest.raises(DhoxError, match=r"dhox\.bench/1"):
+    with refuses("new/bench.json", "'dhox.bench/1'", "'dhox.bench/3'", at="artefacts.record.check_schema"):
         compare(old, new)
     damage(new, schema="dhox.bench/3")
     whole = (new / "bench.json").read_text(encoding="utf-8")
     for found in ("NaN", "1e308", '"fast"', "null"):
         (new / "bench.json").write_text(re.sub(r'"p50": [\d.]+', f'"p50": {found}', whole), encoding="utf-8")
-        with pytest.raises(DhoxError, match=r"new/bench\.json"):
+        with refuses("new/bench.json", at="artefacts.record.decode"):
             compare(old, new, max_slowdown=1.05)
     damage(new, latency=[{"model": "fp32"}])
-    with pytest.raises(DhoxError, match=r"new/bench\.json"):
+    with refuses("new/bench.json", "latency[0]", "`n`", at="artefacts.record.decode"):
         compare(old, new)
     for limit in (("--max-slowdown", "0.9"), ("--max-accuracy-drop", "-1")):
         with pytest.raises(SystemExit, match="2"):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from board import NVPMODEL, RECORDINGS, board_with_modes, write_command, write_file
+from refusals import refuses
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.files import BENCH_FILE
@@ -136,9 +137,9 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert running is not None
     assert (running.running, running.pid) == (True, process.pid)
     assert [finding.works for finding in state()] == [True]
-    with pytest.raises(DhoxError, match=f"--power-modes.*{process.pid}"):
+    with refuses("--power-modes", process.pid, at="bench.power_modes._only_one"):
         power_mode_sweep([]).__enter__()
-    with pytest.raises(DhoxError, match="Another --power-modes"):
+    with refuses("--power-modes", process.pid, at="bench.power_modes._only_one"):
         restore_left_over()
     process.kill()
     process.communicate()
@@ -149,7 +150,7 @@ def test_a_kill_is_found_and_repaired(root: Path) -> None:
     assert "was killed" in finding.found
     assert "MODE_50W (id 3)" in finding.found
     assert finding.advice == "dhox doctor --restore-power-mode"
-    with pytest.raises(DhoxError, match=r"MODE_50W .3.*--restore-power-mode"):
+    with refuses("MODE_50W (3)", at="bench.power_modes._refuse_left_over", fix="dhox doctor --restore-power-mode"):
         power_mode_sweep([]).__enter__()
     assert restore_left_over() == PowerMode(3, "MODE_50W")
     assert mode_of(root) == 3
@@ -192,7 +193,7 @@ def test_a_restore_that_fails_keeps_the_state_file(root: Path) -> None:
     process.kill()
     process.communicate()
     (root / "reboots_3").touch()
-    with pytest.raises(DhoxError, match=r"MODE_50W .3.*sudo nvpmodel -m 3"):
+    with refuses("MODE_50W (3)", at="bench.power_modes.restore", fix="sudo nvpmodel -m 3"):
         restore_left_over()
     assert left_over() is not None
     (root / "mode").write_text("3\n")  # as after the reboot
@@ -219,7 +220,7 @@ def test_a_sweep_that_has_not_begun_to_set_modes_refuses_others_too(root: Path) 
     lock_file().parent.mkdir(parents=True)
     with lock_file().open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DhoxError, match="Another --power-modes"):
+        with refuses("--power-modes", at="bench.power_modes._only_one"):
             power_mode_sweep([]).__enter__()
     with power_mode_sweep([]):
         pass
@@ -239,7 +240,7 @@ def test_a_sweep_changes_no_mode_while_another_bench_measures(root: Path, tmp_pa
 
 def test_a_state_folder_that_is_none_is_said(root: Path, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(DhoxError, match=r"power_mode.lock.*XDG_STATE_HOME"):
+    with refuses("power_mode.lock", "Not a directory", at="bench.power_modes._only_one", fix="XDG_STATE_HOME"):
         power_mode_sweep([]).__enter__()
 
 
@@ -247,16 +248,18 @@ def test_a_damaged_state_file_is_said_and_stops_a_sweep(root: Path) -> None:
     state_file().parent.mkdir(parents=True)
     state_file().write_text("{")
     assert [finding.found for finding in state()] == ["its state file is damaged"]
-    with pytest.raises(DhoxError, match="power_mode.json"):
+    with refuses("power_mode.json", "JSON", at="bench.power_modes.left_over", fix="sudo nvpmodel -m ID"):
         power_mode_sweep([]).__enter__()
     state_file().write_text(json.dumps({"schema": "dhox.power_mode/1", "pid": "none"}))
-    with pytest.raises(DhoxError, match="power_mode.json"):
+    with refuses("power_mode.json", "pid", at="bench.power_modes.left_over", fix="sudo nvpmodel -m ID"):
         left_over()
 
 
 def test_sudo_that_asks_names_the_line_to_add(root: Path) -> None:
     (root / "password").touch()
-    with pytest.raises(DhoxError, match=r"password.*visudo.*NOPASSWD: ") as caught:
+    with refuses(
+        "--power-modes", "sudo -n nvpmodel", at="bench.power_modes._check_sudo", fix=("visudo", "NOPASSWD:")
+    ) as caught:
         power_mode_sweep([]).__enter__()
     assert not state_file().exists()
     # In sudoers a wildcard matches spaces, as fnmatch(3) does without flags.
@@ -271,7 +274,7 @@ def test_what_a_sweep_needs(root: Path) -> None:
         write_file(root, f"/sys/class/devfreq/17000000.gpu/{name}", "1300500000\n")
     for name in ("min", "max"):
         write_file(root, f"/sys/devices/system/cpu/cpu0/cpufreq/scaling_{name}_freq", "2201600\n")
-    with pytest.raises(DhoxError, match="jetson_clocks"):
+    with refuses("--power-modes", "jetson_clocks", at="bench.power_modes._mode_to_restore"):
         power_mode_sweep([]).__enter__()
     write_file(root, "/sys/class/devfreq/17000000.gpu/min_freq", "306000000\n")
     write_command(
@@ -279,10 +282,10 @@ def test_what_a_sweep_needs(root: Path) -> None:
         "nvpmodel",
         f"#!/bin/sh\n[ $1 = -p ] && exec cat '{RECORDINGS / 'nvpmodel/agx_orin_p'}'\necho NVPM ERROR: no\n",
     )
-    with pytest.raises(DhoxError, match="NVPM ERROR: no"):
+    with refuses("--power-modes", "NVPM ERROR: no", at="bench.power_modes._mode_to_restore"):
         power_mode_sweep([]).__enter__()
     (root / "proc/device-tree/compatible").unlink()
-    with pytest.raises(DhoxError, match="not a Jetson"):
+    with refuses("--power-modes", "Jetson", at="bench.power_modes.power_mode_sweep"):
         power_mode_sweep([]).__enter__()
 
 

@@ -17,6 +17,7 @@ from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import ORIN_PROBE
+from refusals import refuses
 
 from dhox.artefacts.files import BENCH_FILE
 from dhox.artefacts.remote import BoardRuntime, Probe, Remote
@@ -107,7 +108,7 @@ def test_a_bench_that_dhox_did_not_write_is_one_message(damage: tuple[bytes, byt
     text = path.read_bytes()
     path.write_bytes(text.replace(*damage, 1))
     assert path.read_bytes() != text
-    with pytest.raises(DhoxError, match="bench.json"):
+    with refuses("bench.json", at="bench.remote.results.read_content"):
         read_content(path, REMOTE)
 
 
@@ -162,51 +163,48 @@ def test_options_arrive_as_they_are() -> None:
     assert arrived == replaced(options, host=None, out=Path("bench"), data=Path("/there/data.csv"))
 
 
-def test_doctor_looks_at_one_thing(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_doctor_looks_at_one_thing() -> None:
+    with refuses("--host", at="cli.main.doctor", fix="--target", kind=UsageError):
         main(["doctor", "--host", "orin", "--target", "orin-nano@jp6.2"])
-    assert end.value.code == 2
-    assert "--host looks at a board as it is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "at", "facts", "fix"),
     [
-        (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "--host does not take along"),
-        (["bench", "--remote-python", "python3.11"], "Add --host"),
-        (["doctor", "--remote-python", "python3"], "Add --host"),
-        (["doctor", "--restore-power-mode", "--json"], "Leave out --json"),
-        (["doctor", "--host", "orin", "--restore-power-mode", "--json"], "Leave out --json"),
+        (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "bench.remote", ["--host"], ()),
+        (["bench", "--remote-python", "python3.11"], "bench.options", ["--remote-python"], "--host"),
+        (["doctor", "--remote-python", "python3"], "cli.common", ["--remote-python"], "--host"),
+        (["doctor", "--restore-power-mode", "--json"], "cli.main.doctor", ["--restore-power-mode"], "--json"),
+        (
+            ["doctor", "--host", "orin", "--restore-power-mode", "--json"],
+            "cli.main",
+            ["--restore-power-mode"],
+            "--json",
+        ),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_options_that_would_be_ignored_are_refused(words: list[str], at: str, facts: list, fix: str) -> None:
+    with refuses(*facts, at=at, fix=fix, kind=UsageError):
         main(words)
-    assert end.value.code == 2
-    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "code"),
+    ("error", "said", "kind"),
     [
-        (DhoxError("It is full.", ""), "It is full.", 1),
-        (OSError(28, "No space left on device"), "No space left on device", 1),
-        (KeyboardInterrupt(), "Interrupted", 130),
+        (DhoxError("It is full.", ""), "It is full.", DhoxError),
+        (OSError(28, "No space left on device"), "No space left on device", DhoxError),
+        (KeyboardInterrupt(), "HOST", StoppedError),
     ],
 )
-def test_every_error_says_where_results_remain(error: BaseException, said: str, code: int) -> None:
-    with (
-        pytest.raises(DhoxError, match=f"{said}.*lies there in /a b/r; `scp -r 'u@orin:/a b/r' .` brings") as caught,
-        said_to_remain("u@orin", "/a b/r"),
-    ):
-        raise error
-    assert caught.value.exit_code == code
-    with (
-        pytest.raises(DhoxError, match="`scp -r scp://orin:22//s/r .` brings"),
-        said_to_remain("ssh://orin:22", "/s/r"),
-    ):
+@pytest.mark.parametrize(
+    ("host", "place", "copy"),
+    [("u@orin", "/a b/r", "`scp -r 'u@orin:/a b/r' .`"), ("ssh://orin:22", "/s/r", "`scp -r scp://orin:22//s/r .`")],
+)
+def test_every_error_says_where_results_remain(
+    error: BaseException, said: str, kind: type[DhoxError], host: str, place: str, copy: str
+) -> None:
+    named = refuses(said.replace("HOST", host), at="bench.remote.results", fix=(place, copy), kind=kind)
+    with named, said_to_remain(host, place):
         raise error
 
 

@@ -17,6 +17,7 @@ from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
 from dhox.distill.results.retune import retune
 from dhox.distill.training.train import DivergedError
+from dhox.errors import DhoxError, UsageError
 
 
 def nothing_but_caches() -> bool:
@@ -132,17 +133,12 @@ def test_images_of_every_mode_train(line: Path) -> None:
         ({"shots": 25}, "distill.images.samplers.draw_labelled", ["--shots 25", "bag (24)"], "--shots"),
         ({"student": "resnet19"}, "distill.students.student.check_student_name", ["'resnet19'"], "resnet18"),
         ({"teacher": "ViT-B-16/laion"}, "distill.teachers.teacher.split_name", ["'laion'"], "laion2b_s34b_b88k"),
-        (
-            {"precision": "bf16-true"},
-            "distill.processes.create_fabric",
-            ["--precision bf16-true"],
-            "32-true, bf16-mixed",
-        ),
+        ({"precision": "bf16-true"}, "options.declare.checked", ["--precision 'bf16-true'"], "32-true, bf16-mixed"),
         ({"classes": Path("missing.txt")}, "data.dataset.read_class_file", ["missing.txt", "No such file"], ()),
     ],
 )
 def test_wrong_options_write_nothing(line: Path, options: dict, at: str, facts: list, fix: str) -> None:
-    with refuses(*facts, at=at, fix=fix):
+    with refuses(*facts, at=at, fix=fix, kind=UsageError if "precision" in options else DhoxError):
         quick(line / "data", **options)
     assert nothing_but_caches()
 

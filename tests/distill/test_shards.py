@@ -81,7 +81,7 @@ def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     with refuses("seed", 0, 1, at="distill.images.shards.prepare", fix="--cache"):
         prepare(folder, {"rows": "numbers", "seed": 1}, (2, 3), "float16")
-    with refuses("row_shape", "[2, 3]", "[4]", at="distill.images.shards.prepare", fix="--cache"):
+    with refuses("row_shape", "[2, 3]", "[4, 3]", at="distill.images.shards.prepare", fix="--cache"):
         prepare(folder, RECIPE, (4, 3), "float16")
 
 
@@ -101,7 +101,7 @@ def test_damage_is_refused_then_repaired(tmp_path: Path, damage: object, reason:
     victim = sorted(folder.glob("*.safetensors"))[1]
     n_lost = next(len(shard.keys) for shard in read_shards(folder, checksums=True) if shard.path == victim)
     damage(victim)  # type: ignore[operator]
-    with refuses(f"{victim.name} ({reason})", at="distill.images.shards.read_shards", fix="dhox cache --repair"):
+    with refuses(victim.name, reason, at="distill.images.shards.read_shards", fix="dhox cache --repair"):
         open_rows(folder, KEYS)
     assert reason in repair(folder)[victim.name]
     assert examine(folder, checksums=True)[1] == {}
