@@ -103,8 +103,7 @@ def test_a_slower_clock_scales_every_time_and_nothing_else(seed: int, factor: in
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"),
-    [("iid", 0.9), ("round levels", 0.9), ("ar1 0.5", 0.9), ("ar1 0.8", 0.9), ("drift", 0.95)],
+    ("kind", "least"), [("iid", 0.9), ("round levels", 0.9), ("ar1 0.5", 0.9), ("ar1 0.8", 0.9), ("drift", 0.95)]
 )
 def test_the_interval_of_the_median_holds_the_truth(kind: str, least: float) -> None:
     rng = np.random.default_rng(1)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from loopback import ORIN_PROBE
 from refusals import refuses
 
-from dhox.artefacts.files import BENCH_FILE
+from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA
 from dhox.artefacts.remote import BoardRuntime, Probe, Remote
 from dhox.bench.options import BenchOptions
 from dhox.bench.remote.answers import Said, read_answer
@@ -90,14 +90,14 @@ def test_a_bench_of_a_board_has_the_paths_of_this_machine(tmp_path: Path) -> Non
     assert found.models[0].export is not None
     assert found.models[0].export.path == "/here/run"
     assert found.latency == written.latency
-    path.write_text(json.dumps({"schema": "dhox.bench/3", "status": "running"}))
+    path.write_text(json.dumps({"schema": BENCH_SCHEMA, "status": "running"}))
     assert read_content(path, REMOTE) is None
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        (b"{", b"["), (b"dhox.bench/3", b"dhox.bench/1"), (b'"latency":', b'"l":'), (b'"golden": [', b'"golden": [1, '),
+        (b"{", b"["), (BENCH_SCHEMA.encode(), b"dhox.bench/1"), (b'"latency":', b'"l":'), (b'"golden": [', b'"golden": [1, '),
         (b'"mean_w":', b'"mean_w": NaN, "x":'), (b'"finished_at": "', b'"finished_at": "x", "y": 1e999, "z": "'),
         (b'"finished_at": "', b'"finished_at": "x", "y": ' + b"[" * 5000 + b', "z": "'),
     ],

@@ -41,8 +41,8 @@ def test_silence_ends_a_command_though_the_connection_stands(board: loopback.Loo
     with Board("board", python) as there:
         start = time.monotonic()
         status = there.run(["sleep", "100"], {}, "silence", print)
-        assert status == -signal.SIGINT
-        assert 2.9 < time.monotonic() - start < 20
+        assert status == -signal.SIGINT  # its own end would be 0
+        assert time.monotonic() - start > 2.9
 
 
 def test_silence_while_another_bench_measures_is_said(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

@@ -125,11 +125,7 @@ def test_a_refused_graph_is_said_and_the_runner_goes_on_without(
         opened.bind(golden["input"][:4])
         opened.run()
         assert abs(opened.output.numpy() - golden["probs"][:4]).max() < 1e-4
-        assert (opened.facts.graph_asked, opened.facts.graph, opened.facts.graph_note) == (
-            True,
-            False,
-            REFUSED,
-        )
+        assert (opened.facts.graph_asked, opened.facts.graph, opened.facts.graph_note) == (True, False, REFUSED)
 
 
 def fixed_model(path: Path) -> Path:

@@ -74,7 +74,7 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
         ("path,label,split\n1.png,,test\n", refuses("m.csv", 2, "test", "label", at=READ, fix="unlabelled")),
         (
             "path,label,split,group\n1.png,a,train,cam\n2.png,a,test,cam\n",
-            refuses("'cam'", "train", "test", at="data.dataset._check_groups"),
+            refuses("'cam'", "train", "test", at="data.dataset"),
         ),
         ("path,label\n", refuses("m.csv", "image", at="data.dataset.read_dataset")),
     ],

@@ -123,13 +123,7 @@ def test_text_initialisation_is_the_own_text_tower_and_answers_as_clip_does() ->
 @pytest.mark.parametrize(
     ("name", "weights", "options", "facts", "fix"),
     [
-        (
-            "test_resnet",
-            "none",
-            {"two_heads": False, "kd_head": "cosine-code"},
-            ["--kd-head cosine-code"],
-            "--method dho",
-        ),
+        ("test_resnet", "none", {"two_heads": False, "kd_head": "cosine-code"}, ["cosine-code"], "--method dho"),
         ("test_resnet", "none", {"init_heads": "text"}, ["--init-heads text", "test_resnet"], "open_clip"),
         (TOWER, "none", {"init_heads": "text"}, ["--init-heads text"], "--student-weights none"),
         (TOWER, "weights.pt", {}, [TOWER], "--student-weights"),
@@ -206,18 +200,14 @@ def test_new_classes_of_a_tower_start_from_their_text(tmp_path: Path) -> None:
     assert torch.equal(later.kd_head.weight[3], text.kd_head.weight[3])
     with refuses("--init-from", "cosine-code", at="distill.students.init_from", fix="--kd-head cosine-code"):
         create(TOWER, init_from=run)
-    with refuses(
-        "--init-from", "backbone.positional_embedding", at="distill.students.init_from", fix="--image-size 28"
-    ):
+    with refuses("--init-from", "backbone.positional_embedding", at="distill.students", fix="--image-size 28"):
         create(TOWER, size=56, kd_head="cosine-code", init_from=run)
 
 
 def test_earlier_runs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     first, spec, _ = create("test_resnet", "none", 28)
     run = save_run(tmp_path / "first", first, spec, "abc")
-    with refuses(
-        "--init-from", "test_resnet", "resnet18", at="distill.students.init_from", fix="--student test_resnet"
-    ):
+    with refuses("--init-from", "test_resnet", "resnet18", at="distill.students", fix="--student test_resnet"):
         create("resnet18", "none", 28, init_from=run)
     with refuses("nowhere", "run.json", at="artefacts.run.read_run"):
         create("test_resnet", "none", 28, init_from=tmp_path / "nowhere")

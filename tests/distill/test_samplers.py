@@ -14,12 +14,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 
 from dhox.data.dataset import Item
-from dhox.distill.images.samplers import (
-    balanced_counts,
-    draw_few_shot_reference,
-    draw_percent_reference,
-    round_in_turn,
-)
+from dhox.distill.images.samplers import balanced_counts, draw_few_shot_reference, draw_percent_reference, round_in_turn
 from dhox.distill.images.sets import choose_sets
 from dhox.distill.options import Labels
 from dhox.errors import UsageError

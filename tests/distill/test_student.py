@@ -9,13 +9,7 @@ from refusals import refuses
 from safetensors.torch import save_file
 
 from dhox.artefacts.common import StudentSpec
-from dhox.distill.students.student import (
-    create_backbone,
-    load_student,
-    preprocessing_of,
-    save_student,
-    with_heads,
-)
+from dhox.distill.students.student import create_backbone, load_student, preprocessing_of, save_student, with_heads
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 28), ("mobilenetv3_small_050", 32), ("test_vit", 32)])

@@ -77,12 +77,7 @@ def test_a_missing_tokenizer_library_is_named(tmp_path: Path, monkeypatch: pytes
     config = json.loads((teacher / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "own"
     (teacher / "open_clip_config.json").write_text(json.dumps(config))
-    with refuses(
-        teacher,
-        "transformers",
-        at="distill.teachers.teacher.load_teacher",
-        fix="pip install transformers sentencepiece",
-    ):
+    with refuses("transformers", at="distill.teachers.teacher", fix="pip install transformers sentencepiece"):
         load_teacher(f"local-dir:{teacher}", CPU)
 
 

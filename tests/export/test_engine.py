@@ -116,9 +116,8 @@ def test_an_engine_is_replaced_only_when_asked(export: Path) -> None:
 
 def test_no_silent_fp32_engine(export: Path) -> None:
     replace_model(export, "fp16", (export / "model.onnx").read_bytes())
-    with refuses("fp16", "0%", "16 fp32", at=PROMISE, fix="fp16", kind=GateFailedError) as failed:
+    with refuses("fp16", "0%", "16 fp32", at=PROMISE, fix="fp16", kind=GateFailedError):
         built_by(export, precision=["fp16"])
-    assert failed.value.exit_code == 3
     assert not list((export / "engines").iterdir())
 
 
@@ -142,10 +141,7 @@ def test_what_the_compiler_computes_otherwise_is_named(export: Path, capsys: pyt
         built_by(export, precision=["fp16"])
     replace_model(export, "fp16", convert(fp32, metadata(export), {kept: "a test"}), share=15 / 16)
     (built,) = built_by(export, precision=["fp16"])
-    assert built.parsed.products == {
-        "fp16": len(convolutions),
-        "fp32": 1,
-    }  # less the kept one, plus the matrix product
+    assert built.parsed.products == {"fp16": len(convolutions), "fp32": 1}  # less the kept one, plus the matrix product
     assert built.compiled is not None
     assert built.compiled.differs == {kept: ("fp32", "fp16")}
     show(engines_page(export, [built]))

@@ -93,13 +93,8 @@ def test_a_node_that_falls_back_to_the_cpu_fails(line: Path, monkeypatch: pytest
         pytest.skip("this ONNX Runtime has no provider that takes nothing")
     monkeypatch.setitem(PROVIDERS, "cuda", "AzureExecutionProvider")
     content = (line / "runs/tiny/export/model.onnx").read_bytes()
-    with refuses(
-        "fp32",
-        "AzureExecutionProvider",
-        "(CPUExecutionProvider)",
-        at="export.graphs.placement.cuda_placement",
-        kind=GateFailedError,
-    ):
+    at = "export.graphs.placement.cuda_placement"
+    with refuses("fp32", "AzureExecutionProvider", "(CPUExecutionProvider)", at=at, kind=GateFailedError):
         cuda_placement("fp32", content, pixels(28))
 
 

@@ -147,9 +147,8 @@ def test_the_real_compiler_keeps_what_the_graph_promises(precision: str, tmp_pat
     ("kind", "asked"), [("fp32", "fp16"), ("fp32", "bf16"), ("fp32", "int8"), ("half conv", "fp16"), ("fp16", "bf16")]
 )
 def test_a_file_of_another_precision_fails_before_it_is_built(kind: str, asked: str, tmp_path: Path) -> None:
-    with refuses(asked, "50%" if kind == "half conv" else "0%", at=PROMISE, fix=asked, kind=GateFailedError) as failed:
+    with refuses(asked, "50%" if kind == "half conv" else "0%", at=PROMISE, fix=asked, kind=GateFailedError):
         compiled(kind, asked, tmp_path)
-    assert failed.value.exit_code == 3
 
 
 def test_half_of_a_graph_is_counted(tmp_path: Path) -> None:
