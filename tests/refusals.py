@@ -22,7 +22,9 @@ def named(fact: object, text: str) -> bool:
 
 def places(error: BaseException | None) -> Iterator[str]:
     """The innermost function of dhox, as `data.coop.read_coop`, of an error and of what it was raised from."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)  # `raise err from err` is its own cause
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
         named = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in frames]
         yield from [f"{module[5:]}.{name}" for module, name in named if module[:5] == "dhox." and name[0] != "<"][-1:]

@@ -287,7 +287,7 @@ def test_too_few_rounds_prove_nothing() -> None:
     found = paired_ratio(a, b)
     assert (found.ratio, found.interval, found.verdict) == (pytest.approx(2), None, "no difference shown")
     assert paired_ratio([*a, a[0]], [*b, b[0]]).verdict == "slower"
-    with pytest.raises(ValueError, match="same rounds"):
+    with pytest.raises(ValueError, match="rounds"):
         paired_ratio(a, [*b, b[0]])
 
 

@@ -263,7 +263,7 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
     write_record(file, replace(run, student=replace(run.student, image_size=SIDE), preprocessing=preprocessing))
     words = f"sweep --students test_vit,test_resnet --candidates {cache} --image-size 32 --classes 4".split()
     words += ["--device", "cpu", "--duration", "0.05", "--runs", str(own_line), "--out", "swept"]
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="^0$"):
         main([*words, "--budget", "10s"])
     said = " ".join(capsys.readouterr().out.split())
     found = read_sweep()
@@ -292,7 +292,7 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
         "http://creativecommons", ""
     )
 
-    with pytest.raises(SystemExit, match="3"):
+    with pytest.raises(SystemExit, match="^3$"):
         main([*words, "--budget", "1us", "--overwrite"])
     said = " ".join(capsys.readouterr().err.split())
     assert "0.001 ms" in said
@@ -371,7 +371,7 @@ def test_a_cache_of_several_sizes_is_narrowed_or_refused(cache: Path, capsys: py
     assert [one.student for one in candidates.all_cached(root, "fp32", None, 4)] == ["test_resnet", "test_vit"]
 
     words = ["sweep", "--candidates", "sizes", "--image-size", "32", "--device", "cpu", "--duration", "0.05"]
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="^0$"):
         main([*words, "--budget", "10s", "--out", "swept"])
     said = " ".join(capsys.readouterr().out.split())
     found = read_sweep()
@@ -386,7 +386,7 @@ def test_a_cache_of_several_sizes_is_narrowed_or_refused(cache: Path, capsys: py
 def test_the_command_after_an_export_finds_it(cache: Path, capsys: pytest.CaptureFixture) -> None:
     Path("my cache").symlink_to(cache)
     words = ["sweep", "--students", "test_vit", "--image-size", "32", "--classes", "4", "--candidates", "my cache"]
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="^0$"):
         main([*words, "--export-only"])
     said = " ".join(capsys.readouterr().out.split())
     command = shlex.split(said.split("Next: ")[1])
@@ -448,7 +448,7 @@ def test_a_jetson_without_cuda_in_onnx_runtime_builds_engines_before_it_refuses(
 
 @pytest.mark.parametrize("option", ["--duration", "--energy"])
 def test_no_sweep_lasts_longer_per_student_than_a_bench(option: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="^2$"):
         main(["sweep", "--students", "test_resnet", "--device", "cpu", option, "1e9"])
     assert "equal to 3600" in " ".join(capsys.readouterr().err.split())
 
@@ -465,7 +465,7 @@ def test_ctrl_c_keeps_what_is_exported(cache: Path) -> None:
 def test_ctrl_c_keeps_what_is_measured(cache: Path, capsys: pytest.CaptureFixture) -> None:
     words = f"sweep --candidates {cache} --device cpu --duration 60 --budget 5ms --out cut".split()
     threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(SystemExit, match="130"):
+    with pytest.raises(SystemExit, match="^130$"):
         main(words)
     found = read_record(Path("cut/sweep.json"), Sweep)
     assert found.status == "interrupted"

@@ -19,7 +19,8 @@ import dhox.bench
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
-from dhox.errors import GateFailedError
+from dhox.cli.main import main
+from dhox.errors import GateFailedError, UsageError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs
 from dhox.export.retuning.run import retune_export
@@ -253,12 +254,13 @@ def dhox_says(*arguments: str) -> tuple[int, str]:
 
 
 def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> None:
-    code, text = dhox_says("export", str(every), "--fp16", "--data", "x")
-    assert (code, "--fp16, --data needs the run" in text) == (2, True)
-    code, text = dhox_says("export", str(every))
-    assert (code, "is an export already" in text) == (2, True)
-    code, text = dhox_says("export", str(own_line / "runs/tiny"), "--batch", "1:2:4")
-    assert (code, "--batch only has a meaning with --tensorrt" in text) == (2, True)
+    for words, facts, fix in (
+        ([str(every), "--fp16", "--data", "x"], [every, "--fp16, --data"], ()),
+        ([str(every)], [every], "--tensorrt"),
+        ([str(own_line / "runs/tiny"), "--batch", "1:2:4"], ["--batch", "--tensorrt"], ()),
+    ):
+        with refuses(*facts, at="export.options", fix=fix, kind=UsageError):
+            main(["export", *words])
     before = sha256(every / "manifest.json")
     code, text = dhox_says(
         "export", str(every), "--emit", "triton", "--tensorrt", "--precision", "fp16", "--batch", "1:2:4"
