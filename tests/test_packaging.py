@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 from PIL import Image
+from refusals import refuses
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "src/dhox/demo"
@@ -54,11 +55,10 @@ def test_the_embedded_teacher_is_useful_and_imperfect(tmp_path: Path) -> None:
 
 def test_demo_never_writes_into_a_foreign_folder(tmp_path: Path) -> None:
     from dhox.demo.data import write_image_folder
-    from dhox.errors import DhoxError
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").touch()
-    with pytest.raises(DhoxError, match="not empty"):
+    with refuses("mine", at="demo.data.write_image_folder", fix="--data"):
         write_image_folder(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from dhox.artefacts.arrays import Array, read_arrays, write_arrays
 from dhox.artefacts.record import Count, Kind, Name, Record, Share, read_head, read_record, write_record
@@ -78,7 +79,7 @@ def test_an_error_names_the_file_the_field_and_what_is_there(tmp_path: Path) -> 
     for content in ("", "[]", "7", "[" * 100_000, text[:-10], b"\xff" + text.encode(), "\0" * 50):
         refused(path, content)
     path.unlink()
-    with pytest.raises(DhoxError, match=r"whole\.json"):
+    with refuses("whole.json", "No such file", at="artefacts.record.read_text"):
         read_record(path, Whole)
 
 
@@ -100,7 +101,7 @@ def arrays(n: int = 3, classes: int = 2) -> Arrays:
 def test_arrays_are_checked_against_known_lengths(tmp_path: Path) -> None:
     write_arrays(tmp_path / "a.npz", arrays())
     assert read_arrays(tmp_path / "a.npz", Arrays, N=3, C=2).more is None
-    with pytest.raises(DhoxError, match=r"a\.npz.* x .*C = 5"):
+    with refuses("a.npz", "x", "[3, 2]", "C = 5", at="artefacts.arrays.read_arrays"):
         read_arrays(tmp_path / "a.npz", Arrays, C=5)
     write_arrays(tmp_path / "a.npz", Arrays(**vars(arrays()) | {"more": np.full((7, 3), np.nan, np.float32)}))
     assert read_arrays(tmp_path / "a.npz", Arrays).more is not None

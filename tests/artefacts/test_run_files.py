@@ -13,6 +13,7 @@ import pytest
 from damage import every_array_is_checked, every_field_is_checked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from run_example import example_logits, example_run, write_run
 
 from dhox.artefacts.arrays import read_arrays, write_arrays
@@ -76,30 +77,30 @@ def test_every_field_of_a_run_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"classes": []}, "classes"),
-        ({"classes": [{"id": 1, "name": "a", "prompt": "a"}] * 3}, "ids of the classes"),
-        ({"classes": [{"id": i, "name": "a", "prompt": "a"} for i in range(3)]}, "one name"),
-        ({"classes": [{"id": i, "name": str(i), "prompt": ""} for i in range(2)]}, "classes"),
-        ({"method": "sho"}, "two_heads"),
-        ({"status": "running"}, "interrupted"),
-        ({"status": "diverged"}, "interrupted"),
-        ({"status": "done"}, "status"),
-        ({"schema": "dhox.run/9"}, "schema"),
+        ({"classes": []}, ("record.decode", RUN_FILE, "classes")),
+        ({"classes": [{"id": 1, "name": "a", "prompt": "a"}] * 3}, ("common.check_classes", RUN_FILE, "ids")),
+        ({"classes": [{"id": i, "name": "a", "prompt": ""} for i in range(3)]}, ("common", RUN_FILE, "name")),
+        ({"classes": [{"id": i, "name": str(i), "prompt": ""} for i in range(2)]}, ("run", RUN_FILE, 3, 2)),
+        ({"method": "sho"}, ("run.__post_init__", RUN_FILE, "sho", "two_heads")),
+        ({"status": "running"}, ("run.read_run", "r")),
+        ({"status": "diverged"}, ("run.read_run", "r")),
+        ({"status": "done"}, ("record.decode", RUN_FILE, "status", "'done'")),
+        ({"schema": "dhox.run/9"}, ("record.check_schema", RUN_FILE, "'dhox.run/9'", "'dhox.run/1'")),
     ],
 )
-def test_fields_that_contradict_each_other_are_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
+def test_fields_that_contradict_each_other_are_named(tmp_path: Path, change: dict, named: tuple) -> None:
     path = write_run(tmp_path / "r") / RUN_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(DhoxError, match=named):
+    with refuses(*named[1:], at=f"artefacts.{named[0]}"):
         open_run(tmp_path / "r")
 
 
 def test_what_is_no_run_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
-    with pytest.raises(DhoxError, match="not a run directory"):
+    with refuses("r", RUN_FILE, at="artefacts.run.read_run"):
         open_run(tmp_path / "r")
     (tmp_path / "r.partial").mkdir()
     write_record(tmp_path / "r.partial" / RUN_FILE, RunState(status="running"))
-    with pytest.raises(DhoxError, match="interrupted"):
+    with refuses("r.partial", at="artefacts.run.read_run", fix="dhox distill"):
         open_run(tmp_path / "r")
 
 
@@ -137,18 +138,22 @@ def test_every_array_of_a_run_is_checked(tmp_path: Path) -> None:
 
 
 def test_logits_of_another_run_are_refused(tmp_path: Path) -> None:
-    run, other = write_run(tmp_path / "r"), write_run(tmp_path / "other", classes=4)
-    for change in (example_logits(60, 4), example_logits(59, 3), example_logits(60, 3, split="train")):
+    run, other, train = (
+        write_run(tmp_path / "r"),
+        write_run(tmp_path / "other", classes=4),
+        example_logits(60, 3, split="train"),
+    )
+    for change, fact in ((example_logits(60, 4), "C = 3"), (example_logits(59, 3), "N = 60"), (train, "names")):
         write_arrays(run / VAL_FILE, change)
-        with pytest.raises(DhoxError, match=VAL_FILE):
+        with refuses(VAL_FILE, fact, at="artefacts.run_directory" if change is train else "artefacts.arrays"):
             open_run(run)
     (other / TEST_FILE).unlink()
     opened = open_run(other)
-    with pytest.raises(DhoxError, match=TEST_FILE):
+    with refuses(TEST_FILE, "No such file", at="system.regular_file"):
         _ = opened.test
     selection = read_record(other / SELECTION_FILE, Selection)
     write_record(other / SELECTION_FILE, msgspec.structs.replace(selection, n_validation=7))
-    with pytest.raises(DhoxError, match="n_validation"):
+    with refuses(SELECTION_FILE, "n_validation", 7, 60, at="artefacts.run_directory.open_run"):
         open_run(other)
 
 
@@ -200,10 +205,10 @@ def test_damaged_metrics_are_an_error_that_names_the_file(tmp_path: Path) -> Non
     damaged += [whole.replace("kd_loss", "ce_loss"), whole.replace("val_accuracy", "epoch")]
     for text in damaged:
         path.write_text(text)
-        with pytest.raises(DhoxError, match=METRICS_FILE):
+        with refuses(METRICS_FILE, at="artefacts.metrics"):
             read_metrics(path)
     path.write_bytes(b"\xff\xfe" + whole.encode())
-    with pytest.raises(DhoxError, match=METRICS_FILE):
+    with refuses(METRICS_FILE, at="artefacts.metrics"):
         read_metrics(path)
 
 

@@ -64,7 +64,7 @@ def test_what_ignores_the_end_of_the_link_is_killed(tmp_path: Path) -> None:
     process = board_process(tmp_path, grace, stubborn)
     group = group_of(process)
     start = time.monotonic()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=300)
     assert time.monotonic() - start > 0.5
     assert json.loads(output.splitlines()[-1].removeprefix(board.MARK))["status"] == -signal.SIGKILL
     assert is_gone(group)
@@ -74,7 +74,7 @@ def test_a_command_may_clean_up_and_speak_after_the_end_of_the_link(tmp_path: Pa
     tidy = ["bash", "-c", "trap 'sleep 0.5; echo restored; exit 7' INT; echo $$; sleep 100"]
     process = board_process(tmp_path, {int(n): s for n, s in board.GRACE_S.items()}, tidy)
     group_of(process)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=300)
     answers = [json.loads(line.removeprefix(board.MARK)) for line in output.splitlines()]
     assert answers == [{"out": "restored"}, {"status": 7, "ended": "end of input"}]
 
@@ -84,7 +84,7 @@ def test_what_a_finished_command_left_behind_is_ended(tmp_path: Path) -> None:
     group = group_of(process)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline().removeprefix(board.MARK))["status"] == 0
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert is_gone(group)
 
 
@@ -113,7 +113,7 @@ def test_a_killed_watcher_takes_its_bench_along_and_keeps_the_machine_until_then
     process.kill()
     process.wait()
     assert is_held()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while not is_gone(group):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -155,7 +155,7 @@ def test_what_holds_the_machine_runs_benches_that_do_not_wait(tmp_path: Path) ->
     process = board_process(tmp_path, {int(n): s for n, s in board.GRACE_S.items()}, [sys.executable, "-c", code])
     assert process.stdout is not None
     first = json.loads(process.stdout.readline().removeprefix(board.MARK))
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert first == {"out": "mine"}
 
 

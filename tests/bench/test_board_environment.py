@@ -12,6 +12,7 @@ import loopback
 import msgspec
 import pytest
 from loopback import ORIN_PROBE
+from refusals import refuses
 
 from dhox.artefacts.remote import BoardPython, BoardRuntime
 from dhox.bench.remote import board, board_environment
@@ -41,7 +42,7 @@ def test_the_target_of_a_jetson() -> None:
 
 @pytest.mark.parametrize("odd", [{"system": "Darwin"}, {"machine": "riscv64"}, {"libc": ("", "")}])
 def test_a_board_without_wheels_is_refused(odd: dict[str, Any]) -> None:
-    with pytest.raises(DhoxError, match="glibc"):
+    with refuses("odd", "glibc", at="bench.remote.board_environment.target_of"):
         target_of("odd", msgspec.structs.replace(ORIN_PROBE, **odd))
 
 
@@ -104,11 +105,10 @@ def test_compiled_packages_are_those_of_the_board(target: Target, tmp_path: Path
 def test_packages_that_pip_cannot_fetch_come_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(
-        DhoxError,
-        match="ERROR.*`python3.*manylinux_2_35_aarch64.*cp310-",
-    ):
+    asked = ("python3 -m pip install", "manylinux_2_35_aarch64")
+    with refuses("orin", "ERROR", at="bench.remote.board_environment.install", fix=asked) as caught:
         wheel_folder("orin", ORIN)
+    assert "cp310-" in caught.value.fix
     assert list((tmp_path / "dhox/boards").iterdir()) == []
 
 
@@ -126,7 +126,7 @@ def test_packages_that_never_become_complete_are_one_message(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(board_environment, "requirements", lambda target: ["first"])
     monkeypatch.setattr(board_environment, "ROUNDS", 1)
-    with pytest.raises(DhoxError, match="second.*cp310-"):
+    with refuses("orin", "second", "cp310-glibc2.35-aarch64", at="bench.remote.board_environment.wheel_folder"):
         wheel_folder("orin", ORIN)
     assert list((tmp_path / "dhox/boards").iterdir()) == []
 
@@ -137,9 +137,11 @@ def test_no_module_of_the_working_folder_runs(monkeypatch: pytest.MonkeyPatch, t
         Path(f"{name}.py").write_text("from pathlib import Path; Path(__file__).with_suffix('.ran').touch()")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DhoxError, match="ERROR"):
+    with refuses("orin", "ERROR", at="bench.remote.board_environment.install"):
         wheel_folder("orin", ORIN)
-    with pytest.raises(DhoxError, match="none does not exist"):  # the child's own words: it is our footprint that ran
+    with refuses(
+        "none", "exist", at="bench.sweep.footprint.measure_footprint"
+    ):  # the child's own words: it is our footprint that ran
         measure_footprint(Path("none"), "fp32", "onnxruntime", "cpu", 1)
     assert list(tmp_path.glob("*.ran")) == []
 

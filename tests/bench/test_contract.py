@@ -16,6 +16,7 @@ import torch
 from conftest import CLASSES
 from onnx import TensorProto, helper
 from PIL import Image
+from refusals import refuses
 
 import dhox.bench
 from dhox.artefacts.contract import read_contract
@@ -139,7 +140,7 @@ def test_bytes_that_end_early_are_refused_not_misread(tmp_path: Path) -> None:
     content = classifier().SerializeToString()
     for cut in range(8, len(content), 41):
         (tmp_path / "cut.onnx").write_bytes(content[:cut])
-        with pytest.raises(DhoxError, match=r"cut\.onnx is not an ONNX file, or is damaged"):
+        with refuses("cut.onnx", "ONNX", at="models.onnx_file.read_onnx"):
             read_graph(tmp_path / "cut.onnx")
 
 
@@ -243,7 +244,7 @@ def test_a_fixed_batch_is_measured_at_that_batch_only(line: Path, tmp_path: Path
     subject = foreign_model(path, path.with_suffix(".toml"))
     assert subject.fixed_batch == 5
     check_batches([subject], (1, 5))
-    with pytest.raises(DhoxError, match=r"own .*batches of 5.*--batch 5"):
+    with refuses("own", 5, 8, at="bench.bench_models.check_batch", fix="--batch 5"):
         check_batches([subject], (8,))
     found = dhox.bench(
         path, out=tmp_path / "bench", contract=path.with_suffix(".toml"), batch="1,5", scope="e2e", duration=0.05,
@@ -295,6 +296,6 @@ def test_a_model_of_plain_torch_beside_an_export(line: Path, tmp_path: Path) -> 
 
 def test_a_model_without_its_contract(tmp_path: Path) -> None:
     path = saved(classifier(), tmp_path)
-    with pytest.raises(DhoxError, match=r"--contract FILE"):
+    with refuses("own.onnx", at="bench.bench_models.foreign_model", fix="--contract FILE"):
         open_models([path])
     assert open_session(path).get_inputs()[0].name == "pixels"

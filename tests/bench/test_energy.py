@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 from sensor_trees import plant, put
 
 from dhox.artefacts.bench_energy import Energy
@@ -28,7 +29,6 @@ from dhox.bench.sensors.energy import (
     running_joules,
 )
 from dhox.bench.sensors.meter import Reading
-from dhox.errors import DhoxError
 
 
 def nap_cell(batch: int) -> Cell:
@@ -155,7 +155,7 @@ def test_the_trace_of_a_counter_is_its_slope() -> None:
 def test_a_sensor_that_fails_stops_the_measurement() -> None:
     meter = Signal(steady)
     meter.failing = True
-    with pytest.raises(DhoxError, match="no answer"):
+    with refuses("signal", "no answer", at="bench.sensors.energy.running_joules"):
         measure_energy(meter, nap_cell(1), None, 0.1, settle_s=0, hertz=50)
 
 
@@ -169,7 +169,7 @@ def test_few_missed_readings_are_told_many_are_refused() -> None:
     sampler.meter.failing = True  # type: ignore[attr-defined]
     for _ in range(3):
         sampler.look()
-    with pytest.raises(DhoxError, match="5 of 43"):
+    with refuses("signal", 5, 43, at="bench.sensors.energy.running_joules"):
         running_joules(sampler)
 
 

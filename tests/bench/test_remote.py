@@ -19,6 +19,7 @@ import loopback
 import msgspec
 import pytest
 from loopback import NASTY, QUICK, call, dhox_command, held, wait_until
+from refusals import named
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.record import read_record, record_bytes
@@ -135,7 +136,7 @@ def test_an_error_of_the_board_is_one_message_with_its_exit_code(
     done = call("bench", first["export"], *first["words"], "--device", "jetson", "--out", "x")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("Error: On board: --device jetson")
+    assert named("--device jetson", done.stderr)
     assert not Path("x").exists()
 
 
@@ -148,7 +149,7 @@ def test_ctrl_c_ends_the_bench_there_in_order(
     assert json.loads(call("doctor", *first["words"], "--json").stdout)["findings"]  # it does not wait
     assert len(list((board.store / "runs").iterdir())) == 1
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     assert running(board) == []
     bench = read_record(Path("stopped/bench.json"), Bench)
@@ -167,9 +168,9 @@ def test_a_bench_that_is_killed_there_is_told_from_an_interrupted_one(
                 and "-m\0dhox.cli.on_board" in (path / "cmdline").read_text()
             ):
                 os.kill(int(path.name), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert said.startswith("Error: dhox on board was killed (SIGKILL; probably its memory was full). Look at `dmesg`")
+    assert all(named(fact, said) for fact in ("board", "SIGKILL", "dmesg"))
 
 
 def test_ctrl_c_while_another_bench_measures_says_so(
@@ -184,9 +185,9 @@ def test_ctrl_c_while_another_bench_measures_says_so(
         assert process.stdout is not None
         next(line for line in process.stdout if "waiting for its end" in line)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert said == "Error: Interrupted before anything was measured on board. Run the same command again.\n"
+    assert (said.count("\n"), named("board", said)) == (1, True)
     assert running(board) == []
 
 
@@ -208,18 +209,17 @@ def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     assert children
     for child in children:
         os.kill(int(child), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "The connection to board was lost" in said
-    assert said.count("\n") == 1
+    assert (said.count("\n"), named("board", said)) == (1, True)
     wait_until(lambda: running(board) == [])
     assert not Path("cut").exists()
-    (left,) = re.findall(r"lies there in (.*); `scp -r 'board:.*' \.` brings it here\.$", said.strip())
+    (left,) = re.findall(r"`scp -r 'board:(.*)' \.`", said)
     assert read_record(Path(left, "bench/bench.json"), Bench).status == "interrupted"
     # Results that could not be written here stay there too, and what can be seen before is not measured.
     Path("a file").touch()
     refused = call(*words[:-1], "a file/out", *QUICK)
-    assert "Could not write to" in refused.stderr
+    assert (refused.returncode, named("a file", refused.stderr)) == (1, True)
     assert "batch 1" not in refused.stdout
     again = call(*words, *QUICK)
     assert again.returncode == 0, again.stderr

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback import NASTY, held, wait_until
+from refusals import refuses
 
 from dhox.artefacts.remote import Remote
 from dhox.bench.remote import link as board_link
@@ -27,11 +28,11 @@ from dhox.bench.remote.link import Board
 from dhox.bench.remote.results import bring
 from dhox.bench.remote.rsync import pull, push
 from dhox.bench.remote.ssh import Connection
-from dhox.errors import DhoxError
 
 pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
 
 OPEN = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANSWER, COPY = "bench.remote.link.answer", "bench.remote.rsync._transfer"
 
 
 def test_silence_ends_a_command_though_the_connection_stands(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -40,8 +41,8 @@ def test_silence_ends_a_command_though_the_connection_stands(board: loopback.Loo
     with Board("board", python) as there:
         start = time.monotonic()
         status = there.run(["sleep", "100"], {}, "silence", print)
-        assert status == -signal.SIGINT
-        assert 2.9 < time.monotonic() - start < 20
+        assert status == -signal.SIGINT  # its own end would be 0
+        assert time.monotonic() - start > 2.9
 
 
 def test_silence_while_another_bench_measures_is_said(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -116,7 +117,7 @@ def test_results_stay_on_the_board_until_they_are_forgotten(
     came = {path.relative_to(tmp_path / "came").as_posix() for path in (tmp_path / "came").rglob("*")}
     assert came == {"bench", "bench/bench.json", "bench/samples.npz"}
     remote = Remote(host="board", python="python3", probe=open_board.probe(), paths={})
-    with pytest.raises(DhoxError, match="bench.json"):
+    with refuses("bench.json", "`device_asked`", at="bench.remote.results.read_content"):
         bring(open_board, str(run), tmp_path / "out", remote, False)
     assert (run / "bench/samples.npz").exists()
     assert not (tmp_path / "out").exists()
@@ -125,24 +126,24 @@ def test_results_stay_on_the_board_until_they_are_forgotten(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "fact", "fix"),
     [
-        (b"[1]", "does not understand"),
-        (b"[" * 3000, "does not understand"),
-        (b'{"host": 1}', "does not understand.*host"),
-        (b'{"host": NaN}', "does not understand"),
-        (b"damaged", "does not understand"),
-        (b'{"error": {"reason": "\\u001b[31mred.", "fix": "Mend it."}}', "^On board: \ufffd\\[31mred. Mend it.$"),
+        (b"[1]", "`object`", "login shell"),
+        (b"[" * 3000, "nested", "login shell"),
+        (b'{"host": 1}', "`$.host`", "login shell"),
+        (b'{"host": NaN}', "JSON", "login shell"),
+        (b"damaged", "JSON", "login shell"),
+        (b'{"error": {"reason": "\\u001b[31mred.", "fix": "Mend it."}}', "\ufffd[31mred.", "Mend it."),
     ],
 )
 def test_an_answer_that_no_dhox_gives_is_one_message(
-    board: loopback.Loopback, environment: dict[str, str], python: str, answer: bytes, said: str
+    board: loopback.Loopback, environment: dict[str, str], python: str, answer: bytes, fact: str, fix: str
 ) -> None:
     liar = board.folder / "liar"
     (board.folder / "answer").write_bytes(MARK + answer + b"\n")
     liar.write_text(f"#!/bin/sh\ncat '{board.folder}/answer'\nexec cat > /dev/null\n")
     liar.chmod(0o755)
-    with Board("board", str(liar)) as there, pytest.raises(DhoxError, match=said) as caught:
+    with Board("board", str(liar)) as there, refuses("board", fact, at=ANSWER, fix=fix) as caught:
         there.probe()
     assert str(caught.value).isprintable()
 
@@ -162,9 +163,8 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(
         Path("folder").mkdir()
         Path("folder/a").write_bytes(bytes(500_000))
         Path("folder/b").write_bytes(b"b" * 4_000_000)
-        with Board("board", python) as there, pytest.raises(DhoxError, match="disk is full") as caught:
+        with Board("board", python) as there, refuses("No space left on device", at=COPY, fix="DHOX_REMOTE_CACHE"):
             push(there.connection, Path("folder"), str(board.store), lambda count: None)
-        assert "DHOX_REMOTE_CACHE" in caught.value.fix
         assert {path.name: path.stat().st_size for path in board.store.iterdir()} == {"a": 500_000}
     finally:
         loopback.stop(board)
@@ -177,30 +177,35 @@ def test_where_rsync_is_missing_it_is_said(
     without = tmp_path / "without rsync"
     without.write_text(f'#!/bin/sh\nPATH=/nowhere exec {shlex.quote(python)} "$@"\n')
     without.chmod(0o755)
-    with Board("board", str(without)) as there, pytest.raises(DhoxError, match="rsync.*there.*apt install"):
+    with Board("board", str(without)) as there, refuses("board", "rsync", at=ANSWER, fix="apt install rsync"):
         there.prepare([])
     with Board("board", python) as there:
         monkeypatch.setattr(shutil, "which", lambda name: None)
-        with pytest.raises(DhoxError, match="rsync.*here.*apt install"):
+        with refuses("rsync", at=COPY, fix="apt install rsync"):
             push(there.connection, tmp_path, str(board.store), lambda count: None)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "said", "fix"),
     [
-        ({"HostName": "no-such-host.invalid"}, "no host of this name is known.*Check the name"),
-        ({"Port": 1}, "nothing listens on its ssh port.*Start sshd there"),
-        ({"IdentityFile": "/nowhere"}, "it refused your key.*ssh-copy-id board"),
-        ({"UserKnownHostsFile": "/dev/null"}, "its host key is not known here yet.*Connect once with ssh"),
-        ({"UserKnownHostsFile": "OTHER"}, "its host key is not the one that you trusted.*ssh-keygen -R board"),
-        ({"NoSuchOption": "yes"}, "your ssh configuration is refused.*Mend it"),
-        ({"ProxyCommand": "false"}, "no login by ssh came about.*Check it with `ssh board`"),
-        ({"ProxyCommand": "echo HTTP/1.1 400 Bad Request"}, "no login by ssh came about"),
-        ({"ProxyCommand": "sleep 30"}, "it cannot be reached.*switched on"),
+        ({"HostName": "no-such-host.invalid"}, "no-such-host.invalid", "~/.ssh/config"),  # ssh's own words, or a name
+        ({"Port": 1}, "Connection refused", "sshd"),
+        ({"IdentityFile": "/nowhere"}, "Permission denied", "ssh-copy-id board"),
+        ({"UserKnownHostsFile": "/dev/null"}, "host key", "ssh"),
+        ({"UserKnownHostsFile": "OTHER"}, "host key", "ssh-keygen -R board"),
+        ({"NoSuchOption": "yes"}, "bad configuration options", "ssh board"),
+        ({"ProxyCommand": "false"}, "login", "ssh board"),
+        ({"ProxyCommand": "echo HTTP/1.1 400 Bad Request"}, "login", "ssh board"),
+        ({"ProxyCommand": "sleep 30"}, "timed out", "network"),
     ],
 )  # fmt: skip
 def test_a_login_that_fails_says_why(
-    board: loopback.Loopback, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    board: loopback.Loopback,
+    options: dict[str, Any],
+    said: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     if options.get("UserKnownHostsFile") == "OTHER":
         known = tmp_path / "known"
@@ -209,19 +214,19 @@ def test_a_login_that_fails_says_why(
     monkeypatch.setenv("DHOX_SSH", board.configure("failing", **options))
     silent = options.get("ProxyCommand") == "sleep 30"
     monkeypatch.setitem(ssh.OPTIONS, "ConnectTimeout", "1" if silent else "300")
-    with pytest.raises(DhoxError, match=said) as caught, Connection("board"):
+    with refuses("board", said, at="bench.remote.ssh", fix=fix) as caught, Connection("board"):
         pass
+    assert ("ssh-keygen" in str(caught.value)) == ("ssh-keygen" in fix)
     assert "\n" not in str(caught.value)
     assert "\N{REPLACEMENT CHARACTER}" not in str(caught.value)
 
 
 def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, environment: dict[str, str], python: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    with (
-        Board("board", "no such python") as there,
-        pytest.raises(DhoxError, match="no such python.*--remote-python"),
-    ):
+    missing = refuses("board", "no such python", at=ANSWER, fix=("apt install python3", "--remote-python"))
+    with Board("board", "no such python") as there, missing:
         there.probe()
-    with Board("board", "echo") as there, pytest.raises(DhoxError, match="echo.*--remote-python"):
+    silent = refuses("board", "echo", at=ANSWER, fix=("ssh board echo -V", "--remote-python"))
+    with Board("board", "echo") as there, silent:
         there.probe()
     monkeypatch.setattr(board_link, "CHECK", board_link.CHECK.replace("(3, 10)", "(9, 9)"))
     # Python 2 knows no -X.
@@ -229,16 +234,9 @@ def test_a_board_without_a_python_that_dhox_can_use(board: loopback.Loopback, en
     refusal = "echo \"(Try 'python -h' for more information.)\" >&2; exit 2"
     old.write_text(f'#!/bin/sh\n[ "$1" = -c ] || {{ {refusal}; }}\nexec {shlex.quote(python)} "$@"\n')
     old.chmod(0o755)
-    with (
-        Board("board", str(old)) as there,
-        pytest.raises(DhoxError, match="Python 3.*3.10.*--remote-python"),
-    ):
-        there.probe()
-    with (
-        Board("board", python) as there,
-        pytest.raises(DhoxError, match=r"Python 3\.\d+.*3.10.*--remote-python"),
-    ):
-        there.probe()
+    for path in (str(old), python):
+        with Board("board", path) as there, refuses("board", path, "3.10", at=ANSWER, fix="--remote-python"):
+            there.probe()
 
 
 def test_odd_folders_for_temporary_files(board: loopback.Loopback, environment: dict[str, str], python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -264,7 +262,7 @@ def test_a_login_shell_that_greets_is_named(
         (board.home / ".bashrc").write_text("echo to the board >&2\n")
         assert copied() == (0, 0)
         (board.home / ".bashrc").write_text("echo Welcome\n")
-        with pytest.raises(DhoxError, match="login shell.*bashrc"):
+        with refuses("board", "rsync", at=COPY, fix="~/.bashrc"):
             copied()
     finally:
         (board.home / ".bashrc").unlink()

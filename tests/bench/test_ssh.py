@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import named, refuses
 
 from dhox.bench.remote.ssh import OPTIONS, Connection, check_host, client, printable, why
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_hosts_of_ssh_are_taken_as_they_are(host: str) -> None:
     ],
 )
 def test_what_could_be_an_option_is_no_host(host: str) -> None:
-    with pytest.raises(UsageError, match="--host"):
+    with refuses(f"--host {host!r}", at="bench.remote.ssh.check_host", kind=UsageError):
         check_host(host)
 
 
@@ -66,7 +67,7 @@ def test_the_client_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHOX_SSH", "ssh -F 'a b'")
     assert client() == ["ssh", "-F", "a b"]
     monkeypatch.setenv("DHOX_SSH", "no-such-client")
-    with pytest.raises(DhoxError, match="no-such-client"), Connection("orin"):
+    with refuses("no-such-client", at="bench.remote.ssh.client", fix="apt install openssh-client"), Connection("orin"):
         pass
 
 
@@ -97,14 +98,13 @@ def test_what_ssh_says_becomes_one_message(said: str, meaning: str) -> None:
 @pytest.mark.parametrize("said", ["Connection closed by remote host", "hostname contains invalid characters", ""])
 def test_a_login_that_never_stood_was_not_lost(said: str) -> None:
     message = str(why("nvidia@orin", said, stood=False))
-    assert message.startswith("nvidia@orin: no login by ssh came about")
+    assert all(named(fact, message) for fact in ("nvidia@orin", "login", "`ssh nvidia@orin`"))
     assert said in message
-    assert message.endswith("Check it with `ssh nvidia@orin`.")
 
 
 def test_a_setting_that_is_no_command_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHOX_SSH", 'ssh "')
-    with pytest.raises(DhoxError, match="DHOX_SSH.*No closing quotation"):
+    with refuses("DHOX_SSH", "No closing quotation", at="bench.remote.ssh.client", fix="DHOX_SSH"):
         client()
 
 

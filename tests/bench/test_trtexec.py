@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from dhox.artefacts.bench import RunnerFacts
 from dhox.artefacts.bench_latency import Key, WarmUp
@@ -26,7 +27,6 @@ from dhox.bench.trtexec import (
     trtexec_checks,
     trtexec_version,
 )
-from dhox.errors import DhoxError
 from dhox.evidence.statistics import percentile
 
 ENGINE = CheckedEngine(Path("e"), "image:1x28x28x3")
@@ -68,11 +68,11 @@ def test_times_are_read_by_field() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"computeMs": 1}]', '{"a": [1]}', "[[]]"])
 def test_other_files_are_refused(text: str) -> None:
-    with pytest.raises(DhoxError, match="trtexec"):
+    with refuses("trtexec", at="bench.trtexec.parse_times"):
         parse_times(text)
-    with pytest.raises(DhoxError, match="exported no times"):
+    with refuses("trtexec", at="bench.trtexec.parse_times", fix="--duration"):
         parse_times("[]")
-    with pytest.raises(DhoxError, match="exported no times"):
+    with refuses("trtexec", at="bench.trtexec.parse_times", fix="--duration"):
         parse_times('[{"computeMs": NaN, "latencyMs": 1, "h2dMs": 0, "d2hMs": 0}]')
 
 
@@ -99,19 +99,19 @@ def test_versions_of_both_kinds_of_banner(tmp_path: Path) -> None:
     assert trtexec_version(stand_in(tmp_path, "v100300")) == (10, "10.3.0")
     assert trtexec_version(stand_in(tmp_path, "v101602")) == (10, "10.16.2")
     assert trtexec_version(stand_in(tmp_path, "v8602")) == (8, "8.6.2")
-    with pytest.raises(DhoxError, match="TensorRT version"):
+    with refuses("trtexec", "TensorRT", at="bench.trtexec.trtexec_version"):
         trtexec_version(stand_in(tmp_path, "unknown"))
 
 
 def test_what_cannot_be_measured_says_what_to_do(tmp_path: Path) -> None:
     old = stand_in(tmp_path, "v8602")
-    with pytest.raises(DhoxError, match="TensorRT 8"):
+    with refuses("TensorRT 8", 10, 11, at="bench.trtexec.trtexec_arguments"):
         cross_check_trtexec(ENGINE, OURS, old)
     wrong = stand_in(tmp_path, "v100300", major=11)  # knows none of the flags of 10
-    with pytest.raises(DhoxError, match="--useSpinWait"):
+    with refuses("--useSpinWait", at="bench.trtexec._run_trtexec"):
         cross_check_trtexec(ENGINE, OURS, wrong)
     (tmp_path / "trtexec").chmod(0o644)
-    with pytest.raises(DhoxError, match="trtexec"):
+    with refuses("trtexec", "Permission denied", at="bench.trtexec._run_trtexec"):
         trtexec_version(tmp_path / "trtexec")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from plain_files import read_json
+from refusals import refuses
 from safetensors.torch import save_file
 
 from dhox.artefacts.arrays import read_npz
@@ -22,7 +23,7 @@ from dhox.distill.auditing.audit import audit
 from dhox.distill.auditing.leaks_and_outliers import altered
 from dhox.distill.small_options import AuditOptions
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError
 from dhox.options.declare import build
 from dhox.reports.pages.audit import audit_page, write_audit_page
 from dhox.reports.terminal import show
@@ -168,21 +169,21 @@ def test_a_small_model_is_measured_on_the_same_images(line: Path, small_clip: st
     assert rows[True, "zero-shot"]["difference"] == pytest.approx(
         100 * (rows[True, "zero-shot"]["correct"] - rows[False, "zero-shot"]["correct"]) / 80
     )
-    with pytest.raises(UsageError, match="--small-clip names the teacher or the same model twice"):
+    with refuses("--small-clip", at="distill.auditing.audit.audit", kind=UsageError):
         run_audit(line / "data", "b", small_clip=[DEMO_TEACHER])
 
 
 def test_wrong_data_writes_nothing_and_foreign_folders_stay(line: Path) -> None:
-    with pytest.raises(DhoxError, match="missing does not exist"):
+    with refuses("missing", "exist", at="data.dataset.read_dataset"):
         run_audit(Path("missing"))
     assert not Path("a").exists()
     run_audit(line / "data")
-    with pytest.raises(DhoxError, match="not empty. Add --overwrite"):
+    with refuses("a", at="artefacts.files.check_output", fix="--overwrite"):
         run_audit(line / "data")
     run_audit(line / "data", overwrite=True)
     Path("mine").mkdir()
     Path("mine/x").touch()
-    with pytest.raises(DhoxError, match="never overwritten"):
+    with refuses("mine", "audit.json", at="artefacts.files.check_output", fix="--out"):
         run_audit(line / "data", "mine", overwrite=True)
 
 

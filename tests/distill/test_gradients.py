@@ -7,13 +7,13 @@ import timm
 import torch
 from lightning_fabric import Fabric
 from quick_distill import quick
+from refusals import refuses
 
 from dhox.artefacts.files import sha256
 from dhox.artefacts.metrics import read_gradients, read_metrics
 from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.distill.training.gradients import gradient_conflict, stages
 from dhox.distill.training.out_of_memory import out_of_memory
-from dhox.errors import DhoxError
 
 
 def test_known_gradients_have_known_conflicts() -> None:
@@ -66,10 +66,7 @@ def test_out_of_memory_names_the_batch_that_fits() -> None:
     student = with_heads(create_backbone("test_resnet", "none", 28)[0], 28, 3, two_heads=True)
     student.__class__ = Hungry
     with (
-        pytest.raises(
-            DhoxError,
-            match="--batch-labelled 2 --batch-unlabelled 8",
-        ),
+        refuses(40, at="distill.training.out_of_memory", fix="--batch-labelled 2 --batch-unlabelled 8"),
         out_of_memory(student, 28, fabric, 8, 32),
     ):
         student(torch.zeros(40, 3, 28, 28))

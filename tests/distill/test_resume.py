@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from quick_distill import quick, without
+from refusals import refuses
 
 import dhox.distill.training.train as train_module
 from dhox.artefacts.files import sha256
-from dhox.errors import DhoxError
 
 CASE: dict[str, Any] = {"shots": 4, "epochs": 5, "student": "test_vit", "image_size": 32, "probe_gradients": 4}
 
@@ -67,7 +67,7 @@ def test_resume_refuses_other_settings_and_knows_a_finished_run(
         patch.setattr(train_module, "learning_rate_at", dying_at(8))
         with pytest.raises(KilledError):
             quick(line / "data", **CASE)
-    with pytest.raises(DhoxError, match="weight_decay 0.01.*0.5.*--resume"):
+    with refuses("--resume", "weight_decay", 0.01, 0.5, at="distill.resume.earlier_state", fix="--resume"):
         quick(line / "data", resume=True, weight_decay=0.5, **CASE)
     first = quick(line / "data", resume=True, workers=1, **CASE)
     again = quick(line / "data", resume=True, **CASE)
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_an_error(line: Path, monkeypatch: pytest.Monkey
             quick(line / "data", **CASE)
     path = Path("runs/x.partial/checkpoint/checkpoint.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DhoxError, match="checkpoint.safetensors.*--resume"):
+    with refuses("checkpoint.safetensors", at="distill.training.checkpoint.load_checkpoint", fix="--resume"):
         quick(line / "data", resume=True, **CASE)
 
 
@@ -93,5 +93,5 @@ def test_resume_refuses_other_images(line: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(KilledError):
             quick(data, **CASE)
     Image.new("RGB", (28, 28)).save(data / "train/bag/new.png")
-    with pytest.raises(DhoxError, match="DATA.*--resume"):
+    with refuses("checkpoint.safetensors", "DATA", at="distill.training.checkpoint", fix="--resume"):
         quick(data, resume=True, **CASE)

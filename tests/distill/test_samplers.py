@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from dhox.data.dataset import Item
-from dhox.distill.images.samplers import (
-    balanced_counts,
-    draw_few_shot_reference,
-    draw_percent_reference,
-    round_in_turn,
-)
+from dhox.distill.images.samplers import balanced_counts, draw_few_shot_reference, draw_percent_reference, round_in_turn
 from dhox.distill.images.sets import choose_sets
 from dhox.distill.options import Labels
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError
 
 IMAGES = 1_281_167
 
@@ -162,12 +158,16 @@ def test_reference_draws_reach_copies_and_drop_them_afterwards() -> None:
 
 def test_reference_samplers_need_their_amount() -> None:
     data = splits()
-    with pytest.raises(UsageError, match="few-shot-reference draws --shots .* Add --shots"):
+    with refuses(
+        "--label-sampler few-shot-reference", at="distill.options.check_labels", fix="--shots", kind=UsageError
+    ):
         choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="few-shot-reference", label_fraction=0.1))
-    with pytest.raises(UsageError, match="percent-reference draws a share .* Add --label-fraction"):
+    with refuses(
+        "--label-sampler percent-reference", at="distill.options.check_labels", fix="--label-fraction", kind=UsageError
+    ):
         choose_sets(data, ["a", "b"], contents(data), Labels(label_sampler="percent-reference", shots=1))
     for sampler, amount in (("few-shot-reference", {"shots": 4}), ("percent-reference", {"label_fraction": 0.1})):
-        with pytest.raises(DhoxError, match="without a labelled training image: c"):
+        with refuses("c", at="distill.images.samplers._images_of_classes"):
             choose_sets(data, ["a", "b", "c"], contents(data), Labels(label_sampler=sampler, **amount))  # type: ignore[arg-type]
     assert len(draw_percent_reference(data["train"], ["a", "b"], 1.0)) == 50
 

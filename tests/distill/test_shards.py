@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from dhox.artefacts.shards import ShardHeader
 from dhox.distill.images.shards import (
@@ -22,7 +23,6 @@ from dhox.distill.images.shards import (
     rows_per_file,
     write_rows,
 )
-from dhox.errors import DhoxError
 
 RECIPE = {"rows": "numbers", "seed": 0}
 KEYS = [row_key(str(i), "content") for i in range(25)]
@@ -81,9 +81,9 @@ def test_processes_deal_out_whole_files_and_miss_nothing(there: int, per_file: i
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    with pytest.raises(DhoxError, match="seed is 0 there and 1 here.*--cache"):
+    with refuses("seed", 0, 1, at="distill.images.shards.prepare", fix="--cache"):
         prepare(folder, {"rows": "numbers", "seed": 1}, (2, 3), "float16")
-    with pytest.raises(DhoxError, match=r"row_shape.*\[2.*3\].*\[4"):
+    with refuses("row_shape", "[2, 3]", "[4, 3]", at="distill.images.shards.prepare", fix="--cache"):
         prepare(folder, RECIPE, (4, 3), "float16")
 
 
@@ -103,7 +103,7 @@ def test_damage_is_refused_then_repaired(tmp_path: Path, damage: object, reason:
     victim = sorted(folder.glob("*.safetensors"))[1]
     n_lost = next(len(shard.keys) for shard in read_shards(folder, checksums=True) if shard.path == victim)
     damage(victim)  # type: ignore[operator]
-    with pytest.raises(DhoxError, match=f"{victim.name} .*{reason}.*dhox cache --repair"):
+    with refuses(victim.name, reason, at="distill.images.shards.read_shards", fix="dhox cache --repair"):
         open_rows(folder, KEYS)
     assert reason in repair(folder)[victim.name]
     assert examine(folder, checksums=True)[1] == {}

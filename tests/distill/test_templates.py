@@ -3,9 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from dhox.distill.teachers.templates import template_list
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError
+
+CHECK, READ = (f"distill.teachers.templates.{name}" for name in ("check_template", "template_list"))
 
 
 def test_the_ensembles_are_open_clips() -> None:
@@ -30,20 +33,20 @@ def test_single_templates_stand_alone() -> None:
 @pytest.mark.parametrize("content", ["a photo", "a {} of {x}", "{1}", "a {"])
 def test_templates_without_their_place_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "t").write_text(content)
-    with pytest.raises(UsageError, match="Write {} once"):
+    with refuses(tmp_path / "t", repr(content), at=CHECK, fix="{}", kind=UsageError):
         template_list(str(tmp_path / "t"), [])
-    with pytest.raises(UsageError, match=r"--template .*Write {} once"):
+    with refuses("--template", repr(content), at=CHECK, fix="{}", kind=UsageError):
         template_list(None, [content])
 
 
 def test_wrong_files_and_contradictions(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="both choose the prompts. Give one of them"):
+    with refuses("--templates", "--template", at=READ, kind=UsageError):
         template_list("simple", ["a {}"])
-    with pytest.raises(UsageError, match="neither simple, nor imagenet, nor a file"):
+    with refuses("--templates openai", "simple", "imagenet", at=READ, kind=UsageError):
         template_list("openai", [])
     (tmp_path / "empty").write_text("\n \n")
-    with pytest.raises(DhoxError, match="holds no template. Write one per line, such as: a photo of a {}."):
+    with refuses("empty", at=READ, fix="a photo of a {}"):
         template_list(str(tmp_path / "empty"), [])
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
-    with pytest.raises(DhoxError, match="Save it as UTF-8"):
+    with refuses("binary", at=READ, fix="UTF-8"):
         template_list(str(tmp_path / "binary"), [])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from adapter_file import read_adapter
 from quick_distill import DEMO_TEACHER, quick
+from refusals import refuses
 from safetensors.numpy import save_file
 
 from dhox.data.dataset import read_image
@@ -17,7 +18,6 @@ from dhox.data.items import Item
 from dhox.distill.teachers.adapter import ADAPTER_FILE
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.teachers.view_targets import read_rows
-from dhox.errors import DhoxError
 
 CLASSES = ["bag", "dress", "sandal", "trousers"]
 
@@ -80,20 +80,20 @@ def test_files_that_do_not_fit_are_refused(line: Path, elsewhere: tuple[Path, np
     np.save("ints.npy", np.zeros((5, 4), int))
     np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     files = {"teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy")}
-    with pytest.raises(DhoxError, match="short.npy has 223 rows, and 224 are needed"):
+    with refuses("short.npy", 223, 224, at="distill.teachers.view_targets.read_rows"):
         quick(data, **(files | {"teacher_embeddings": Path("short.npy")}))
-    with pytest.raises(DhoxError, match="w3.npy has 3 rows, and 4 are needed"):
+    with refuses("w3.npy", 3, 4, at="distill.teachers.view_targets.read_rows"):
         quick(data, **(files | {"class_embeddings": Path("w3.npy")}))
-    with pytest.raises(DhoxError, match="narrow.npy.*8.*z.npy.*64"):
+    with refuses("narrow.npy", 8, "z.npy", 64, at="distill.teachers.targets.class_text"):
         quick(data, **(files | {"class_embeddings": Path("narrow.npy")}))
-    with pytest.raises(DhoxError, match="three.npy has logits of 3 classes, and DATA has 4"):
+    with refuses("three.npy", 3, 4, at="distill.teachers.targets.targets_of_files", fix="--classes"):
         quick(data, teacher_logits=Path("three.npy"))
-    with pytest.raises(DhoxError, match="aligned to the rows of a manifest, and DATA is none"):
+    with refuses("DATA", at="distill.teachers.targets.targets_of_files", fix=(".csv", ".parquet")):
         quick(line / "data", teacher_logits=write_four())
     for name in ("objects.npy", "missing.npy"):
-        with pytest.raises(DhoxError, match=f"{name} cannot be read as logits.*Give a .npy or a .safetensors"):
+        with refuses(name, "logits", at="distill.teachers.view_targets.read_rows", fix=(".npy", ".safetensors")):
             read_rows(Path(name), 1, "logits")
-    with pytest.raises(DhoxError, match=r"ints.npy.*int64.*\[5.*4\]"):
+    with refuses("ints.npy", "int64", "[5, 4]", at="distill.teachers.view_targets.read_rows"):
         read_rows(Path("ints.npy"), 5, "logits")
     assert not list(Path("runs").glob("x*"))
 

@@ -19,13 +19,13 @@ from made_export import FILES, make_manifest, write_model
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from plain_files import write_json
+from refusals import refuses
 
 import dhox
 from dhox.artefacts.common import Accuracy, Preprocessing
 from dhox.artefacts.files import sha256
 from dhox.artefacts.manifest import Precision, Reject
 from dhox.cli.main import app
-from dhox.errors import DhoxError
 from dhox.export.integrations.emit import Program, emit
 from dhox.export.integrations.example import example_text
 from dhox.models.export_directory import open_export
@@ -213,7 +213,7 @@ def test_the_reject_threshold_reaches_nvinfer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["uint8-nhwc", "float-nchw"])
 def test_deepstream_needs_planes_from_0_to_255(tmp_path: Path, kind: str) -> None:
     export = made_export(tmp_path / "export", kind)
-    with pytest.raises(DhoxError, match=f"{kind}.*RUN.*--input.*float-nchw-255"):
+    with refuses(kind, at="export.integrations.deepstream", fix=("RUN", "--input float-nchw-255")):
         emit(export, "deepstream")
     assert {path.name for path in export.iterdir()} == {"manifest.json", "model.onnx", "example.py"}
 
@@ -276,18 +276,18 @@ def test_emitting_again_replaces_only_what_was_emitted(tmp_path: Path) -> None:
     assert config.read_bytes() == first
     assert {path.name: sha256(path) for path in export.iterdir() if path.is_file()} == before
     config.write_bytes(first + b"instance_group [ { count: 2 } ]\n")
-    with pytest.raises(DhoxError, match=r"config\.pbtxt was edited or added since it was emitted\. Move it away"):
+    with refuses("my_run_2/config.pbtxt", at="export.integrations.emit._check_unedited"):
         emit(export, "triton")
     assert config.read_bytes() != first
     config.write_bytes(first)
     (export / "triton/other_model").mkdir()
     (export / "triton/other_model/config.pbtxt").write_text("mine")
-    with pytest.raises(DhoxError, match=r"other_model/config\.pbtxt was edited or added"):
+    with refuses("other_model/config.pbtxt", at="export.integrations.emit._check_unedited"):
         emit(export, "triton")
     shutil.rmtree(export / "triton")
     (export / "triton").mkdir()
     (export / "triton/mine.txt").write_text("mine")
-    with pytest.raises(DhoxError, match="was not written by this command, so it is never overwritten"):
+    with refuses("triton", at="artefacts.files.check_output", fix="--out"):
         emit(export, "triton")
     assert (export / "triton/mine.txt").read_text() == "mine"
 
@@ -295,7 +295,7 @@ def test_emitting_again_replaces_only_what_was_emitted(tmp_path: Path) -> None:
 def test_a_damaged_export_emits_nothing(tmp_path: Path) -> None:
     export = made_export(tmp_path / "export", "uint8-nhwc")
     (export / "model.onnx").write_bytes(b"another model")
-    with pytest.raises(DhoxError, match=r"model\.onnx is not the file that manifest\.json describes"):
+    with refuses("model.onnx", "manifest.json", "SHA-256", at="artefacts.files.check_hash"):
         emit(export, "triton")
     assert not (export / "triton").exists()
 
@@ -319,6 +319,6 @@ def test_a_manifest_from_elsewhere_cannot_write_keys_into_a_configuration(tmp_pa
     if "file" in change:
         shutil.copy(export / "model.onnx", export / "renamed")
     write_json(export / "manifest.json", content | {key: change[key] for key in ("reject",) if key in change})
-    with pytest.raises(DhoxError, match=r"manifest\.json"):
+    with refuses("manifest.json", "/tmp/evil.so", at="artefacts.record.decode"):
         emit(export, "deepstream")
     assert not (export / "deepstream").exists()

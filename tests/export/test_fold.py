@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from refusals import refuses
 
 from dhox.artefacts.heads import Heads
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Fold
 from dhox.distill.results.selection import ALPHAS, BETAS, selecting_half
-from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import negative_log_likelihood, softmax
 from dhox.export.folding.fold import (
@@ -154,7 +154,7 @@ def test_given_numbers_are_taken(r: float, tau: float) -> None:
 
 def test_without_images_one_of_r_and_tau_is_not_enough() -> None:
     assert tuned_linear(validation(0), 0.4, 0.5, r=2.0, tau=3.0).r == 2
-    with pytest.raises(DhoxError, match="Give both, --r and --tau"):
+    with refuses("r", "tau", at="export.folding.fold.tuned_linear", fix=("--r", "--tau")):
         tuned_linear(validation(0), 0.4, 0.5, r=2.0)
 
 

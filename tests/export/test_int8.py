@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from PIL import Image
+from refusals import refuses
 from tensorrt_rtx_build import build
 from timm.layers import set_fused_attn
 
 from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.student import create_backbone, preprocessing_of
-from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.errors import GateFailedError, UsageError
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
@@ -35,6 +36,7 @@ DEMO = Path(__file__).parents[2] / "src/dhox/demo/fashion_mnist.npz"
 STUDENTS = {"test_resnet": 28, "mobilenetv2_100": 32, "test_efficientnet": 32, "test_vit": 32}
 CLASSES = 4
 STEPS = 24
+TO_INT8 = "export.quantization.int8.to_int8"
 
 
 @cache
@@ -203,9 +205,9 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     assert name not in result.account.quantised
     assert build(result.content)["INT8"] >= len(result.account.quantised)
     alone = {node.name: "" for node in onnx.load_from_string(content).graph.node if node.name != name}
-    with pytest.raises(GateFailedError, match=r"more than 3 points of top-1 .* 120 images.* Use --fp16 instead"):
+    with refuses("int8", 3, "top-1", 120, at=TO_INT8, fix=("--fp16", "--max-accuracy-drop"), kind=GateFailedError):
         to_int8(content, {}, TENSORS, calibration, Judges(judge, labels), Int8Choices(max_drop=3, kept=alone))
-    with pytest.raises(GateFailedError, match=r"more than 3 % of the answers"):
+    with refuses("int8", "3 %", 120, at=TO_INT8, fix=("--fp16", "--max-accuracy-drop"), kind=GateFailedError):
         to_int8(content, {}, TENSORS, calibration, Judges(judge, None), Int8Choices(max_drop=3, kept=alone))
     generous = to_int8(content, {}, TENSORS, calibration, Judges(judge, labels), Int8Choices(max_drop=100, kept=alone))
     assert generous.account.quantised == [name]
@@ -223,14 +225,14 @@ def test_transformers_are_told_that_int8_may_not_pay() -> None:
 def test_bad_input_is_refused() -> None:
     content = trained("test_resnet")
     judge, labels = images(28, "test", 8)
-    with pytest.raises(DhoxError, match="measure ranges on.*Give DATA"):
+    with refuses("int8", at="export.quantization.qdq.calibrate", fix="DATA"):
         to_int8(content, {}, TENSORS, judge[:0], Judges(judge, labels))
-    with pytest.raises(DhoxError, match="judge it by.*Give DATA"):
+    with refuses("int8", at=TO_INT8, fix="DATA"):
         to_int8(content, {}, TENSORS, judge, Judges(judge[:0], labels))
-    with pytest.raises(UsageError, match=r"-1 points is a gain\. Allow 0 or more"):
+    with refuses(-1, at=TO_INT8, fix=(0,), kind=UsageError):
         to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(max_drop=-1))
     everything = {node.name: "" for node in onnx.load_from_string(content).graph.node}
-    with pytest.raises(DhoxError, match=r"no layer that int8 could take\. Export without --int8"):
+    with refuses("int8", at=TO_INT8, fix="--int8"):
         to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(kept=everything))
 
 

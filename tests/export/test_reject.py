@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Fold
 from dhox.distill.results.selection import selecting_half
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import UsageError
 from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.reject import quantile_from_above, reject_threshold
 
@@ -67,11 +68,11 @@ def test_everything_asked_answers_whatever_the_selecting_images_were() -> None:
 
 @pytest.mark.parametrize("asked", [0.0, -0.1, 1.01, float("nan")])
 def test_a_share_is_above_0_and_at_most_1(asked: float) -> None:
-    with pytest.raises(UsageError, match="is not a share of the images"):
+    with refuses(f"--reject-coverage {asked:g}", at="export.folding.reject.reject_threshold", kind=UsageError):
         reject_threshold(validation(100), FOLD, asked)
 
 
 def test_too_few_validation_images_are_named() -> None:
     reject_threshold(validation(20), FOLD, 0.9)
-    with pytest.raises(DhoxError, match="needs at least 20 validation images, and there are 19. Give DATA a val split"):
+    with refuses("--reject-coverage", 20, 19, at="export.folding.reject.reject_threshold", fix="val"):
         reject_threshold(validation(19), FOLD, 0.9)

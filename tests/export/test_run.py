@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from refusals import refuses
 from run_example import rehash
 from tensorrt_rtx_build import build
 
@@ -18,8 +19,9 @@ import dhox.bench
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
+from dhox.cli.main import main
 from dhox.distill.small_options import Chosen, RetuneOptions
-from dhox.errors import DhoxError, GateFailedError
+from dhox.errors import GateFailedError, UsageError
 from dhox.export import run as export_module
 from dhox.export.parity import check_against_torch, onnx_probs
 from dhox.export.retuning.run import retune_export
@@ -135,20 +137,20 @@ def test_single_head_runs_export(line: Path, method: str) -> None:
 
 def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:
     run = own_line / "runs/tiny"
-    with pytest.raises(DhoxError, match="is not a run directory: no run.json"):
+    with refuses("run.json", at="artefacts.run.read_run"):
         export(own_line, Path("e"))
     summary = content(run, "run.json")
     shutil.copytree(run, own_line / "runs/killed.partial")
     (own_line / "runs/killed.partial/run.json").write_text(json.dumps(summary | {"status": "running"}))
-    with pytest.raises(DhoxError, match="training of .*killed was interrupted"):
+    with refuses("runs/killed.partial", at="artefacts.run.read_run", fix="dhox distill"):
         export(own_line / "runs/killed", Path("e"))
     (run / "run.json").write_text(json.dumps(summary | {"status": "running"}))
-    with pytest.raises(DhoxError, match="was interrupted. Run dhox distill again"):
+    with refuses("runs/tiny", at="artefacts.run.read_run", fix="dhox distill"):
         export(run, Path("e"))
     (run / "run.json").write_text(json.dumps(summary))
     (run / "student.safetensors").write_bytes(b"no weights at all")
     rehash(run)
-    with pytest.raises(DhoxError, match="does not hold the student"):
+    with refuses("student.safetensors", "run.json", at="distill.students.student.load_student"):
         export(run, Path("e"))
     assert not Path("e").exists()
 
@@ -156,11 +158,11 @@ def test_unfinished_foreign_and_damaged_runs_are_named(own_line: Path) -> None:
 def test_moved_images_are_found_with_data(own_line: Path) -> None:
     summary = content(own_line / "runs/tiny", "run.json")
     (own_line / "runs/tiny/run.json").write_text(json.dumps(summary | {"data": "/nowhere"}))
-    with pytest.raises(DhoxError, match="no longer at /nowhere. Say where they are with --data"):
+    with refuses("/nowhere", at="export.check_images.check_images", fix="--data"):
         export(own_line / "runs/tiny", Path("e"))
     assert export(own_line / "runs/tiny", Path("e"), data=own_line / "data").manifest.data == str(own_line / "data")
     (own_line / "data/val/bag/000.png").unlink()
-    with pytest.raises(DhoxError, match="lacks 1 of the run's images, such as val/bag/000.png"):
+    with refuses(1, "val/bag/000.png", at="export.check_images._found_again", fix="--data"):
         export(own_line / "runs/tiny", Path("f"), data=own_line / "data")
 
 
@@ -170,7 +172,7 @@ def test_a_graph_that_answers_otherwise_fails_the_gate_and_writes_nothing(
     monkeypatch.setattr(
         export_module, "onnx_probs", lambda content, pixels, *_: np.full((len(pixels), 4), 0.25, np.float32)
     )
-    with pytest.raises(GateFailedError, match="differs from torch by"):
+    with refuses("fp32", 0.0001, at="export.parity.passed", kind=GateFailedError):
         export(line / "runs/tiny", Path("e"))
     assert not Path("e").exists()
     assert not Path("e.partial").exists()
@@ -180,9 +182,9 @@ def test_a_graph_that_answers_otherwise_fails_the_gate_and_writes_nothing(
 def test_tolerances_have_two_sides(precision: str, inside: float, outside: float) -> None:
     reference = np.array([[0.5, 0.5]])
     assert check_against_torch(precision, reference + inside, reference).agreement == 1
-    with pytest.raises(GateFailedError, match=r"allowed"):
+    with refuses(precision, outside, at="export.parity.passed", kind=GateFailedError):
         check_against_torch(precision, reference + outside, reference)
-    with pytest.raises(GateFailedError, match="differs from torch by inf"):
+    with refuses(precision, "inf", at="export.parity.passed", kind=GateFailedError):
         check_against_torch(precision, reference * np.nan, reference)
 
 
@@ -237,7 +239,7 @@ def test_an_accuracy_drop_beyond_what_is_allowed_writes_nothing(line: Path, monk
 
     monkeypatch.setattr(export_module, "onnx_probs", of_another_image)
     monkeypatch.setattr(export_module, "check_against_torch", lambda *_: {"precision": "fp32"})
-    with pytest.raises(GateFailedError, match="onnx_fp32.*trained.*80"):
+    with refuses("onnx_fp32", "trained", 80, at="export.parity.check_accuracy_drop", kind=GateFailedError):
         export(line / "runs/tiny", Path("e"), max_accuracy_drop=1.0)
     assert not Path("e").exists()
 
@@ -254,12 +256,13 @@ def dhox_says(*arguments: str) -> tuple[int, str]:
 
 
 def test_one_command_takes_a_run_or_an_export(every: Path, own_line: Path) -> None:
-    code, text = dhox_says("export", str(every), "--fp16", "--data", "x")
-    assert (code, "--fp16, --data needs the run" in text) == (2, True)
-    code, text = dhox_says("export", str(every))
-    assert (code, "is an export already" in text) == (2, True)
-    code, text = dhox_says("export", str(own_line / "runs/tiny"), "--batch", "1:2:4")
-    assert (code, "--batch only has a meaning with --tensorrt" in text) == (2, True)
+    for words, facts, fix in (
+        ([str(every), "--fp16", "--data", "x"], [every, "--fp16, --data"], ()),
+        ([str(every)], [every], "--tensorrt"),
+        ([str(own_line / "runs/tiny"), "--batch", "1:2:4"], ["--batch", "--tensorrt"], ()),
+    ):
+        with refuses(*facts, at="export.options", fix=fix, kind=UsageError):
+            main(["export", *words])
     before = sha256(every / "manifest.json")
     code, text = dhox_says(
         "export", str(every), "--emit", "triton", "--tensorrt", "--precision", "fp16", "--batch", "1:2:4"

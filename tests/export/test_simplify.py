@@ -36,10 +36,7 @@ class Tokens(torch.nn.Module):
         return (x + self.position).flatten(1) if "position" in self.kind else x.flatten(1)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "kind"),
-    [(1, "2-D position"), (3, "position"), (2, "scaled"), (1, "broadcast")],
-)
+@pytest.mark.parametrize(("tokens", "kind"), [(1, "2-D position"), (3, "position"), (2, "scaled"), (1, "broadcast")])
 def test_class_tokens_are_padded_in(tokens: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)

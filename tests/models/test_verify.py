@@ -14,12 +14,12 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 from plain_files import write_json, write_npz
+from refusals import named, refuses
 from synthetic_engine import engine_content
 
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
-from dhox.errors import DhoxError
 from dhox.models.export_directory import open_export
 from dhox.models.golden import check_golden
 from dhox.models.verify import Check, verify
@@ -86,10 +86,9 @@ def test_one_flipped_bit_and_a_missing_file_are_named(
     assert set(failures(export)) == {(name, "hash")}
     code, error = run(capsys, export)
     assert code == 3
-    assert f"{name} is not the file that manifest.json describes" in error
-    assert "Copy the directory again, or export again" in error
+    assert all(named(fact, error) for fact in (name, "manifest.json", "SHA-256"))
     (export / name).unlink()
-    assert "is missing, though manifest.json names it" in failures(export)[name, "hash"]
+    assert named("missing", failures(export)[name, "hash"])
 
 
 def rename_class(content: dict) -> None:
@@ -111,23 +110,19 @@ def reopset(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (
-            rename_class,
-            r'classes in the file: \["bag", "dress", "sandal", "trousers"\]; expected: \["bag", "gown"',
-        ),
-        (resize, "preprocessing in the file: "),
-        (refold, "fold in the file: "),
-        (reopset, "opset in the file: 18; expected: 17"),
+        (rename_class, ["classes", '["bag", "dress", "sandal", "trousers"]', '["bag", "gown"']),
+        (resize, ["preprocessing"]),
+        (refold, ["fold"]),
+        (reopset, ["opset", 18, 17]),
     ],
 )
 def test_a_model_that_does_not_belong_to_its_manifest_is_found(
-    export: Path, change: Callable[[dict], None], found: str
+    export: Path, change: Callable[[dict], None], found: list
 ) -> None:
     content = manifest(export)
     change(content)
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=found):
-        raise DhoxError(failures(export)["model.onnx", "metadata"], "")
+    assert all(named(fact, failures(export)["model.onnx", "metadata"]) for fact in found)
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1 + 1e-6, True), (1.1, False)])
@@ -143,7 +138,7 @@ def test_changed_weights_behind_a_mended_hash_are_caught_by_the_golden_outputs(
     assert set(failures(export)) == (set() if passes else {("model.onnx", "golden outputs")})
     code, error = run(capsys, export)
     assert code == (0 if passes else 3)
-    assert passes or "Do not ship it" in error
+    assert passes or named("model.onnx", error)
 
 
 def test_a_model_that_answers_nan_or_does_not_run_is_found(export: Path) -> None:
@@ -246,12 +241,12 @@ def test_engines_are_held_to_their_sidecars(export: Path) -> None:
     write_json(folder / "engine.json", sidecar)
     assert (*row, True) in [(found.file, found.what, found.passed) for found in verify(export, "cpu")]
     write_json(folder / "engine.json", sidecar | {"onnx": {"file": "a.onnx", "sha256": "0" * 64}})
-    assert "built from an ONNX file that is not in this export" in failures(export)[row]
+    assert named("ONNX", failures(export)[row])
     write_json(folder / "engine.json", {"schema": "dhox.engine/2", "status": "complete"})
     assert "missing required field" in failures(export)[row]
     write_json(folder / "engine.json", sidecar)
     (folder / "model.engine").write_bytes(b"another plan")
-    assert "not the file that its sidecar describes. Build the engine again" in failures(export)[row]
+    assert named("sidecar", failures(export)[row])
 
 
 @pytest.mark.parametrize(
@@ -268,7 +263,7 @@ def test_a_manifest_that_dhox_did_not_write_is_an_error(export: Path, change: Ca
     content = manifest(export)
     change(content)
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=r"manifest\.json is not what dhox wrote"):
+    with refuses("manifest.json", at="artefacts.record.decode"):
         verify(export, "cpu")
 
 
@@ -277,7 +272,7 @@ def test_names_that_leave_the_folder_are_refused(export: Path, name: str) -> Non
     content = manifest(export)
     content["files"][name] = "0" * 64
     write_json(export / "manifest.json", content)
-    with pytest.raises(DhoxError, match=r"manifest\.json .*files"):
+    with refuses("manifest.json", "files", at="artefacts.record.decode"):
         verify(export, "cpu")
 
 

@@ -8,15 +8,16 @@ import pytest
 from bench_example import example
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.bench_accuracy import DeviceLedger
 from dhox.artefacts.bench_energy import Energy
 from dhox.artefacts.bench_latency import Effective
+from dhox.artefacts.files import BENCH_SCHEMA
 from dhox.artefacts.predictions import read_predictions
 from dhox.artefacts.record import read_record, write_record
 from dhox.console import console
-from dhox.errors import DhoxError
 from dhox.reports.pages.bench import bench_page, speed
 from dhox.reports.pages.bench_charts import Point, calibration_bins, front
 from dhox.reports.pages.bench_findings import interval_lines, marks, not_as_asked
@@ -183,20 +184,20 @@ def test_why_p99_is_missing_is_said(tmp_path: Path) -> None:
 def test_files_that_no_bench_wrote_are_one_message(tmp_path: Path) -> None:
     example(tmp_path, "cpu", models=("fp32",), batches=(1,))
     whole = (tmp_path / "bench.json").read_bytes()
-    for damage, words in (
-        (whole.replace(b'"rounds": 40', b'"rounds": "40"', 1), "settings.rounds"),
-        (whole.replace(b"dhox.bench/3", b"dhox.bench/1"), "dhox.bench/1"),
-        (whole.replace(b'"flags": []', b'"flags": [""]', 1), "flags"),
-        (b"{", "not valid JSON"),
+    for damage, at, facts in (
+        (whole.replace(b'"rounds": 40', b'"rounds": "40"', 1), "decode", ["settings.rounds"]),
+        (whole.replace(BENCH_SCHEMA.encode(), b"dhox.bench/1"), "check_schema", ["'dhox.bench/1'"]),
+        (whole.replace(b'"flags": []', b'"flags": [""]', 1), "decode", ["flags"]),
+        (b"{", "decode", ["JSON"]),
     ):
         (tmp_path / "bench.json").write_bytes(damage)
-        with pytest.raises(DhoxError, match=words):
+        with refuses("bench.json", *facts, at=f"artefacts.record.{at}"):
             write_report(tmp_path)
     (tmp_path / "bench.json").write_bytes(whole)
     for name in ("predictions.csv", "samples.npz"):
         before = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(b"a,b\n1,2\n")
-        with pytest.raises(DhoxError, match=name):
+        with refuses(name, at="artefacts"):
             write_report(tmp_path)
         (tmp_path / name).write_bytes(before)
     write_report(tmp_path)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from board import RECORDINGS, board_with_modes, recorded_board, write_command, write_file
+from refusals import named, refuses
 
 from dhox.artefacts.machine import Clock, JetsonCard, SetPowerMode
 from dhox.system.commands import ask
@@ -156,9 +157,7 @@ def test_the_list_of_power_modes() -> None:
 
 
 def test_power_modes_from_the_configuration_where_nvpmodel_lists_none(root: Path) -> None:
-    from dhox.errors import DhoxError
-
-    with pytest.raises(DhoxError, match="--power-modes"):
+    with refuses("nvpmodel", at="system.nvpmodel.power_modes", fix="--power-modes"):
         power_modes()
     write_file(root, "/etc/nvpmodel.conf", recording("nvpmodel/jetson_nano_conf"))
     assert power_modes() == [PowerMode(2, "10W")]
@@ -175,10 +174,9 @@ def test_why_the_power_mode_is_unknown(root: Path) -> None:
 
 def test_a_command_that_hangs_is_given_up(root: Path) -> None:
     write_command(root, "nvpmodel", "#!/bin/sh\nexec sleep 30\n")
-    start = time.monotonic()
     answer = ask("nvpmodel", "-q", seconds=0.05)
-    assert (answer.code, answer.text) == (None, "nvpmodel -q did not answer within 0.05 s")
-    assert time.monotonic() - start < 5
+    assert answer.code is None  # the shell's own end would be 0
+    assert named("nvpmodel -q", answer.text)
 
 
 def test_clocks_as_root_sees_them(root: Path) -> None:
@@ -251,7 +249,7 @@ def test_the_peak_of_shared_memory_is_what_was_taken_meanwhile(root: Path) -> No
     write_file(root, "/proc/meminfo", meminfo.format(3000))
     with shared_memory() as watch:
         write_file(root, "/proc/meminfo", meminfo.format(1000))
-        end = time.monotonic() + 5
+        end = time.monotonic() + 300
         while watch.lowest != 1000 * 1024 and time.monotonic() < end:
             time.sleep(0.01)
         write_file(root, "/proc/meminfo", meminfo.format(2500))

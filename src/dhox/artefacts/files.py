@@ -179,7 +179,8 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         return
     if not holds(final, file_name, schema):
         raise DhoxError(
-            f"{final} exists and was not written by this command, so it is never overwritten.", "Choose another --out."
+            f"{final} exists and was not written by this command (no {file_name} of it), so it is never overwritten.",
+            "Choose another --out.",
         )
     if not overwrite:
         raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")

@@ -19,7 +19,7 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     if rows and not {"path", "label"} <= rows[0].keys():
         raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}.", "Name at least these two: path, label.")
     splits: Splits = {split: [] for split in SPLITS}
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=2):
         path = row["path"]
         name = row.get("name") or path
@@ -39,8 +39,8 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
                 f"{where}: {path} does not exist below {manifest.parent}.", "Mend the path or drop the row."
             )
         if name in seen:
-            raise DhoxError(f"{where}: {name} is listed twice.", "Drop one of the rows.")
-        seen.add(name)
+            raise DhoxError(f"{manifest}, rows {seen[name]} and {number} are both {name}.", "Drop one of them.")
+        seen[name] = number
         splits[split].append(Item(manifest.parent / path, name, label, row.get("group") or None, number - 2))
     return splits
 

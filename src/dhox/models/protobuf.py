@@ -15,7 +15,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while at < end:
         key, at = varint(message, at)
         if key >> 32 or key < 8:  # runtimes cut a longer key to 32 bits, and would then see another field
-            raise DamagedError("a field has an impossible number")
+            raise DamagedError(f"the field number {key >> 3} is impossible")
         number, wire = key >> 3, key & 7
         value: int | memoryview
         if wire == 0:
