@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from dhox.artefacts.logits import HeadLogits
+from dhox.artefacts.files import RUN_FILE
+from dhox.artefacts.logits import VAL_FILE, HeadLogits
 from dhox.artefacts.run_directory import RunDirectory
 from dhox.data.dataset import spread
 from dhox.distill.results.evaluate import BATCH, predict_logits
@@ -31,6 +32,7 @@ def check_stored_answers(source: RunDirectory, student: Student, images: CheckIm
     rows = val_rows(source.validation, images.names) if len(source.validation) else None
     if rows is None:
         return
+    _check_labels(source, images, rows)
     changed_names = set(changed(images.items, source.images.by_name("val")))
     chosen = np.array(sorted({*spread([*range(len(rows))], MOST_IMAGES),
                               *(i for i, name in enumerate(images.names) if name in changed_names)}))  # fmt: skip
@@ -53,6 +55,19 @@ def check_stored_answers(source: RunDirectory, student: Student, images: CheckIm
             else "Its weights and these images are those of the training: mend the preprocessing in run.json, or train "
             "again.",
         )
+
+
+def _check_labels(source: RunDirectory, images: CheckImages, rows: np.ndarray) -> None:
+    """Raise DhoxError where a validation image has another label than at training: classes or DATA are others."""
+    now, then = images.labels, source.validation.labels[rows]
+    if now is None or (now == then).all():
+        return
+    first, labels = int((now != then).argmax()), source.run.labels
+    raise DhoxError(
+        f"{(now != then).sum()} of {len(rows)} validation images have other labels than at training, first "
+        f"{images.names[first]}: {labels[now[first]]} now, {labels[then[first]]} in {VAL_FILE}.",
+        f"Restore the classes in {RUN_FILE} or the labels of DATA, or train again.",
+    )
 
 
 def largest_differences(found: HeadLogits, stored: HeadLogits) -> np.ndarray:

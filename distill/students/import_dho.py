@@ -11,10 +11,10 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from timm.data import ImageNetInfo
 
 from dhox.artefacts.arrays import write_arrays
-from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
+from dhox.artefacts.common import Accuracy, Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, output_directory, sha256
 from dhox.artefacts.images import IMAGES_FILE, ImageHashes
-from dhox.artefacts.logits import VAL_FILE, HeadLogits
+from dhox.artefacts.logits import VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Imported, Run, SetsSummary
 from dhox.artefacts.run_directory import write_run_file
@@ -30,11 +30,12 @@ from dhox.distill.students.dho_checkpoint import read_checkpoint, rebuild
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.students.synthetic import write_synthetic_images
 from dhox.errors import DhoxError
-from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
+from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.system.environment import now, versions
 
 CLIP_ALPHA_BETA = (0.5, 0.5)  # hard-coded in train_imgnet_semi.py
 SYNTHETIC = "synthetic"
+FAR = 5.0  # points beyond the interval
 
 
 def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
@@ -58,7 +59,8 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
     with output_directory(out, RUN_FILE, RUN_SCHEMA, given.overwrite) as run:
         save_student(student, run)
         logits = _answers(student, validation, preprocessing, worker_count(given.workers))
-        write_arrays(run / VAL_FILE, with_labels(logits, validation, labels))
+        answers = with_labels(logits, validation, labels)
+        write_arrays(run / VAL_FILE, answers)
         write_arrays(run / IMAGES_FILE, ImageHashes.of({item.name: content_hash(item) for item in validation}, {}))
         if given.data is None:
             write_synthetic_images(run / SYNTHETIC / "unlabelled")
@@ -67,7 +69,7 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
             finished_at=now(), method="dho", data=data_address(given.data or out / SYNTHETIC),
             classes=class_entries(classes), sets=sets, teacher=None,
             student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name), preprocessing=preprocessing,
-            training=None, test=None, skipped=[], notes=_notes(stored, selection, given.data), environment=versions(),
+            training=None, test=None, skipped=[], notes=_notes(stored, selection, answers), environment=versions(),
             imported=Imported(str(file.absolute()), sha256(file), stored),
         )  # fmt: skip
         summary = write_run_file(run, summary)
@@ -122,8 +124,8 @@ def known_classes(classes: str) -> list[tuple[str, str]]:
     ]
 
 
-def _notes(stored: dict[str, float], used: Selection, data: Path | None) -> list[str]:
-    """What the file says about alpha and beta, what is used, and what is missing without DATA."""
+def _notes(stored: dict[str, float], used: Selection, val: Logits) -> list[str]:
+    """What the file says of alpha, beta and accuracy, what is used and measured, and what is missing without DATA."""
     said = ", ".join(f"{key} {stored[key]:g}" for key in ("alpha", "beta") if key in stored) or "no alpha and no beta"
     of_weights = (
         f"the file stores {said}; used are alpha {used.alpha:g} (weight of the CE head) and beta {used.beta:g}. The "
@@ -134,4 +136,19 @@ def _notes(stored: dict[str, float], used: Selection, data: Path | None) -> list
         "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
         "Give dhox export --data DATA, or import again with --data DATA"
     )
-    return [of_weights] if data else [of_weights, of_images]
+    return [of_weights, _accuracy_note(stored.get("acc"), used, val) if len(val) else of_images]
+
+
+def _accuracy_note(stated: float | None, used: Selection, val: Logits) -> str:
+    """The accuracy on validation beside the one that the file states, in percent or as a share of some test set."""
+    probs = dho_probs(val.ce_logits, val.kd_logits, used.alpha, used.beta)
+    found = Accuracy.of(probs.argmax(-1) == val.labels)
+    low, high = (100 * bound for bound in found.interval)
+    note = f"{100 * found.accuracy:.1f} % ({low:.1f}-{high:.1f}) of {found.n} validation images are answered right"
+    if stated is None:
+        return note
+    points = stated if stated > 1 else 100 * stated
+    note += f"; the file states {points:.1f} % on its authors' images"
+    if low - points > FAR or points - high > FAR:
+        note += ": far from it, so check --arch, --data and the order of --classes"
+    return note

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dhox.artefacts.common import StudentSpec
 from dhox.artefacts.run import read_run
-from dhox.artefacts.run_directory import WEIGHTS_FILE
+from dhox.artefacts.run_directory import WEIGHTS_FILE, check_hashes
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
 from dhox.distill.students.student import Student
@@ -31,6 +31,7 @@ class Earlier:
 def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earlier:
     """Read the student of a run. Raises DhoxError for an unfinished run, another backbone, another kind of KD head."""
     summary = read_run(run)
+    check_hashes(run, summary, (WEIGHTS_FILE,))
     spec = summary.student
     if _architecture_of(spec.name) != _architecture_of(name):
         raise DhoxError(

@@ -195,6 +195,21 @@ def test_real_images_given_at_export_replace_the_synthetic_ones(line: Path) -> N
         export(Path("r"), Path("f"), data=Path("only-test"))
 
 
+@pytest.mark.parametrize(("stated", "far"), [(99.0, True), (0.99, True), (None, False)])
+def test_the_accuracy_that_a_file_states_is_held_against_the_measured_one(
+    line: Path, stated: float | None, far: bool
+) -> None:
+    """The weights are random, so about a quarter of the answers are right."""
+    stored = {"model_state_dict": clip_student(TINY, 4)[1], "epoch": 3}
+    torch.save(stored | ({} if stated is None else {"acc": stated}), "c.pt")
+    classes = Path("four.txt")
+    classes.write_text("\n".join(path.name for path in sorted((line / "data/val").iterdir())))
+    result = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes=str(classes), data=line / "data")
+    note = result.summary.notes[-1]
+    assert "of 80 validation images" in note
+    assert ("99.0 %" in note, "--classes" in note) == (far, far)
+
+
 @pytest.mark.parametrize("side", [32, 48])
 def test_the_image_size_is_that_of_the_position_embeddings(side: int) -> None:
     config = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": side}}  # type: ignore[operator]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from plain_files import read_json, write_json
+from quick_distill import DEMO_TEACHER
 from run_example import rehash
 from safetensors.numpy import load_file, save_file
 
@@ -155,3 +156,24 @@ def test_a_folder_with_other_hidden_files_is_never_taken(own_line: Path, capsys:
     assert end.value.code == 1
     assert Path("e/.note.tmp").read_text() == "mine"
     assert "never overwritten" in capsys.readouterr().err
+
+
+def test_classes_swapped_in_run_json_are_found(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = own_line / "runs/tiny"
+    first, second, *others = read_json(run / "run.json")["classes"]
+    edit(run / "run.json", classes=[second | {"id": 0}, first | {"id": 1}, *others])
+    code, said = exported(run, capsys)
+    assert code == 1
+    assert "run.json" in said
+    assert first["name"] in said
+
+
+def test_a_student_starts_from_no_other_weights(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = own_line / "runs/tiny"
+    state = load_file(run / "student.safetensors")
+    save_file({name: np.asarray(2 * tensor) for name, tensor in state.items()}, run / "student.safetensors")
+    with pytest.raises(SystemExit) as end:
+        main(["distill", str(own_line / "data"), "--teacher", DEMO_TEACHER, "--student", "test_resnet", "--image-size",
+              "28", "--init-from", str(run), "--epochs", "1", "--out", "r", "--device", "cpu"])  # fmt: skip
+    assert end.value.code == 1
+    assert "student.safetensors" in capsys.readouterr().err
