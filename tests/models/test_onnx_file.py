@@ -237,7 +237,7 @@ def test_a_graph_nested_without_end_is_refused(levels: int, fits: bool) -> None:
 
 def test_a_field_number_that_runtimes_would_cut_to_32_bits_hides_nothing() -> None:
     hidden = bytes([0x9A | 0x80, 0x80, 0x80, 0x80, 0x10, 0x00])  # field 3, block, with bit 32 set
-    with refuses("m", (1 << 29) + 3, at="models.onnx_file.fields"):
+    with refuses("m", (1 << 29) + 3, at="models.protobuf.fields"):
         read_onnx(model(outside("w.bin")).SerializeToString() + hidden, "m")
 
 
