@@ -25,7 +25,8 @@ from dhox.errors import GateFailedError, UsageError
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
-from dhox.export.quantization.int8 import Int8, Int8Choices, Judges, lost_points, to_int8
+from dhox.export.half_precision.convert import Converted
+from dhox.export.quantization.int8 import Int8Choices, Judges, lost_points, to_int8
 from dhox.export.quantization.qdq import METHODS, calibrate, layers, quantise, shortcuts
 from dhox.export.quantization.sensitivity import fewest
 from dhox.runtimes.onnxruntime_session import OnnxSession
@@ -88,7 +89,7 @@ def answers(content: bytes, pixels: np.ndarray) -> np.ndarray:
     return predict(OnnxSession(content), TENSORS, pixels)
 
 
-def int8(student: str, **options: object) -> Int8:
+def int8(student: str, **options: object) -> Converted:
     size = STUDENTS[student]
     judge, labels = images(size, "test", 120)
     return to_int8(
