@@ -34,4 +34,4 @@ def audit(
     show(audit_page(out, run_audit(data, out, options)))
     say_page("audit.html", lambda: write_audit_page(out))
     shots = options.images.shots
-    say_next(f"dhox distill {data}" + (f" --shots {shots}" if shots else ""))
+    say_next("distill", data, *(["--shots", shots] if shots else []))

@@ -9,7 +9,7 @@ import typer
 
 from dhox.cli.common import quiet_training_libraries
 from dhox.distill.small_options import CacheOptions
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, dhox_command
 from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(
@@ -55,9 +55,10 @@ def cache(
     else:
         found = entries(info or verify or Path(), checksums=verify is not None)
     show(caches_page(found))
+    place = info or verify or repair or cache
     damaged = sum(len(entry.damaged) for entry in found)
     if damaged:
         raise DhoxError(
             f"{damaged} cache files are damaged or missing.",
-            "`dhox cache --repair DIR` drops them; the next training computes their images again.",
+            f"`{dhox_command('cache', '--repair', place)}` drops them; the next training computes their images again.",
         )

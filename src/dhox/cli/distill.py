@@ -69,4 +69,4 @@ def distill(
     show(run_page(result.run, result.summary, result.selection))
     if is_first_process():
         say_report(result.run)
-    say_next(f"dhox export {result.run} --fold-heads --fp16")
+    say_next("export", result.run, "--fold-heads", "--fp16")

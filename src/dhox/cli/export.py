@@ -62,4 +62,4 @@ def export(
         from dhox.reports.pages.export import engines_page
 
         show(engines_page(place, build_engines(place, target.engines, options.files.overwrite)))
-    say_next(f"dhox bench {place} --device auto")
+    say_next("bench", place, "--device", "auto")

@@ -31,4 +31,4 @@ def import_dho(
 
     result = run_import(file, out or Path("runs") / file.stem, options)
     show(run_page(result.run, result.summary, result.selection))
-    say_next(f"dhox export {result.run} --fold-rule exact")
+    say_next("export", result.run, "--fold-rule", "exact")

@@ -39,7 +39,7 @@ def retune(
 
         retuned = retune_export(directory, out, options)
         show(export_page(retuned.export, retuned.manifest, retuned.ledger))
-        say_next(f"dhox bench {retuned.export} --device auto")
+        say_next("bench", retuned.export, "--device", "auto")
         return
     if out is not None or options.export != RetunedExport():
         raise UsageError(
@@ -50,4 +50,4 @@ def retune(
     show(run_page(result.run, result.summary, result.selection))
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)
-    say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")
+    say_next("export", result.run, "--fold-heads", "--fp16", "--overwrite")

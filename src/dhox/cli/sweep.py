@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +44,7 @@ def sweep(
         for row in failed:
             say(f"Not exported: {row.student}: {row.reason}")
         say(f"{students.candidates} holds {', '.join(candidate.export.name for candidate in found)}.")
-        say_next(shlex.join(["dhox", "sweep", *command_line(options, {"students"}), "--budget=5ms"]))
+        say_next("sweep", *command_line(options, {"students"}), "--budget=5ms")
         return
     result = run_sweep(options)
     show(sweep_page(result.directory, result.sweep))
@@ -68,4 +67,4 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
     sides = {row.student: row.image_size for row in swept.rows if row.accuracy is None}
     untrained = [student for student in (choice.distill if choice else []) if student in sides]
     if untrained:
-        say_next(f"dhox distill DATA --student {shlex.quote(untrained[0])} --image-size {sides[untrained[0]]}")
+        say_next("distill", "DATA", "--student", untrained[0], "--image-size", sides[untrained[0]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from rich.markup import escape
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output
 from dhox.console import console, say
 from dhox.demo.data import write_image_folder
-from dhox.errors import DhoxError, require
+from dhox.errors import DhoxError, dhox_command, require
 from dhox.reports.pages.run import line_section, read_line, write_report
 from dhox.reports.terminal import show_section
 
@@ -50,12 +49,12 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     report = write_report(out, costs, labels_only)
     show_section(line_section(read_line(out, costs, labels_only)))
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
-    say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
+    say(f"Try: {dhox_command('predict', out / 'export', data / 'test/bag')}/*.png")
 
 
 def _run_command(*arguments: str) -> None:
     """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails."""
-    console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
+    console.print(f"\n[bold]$ {escape(dhox_command(*arguments))}[/bold]", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
     if done.returncode != 0:
         failed = DhoxError(f"dhox {arguments[0]} failed.", "Its message above says what to do.")
