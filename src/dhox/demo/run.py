@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -20,6 +21,8 @@ from dhox.reports.terminal import show_section
 RECIPE = {
     "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 30, "learning_rate": 3e-3,
 }  # fmt: skip
+
+GRACE_S = 5  # Ctrl-C in a terminal reaches the command too, which then ends by itself
 
 
 def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
@@ -55,8 +58,16 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
 def _run_command(*arguments: str) -> None:
     """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails."""
     console.print(f"\n[bold]$ {escape(dhox_command(*arguments))}[/bold]", soft_wrap=True)
-    done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
-    if done.returncode != 0:
+    with subprocess.Popen([sys.executable, "-m", "dhox", *arguments]) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
         failed = DhoxError(f"dhox {arguments[0]} failed.", "Its message above says what to do.")
-        failed.exit_code = done.returncode
+        failed.exit_code = process.returncode
         raise failed
