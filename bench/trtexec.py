@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -130,7 +131,7 @@ def cross_check_trtexec(
             arguments = trtexec_arguments(major, key.scope, engine, times_file, duration_s)
             _run_trtexec(tool, arguments, 120 + 10 * duration_s)
             if not times_file.exists():
-                raise DhoxError(f"{tool} wrote no times.", f"Run it by hand: trtexec {' '.join(arguments)}")
+                raise DhoxError(f"{tool} wrote no times.", _by_hand(tool, arguments))
             times = parse_times(times_file.read_text(encoding="utf-8"))[COMPARED[key.scope]]
         theirs = percentile(times, 50)
         found.append(
@@ -182,6 +183,10 @@ def trtexec_arguments(major: int, scope: str, engine: CheckedEngine, times: Path
     ]
 
 
+def _by_hand(trtexec: Path, arguments: list[str]) -> str:
+    return f"Run it by hand: {shlex.join([str(trtexec), *arguments])}"
+
+
 def _run_trtexec(trtexec: Path, arguments: list[str], limit_s: float) -> str:
     """Everything that trtexec prints. Raises DhoxError where it fails or hangs."""
     try:
@@ -194,7 +199,7 @@ def _run_trtexec(trtexec: Path, arguments: list[str], limit_s: float) -> str:
     if done.returncode != 0 and arguments != ["--help"]:
         errors = [line for line in printed.splitlines() if "[E]" in line or "Unknown option" in line]
         last = (errors or printed.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise DhoxError(f"{trtexec} failed: {last.strip()}.", f"Run it by hand: trtexec {' '.join(arguments)}")
+        raise DhoxError(f"{trtexec} failed: {last.strip()}.", _by_hand(trtexec, arguments))
     return printed
 
 

@@ -11,6 +11,7 @@ from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, read_run
 from dhox.console import say
+from dhox.distill.training.checkpoint import CHECKPOINT_FILE
 from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
 
@@ -44,6 +45,14 @@ def earlier_state(out: Path, settings: Settings) -> Run | None:
         return None
     say(f"{out} is complete; nothing is left to resume.")
     return read_run(out)
+
+
+def may_resume(out: Path, settings: Settings) -> bool:
+    """Whether a checkpoint of this very training waits for --resume."""
+    try:
+        return (partial_directory(out) / CHECKPOINT_FILE).is_file() and earlier_state(out, settings) is None
+    except DhoxError:
+        return False
 
 
 def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:

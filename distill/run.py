@@ -120,8 +120,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
     """
     check(options)
-    templates = template_list(options.teacher.templates, list(options.teacher.template))
-    settings: Settings = settings_of(options) | {"data": data_address(data), "template": templates}
+    settings, templates = settings_of_training(data, options), templates_of(options)
     output = options.output
     if output.resume:
         finished = earlier_state(out, settings)
@@ -147,6 +146,16 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
         if fabric.is_global_zero:
             summary = write_run(run, student.model, outcome, targets, material.hashes, summary)
     return RunResult(out, summary, outcome.selection)
+
+
+def templates_of(options: DistillOptions) -> list[str]:
+    """The teacher's prompts."""
+    return template_list(options.teacher.templates, list(options.teacher.template))
+
+
+def settings_of_training(data: Path, options: DistillOptions) -> Settings:
+    """All that --resume compares."""
+    return settings_of(options) | {"data": data_address(data), "template": templates_of(options)}
 
 
 def _load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:

@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from shlex import quote
 
 import msgspec
 import numpy as np
@@ -31,7 +30,7 @@ from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowKind, RowType, ShardHeader, Shards
 from dhox.data.dataset import shorten
 from dhox.distill.processes import first_then_all
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, dhox_command
 
 LEFT_BEHIND_SECONDS = 3600  # a temporary file as old as this is no longer being written
 CHECKSUMS_UP_TO = 16 << 30  # bytes that are read whole when rows are opened; beyond, `dhox cache --verify` does it
@@ -119,7 +118,7 @@ def read_header(folder: Path) -> Shards:
     try:
         return read_record(folder / SHARDS_FILE, Shards)
     except DhoxError as err:
-        fix = f"`dhox cache --repair {quote(str(folder))}` makes it again from the files beside it."
+        fix = f"`{dhox_command('cache', '--repair', folder)}` makes it again from the files beside it."
         raise DhoxError(err.reason, fix) from err
 
 
@@ -133,7 +132,7 @@ def read_shards(folder: Path, *, checksums: bool) -> list[Shard]:
     if damaged:
         raise DhoxError(
             f"{folder} is damaged: {shorten([f'{name} ({reason})' for name, reason in sorted(damaged.items())], 4)}.",
-            f"`dhox cache --repair {quote(str(folder))}` drops these files; their rows are then computed again.",
+            f"`{dhox_command('cache', '--repair', folder)}` drops these files; their rows are then computed again.",
         )
     return shards
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib import import_module
 from types import ModuleType
 
@@ -46,6 +47,11 @@ class StoppedError(DhoxError):
 def error_line(err: DhoxError) -> str:
     """An error as one line for another program: ERROR_LINE, then its kind, reason and fix as JSON."""
     return ERROR_LINE + json.dumps({"kind": type(err).__name__, "reason": err.reason, "fix": err.fix})
+
+
+def dhox_command(*words: object) -> str:
+    """`dhox WORDS` as a shell takes it, for a message that says what to run."""
+    return shlex.join(["dhox", *map(str, words)])
 
 
 def run_failure(err: Exception) -> str | None:

@@ -113,12 +113,27 @@ def test_foreign_directories_are_never_replaced(tmp_path: Path, name: str) -> No
 
 
 def test_a_killed_command_leaves_a_running_partial_that_the_next_one_replaces(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
-        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+        raise ZeroDivisionError
     assert json.loads((folder / RUN_FILE).read_text())["status"] == "running"
     with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
         finished(folder, "1")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kept", [(), ("checkpoint",), ("results",)])
+def test_ctrl_c_leaves_nothing_but_checkpoints_and_results(tmp_path: Path, kept: tuple[str, ...]) -> None:
+    def interrupted() -> None:
+        with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False) as folder:
+            for name in kept:
+                (folder / name).mkdir()
+            if "results" in kept:
+                finished(folder, "1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial"] * len(kept)
 
 
 def test_a_kill_between_the_last_renames_is_finished_by_the_next_reader(tmp_path: Path) -> None:

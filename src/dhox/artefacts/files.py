@@ -193,10 +193,10 @@ CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: trainin
 def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, resume: bool = False) -> Iterator[Path]:
     """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
 
-    An existing FINAL (see `check_output`) stays untouched until then. A user error removes the partial directory,
-    unless it holds a checkpoint or results; after a kill or a bug it remains, marked `status: running`, and the next
-    run of the same command replaces it, or continues in it where `resume` is set. Raises DhoxError where another
-    process works there.
+    An existing FINAL (see `check_output`) stays untouched until then. A user error and Ctrl-C remove the partial
+    directory, unless it holds a checkpoint or results; after a kill or a bug it remains, marked `status: running`, and
+    the next run of the same command replaces it, or continues in it where `resume` is set. Raises DhoxError where
+    another process works there.
     """
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
@@ -209,7 +209,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
             mark_running(partial / file_name, schema)
         try:
             yield partial
-        except (DhoxError, OSError) as err:
+        except (DhoxError, OSError, KeyboardInterrupt) as err:
             full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
             if isinstance(err, OSError) and not full:
                 raise

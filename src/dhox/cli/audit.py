@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import quiet_training_libraries, say_next, say_page
+from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
 
@@ -31,7 +32,9 @@ def audit(
     from dhox.reports.terminal import show
 
     out = out or Path("audits") / data_name(data)
-    show(audit_page(out, run_audit(data, out, options)))
+    with on_interrupt(nothing_written):
+        content = run_audit(data, out, options)
+    show(audit_page(out, content))
     say_page("audit.html", lambda: write_audit_page(out))
     shots = options.images.shots
-    say_next(f"dhox distill {data}" + (f" --shots {shots}" if shots else ""))
+    say_next("distill", data, *(["--shots", shots] if shots else []))

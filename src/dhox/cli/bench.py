@@ -9,6 +9,7 @@ import typer
 
 from dhox.bench.options import BenchOptions, check
 from dhox.cli.common import find_newest, say_report
+from dhox.cli.interrupts import on_interrupt, typed
 from dhox.options.command import examples, with_options
 from dhox.options.declare import replaced
 
@@ -32,12 +33,13 @@ def bench(
 
     check(options)
     paths = models or [find_newest(EXPORT_FILE, EXPORT_SCHEMA, "export", "dhox export RUN")]
-    if options.where.host is None:
-        results, ended = measure(paths, options)
-    else:
-        from dhox.bench.remote.run import bench_remote
+    with on_interrupt(lambda: f"What was written is kept. To run it again: {typed()}"):
+        if options.where.host is None:
+            results, ended = measure(paths, options)
+        else:
+            from dhox.bench.remote.run import bench_remote
 
-        results, ended = bench_remote(paths, options)
+            results, ended = bench_remote(paths, options)
     from dhox.reports.pages.bench import bench_page
     from dhox.reports.terminal import show
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import quiet_training_libraries
+from dhox.cli.interrupts import on_interrupt, typed
 from dhox.distill.small_options import CacheOptions
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, dhox_command
 from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(
@@ -47,17 +48,29 @@ def cache(
         show(plan_page(plan_cache(data, cache, options)))
         return
     if data is not None:
-        with told_of_lost_processes():
+        with on_interrupt(lambda: kept(cache)), told_of_lost_processes():
             found = fill(data, cache, options)
             leave()
     elif repair is not None:
-        found = repair_all(repair)
+        with on_interrupt(lambda: f"What was repaired is whole. To run it again: {typed()}"):
+            found = repair_all(repair)
     else:
         found = entries(info or verify or Path(), checksums=verify is not None)
     show(caches_page(found))
+    place = info or verify or repair or cache
     damaged = sum(len(entry.damaged) for entry in found)
     if damaged:
         raise DhoxError(
             f"{damaged} cache files are damaged or missing.",
-            "`dhox cache --repair DIR` drops them; the next training computes their images again.",
+            f"`{dhox_command('cache', '--repair', place)}` drops them; the next training computes their images again.",
         )
+
+
+def kept(root: Path) -> str:
+    """What an interrupted filling leaves: whole files of rows."""
+    from dhox.distill.images.shards import row_files
+
+    kept = (
+        f"What was embedded is kept in {root}" if any(map(row_files, root.glob("*/"))) else "Nothing was embedded yet"
+    )
+    return f"{kept}; run it again for the rest: {typed()}"

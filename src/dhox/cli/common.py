@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from dhox.console import console, say
-from dhox.errors import UsageError
+from dhox.errors import UsageError, dhox_command
 
 if TYPE_CHECKING:
     from dhox.reports.sections import Page
@@ -69,9 +69,9 @@ def say_report(directory: Path) -> None:
     say_page("report.html", lambda: write_report(directory))
 
 
-def say_next(command: str) -> None:
-    """The command that follows."""
-    console.print(f"Next: [bold]{escape(command)}[/bold]", soft_wrap=True)
+def say_next(*words: object) -> None:
+    """The command that follows: `dhox WORDS`."""
+    console.print(f"Next: [bold]{escape(dhox_command(*words))}[/bold]", soft_wrap=True)
 
 
 def answer(page: Page, content: Any, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import is_first_process, quiet_training_libraries, say_next, say_report
+from dhox.cli.interrupts import on_interrupt, typed
 from dhox.distill.options import DistillOptions, check
 from dhox.errors import UsageError
 from dhox.options.command import examples, with_options
@@ -56,17 +57,39 @@ def distill(
     if options.training.compares:
         from dhox.distill.compare_methods import compare
 
-        with told_of_lost_processes():
+        with on_interrupt(lambda: kept_of_comparison(out)), told_of_lost_processes():
             content = compare(data, out, options)
             leave()
         show(comparison_page(out, content))
         return
     from dhox.distill.run import distill as run_distill
 
-    with told_of_lost_processes():
+    with on_interrupt(lambda: kept(data, out, options)), told_of_lost_processes():
         result = run_distill(data, out, options)
         leave()
     show(run_page(result.run, result.summary, result.selection))
     if is_first_process():
         say_report(result.run)
-    say_next(f"dhox export {result.run} --fold-heads --fp16")
+    say_next("export", result.run, "--fold-heads", "--fp16")
+
+
+def kept(data: Path, out: Path, options: DistillOptions) -> str:
+    """What an interrupted training leaves, and how it goes on."""
+    from dhox.artefacts.files import partial_directory
+    from dhox.distill.resume import may_resume
+    from dhox.distill.run import settings_of_training
+
+    if may_resume(out, settings_of_training(data, options)):
+        return f"{partial_directory(out)} holds the last checkpoint; continue with: {typed('--resume')}"
+    return f"There is no checkpoint yet; what was embedded and packed is kept. To run it again: {typed()}"
+
+
+def kept_of_comparison(out: Path) -> str:
+    """What an interrupted comparison leaves, and how it goes on."""
+    from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, head_of
+
+    heads = [head_of(path, RUN_SCHEMA) for path in out.glob(f"*/{RUN_FILE}")]
+    finished = sum(head is not None and head.status == "complete" for head in heads)
+    if finished or any(out.glob(f"*/{CHECKPOINT}")):
+        return f"{finished} trainings in {out} are finished; continue with: {typed('--resume')}"
+    return f"No training is finished; what was embedded and packed is kept. To run it again: {typed()}"

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import find_newest, say_next
+from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.console import say
-from dhox.errors import UsageError, require
+from dhox.errors import UsageError, dhox_command, require
 from dhox.export.options import ExportOptions, TargetOptions, check, check_new, check_present, check_target
 from dhox.options.command import examples, with_options
+from dhox.options.declare import command_line
 
 EXAMPLES = examples(
     "dhox export runs/photos --fp16",
@@ -50,16 +52,26 @@ def export(
         from dhox.export.run import export as run_export
         from dhox.reports.pages.export import export_page
 
-        result = run_export(directory, out or directory / "export", options)
+        with on_interrupt(nothing_written):
+            result = run_export(directory, out or directory / "export", options)
         place = result.export
         show(export_page(place, result.manifest, result.ledger))
-    for program in target.integrations.emit:
-        from dhox.export.integrations.emit import emit
+    _serve_targets(place, target, options.files.overwrite)
+    say_next("bench", place, "--device", "auto")
 
-        say(f"{emit(place, program)}: for {program}")
-    if target.engines.tensorrt:
-        from dhox.export.engines.engine import build_engines
-        from dhox.reports.pages.export import engines_page
 
-        show(engines_page(place, build_engines(place, target.engines, options.files.overwrite)))
-    say_next(f"dhox bench {place} --device auto")
+def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
+    """Write what other programs need, and build engines; each appears whole or not at all."""
+    from dhox.reports.terminal import show
+
+    rest = dhox_command("export", place, *command_line(target), "--overwrite")
+    with on_interrupt(lambda: f"{place} is whole, and what was finished there. For the rest: {rest}"):
+        for program in target.integrations.emit:
+            from dhox.export.integrations.emit import emit
+
+            say(f"{emit(place, program)}: for {program}")
+        if target.engines.tensorrt:
+            from dhox.export.engines.engine import build_engines
+            from dhox.reports.pages.export import engines_page
+
+            show(engines_page(place, build_engines(place, target.engines, overwrite)))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import quiet_training_libraries, say_next
+from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.distill.small_options import ImportOptions
 from dhox.options.command import examples, with_options
 
@@ -29,6 +30,7 @@ def import_dho(
     from dhox.reports.pages.run import run_page
     from dhox.reports.terminal import show
 
-    result = run_import(file, out or Path("runs") / file.stem, options)
+    with on_interrupt(nothing_written):
+        result = run_import(file, out or Path("runs") / file.stem, options)
     show(run_page(result.run, result.summary, result.selection))
-    say_next(f"dhox export {result.run} --fold-rule exact")
+    say_next("export", result.run, "--fold-rule", "exact")

@@ -17,6 +17,7 @@ import dhox
 from dhox.bench.options import check_host
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
 from dhox.cli.common import Overwrite, answer, check_choice
+from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -139,11 +140,13 @@ def doctor(
         facts = describe_target(target)
         answer(target_page(facts), facts, as_json)
     elif host is not None:
-        _doctor_of_board(host, remote_python or "python3", restore_power_mode, as_json)
+        with on_interrupt(nothing_written):
+            _doctor_of_board(host, remote_python or "python3", restore_power_mode, as_json)
     elif restore_power_mode:
         from dhox.bench.power_modes import restore_left_over
 
-        mode = restore_left_over()
+        with on_interrupt(lambda: f"To run it again: {typed()}"):
+            mode = restore_left_over()
         say(f"The power mode is {mode.name} ({mode.id}) again." if mode else "No sweep left a power mode to restore.")
     else:
         from dhox.doctor.examine import examine
@@ -174,7 +177,8 @@ def demo(
     """Run the whole line on embedded data: 10 classes of Fashion-MNIST and a tiny CLIP teacher."""
     from dhox.demo.run import run_demo
 
-    run_demo(data, out, shots, overwrite)
+    with on_interrupt(lambda: f"What was finished is kept. To run all of it again: {typed('--overwrite')}"):
+        run_demo(data, out, shots, overwrite)
 
 
 def main(arguments: list[str] | None = None) -> Any:

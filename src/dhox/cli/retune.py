@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dhox.cli.common import say_next, say_report
+from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.console import say
 from dhox.distill.small_options import RetunedExport, RetuneOptions
 from dhox.errors import UsageError, require
@@ -37,17 +38,19 @@ def retune(
         from dhox.export.retuning.run import retune_export
         from dhox.reports.pages.export import export_page
 
-        retuned = retune_export(directory, out, options)
+        with on_interrupt(nothing_written):
+            retuned = retune_export(directory, out, options)
         show(export_page(retuned.export, retuned.manifest, retuned.ledger))
-        say_next(f"dhox bench {retuned.export} --device auto")
+        say_next("bench", retuned.export, "--device", "auto")
         return
     if out is not None or options.export != RetunedExport():
         raise UsageError(
             f"{directory} is no export directory, and --r, --tau, --out, --data and --overwrite are for exports.",
             "Give the directory that dhox export wrote.",
         )
-    result = run_retune(directory, options.chosen)
+    with on_interrupt(nothing_written):
+        result = run_retune(directory, options.chosen)
     show(run_page(result.run, result.summary, result.selection))
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)
-    say_next(f"dhox export {result.run} --fold-heads --fp16 --overwrite")
+    say_next("export", result.run, "--fold-heads", "--fp16", "--overwrite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from dhox.bench.sweep.options import SweepOptions
 from dhox.cli.common import say_next, say_page
+from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.console import say
 from dhox.errors import GateFailedError, StoppedError, UsageError
 from dhox.options.command import examples, with_options
@@ -41,13 +41,15 @@ def sweep(
     if not students.names and (export_only or not students.candidates.is_dir()):
         raise UsageError("No students to sweep.", "Name them: --students resnet18,mobilenetv4_conv_small.")
     if export_only:
-        found, failed = find_candidates(options)
+        with on_interrupt(nothing_written):
+            found, failed = find_candidates(options)
         for row in failed:
             say(f"Not exported: {row.student}: {row.reason}")
         say(f"{students.candidates} holds {', '.join(candidate.export.name for candidate in found)}.")
-        say_next(shlex.join(["dhox", "sweep", *command_line(options, {"students"}), "--budget=5ms"]))
+        say_next("sweep", *command_line(options, {"students"}), "--budget=5ms")
         return
-    result = run_sweep(options)
+    with on_interrupt(lambda: f"What was exported and measured is kept. To run it again: {typed()}"):
+        result = run_sweep(options)
     show(sweep_page(result.directory, result.sweep))
     say_page("sweep.html", lambda: write_sweep_page(result.directory))
     finish(result.sweep, result.directory, options)
@@ -68,4 +70,4 @@ def finish(swept: Sweep, directory: Path, options: SweepOptions) -> None:
     sides = {row.student: row.image_size for row in swept.rows if row.accuracy is None}
     untrained = [student for student in (choice.distill if choice else []) if student in sides]
     if untrained:
-        say_next(f"dhox distill DATA --student {shlex.quote(untrained[0])} --image-size {sides[untrained[0]]}")
+        say_next("distill", "DATA", "--student", untrained[0], "--image-size", sides[untrained[0]])

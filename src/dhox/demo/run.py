@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -13,7 +13,7 @@ from rich.markup import escape
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output
 from dhox.console import console, say
 from dhox.demo.data import write_image_folder
-from dhox.errors import DhoxError, require
+from dhox.errors import DhoxError, dhox_command, require
 from dhox.reports.pages.run import line_section, read_line, write_report
 from dhox.reports.terminal import show_section
 
@@ -21,6 +21,8 @@ from dhox.reports.terminal import show_section
 RECIPE = {
     "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 30, "learning_rate": 3e-3,
 }  # fmt: skip
+
+GRACE_S = 5  # Ctrl-C in a terminal reaches the command too, which then ends by itself
 
 
 def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
@@ -50,14 +52,22 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     report = write_report(out, costs, labels_only)
     show_section(line_section(read_line(out, costs, labels_only)))
     say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
-    say(f"Try: dhox predict {out / 'export'} {data}/test/bag/*.png")
+    say(f"Try: {dhox_command('predict', out / 'export', data / 'test/bag')}/*.png")
 
 
 def _run_command(*arguments: str) -> None:
     """Print and run `dhox ARGUMENTS` in a process of its own. Raises DhoxError where it fails."""
-    console.print(f"\n[bold]$ {escape(shlex.join(['dhox', *arguments]))}[/bold]", soft_wrap=True)
-    done = subprocess.run([sys.executable, "-m", "dhox", *arguments], check=False)
-    if done.returncode != 0:
+    console.print(f"\n[bold]$ {escape(dhox_command(*arguments))}[/bold]", soft_wrap=True)
+    with subprocess.Popen([sys.executable, "-m", "dhox", *arguments]) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
         failed = DhoxError(f"dhox {arguments[0]} failed.", "Its message above says what to do.")
-        failed.exit_code = done.returncode
+        failed.exit_code = process.returncode
         raise failed

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dhox.errors import UsageError
+from dhox.errors import UsageError, dhox_command
 from dhox.runtimes.tensorrt_api import OLDEST, numbers
 from dhox.system.jetpack import JETPACKS, JetPack
 
@@ -217,7 +217,7 @@ def _export_commands(supported: bool, precisions: list[str], dla: bool) -> list[
     best = [f"--{name}" for name in ("fp16", "int8") if name in precisions]
     if not supported:
         return ["dhox export RUN"]
-    commands = [f"dhox export RUN {' '.join(best)}", "dhox export EXPORT --tensorrt  (on the board)"]
+    commands = [dhox_command("export", "RUN", *best), "dhox export EXPORT --tensorrt  (on the board)"]
     if dla:
         commands.append("dhox export EXPORT --tensorrt --dla 0 --batch 1  (on the board)")
     return [*commands, "dhox bench EXPORT --device jetson  (on the board)"]

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from dhox.artefacts.bench import RunnerFacts
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, dhox_command
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_api import TensorRT, message_logger
 
@@ -92,10 +92,10 @@ class EngineSession:
     def bind(self, batch: np.ndarray) -> None:
         """See Session. Raises DhoxError for a batch outside the engine's profile: what is timed is never padded."""
         if not self.smallest <= len(batch) <= self.largest:
+            build = dhox_command("export", "EXPORT", "--tensorrt", "--batch", f"1:8:{len(batch)}")
             raise DhoxError(
                 f"The engine takes batches of {self.smallest} to {self.largest}, not {len(batch)}.",
-                f"Build one for it with dhox export EXPORT --tensorrt --batch 1:8:{len(batch)}, or leave that batch "
-                "out.",
+                f"Leave that batch out, or build one for it: {build}",
             )
         self.place(batch.shape)
         self.upload(batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.predictions import PREDICTIONS_FILE, Answers, read_predictions
 from dhox.artefacts.record import read_record
 from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, dhox_command
 from dhox.reports.pages.bench_charts import calibration_charts, latency_charts, pareto_charts, power_charts
 from dhox.reports.pages.bench_findings import (
     MARKS,
@@ -101,7 +100,7 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
     )
     ends = [f"{folder / BENCH_FILE}"]
     if bench.status == "complete" and bench.latency:
-        ends.append(f"Next: dhox compare {shlex.quote(str(folder / BENCH_FILE))} NEW/bench.json after a change")
+        ends.append(f"Next: {dhox_command('compare', folder / BENCH_FILE, 'NEW/bench.json')} after a change")
     return Page(
         f"Bench on {bench.device.host}",
         f"{device_sentence(bench.device)}; {bench.finished_at[:10]}",
