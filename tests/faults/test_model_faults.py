@@ -107,10 +107,13 @@ def test_a_bench_blames_preprocessing_for_what_is_its_fault(
 
     real = golden.model_input
     monkeypatch.setattr(golden, "model_input", lambda image, how: np.roll(real(image, how), 1, axis=0))
-    assert bench(export) == 3
-    said = " ".join(capsys.readouterr().err.split())
-    assert "preprocessing" in said
-    assert "outputs:" not in said
+    image = next((export.parents[2] / "data/test").rglob("*.png"))
+    for arguments in (("bench", export, "--precision", "fp32", "--batch", "1", "--duration", "0.1", "--out", "b"),
+                      ("predict", export, image), ("verify", export)):  # fmt: skip
+        assert command(*arguments) == 3
+        said = " ".join(capsys.readouterr().err.split())
+        assert "preprocessing" in said
+        assert "outputs:" not in said
     row = read_json(Path("b/bench.json"))["golden"][0]
     assert (row["outputs_passed"], row["input_equal"], row["passed"]) == (True, False, False)
 

@@ -9,10 +9,12 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
+from dhox.artefacts.golden import JPEG_TOLERANCE
 from dhox.data.items import Item
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, GateFailedError
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import Export, open_export
+from dhox.models.golden import check_inputs
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import ImageLike, predict
@@ -36,6 +38,14 @@ class ExportedModel:
             self.entry = export.entry(precision)
             self.session = OnnxSession(export.model(self.entry), device, precision=self.entry.precision)
         manifest = export.manifest
+        same, difference = check_inputs(export.golden(), manifest.preprocessing)
+        if not same or difference > JPEG_TOLERANCE:
+            self.session.close()
+            what = "JPEG decoder" if same else "preprocessing"
+            raise GateFailedError(
+                f"{export.path}: the {what} here does not give the model the input that it was exported with.",
+                "Compare Pillow's versions here and there; dhox verify says more.",
+            )
         self.classes = manifest.names
         self.reject_threshold = manifest.reject.threshold if manifest.reject else None
         self.preprocessing = manifest.preprocessing
@@ -64,7 +74,8 @@ def load(
     `device`: auto, cpu, cuda or tensorrt (the newest engine that fits this machine). `precision`: fp32, fp16 or int8;
     by default the export's own choice on CUDA, fp32 on the CPU, whose provider only emulates fp16, and that of the
     engine on TensorRT. `trust_engine`: load an engine that this user did not build here; it can run any code. Raises
-    DhoxError for a damaged or unfinished export, or where no engine fits.
+    DhoxError for a damaged or unfinished export, or where no engine fits, and GateFailedError where images become
+    another input here than where the export was made.
     """
     opened = open_export(Path(export))
     if device == "auto":

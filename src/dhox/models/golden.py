@@ -58,12 +58,7 @@ def check_golden(
     tolerance: it passes where it gives torch's label as often as on the exporting machine, `agreement` in [0, 1], less
     AGREEMENT_SLACK. Raises DhoxError where the JPEG is damaged.
     """
-    inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in golden.decoded])
-    input_equal = bool(np.array_equal(inputs, golden.input))
-    jpeg = np.asarray(decode(io.BytesIO(golden.jpeg.tobytes()), "The golden JPEG")).astype(int)
-    same_size = jpeg.shape == golden.jpeg_pixels.shape
-    jpeg_difference = int(abs(jpeg - golden.jpeg_pixels.astype(int)).max()) if same_size else 255
-
+    input_equal, jpeg_difference = check_inputs(golden, preprocessing)
     tolerance = TOLERANCE[precision] if agreement is None else 1.0
     expected, probs, alone = golden.probs, run(golden.input), run(golden.input[:1])
     finite = bool(np.isfinite(probs).all() and np.isfinite(alone).all())
@@ -78,6 +73,18 @@ def check_golden(
     )  # fmt: skip
     right = _outputs_passed(found, precision, agreement)
     return replace(found, outputs_passed=right, passed=right and input_equal and found.jpeg_passed)
+
+
+def check_inputs(golden: Golden, preprocessing: Preprocessing) -> tuple[bool, int]:
+    """Whether the golden images become the very input that they were, and how far a JPEG decodes to other pixels.
+
+    Needs no model. Raises DhoxError where the JPEG is damaged.
+    """
+    inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in golden.decoded])
+    jpeg = np.asarray(decode(io.BytesIO(golden.jpeg.tobytes()), "The golden JPEG")).astype(int)
+    same_size = jpeg.shape == golden.jpeg_pixels.shape
+    difference = int(abs(jpeg - golden.jpeg_pixels.astype(int)).max()) if same_size else 255
+    return bool(np.array_equal(inputs, golden.input)), difference
 
 
 def run_golden(export: Export, entry: Artefact, session: Session, tensors: Tensors) -> GoldenResult:
