@@ -232,10 +232,11 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of the files that are written in `folder`."""
     run, selection = source.run, source.selection
+    weights = run.files.get(WEIGHTS_FILE) or sha256(source.path / WEIGHTS_FILE)
     written = {entry.precision for entry in result.artefacts}
     return Manifest(
         finished_at=now(),
-        run=SourceRun(str(source.path.absolute()), run.method, run.files.get(WEIGHTS_FILE) or sha256(source.path / WEIGHTS_FILE)),
+        run=SourceRun(str(source.path.absolute()), run.method, weights),
         skipped=run.skipped, data=data_address(options.files.data or Path(run.data)), student=run.student,
         teacher=run.teacher, classes=run.classes, preprocessing=run.preprocessing,
         n_selection_labels=selection.n_selection_labels, metric=selection.metric, fold=choice.fold,
