@@ -208,7 +208,7 @@ def test_damaged_metrics_are_an_error_that_names_the_file(tmp_path: Path) -> Non
         with refuses(METRICS_FILE, at="artefacts.metrics"):
             read_metrics(path)
     path.write_bytes(b"\xff\xfe" + whole.encode())
-    with refuses(METRICS_FILE, at="artefacts.metrics"):
+    with refuses(METRICS_FILE, "utf-8", at="artefacts.metrics"):
         read_metrics(path)
 
 
