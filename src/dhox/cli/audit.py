@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import quiet_training_libraries, say_next, say_page
+from dhox.cli.common import quiet_training_libraries, say_next, say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
@@ -28,13 +28,13 @@ def audit(
     quiet_training_libraries()
     from dhox.data.dataset import data_name
     from dhox.distill.auditing.audit import audit as run_audit
-    from dhox.reports.pages.audit import audit_page, write_audit_page
+    from dhox.reports.pages.audit import audit_page
     from dhox.reports.terminal import show
 
     out = out or Path("audits") / data_name(data)
     with on_interrupt(nothing_written):
         content = run_audit(data, out, options)
     show(audit_page(out, content))
-    say_page("audit.html", lambda: write_audit_page(out))
+    say_report(out, "audit.html")
     shots = options.images.shots
     say_next("distill", data, *(["--shots", shots] if shots else []))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from dhox.cli.interrupts import on_interrupt
 from dhox.console import console, say
-from dhox.errors import UsageError, dhox_command
+from dhox.errors import DhoxError, UsageError, dhox_command
 
 if TYPE_CHECKING:
     from dhox.reports.sections import Page
@@ -54,19 +55,21 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_page(name: str, write: Callable[[], Path]) -> None:
-    """Write a page where the report's libraries are installed."""
+def say_report(directory: Path, name: str = "report.html", write: Callable[[Path], Path] | None = None) -> None:
+    """Write the page of a directory where the report's libraries are installed, by default with `write_report`.
+
+    Results do not depend on their page: where it cannot be written, that is said, with the command that writes it.
+    """
     from dhox.reports.html import report_libraries_missing
-
-    missing = report_libraries_missing()
-    say(f"Report: {write()}" if missing is None else f"No {name}: {missing}")
-
-
-def say_report(directory: Path) -> None:
-    """Write DIRECTORY/report.html."""
     from dhox.reports.pages.run import write_report
 
-    say_page("report.html", lambda: write_report(directory))
+    later = dhox_command("report", directory)
+    with on_interrupt(lambda: f"{directory} is complete but for its page. To write that: {later}"):
+        try:
+            missing = report_libraries_missing()
+            say(f"No {name}: {missing}" if missing else f"Report: {(write or write_report)(directory)}")
+        except (DhoxError, OSError) as err:
+            say(f"No {name}: {err} The results stand without it. To write it later: {later}")
 
 
 def say_next(*words: object) -> None:

@@ -59,8 +59,10 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 
 
 @app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))
-def report(directory: Annotated[Path, typer.Argument(help="Run or bench directory.")]) -> None:
-    """Write report.html of a run or of a bench, for example of one that was brought from a board."""
+def report(
+    directory: Annotated[Path, typer.Argument(help="Directory of a run, a bench, an audit or a sweep.")],
+) -> None:
+    """Write the page of a run, a bench, an audit or a sweep again, for example of one that was brought from a board."""
     from dhox.reports.pages.run import write_report
 
     say(f"Report: {write_report(directory)}")

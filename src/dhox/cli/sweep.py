@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhox.bench.sweep.options import SweepOptions
-from dhox.cli.common import say_next, say_page
+from dhox.cli.common import say_next, say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.console import say
 from dhox.errors import GateFailedError, StoppedError, UsageError
@@ -33,7 +33,7 @@ def sweep(
     """Measure untrained students, and say which to distill for a latency budget. Needs torch only to export them."""
     from dhox.bench.sweep.run import find_candidates
     from dhox.bench.sweep.run import sweep as run_sweep
-    from dhox.reports.pages.sweep import sweep_page, write_sweep_page
+    from dhox.reports.pages.sweep import sweep_page
     from dhox.reports.terminal import show
 
     students = options.students
@@ -51,7 +51,7 @@ def sweep(
     with on_interrupt(lambda: f"What was exported and measured is kept. To run it again: {typed()}"):
         result = run_sweep(options)
     show(sweep_page(result.directory, result.sweep))
-    say_page("sweep.html", lambda: write_sweep_page(result.directory))
+    say_report(result.directory, "sweep.html")
     finish(result.sweep, result.directory, options)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output
+from dhox.cli.common import say_report
 from dhox.console import console, say
 from dhox.demo.data import write_image_folder
 from dhox.errors import DhoxError, dhox_command, require
@@ -49,9 +50,9 @@ def run_demo(data: Path, out: Path, shots: int, overwrite: bool) -> None:
     from dhox.demo.costs import stage_costs
 
     costs = stage_costs(out, labels_only)
-    report = write_report(out, costs, labels_only)
     show_section(line_section(read_line(out, costs, labels_only)))
-    say(f"Report: {report}   ({time.perf_counter() - start:.0f} s in all)")
+    say_report(out, write=lambda folder: write_report(folder, costs, labels_only))
+    say(f"{time.perf_counter() - start:.0f} s in all.")
     say(f"Try: {dhox_command('predict', out / 'export', data / 'test/bag')}/*.png")
 
 

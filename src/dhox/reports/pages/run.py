@@ -12,7 +12,7 @@ import numpy as np
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.common import Accuracy
-from dhox.artefacts.files import BENCH_FILE, EXPORT_FILE, RUN_FILE, newest, sha256
+from dhox.artefacts.files import AUDIT_FILE, BENCH_FILE, EXPORT_FILE, RUN_FILE, SWEEP_FILE, newest, sha256
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
@@ -27,6 +27,7 @@ from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.charts import svg
 from dhox.reports.html import write_page
+from dhox.reports.pages.audit import write_audit_page
 from dhox.reports.pages.bench import (
     Beside,
     bench_page,
@@ -40,6 +41,7 @@ from dhox.reports.pages.bench_charts import latency_charts
 from dhox.reports.pages.device import device_sentence
 from dhox.reports.pages.export import export_sections
 from dhox.reports.pages.selection import selection_section
+from dhox.reports.pages.sweep import write_sweep_page
 from dhox.reports.sections import Chart, Page, Section, cells, table
 from dhox.reports.text import STAGES, decimals, percent, sentence, versions
 
@@ -69,17 +71,22 @@ class Line:
 
 
 def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Path:
-    """Write FOLDER/report.html for a run or a bench directory; a run brings its own export and newest bench.
+    """Write the page of a directory: FOLDER/report.html of a run (with its own export and newest bench) or of a bench,
+    FOLDER/audit.html, or FOLDER/sweep.html.
 
-    `costs` and `labels_only`: see `Line`. Raises DhoxError for a directory that is neither, and for files that dhox did
-    not write.
+    `costs` and `labels_only`: see `Line`. Raises DhoxError for a directory that is none of these, and for files that
+    dhox did not write.
     """
+    if (folder / AUDIT_FILE).exists():
+        return write_audit_page(folder)
+    if (folder / SWEEP_FILE).exists():
+        return write_sweep_page(folder)
     if (folder / BENCH_FILE).exists():
         bench, beside = read_bench(folder)
         return write_page(folder / "report.html", bench_page(bench, folder, beside))
     if not (folder / RUN_FILE).exists():
-        fix = f"Give one that holds {RUN_FILE} or {BENCH_FILE}."
-        raise DhoxError(f"{folder} is neither a run nor a bench directory.", fix)
+        fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE} or {SWEEP_FILE}."
+        raise DhoxError(f"{folder} is neither a run nor a bench, an audit or a sweep.", fix)
     return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only)))
 
 
