@@ -13,7 +13,8 @@ from open_clip.model import _build_vision_tower, resize_pos_embed
 from torch import nn
 
 from dhox.artefacts.common import Preprocessing
-from dhox.distill.teachers.teacher import split_name
+from dhox.distill.teachers.model_config import check_config
+from dhox.distill.teachers.teacher import all_of, split_name
 from dhox.errors import DhoxError, UsageError
 
 PREFIX = "open_clip:"
@@ -38,6 +39,7 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
     embeddings. Raises DhoxError for unknown names, missing weights and sizes that the tower cannot take.
     """
     architecture, pretrained = _split_tower_name(name, weights)
+    check_config(architecture)
     try:
         model = open_clip.create_model(
             architecture, pretrained, load_weights=weights != "none", require_pretrained=weights != "none",
@@ -46,7 +48,7 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
         config = open_clip.get_model_config(architecture)
     except Exception as err:
         raise DhoxError(
-            f"The student {name!r} could not be loaded ({' '.join(str(err).split())[:400]}).",
+            f"The student {name!r} could not be loaded ({all_of(err)}).",
             "Without a network, pass "
             "open_clip:local-dir:PATH, or --student-weights FILE with the whole OpenCLIP model, or none.",
         ) from err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
 
+from dhox.distill.teachers.model_config import CONFIG_FILE, check_config, local_config
 from dhox.errors import DhoxError
 
 DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
@@ -58,15 +60,31 @@ class Teacher:
 def load_teacher(name: str, device: torch.device, scale: float | None = None) -> Teacher:
     """Load `ARCHITECTURE/TAG`, `ARCHITECTURE/FILE`, `hf-hub:ORG/MODEL` or `local-dir:PATH` with open_clip's loader.
 
-    `scale` overrides the checkpoint's exp(logit_scale). Raises DhoxError for unknown names (with the closest ones) and
-    for weights that cannot be loaded.
+    `scale` overrides the checkpoint's exp(logit_scale). Raises DhoxError for unknown names (with the closest ones), and
+    for a configuration and weights that make no model that answers with finite numbers.
     """
     architecture, pretrained = split_name(name)
+    check_config(name)
     try:
         model, _, transform = open_clip.create_model_and_transforms(
             architecture, pretrained, device=device, require_pretrained=True, weights_only=True
         )
         tokenizer = open_clip.get_tokenizer(architecture)
+        model.requires_grad_(False).eval()
+        config = open_clip.get_model_preprocess_cfg(model)
+        size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+        bias = getattr(model, "logit_bias", None)
+        own_scale = float(model.logit_scale.exp())
+        if not isfinite(own_scale):
+            raise ValueError(f"exp(logit_scale) is {own_scale}: the weights are damaged")
+        return Teacher(
+            name, model, tokenizer, transform,
+            scale=own_scale if scale is None else scale,
+            size=size, width=_width(model, tokenizer, size, device),
+            interpolation=config["interpolation"].replace("random", "bicubic"),
+            mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
+            logit_bias=None if bias is None else float(bias),
+        )  # fmt: skip
     except Exception as err:
         advice = (
             "Without a network, pass local files: local-dir:PATH (a folder with open_clip_config.json and weights) or "
@@ -74,20 +92,26 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
         )
         if isinstance(err, ImportError):
             advice = "Install what it needs; Hugging Face tokenizers: pip install transformers sentencepiece"
-        raise DhoxError(f"The teacher {name!r} could not be loaded ({err}).", f"{advice}") from err
-    model.requires_grad_(False).eval()
-    config = open_clip.get_model_preprocess_cfg(model)
-    bias = getattr(model, "logit_bias", None)
-    size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+        elif local_config(name):
+            advice = f"Its {CONFIG_FILE} and its weights must be whole and of one model: get both again."
+        raise DhoxError(f"The teacher {name!r} could not be loaded ({all_of(err)}).", advice) from err
+
+
+def _width(model: Any, tokenizer: Any, size: int, device: torch.device) -> int:
+    """D of a model's embeddings. Raises ValueError where those of an image and of a text are no such vectors."""
     with torch.inference_mode():
-        width = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
-    return Teacher(
-        name, model, tokenizer, transform,
-        scale=float(model.logit_scale.exp()) if scale is None else scale,
-        size=size, width=width, interpolation=config["interpolation"].replace("random", "bicubic"),
-        mean=tuple(config["mean"]), std=tuple(config["std"]), device=device,
-        logit_bias=None if bias is None else float(bias),
-    )  # fmt: skip
+        text = model.encode_text(tokenizer(["a"]).to(device))
+        image = model.encode_image(torch.zeros(1, 3, size, size, device=device))
+    if text.shape != image.shape:
+        raise ValueError(f"texts become {list(text.shape)}, images {list(image.shape)}")
+    if not (text.isfinite().all() and image.isfinite().all()):
+        raise ValueError("its embeddings are not finite: the weights are damaged")
+    return int(text.shape[-1])
+
+
+def all_of(err: Exception) -> str:
+    """What a library says of its failure, on one line."""
+    return " ".join(str(err).split())[:400] or type(err).__name__
 
 
 def split_name(name: str, role: str = "teacher", weights_needed: bool = True) -> tuple[str, str | None]:
