@@ -39,6 +39,7 @@ def test_the_embedded_teacher_is_useful_and_imperfect(tmp_path: Path) -> None:
     from dhox.demo.data import write_image_folder
     from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 
+    (tmp_path / "demo.partial").mkdir()  # a command that was killed at once
     assert write_image_folder(tmp_path / "demo")
     assert not write_image_folder(tmp_path / "demo")
     teacher = load_teacher(f"local-dir:{tmp_path / 'demo/teacher'}", torch.device("cpu"))

@@ -14,6 +14,7 @@ from refusals import refuses
 
 from dhox.artefacts.arrays import npz_bytes, read_npz
 from dhox.artefacts.files import (
+    CHECKPOINT,
     RUN_FILE,
     RUN_SCHEMA,
     head_of,
@@ -227,6 +228,24 @@ def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.M
     path.write_text("[" * 100_000)
     with refuses("note.json", at="artefacts.record.decode"):
         read_record(path, Note)
+
+
+def test_a_finished_training_that_was_stopped_before_its_checkpoint_was_removed_keeps_none(tmp_path: Path) -> None:
+    (finished(tmp_path / "a.partial", "1") / CHECKPOINT).mkdir()
+    settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [RUN_FILE]
+
+
+def test_an_old_output_comes_back_where_the_new_one_was_stopped_and_is_not_complete(tmp_path: Path) -> None:
+    finished(tmp_path / ".a.replaced", "1")
+    settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
+    assert not (tmp_path / "a").exists()  # removed by its owner; a kill left the older one
+    write_json(finished(tmp_path / "a.partial", "2") / RUN_FILE, {"schema": RUN_SCHEMA, "status": "interrupted"})
+    settle(tmp_path / "a", RUN_FILE, RUN_SCHEMA)
+    assert read_json(tmp_path / "a" / RUN_FILE)["finished_at"] == "1"
+    finished(tmp_path / ".a.replaced", "0")
+    with output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, overwrite=True):
+        assert not (tmp_path / ".a.replaced").exists()
 
 
 def test_two_commands_never_write_to_one_place(tmp_path: Path) -> None:

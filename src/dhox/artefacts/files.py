@@ -33,6 +33,7 @@ COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "swee
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31
 
 
+CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a kill in `write_files` leaves: nothing that anyone reads
 
 
@@ -162,12 +163,24 @@ def partial_directory(final: Path) -> Path:
     return final.with_name(f"{final.name}.partial")
 
 
+def replaced_directory(final: Path) -> Path:
+    """Where a finished output waits while the new one takes its place."""
+    final = final.resolve()
+    return final.with_name(f".{final.name}.replaced")
+
+
 def settle(final: Path, file_name: str, schema: str) -> None:
-    """Finish the last renames of `output_directory` where a kill fell between them."""
-    partial = partial_directory(final)
+    """Finish the last steps of `output_directory` where a kill fell between them: the new output is put in place, or,
+    where that is not complete, the old one is put back."""
+    if final.exists():
+        return
+    partial, replaced = partial_directory(final), replaced_directory(final)
     head = head_of(partial / file_name, schema)
-    if head is not None and head.status == "complete" and not final.exists():
+    if head is not None and head.status == "complete":
+        shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
         partial.rename(final)
+    elif partial.exists() and replaced.exists():  # without PARTIAL it is what a kill left of an old output
+        replaced.rename(final)
 
 
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
@@ -186,9 +199,6 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")
 
 
-CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: training goes on from it
-
-
 @contextlib.contextmanager
 def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, resume: bool = False) -> Iterator[Path]:
     """Work in `FINAL.partial` and rename it to `FINAL` when the block ends without an error.
@@ -200,9 +210,10 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
     """
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
-    partial = partial_directory(final)
+    partial, replaced = partial_directory(final), replaced_directory(final)
     with own_directory(partial):
         check_output(partial, file_name, schema, overwrite=True)
+        shutil.rmtree(replaced, ignore_errors=True)
         if not resume:
             empty(partial)
         if not holds(partial, file_name, schema):
@@ -221,8 +232,6 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
                     f"The disk of temporary files is full ({err}).", "Free space, or set TMPDIR to a folder elsewhere."
                 ) from err
             raise
-        replaced = final.with_name(f".{final.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
