@@ -137,6 +137,21 @@ def test_ctrl_c_leaves_nothing_but_checkpoints_and_results(tmp_path: Path, kept:
     assert [path.name for path in tmp_path.iterdir()] == ["a.partial"] * len(kept)
 
 
+def test_ctrl_c_while_a_file_is_written_leaves_the_old_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.json").write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "a.json", b"new")
+    with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "a", RUN_FILE, RUN_SCHEMA, False):
+        pass
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
 def test_a_kill_between_the_last_renames_is_finished_by_the_next_reader(tmp_path: Path) -> None:
     finished(tmp_path / "a.partial", "2", new=True)
     finished(tmp_path / ".a.replaced", "1")

@@ -51,9 +51,11 @@ def write_files(contents: dict[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             temporary.replace(path)
-    except OSError as err:
+    except (OSError, KeyboardInterrupt) as err:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+        if isinstance(err, KeyboardInterrupt):
+            raise
         raise DhoxError(
             f"Could not write {path}: {err.strerror}.", "Free space there, or write to another disk."
         ) from err
@@ -214,11 +216,11 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
     with own_directory(partial):
         check_output(partial, file_name, schema, overwrite=True)
         shutil.rmtree(replaced, ignore_errors=True)
-        if not resume:
-            empty(partial)
-        if not holds(partial, file_name, schema):
-            mark_running(partial / file_name, schema)
         try:
+            if not resume:
+                empty(partial)
+            if not holds(partial, file_name, schema):
+                mark_running(partial / file_name, schema)
             yield partial
         except (DhoxError, OSError, KeyboardInterrupt) as err:
             full = isinstance(err, OSError) and err.errno in {errno.ENOSPC, errno.EDQUOT}
