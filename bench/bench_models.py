@@ -13,7 +13,7 @@ from dhox.artefacts.bench import ExportLink, ModelRow
 from dhox.artefacts.bench_accuracy import Precision
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.contract import read_contract
-from dhox.artefacts.files import EXPORT_FILE, sha256
+from dhox.artefacts.files import EXPORT_FILE, settle_any, sha256
 from dhox.artefacts.manifest import Artefact, Manifest
 from dhox.errors import DhoxError, UsageError
 from dhox.models.contract import check_model
@@ -87,6 +87,7 @@ def open_models(paths: list[Path], contract: Path | None = None, precisions: tup
     """
     found: list[BenchModel] = []
     for path in paths:
+        settle_any(path)
         if not path.exists():
             raise DhoxError(f"{path} does not exist.", "Give an export directory, or the file of a model.")
         if path.is_dir():

@@ -15,7 +15,7 @@ from typing import Literal
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.bench_accuracy import AccuracyRow
 from dhox.artefacts.bench_latency import Key
-from dhox.artefacts.files import BENCH_FILE
+from dhox.artefacts.files import BENCH_FILE, settle_any
 from dhox.artefacts.predictions import PREDICTIONS_FILE, Answers, read_predictions
 from dhox.artefacts.record import Interval, read_head, read_record
 from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
@@ -157,6 +157,7 @@ def compare(
 
 def _open_side(path: Path) -> Side:
     """A complete bench with what lies beside it. Raises DhoxError."""
+    settle_any(path)
     file = path / BENCH_FILE if path.is_dir() else path
     if file.exists() and file.suffix != ".json":
         raise DhoxError(f"{path} is no bench.", f"Give a bench directory, or its {BENCH_FILE}.")

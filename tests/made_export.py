@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from PIL import Image
 
+from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
 from dhox.artefacts.files import sha256
+from dhox.artefacts.golden import GOLDEN_FILE
 from dhox.artefacts.manifest import (
     SIDE_FILES,
     Artefact,
@@ -22,6 +26,7 @@ from dhox.artefacts.manifest import (
     model_metadata,
 )
 from dhox.artefacts.record import write_record
+from dhox.models.golden import make_golden
 
 FOLD = Fold("exact", 0.4, 0.5)
 CONVERSIONS: dict[str, Any] = {
@@ -59,13 +64,16 @@ def make_manifest(
         )
         for precision, name in FILES.items() if (folder / name).exists()
     ]  # fmt: skip
+    probs = np.full((1, len(classes)), 1 / len(classes), np.float32)
+    image = Image.new("RGB", (preprocessing.resize, preprocessing.resize), "green")
+    write_arrays(folder / GOLDEN_FILE, make_golden([image], preprocessing, lambda pixels: probs))
     values: dict[str, Any] = {
         "finished_at": "2026-01-01T00:00:00.000000+00:00", "run": SourceRun("/runs/my run.2", "dho", "0" * 64),
         "skipped": [], "data": "d", "student": StudentEntry("resnet18", preprocessing.crop, len(classes), True, weights="none"),
         "teacher": None, "classes": class_entries([(name, name) for name in classes]), "preprocessing": preprocessing,
         "n_selection_labels": 0, "metric": "accuracy", "fold": FOLD, "fold_asked": "exact", "fold_note": None,
         "searched": False, "evidence": None, "comparison": [], "checks": [], "reject": None, "artefacts": entries,
-        "default": default, "environment": {}, "files": dict.fromkeys(SIDE_FILES, "0" * 64),
+        "default": default, "environment": {}, "files": dict.fromkeys(SIDE_FILES, "0" * 64) | {GOLDEN_FILE: sha256(folder / GOLDEN_FILE)},
     }  # fmt: skip
     manifest = Manifest(**{**values, **more})
     write_record(folder / "manifest.json", manifest)

@@ -20,7 +20,7 @@ from stop_points import WORKERS, Case, Forks, copy_of, stop_everywhere
 from dhox.artefacts.audit import Audit
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.comparison import Comparison
-from dhox.artefacts.files import TEMPORARY, sha256
+from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, SWEEP_FILE, SWEEP_SCHEMA, TEMPORARY, settle, sha256
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run_directory import open_run
 from dhox.artefacts.samples import read_samples
@@ -29,6 +29,8 @@ from dhox.distill.teachers.cache_upkeep import entries
 from dhox.export.integrations.emit import Emitted
 from dhox.models.export_directory import open_export
 from dhox.models.verify import verify
+from dhox.reports.pages.bench import read_bench
+from dhox.reports.pages.run import write_report
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,7 @@ def whole_cache(folder: Path, name: str = "own-cache") -> object:
 
 
 def whole_audit(folder: Path) -> object:
+    settle(folder / "audit", AUDIT_FILE, AUDIT_SCHEMA)  # no command reads it
     return msgspec.structs.replace(read_record(folder / "audit/audit.json", Audit), finished_at="then")
 
 
@@ -87,14 +90,14 @@ def whole_emitted(folder: Path, name: str = "export") -> object:
 
 
 def whole_bench(folder: Path, name: str = "bench") -> object:
-    bench = read_record(folder / name / "bench.json", Bench)
+    bench, beside = read_bench(write_report(folder / name).parent)
     assert bench.status == "complete"
-    samples = read_samples(folder / name / "samples.npz", bench)
-    assert samples is not None
-    return list(samples.calls), bytes_of(folder / name, "predictions.csv")
+    assert beside.samples is not None
+    return list(beside.samples.calls), bytes_of(folder / name, "predictions.csv")
 
 
 def whole_sweep(folder: Path) -> object:
+    settle(folder / "sweep", SWEEP_FILE, SWEEP_SCHEMA)  # no command reads it
     swept = read_record(folder / "sweep/sweep.json", Sweep)
     assert swept.status == "complete"
     bench = read_record(folder / "sweep/bench/bench.json", Bench)

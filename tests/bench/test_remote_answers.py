@@ -173,7 +173,7 @@ def test_doctor_looks_at_one_thing() -> None:
     [
         (["bench", "x", "--host", "orin", "--runner", "torch:graph"], "bench.remote", ["--host"], ()),
         (["bench", "--remote-python", "python3.11"], "bench.options", ["--remote-python"], "--host"),
-        (["doctor", "--remote-python", "python3"], "cli.common", ["--remote-python"], "--host"),
+        (["doctor", "--remote-python", "python3"], "bench.options", ["--remote-python"], "--host"),
         (["doctor", "--restore-power-mode", "--json"], "cli.main.doctor", ["--restore-power-mode"], "--json"),
         (
             ["doctor", "--host", "orin", "--restore-power-mode", "--json"],

@@ -194,7 +194,7 @@ def test_deepstream_gets_keys_that_nvinfer_knows_and_the_shape_of_the_file(
     assert model == (export / FILES[precision]).resolve()
     shape = onnx.load(model).graph.input[0].type.tensor_type.shape.dim[1:]
     assert [int(side) for side in config["infer-dims"].split(";")] == [side.dim_value for side in shape]
-    assert [config["output-blob-names"]] == check_onnx(model).outputs
+    assert [config["output-blob-names"]] == [tensor.name for tensor in check_onnx(model).outputs]
     # pixels 0 to 255, RGB planes, untouched; the whole frame stretched; types as the file has them
     assert (float(config["net-scale-factor"]), config["offsets"]) == (1.0, "0;0;0")
     assert (config["model-color-format"], config["network-input-order"]) == ("0", "0")

@@ -39,6 +39,33 @@ def test_a_sound_run_is_exported(own_line: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("runs/tiny", "report runs/tiny"),
+        ("runs/tiny", "retune runs/tiny"),
+        ("runs/tiny", "export runs/tiny --out e"),
+        ("runs/tiny/export", "report runs/tiny"),
+        ("runs/tiny/export", "export runs/tiny/export --emit triton"),
+        ("runs/tiny/export", "retune runs/tiny/export"),
+        ("runs/tiny/export", "verify runs/tiny/export"),
+        ("runs/tiny/export", "bench runs/tiny/export --duration 0.05 --energy 0 --batch 1 --scope e2e"),
+        ("runs/tiny/bench/here", "report runs/tiny/bench/here"),
+        ("runs/tiny/bench/here", "compare runs/tiny/bench/here runs/tiny/bench/here"),
+    ],
+)
+def test_what_was_stopped_between_its_last_renames_is_found_by_every_command(
+    own_line: Path, monkeypatch: pytest.MonkeyPatch, place: str, arguments: str
+) -> None:
+    monkeypatch.chdir(own_line)
+    Path(place).rename(f"{place}.partial")
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    assert not end.value.code
+    assert Path(place).exists()
+    assert not Path(f"{place}.partial").exists()
+
+
+@pytest.mark.parametrize(
     "changes", [{"mean": [0.1, 0.1, 0.1]}, {"std": [0.9, 0.9, 0.9]}, {"interpolation": "nearest", "resize": 56}]
 )
 def test_another_preprocessing_is_found(

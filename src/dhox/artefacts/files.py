@@ -181,8 +181,14 @@ def settle(final: Path, file_name: str, schema: str) -> None:
     if head is not None and head.status == "complete":
         shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
         partial.rename(final)
-    elif partial.exists() and replaced.exists():  # without PARTIAL it is what a kill left of an old output
+    elif partial.exists() and holds(replaced, file_name, schema):  # else a kill left parts of it
         replaced.rename(final)
+
+
+def settle_any(final: Path) -> None:
+    """`settle` for what may be a run, an export or a bench."""
+    for file_name, schema in ((RUN_FILE, RUN_SCHEMA), (EXPORT_FILE, EXPORT_SCHEMA), (BENCH_FILE, BENCH_SCHEMA)):
+        settle(final, file_name, schema)
 
 
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:

@@ -30,12 +30,13 @@ def export(
     target: TargetOptions = TargetOptions(),
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and more from them."""
-    from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds
+    from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds, settle_any
     from dhox.reports.terminal import show
 
     check(options)
     check_target(target)
     directory = directory or find_newest(RUN_FILE, RUN_SCHEMA, "run", "dhox distill DATA")
+    settle_any(directory)
     if holds(directory, EXPORT_FILE, EXPORT_SCHEMA):
         check_present(directory, options, target)
         if out is not None:

@@ -28,11 +28,12 @@ def retune(
     options: RetuneOptions = RetuneOptions(),
 ) -> None:  # fmt: skip
     """Choose alpha, beta, r and tau again, or set them, from stored validation logits. Needs no torch."""
-    from dhox.artefacts.files import EXPORT_FILE
+    from dhox.artefacts.files import EXPORT_FILE, settle_any
     from dhox.distill.results.retune import retune as run_retune
     from dhox.reports.pages.run import run_page
     from dhox.reports.terminal import show
 
+    settle_any(directory)
     if (directory / EXPORT_FILE).is_file():
         require("onnx", "export")
         from dhox.export.retuning.run import retune_export

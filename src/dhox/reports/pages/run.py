@@ -12,7 +12,7 @@ import numpy as np
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.common import Accuracy
-from dhox.artefacts.files import AUDIT_FILE, BENCH_FILE, EXPORT_FILE, RUN_FILE, SWEEP_FILE, newest, sha256
+from dhox.artefacts.files import AUDIT_FILE, BENCH_FILE, EXPORT_FILE, RUN_FILE, SWEEP_FILE, newest, settle_any, sha256
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
@@ -77,6 +77,7 @@ def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only
     `costs` and `labels_only`: see `Line`. Raises DhoxError for a directory that is none of these, and for files that
     dhox did not write.
     """
+    settle_any(folder)
     if (folder / AUDIT_FILE).exists():
         return write_audit_page(folder)
     if (folder / SWEEP_FILE).exists():
@@ -94,6 +95,7 @@ def read_line(run: Path, costs: dict[str, Cost] | None = None, labels_only: Path
     """A run directory with its export and bench, where it has them. Raises DhoxError for damaged files."""
     folder, export = open_run(run), run / "export"
     compared = read_run(labels_only) if labels_only else None
+    settle_any(export)
     if not (export / EXPORT_FILE).exists():
         return Line(folder, costs=costs or {}, labels_only=compared)
     manifest, ledger = read_record(export / EXPORT_FILE, Manifest), read_record(export / LEDGER_FILE, Ledger)
