@@ -117,6 +117,7 @@ def test_at_any_time_after_the_start(delay: float) -> None:
     assert (process.returncode, "Interrupted" in error) in {(130, True), (1, False)}  # 1: DATA is missing
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_by_the_command_that_is_printed(line: Path) -> None:
     words = ["distill", str(line / "data"), "--teacher", DEMO_TEACHER, *SMALL, "--epochs", "25", "--out", "my run"]
     process = start("none", *words)
@@ -140,6 +141,7 @@ def test_an_export_leaves_nothing(line: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["hook"]
 
 
+@pytest.mark.slow
 def test_a_cache_keeps_what_was_embedded(line: Path) -> None:
     words = [
         "cache",

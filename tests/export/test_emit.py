@@ -215,7 +215,7 @@ def test_deepstream_needs_planes_from_0_to_255(tmp_path: Path, kind: str) -> Non
     export = made_export(tmp_path / "export", kind)
     with refuses(kind, at="export.integrations.deepstream", fix=("RUN", "--input float-nchw-255")):
         emit(export, "deepstream")
-    assert {path.name for path in export.iterdir()} == {"manifest.json", "model.onnx", "example.py"}
+    assert {path.name for path in export.iterdir()} == {"manifest.json", "model.onnx", "example.py", "golden.npz"}
 
 
 def triton_schema() -> ModuleType:

@@ -36,7 +36,8 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
     folder = line / "runs/tiny/export"
     manifest, ledger = content(folder, "manifest.json"), content(folder, "ledger.json")
     assert {path.name for path in folder.iterdir()} == {
-        "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "golden.npz", "ledger.json", "example.py",
+        "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "images.npz", "golden.npz",
+        "ledger.json", "example.py",
     }  # fmt: skip
     for entry in manifest["artefacts"]:
         assert entry["sha256"] == sha256(folder / entry["file"])

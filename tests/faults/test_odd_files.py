@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from quick_distill import DEMO_TEACHER
 
+from dhox.cli.main import main
+
+Said = Callable[..., tuple[int, str]]
+
 SECONDS = 120  # a hang, not a slow machine
 
 
-def said(*arguments: str | Path) -> tuple[int, str]:
-    """Exit code and output of a dhox command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dhox", *map(str, arguments)], capture_output=True, text=True, timeout=SECONDS
-    )
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
+    """Exit code and output of a dhox command; a hang is an error."""
+
+    def hang(number: int, frame: object) -> None:
+        raise TimeoutError(f"no answer within {SECONDS} s")
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        signal.alarm(SECONDS)
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, arguments)])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out + printed.err
+
+    before = signal.signal(signal.SIGALRM, hang)
+    yield run
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def put(path: Path, kind: str) -> None:
@@ -40,7 +56,7 @@ def put(path: Path, kind: str) -> None:
         ("report RUN/bench/here", "bench.json"),
     ],
 )  # fmt: skip
-def test_only_regular_files_are_read(own_line: Path, kind: str, command: str, file: str) -> None:
+def test_only_regular_files_are_read(own_line: Path, said: Said, kind: str, command: str, file: str) -> None:
     run = own_line / "runs/tiny"
     folder = {"manifest.json": "export", "golden.npz": "export", "model.onnx": "export", "bench.json": "bench/here"}
     put(run / folder.get(file, ".") / file, kind)
@@ -52,7 +68,7 @@ def test_only_regular_files_are_read(own_line: Path, kind: str, command: str, fi
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 @pytest.mark.parametrize("what", ["image", "class list", "manifest"])
-def test_only_regular_files_of_data_are_read(own_line: Path, kind: str, what: str) -> None:
+def test_only_regular_files_of_data_are_read(own_line: Path, said: Said, kind: str, what: str) -> None:
     places = {
         "image": own_line / "data/train/bag/000.png",
         "class list": Path("classes.txt"),
@@ -67,7 +83,7 @@ def test_only_regular_files_of_data_are_read(own_line: Path, kind: str, what: st
     assert places[what].name in text
 
 
-def test_a_table_that_is_none_is_one_message() -> None:
+def test_a_table_that_is_none_is_one_message(said: Said) -> None:
     Path("big.csv").write_text("a" * 200_000 + ",b\n")
     code, text = said("audit", "big.csv")
     assert code == 1, text
