@@ -74,13 +74,16 @@ class Found:
 
 
 def write_results(folder: Path, found: Found, status: str) -> Bench:
-    """Write the three files; answers with bench.json. `status`: running, interrupted or complete."""
+    """Write the three files; answers with bench.json. `status`: running, interrupted or complete, which comes last."""
     bench = _bench_content(found, status)
-    write_record(folder / BENCH_FILE, bench)  # first: on a full disk it matters most
+    # First, since on a full disk it matters most; as running, since it is whole only with the files beside it.
+    write_record(folder / BENCH_FILE, msgspec.structs.replace(bench, status="running"))
     calls = {key: Calls(timed.rounds, np.array(timed.started_s)) for key, timed in found.whole().items()}
     write_samples(folder / SAMPLES_FILE, Samples(calls, found.traces))
     if found.answers.probs:
         write_predictions(folder / PREDICTIONS_FILE, prediction_rows(found.models, found.answers))
+    if status != "running":
+        write_record(folder / BENCH_FILE, bench)
     return bench
 
 

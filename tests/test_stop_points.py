@@ -153,13 +153,13 @@ CASES = {
         whole_export,
         replaces=True,
     ),
-    "export --emit": Case(["export", "export", "--emit", "triton", "--emit", "deepstream"], ("export",), whole_emitted),
+    "export --emit": Case(["export", "export", "--emit", "triton"], ("export",), whole_emitted),
     "export --emit, again": Case(
         ["export", "emitted", "--emit", "triton"], ("emitted",), partial(whole_emitted, name="emitted")
     ),
     "retune EXPORT": Case(RETUNE, ("export",), partial(whole_export, name="retuned")),
     "retune EXPORT --overwrite": Case(
-        [*RETUNE, "--alpha", "0.3", "--overwrite"],
+        [*RETUNE, "--alpha", "0.3", "--beta", "0.5", "--overwrite"],
         ("export", "retuned"),
         partial(whole_export, name="retuned"),
         replaces=True,

@@ -309,6 +309,16 @@ def test_a_failure_of_the_runtime_that_ends_a_bench_is_one_message(
     assert read_bench(Path("b")).status == "interrupted"
 
 
+def test_a_bench_is_complete_only_with_its_samples(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, samples: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("dhox.bench.results.write_samples", killed)
+    with pytest.raises(SystemExit):
+        quick(own_line / "runs/tiny/export", precision=("fp32",))
+    assert read_bench(Path("b.partial")).status == "running"
+
+
 def test_what_was_timed_before_a_bug_is_kept(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, ZeroDivisionError("a bug"), after=0)
     with pytest.raises(ZeroDivisionError):
