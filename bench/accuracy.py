@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -22,12 +23,17 @@ from dhox.models.export_directory import Export
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The test images, where they were found, why there are none, and how they differ from those of the first run."""
+    """The test images, where they were found, and why there are none."""
 
     items: list[Item]
     data: Path | None
     note: str | None = None
-    against_run: TestImages | None = None
+    known: dict[str, str] = field(default_factory=dict)  # name -> SHA-256, of the first export's run
+
+    @cached_property
+    def against_run(self) -> TestImages | None:
+        """The images against those of the run: every one is read for it, so only where it is reported."""
+        return against_run(self.items, self.known)
 
 
 def evaluation_images(data: Path | None, models: list[BenchModel]) -> Evaluation:
@@ -58,7 +64,7 @@ def evaluation_images(data: Path | None, models: list[BenchModel]) -> Evaluation
                 "Check --data, or the model's class list.",
             )
     export = next((Export(model.export, model.manifest) for model in models if model.export and model.manifest), None)
-    return Evaluation(items, where, None, against_run(items, export.images().by_name("test")) if export else None)
+    return Evaluation(items, where, known=export.images().by_name("test") if export else {})
 
 
 def accuracy_row(

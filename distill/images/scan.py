@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import time
@@ -17,6 +16,7 @@ from dhox.artefacts.shards import ScanMemory
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, Splits, data_address, image_bytes, shorten
 from dhox.data.images import UnreadableImageError, decode
+from dhox.data.items import digest
 from dhox.errors import DhoxError
 
 SAVE_SECONDS = 30.0  # what a killed pass loses at most
@@ -43,11 +43,6 @@ def see(item: Item) -> Seen:
     except OSError as err:
         return Seen("", 0, 0, err.strerror or str(err))
     return Seen(digest(content), width, height)
-
-
-def digest(content: bytes) -> str:
-    """The content hash of an image file."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def stamp(item: Item) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 from torch.nn.functional import normalize
 
 from dhox.artefacts.common import TeacherEntry
@@ -98,17 +97,17 @@ def targets_of_model(
     else:
         assert rows is not None
         of_views = cached_targets(rows, logits)
-    entry = TeacherEntry(
-        name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
-        templates=templates, views=views, online=online, adapter=options.adapter,
-    )  # fmt: skip
     whole_logits = answers(z, host_logits)
     found = calibration(whole_logits.validation, validation_labels, "validation")
     if found is None and rows is not None and adapter is None:
         labelled = rows.take_part(np.arange(len(images.labels)), np.zeros(len(images.labels), int))
         shown = host_logits(normalize(torch.from_numpy(labelled).float(), dim=-1)).numpy()
         found = calibration(shown, images.labels, "labelled")
-    return TeacherTargets(of_views, whole_logits, replace(entry, calibration=found), adapter)
+    entry = TeacherEntry(
+        name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
+        templates=templates, views=views, online=online, adapter=options.adapter, calibration=found,
+    )  # fmt: skip
+    return TeacherTargets(of_views, whole_logits, entry, adapter)
 
 
 def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeLogits:

@@ -51,10 +51,15 @@ def image_bytes(item: Item) -> bytes:
         return file.read(item.span[1])
 
 
+def digest(content: bytes) -> str:
+    """The content hash of an encoded image: SHA-256, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def content_hash(item: Item) -> str:
-    """SHA-256 of the encoded image, hexadecimal; empty where it cannot be read."""
+    """The content hash of an image; empty where it cannot be read."""
     try:
-        return hashlib.sha256(image_bytes(item)).hexdigest()
+        return digest(image_bytes(item))
     except OSError:
         return ""
 
