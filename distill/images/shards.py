@@ -25,7 +25,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from safetensors.numpy import save
 
-from dhox.artefacts.files import write_bytes
+from dhox.artefacts.files import make_folder, write_bytes
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.shards import KEY_BYTES, SHARDS_FILE, Recipe, RowKind, RowType, ShardHeader, Shards
 from dhox.data.dataset import shorten
@@ -99,10 +99,7 @@ def prepare(
     wanted = Shards(about=about or {}, recipe=recipe, row_shape=list(row_shape), dtype=dtype, files={})
     path = folder / SHARDS_FILE
     if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise DhoxError(f"Could not create {folder}: {err.strerror}.", "Choose another --cache.") from err
+        make_folder(folder, "Choose another --cache.")
         write_record(path, wanted)
         return
     other = wanted.differences(read_header(folder))
