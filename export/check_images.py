@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.common import Preprocessing
-from dhox.artefacts.run import Run
+from dhox.artefacts.run_directory import RunDirectory
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, spread
-from dhox.distill.results.selection import selecting_half
+from dhox.distill.results.validation_parts import selecting_half
 from dhox.errors import DhoxError
 from dhox.export.folding.fold import gate_images
 from dhox.runtimes.predict import pixels_of
@@ -20,7 +20,7 @@ MOST_CHECK_IMAGES = 2000
 MOST_CALIBRATION_IMAGES = 256
 MOST_TUNING_IMAGES = 512
 GOLDEN_IMAGES = 32
-GATING, ALL = "the gating half of validation", "all of validation, which also chose alpha and beta"
+GATING, ALL = "the gating half of validation", "all of validation"
 LABELLED = "labelled training images, for want of validation"
 
 
@@ -47,12 +47,13 @@ class CheckImages:
         return [item.name for item in self.items]
 
 
-def check_images(run: Run, data: Path | None) -> CheckImages:
+def check_images(source: RunDirectory, data: Path | None) -> CheckImages:
     """The gating validation images; without validation the labelled, without labels the unlabelled training images.
 
     An imported run without DATA brings synthetic images; with --data it takes what that holds outside test. Images that
     the run skipped as unreadable are left out. Raises DhoxError where images are missing, or there are none.
     """
+    run = source.run
     root = data or Path(run.data)
     if not data_exists(root):
         raise DhoxError(f"The run's images are no longer at {root}.", "Say where they are with --data.")
@@ -64,12 +65,11 @@ def check_images(run: Run, data: Path | None) -> CheckImages:
         everything = _found_again(names, training + splits["val"], run.labels, root)
         judge = select = np.ones(len(names), bool)
         if run.sets.validation:
-            judge, select = gate_images(names), selecting_half(names)
+            judge, select = gate_images(source.validation), selecting_half(source.validation)
         items, tuning = chosen(everything, judge, MOST_CHECK_IMAGES), chosen(everything, select, MOST_TUNING_IMAGES)
-        source = LABELLED if not run.sets.validation else ALL if judge.all() else GATING
         return CheckImages(
-            items, class_numbers(items, run.labels), source, _golden_items(everything, training), calibration, tuning,
-            class_numbers(tuning, run.labels),
+            items, class_numbers(items, run.labels), _said(source, judge), _golden_items(everything, training),
+            calibration, tuning, class_numbers(tuning, run.labels),
         )  # fmt: skip
     items = spread(training or splits["val"], MOST_CHECK_IMAGES)
     if not items:
@@ -77,10 +77,19 @@ def check_images(run: Run, data: Path | None) -> CheckImages:
             f"{root} has no image outside test to check the graphs with.", "Give --data DATA with train or val."
         )
     synthetic = run.sets.selection in {"imported", "untrained"} and data is None
-    source = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
+    said = "synthetic images, for want of real ones" if synthetic else "images, without using their labels"
     return CheckImages(
-        items, None, source, _golden_items(items, []), calibration, spread(items, MOST_TUNING_IMAGES), None
+        items, None, said, _golden_items(items, []), calibration, spread(items, MOST_TUNING_IMAGES), None
     )
+
+
+def _said(source: RunDirectory, judge: np.ndarray) -> str:
+    """What the labelled images are that judge, bool [N], and whether they chose before."""
+    if not source.run.sets.validation:
+        return LABELLED
+    if not judge.all():
+        return GATING
+    return f"{ALL}, which also chose alpha and beta" if source.selection.searched else ALL
 
 
 def _found_again(names: list[str], items: list[Item], classes: list[str], root: Path) -> list[Item]:

@@ -103,7 +103,7 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     source = open_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite)
     folded = _fold_student(source, options)
-    images = check_images(source.run, options.files.data)
+    images = check_images(source, options.files.data)
     _check_labels_for_drop(options, images)
     pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
     check_stored_answers(source, folded.student, images, pixels)

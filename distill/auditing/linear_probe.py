@@ -71,10 +71,9 @@ def folds_of(labels: np.ndarray, units: list[str]) -> np.ndarray | None:
     At most FOLDS, never more than the rarest class has units; `units`: images of one unit (camera, recording) stay
     together. Each class deals its units out in turn, so every fold holds every class where units are single images.
     """
-    by_class: dict[int, list[str]] = defaultdict(list)
+    by_class: dict[int, dict[str, None]] = defaultdict(dict)  # units in their first order
     for label, unit in zip(labels.tolist(), units, strict=True):
-        if unit not in by_class[label]:
-            by_class[label].append(unit)
+        by_class[label][unit] = None
     folds = min([FOLDS, *(len(of_class) for of_class in by_class.values())])
     if folds < 2:
         return None

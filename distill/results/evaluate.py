@@ -43,17 +43,17 @@ def predict_logits(
 ) -> HeadLogits:
     """The heads' logits of n whole images, in eval mode, on every process.
 
-    `pixels`: batches of this process's part of the images (see pixel_loader); every image counts exactly once.
+    In fp32 whatever the training's precision: that is what is stored, chosen on, reported, and exported. `pixels`:
+    batches of this process's part of the images (see pixel_loader); every image counts exactly once.
     """
     share_buffers(fabric, student)
     student.eval()
     classes = student.classes
     parts = [np.zeros((0, 2 * classes + 1), np.float32)]
-    with torch.inference_mode(), fabric.autocast():
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in pixels:
             z = student.backbone(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
-            columns = [part.float() for part in (*student.logits(z), norm(z.float()))]
-            parts.append(torch.cat(columns, dim=1).cpu().numpy())
+            parts.append(torch.cat([*student.logits(z), norm(z)], dim=1).cpu().numpy())
     rows = gather_rows(fabric, np.concatenate(parts), n)
     answers = HeadLogits(ce_logits=rows[:, :classes].copy(), kd_logits=rows[:, classes:-1].copy())
     if student.kd_head is None or student.kd_kind == "linear":
@@ -71,8 +71,10 @@ def with_labels(
     teacher_logits: np.ndarray | None = None,
 ) -> Logits:
     """val.npz or test.npz of whole images, with what the teacher answers to them, where there is one."""
+    groups = [item.group or "" for item in items]
     return Logits(
         **vars(heads), labels=class_numbers(items, labels), names=np.array([item.name for item in items], np.str_),
+        groups=np.array(groups, np.str_) if any(groups) else None,
         teacher_predictions=teacher_predictions, teacher_logits=teacher_logits,
     )  # fmt: skip
 

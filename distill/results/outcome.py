@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from dhox.artefacts.common import Accuracy, Metric
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.run import Run, Source, StageAccuracy, TestStage
 from dhox.artefacts.selection import DhoAgreement, Evidence, Follows, LabelFree, Selection, TopProbability
-from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, Chosen, choose_of, fold_of, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, Chosen, choose_of
+from dhox.distill.results.validation_parts import judging, selecting_half
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
 
@@ -33,7 +35,7 @@ def select(
     `source`: where validation comes from. `fixed`: (alpha, beta) of the user instead of the search; the source is then
     `given`.
     """
-    selecting = val.of(selecting_half(val.names.tolist()))
+    selecting = val.of(selecting_half(val))
     chosen = Chosen(1.0, 1.0, None)
     if two_heads and fixed is not None:
         chosen, source = Chosen(*fixed, None), "given"
@@ -55,20 +57,22 @@ def select(
     )
 
 
-def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
+def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence | None:
     """Validation accuracy at the chosen and at the fixed point, on images that did not choose, and their difference.
 
     They are the half that does not select, else (with fewer than 1,000 images) alpha and beta are chosen on four folds
-    and judged on the fifth; where nothing was searched, every image judges.
+    and judged on the fifth; where nothing was searched, every image judges. None where four
+    folds are too few to search.
     """
-    names = val.names.tolist()
-    half, folds = selecting_half(names), fold_of(names)
-    if not chosen.searched:
-        parts = [(chosen, np.ones(len(val), bool))]
-    elif half.all():
-        parts = [(choose_of(val.of(folds != k), metric), folds == k) for k in range(FOLDS) if (folds == k).any()]
-    else:
-        parts = [(chosen, ~half)]
+    images: Literal["gate-half", "cross-fitted", "validation"] = "validation"
+    parts = [(chosen, np.ones(len(val), bool))]
+    if chosen.searched:
+        found = judging(val, FEWEST_IMAGES)
+        if found is None:
+            return None
+        images = found.images
+        again = images == "cross-fitted"
+        parts = [(choose_of(val.of(choose), metric) if again else chosen, judge) for choose, judge in found.splits]
     judged = np.any([judge for _, judge in parts], axis=0)
     fixed = Chosen(FIXED_ALPHA, FIXED_BETA, None)
     old, new = _answers_right(val, fixed)[judged], np.zeros(len(val), bool)
@@ -77,7 +81,7 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence:
     new = new[judged]
     bound = 100 * paired_difference_lower_bound(new, old)
     return Evidence(
-        images="validation" if not chosen.searched else "cross-fitted" if half.all() else "gate-half",
+        images=images,
         chosen=Accuracy.of(new),
         fixed=Accuracy.of(old),
         difference=100 * float(new.mean() - old.mean()),

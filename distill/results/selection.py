@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dhox.artefacts.common import Metric
-from dhox.artefacts.files import stable_hash
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.selection import Grid
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
@@ -16,8 +15,6 @@ from dhox.evidence.statistics import negative_log_likelihood, score, softmax
 ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
 BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 FEWEST_IMAGES = 50  # below, (0.4, 0.5) stays
-IMAGES_FOR_HALVES = 1000  # from here on one half selects and the other gates
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,3 @@ def choose_alpha_beta(
             grid[row, column] = reached
     *_, alpha, beta = min(ranked)
     return Chosen(alpha, beta, Grid([*ALPHAS], [*BETAS], grid.tolist()))
-
-
-def selecting_half(names: list[str]) -> np.ndarray:
-    """bool [N]: which validation images select; the others gate.
-
-    With at least IMAGES_FOR_HALVES images, halves by a hash of the path; with fewer, all select (and gates cross-fit
-    over `fold_of`).
-    """
-    if len(names) < IMAGES_FOR_HALVES:
-        return np.ones(len(names), bool)
-    return np.array([stable_hash(name) % 2 == 0 for name in names], bool)
-
-
-def fold_of(names: list[str]) -> np.ndarray:
-    """int [N]: the cross-fitting fold of each validation image, by a hash of the path."""
-    return np.array([stable_hash(name) % FOLDS for name in names], int)

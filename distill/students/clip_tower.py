@@ -14,7 +14,8 @@ from torch import nn
 
 from dhox.artefacts.common import Preprocessing
 from dhox.distill.teachers.model_config import check_config
-from dhox.distill.teachers.teacher import all_of, split_name
+from dhox.distill.teachers.teacher import split_name
+from dhox.distill.weights_file import check_finite, reason_of
 from dhox.errors import DhoxError, UsageError
 
 PREFIX = "open_clip:"
@@ -48,10 +49,11 @@ def load_tower(name: str, weights: str, image_size: int | None) -> LoadedTower:
         config = open_clip.get_model_config(architecture)
     except Exception as err:
         raise DhoxError(
-            f"The student {name!r} could not be loaded ({all_of(err)}).",
+            f"The student {name!r} could not be loaded ({reason_of(err)}).",
             "Without a network, pass "
             "open_clip:local-dir:PATH, or --student-weights FILE with the whole OpenCLIP model, or none.",
         ) from err
+    check_finite(model.visual.state_dict(), f"The student {name!r}")
     data = open_clip.get_model_preprocess_cfg(model)
     own_size = data["size"] if isinstance(data["size"], int) else data["size"][0]
     size = image_size or own_size

@@ -18,6 +18,7 @@ from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.student import Student, create_backbone, with_heads
 from dhox.distill.teachers.teacher import closest
+from dhox.distill.weights_file import check_finite, reason_of
 from dhox.errors import DhoxError
 
 CNNS = {  # the authors' name -> (timm's, torchvision's)
@@ -35,7 +36,8 @@ def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, floa
     """(tensors by name, numbers stored beside them) of any form in which the authors' code writes checkpoints.
 
     A bare state dict, or one under model_state_dict, student_model or state_dict; every name with or without `module.`.
-    Loaded with weights_only, so nothing in the file can run. Raises DhoxError where it is no such file.
+    Loaded with weights_only, so nothing in the file can run. Raises DhoxError where it is no such file, and for values
+    that are not finite.
     """
     scalar = np.float64(0).__reduce__()[0]  # train_others.py stores alpha and beta as numpy numbers
     allowed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
@@ -43,9 +45,8 @@ def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, floa
         with torch.serialization.safe_globals([*allowed, np.dtype, type(np.dtype(np.float64))]):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:
-        reason = " ".join(str(err).split())[:200]
         raise DhoxError(
-            f"{file} could not be loaded as a checkpoint ({reason}).",
+            f"{file} could not be loaded as a checkpoint ({reason_of(err)}).",
             "Give a .pt file of the authors' code (huggingface.co/erjui/dho).",
         ) from err
     stored = {}
@@ -60,6 +61,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, floa
             f"{file} is no DHO student: it lacks {shorten(missing or ['backbone.*'])} (found: {shorten([*state], 4)}).",
             "Give a checkpoint of train_imgnet_semi.py, train_imgnet.py or train_others.py.",
         )
+    check_finite(state, str(file))
     return state, stored
 
 

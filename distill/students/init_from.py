@@ -14,6 +14,7 @@ from dhox.artefacts.run_directory import WEIGHTS_FILE, check_hashes
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, SCHEMES
 from dhox.distill.students.student import Student
+from dhox.distill.weights_file import check_finite
 from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
 
@@ -45,6 +46,7 @@ def earlier_student(run: Path, name: str, kd_head: str, two_heads: bool) -> Earl
         raise DhoxError(
             f"{run / WEIGHTS_FILE} is missing or damaged ({err}).", "Give another run, or train again."
         ) from err
+    check_finite(state, str(run / WEIGHTS_FILE))
     return Earlier(run, spec, summary.labels, state)
 
 

@@ -18,6 +18,7 @@ from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
+from dhox.distill.weights_file import check_finite, reason_of
 from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
 
@@ -25,7 +26,8 @@ from dhox.system.regular_file import regular
 class Student(nn.Module):
     """Backbone -> features z [B, d] -> CE head, a linear layer [C, d], and KD head, of one of KD_HEADS.
 
-    The single-head methods (ce, kd, sho) have no KD head: both outputs are the one head's logits.
+    The single-head methods (ce, kd, sho) have no KD head: both outputs are the one head's logits. Only the backbone
+    takes part in mixed precision: heads compute in fp32, since a cosine head multiplies what rounding left by 100.
     """
 
     def __init__(self, backbone: nn.Module, features: int, classes: int, two_heads: bool, kd_kind: str) -> None:
@@ -41,9 +43,11 @@ class Student(nn.Module):
         return self.logits(self.backbone(images))
 
     def logits(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [B, d] to (CE logits, KD logits), each [B, C]."""
-        ce_logits = self.ce_head(z)
-        return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
+        """Features [B, d] of any precision to (CE logits, KD logits), fp32, each [B, C]."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            ce_logits = self.ce_head(z)
+            return ce_logits, ce_logits if self.kd_head is None else self.kd_head(z)
 
 
 def check_student_name(name: str) -> None:
@@ -98,7 +102,8 @@ def _load_backbone_weights(backbone: nn.Module, path: Path) -> None:
             state = state.get("state_dict", state.get("model", state))
     except Exception as err:
         raise DhoxError(
-            f"The student weights {path} could not be loaded ({err}).", "Pass a .safetensors or .pth state dict."
+            f"The student weights {path} could not be loaded ({reason_of(err)}).",
+            "Pass a .safetensors or .pth state dict.",
         ) from err
     own = backbone.state_dict()
     unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
@@ -108,6 +113,7 @@ def _load_backbone_weights(backbone: nn.Module, path: Path) -> None:
             f"{shorten(unfit, 3)}.",
             "Pass the weights of the same timm model.",
         )
+    check_finite({name: state[name] for name in own}, str(path))
     backbone.load_state_dict({name: state[name] for name in own})
 
 

@@ -15,6 +15,7 @@ from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
 
 from dhox.distill.teachers.model_config import CONFIG_FILE, check_config, local_config
+from dhox.distill.weights_file import reason_of
 from dhox.errors import DhoxError
 
 DEFAULT_TEMPLATES = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
@@ -94,7 +95,7 @@ def load_teacher(name: str, device: torch.device, scale: float | None = None) ->
             advice = "Install what it needs; Hugging Face tokenizers: pip install transformers sentencepiece"
         elif local_config(name):
             advice = f"Its {CONFIG_FILE} and its weights must be whole and of one model: get both again."
-        raise DhoxError(f"The teacher {name!r} could not be loaded ({all_of(err)}).", advice) from err
+        raise DhoxError(f"The teacher {name!r} could not be loaded ({reason_of(err)}).", advice) from err
 
 
 def _width(model: Any, tokenizer: Any, size: int, device: torch.device) -> int:
@@ -107,11 +108,6 @@ def _width(model: Any, tokenizer: Any, size: int, device: torch.device) -> int:
     if not (text.isfinite().all() and image.isfinite().all()):
         raise ValueError("its embeddings are not finite: the weights are damaged")
     return int(text.shape[-1])
-
-
-def all_of(err: Exception) -> str:
-    """What a library says of its failure, on one line."""
-    return " ".join(str(err).split())[:400] or type(err).__name__
 
 
 def split_name(name: str, role: str = "teacher", weights_needed: bool = True) -> tuple[str, str | None]:

@@ -18,7 +18,8 @@ import numpy as np
 from dhox.artefacts.common import Metric
 from dhox.artefacts.logits import HeadLogits, Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
-from dhox.distill.results.selection import FEWEST_IMAGES, FOLDS, choose_of, fold_of, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, choose_of
+from dhox.distill.results.validation_parts import judging, selecting_half
 from dhox.errors import DhoxError
 from dhox.evidence.dho_inference import dho_probs, linear_probs
 from dhox.evidence.statistics import (
@@ -136,7 +137,7 @@ def tuned_linear(
     `r` (may be infinite) and `tau`: taken instead of tuned. Raises DhoxError where one of them is given and no image is
     there to fit the other on.
     """
-    half = selecting_half(val.names.tolist())
+    half = selecting_half(val)
     labelled = bool(half.sum() >= FEWEST_IMAGES)
     part: HeadLogits = val.of(half) if labelled else val.unlabelled or val
     z_norm = harmonic_mean(part.z_norms) if plain and part.z_norms is not None else None
@@ -175,19 +176,18 @@ def gate_evidence(
 
     The gating half of validation where there are halves; with fewer images 5-fold cross-fitting, where z_norm, r and,
     if they were `searched`, alpha and beta are chosen on four folds and judged on the fifth. What was given is judged
-    as it is. None where validation is too small to tune on.
+    as it is. None where validation is too small for a choice and a judgement.
     """
-    half = selecting_half(val.names.tolist())
+    half = selecting_half(val)
     if half.sum() < FEWEST_IMAGES:
         return None
-    images: Literal["gate-half", "cross-fitted", "validation"]
-    if not half.all():
-        splits, images = [(half, ~half)], "gate-half"
-    elif linear.tuned_on == "given" and not searched and linear.z_norm is None:
-        splits, images = [(half, half)], "validation"
-    else:
-        folds, images = fold_of(val.names.tolist()), "cross-fitted"
-        splits = [(folds != k, folds == k) for k in range(FOLDS) if (folds == k).any() and (folds != k).any()]
+    images: Literal["gate-half", "cross-fitted", "validation"] = "validation"
+    splits = [(half, half)]
+    if not half.all() or linear.tuned_on != "given" or searched or linear.z_norm is not None:
+        found = judging(val, FEWEST_IMAGES)
+        if found is None:
+            return None
+        images, splits = found.images, found.splits
     linear_right, mixture_right = np.zeros(len(val), bool), np.zeros(len(val), bool)
     for choose, judge in splits:
         search = images == "cross-fitted" and searched
@@ -255,10 +255,10 @@ def fold_probs(logits: HeadLogits, fold: Fold) -> np.ndarray:
     return dho_probs(logits.ce_logits, logits.kd_logits, fold.alpha, fold.beta)
 
 
-def gate_images(names: list[str]) -> np.ndarray:
+def gate_images(val: Logits) -> np.ndarray:
     """bool [N]: the validation images that judge: the gating half, or all where there are no halves."""
-    half = selecting_half(names)
-    return np.ones(len(names), bool) if half.all() else ~half
+    half = selecting_half(val)
+    return np.ones(len(val), bool) if half.all() else ~half
 
 
 def compare(val: Logits, tuned: Fold, plain: Fold | None = None) -> list[ComparisonRow]:
@@ -266,7 +266,7 @@ def compare(val: Logits, tuned: Fold, plain: Fold | None = None) -> list[Compari
 
     On the gate images; where there are no halves, the same images chose alpha, beta, r and tau.
     """
-    judged = val.of(gate_images(val.names.tolist()))
+    judged = val.of(gate_images(val))
     if not len(judged):
         return []
     mixture = fold_probs(judged, Fold("exact", tuned.alpha, tuned.beta))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import floor
-from typing import Literal
 
 import numpy as np
 
 from dhox.artefacts.common import Accuracy
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Fold, Reject
-from dhox.distill.results.selection import FOLDS, fold_of, selecting_half
+from dhox.distill.results.validation_parts import judging, selecting_half
 from dhox.errors import DhoxError, UsageError
 from dhox.evidence.statistics import wilson_interval
 from dhox.export.folding.fold import fold_probs
@@ -25,12 +24,11 @@ def reject_threshold(val: Logits, fold: Fold, asked: float) -> Reject:
     `threshold`: the largest with at least that share at or above it. `coverage` (with its 95 % interval), `answered`
     and `all` (rows of accuracy) are measured on images that did not choose the threshold: `images` is gate-half, or
     cross-fitted where there are no halves (five thresholds, each from four fifths; alpha, beta, r and tau saw all).
-    Raises UsageError for a share outside (0, 1], DhoxError where there are too few validation images.
+    Raises UsageError for a share outside (0, 1], DhoxError where there are too few validation images or groups.
     """
     if not 0 < asked <= 1:
         raise UsageError(f"--reject-coverage {asked:g} is not a share of the images.", "Give one above 0, at most 1.")
-    labels, names = val.labels, val.names.tolist()
-    images: Literal["gate-half", "cross-fitted"]
+    labels = val.labels
     if len(labels) < FEWEST_IMAGES:
         raise DhoxError(
             f"--reject-coverage needs at least {FEWEST_IMAGES} validation images, and there are {len(labels)}.",
@@ -38,26 +36,25 @@ def reject_threshold(val: Logits, fold: Fold, asked: float) -> Reject:
         )
     probs = fold_probs(val, fold)
     confidence, right = probs.max(-1), probs.argmax(-1) == labels
-    half = selecting_half(names)
-    if half.all():
-        folds, images = fold_of(names), "cross-fitted"
-        splits = [(folds != k, folds == k) for k in range(FOLDS) if (folds == k).any()]
-    else:
-        splits, images = [(half, ~half)], "gate-half"
-    answered, judged = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
-    for choose, judge in splits:
+    measured = judging(val, fewest=1)
+    if measured is None:
+        raise DhoxError(
+            "--reject-coverage needs validation images of at least two groups, and there is one.",
+            "Give DATA a val split of more groups, or leave the option out.",
+        )
+    answered, judged = np.zeros(len(labels), bool), measured.judged
+    for choose, judge in measured.splits:
         answered[judge] = confidence[judge] >= quantile_from_above(confidence[choose], asked)
-        judged |= judge
     n, kept = int(judged.sum()), int(answered.sum())
     return Reject(
         asked=asked,
-        threshold=min(quantile_from_above(confidence[half], asked), 1.0),
+        threshold=min(quantile_from_above(confidence[selecting_half(val)], asked), 1.0),
         coverage=kept / n,
         coverage_interval=wilson_interval(kept, n),
         answered=Accuracy.of(right[answered]),
         all=Accuracy.of(right[judged]),
         n=n,
-        images=images,
+        images=measured.images,
     )
 
 

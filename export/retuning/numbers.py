@@ -13,7 +13,8 @@ from dhox.artefacts.heads import Heads
 from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import ComparisonRow, Evidence, Fold
-from dhox.distill.results.selection import FEWEST_IMAGES, choose_of, selecting_half
+from dhox.distill.results.selection import FEWEST_IMAGES, choose_of
+from dhox.distill.results.validation_parts import selecting_half
 from dhox.distill.small_options import RetuneOptions
 from dhox.errors import DhoxError, UsageError
 from dhox.export.folding.fold import choose_fold, compare, tuned_linear, why_not_plain
@@ -75,7 +76,7 @@ def check_asked(export: Export, options: RetuneOptions) -> None:
 def new_numbers(before: Before, options: RetuneOptions) -> Numbers:
     """What is asked for, what stays and what is tuned again (see `retune_export`), with the evidence for it."""
     manifest, val, old = before.export.manifest, before.val, before.export.manifest.fold
-    half = selecting_half(val.names.tolist())
+    half = selecting_half(val)
     mixture, r, tau = options.chosen.mixture, options.export.r, options.export.tau
     nothing = mixture is None and r is None and tau is None  # is given: then all are chosen again
     alpha, beta, metric = old.alpha, old.beta, options.chosen.metric or manifest.metric

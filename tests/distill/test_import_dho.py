@@ -219,14 +219,26 @@ def test_the_image_size_is_that_of_the_position_embeddings(side: int) -> None:
     assert summary.preprocessing.crop == side
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_of_values_that_are_no_numbers_is_refused(value: float) -> None:
+    state = clip_student(TINY, 4)[1]
+    state["kd_head.weight"][2, 3] = value
+    torch.save({"model_state_dict": state}, "c.pt")
+    with pytest.raises(DhoxError, match=r"c\.pt.*kd_head\.weight"):
+        import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    assert not Path("r").exists()
+
+
 def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"model_state_dict": clip_student(TINY, 4)[1], "alpha": Evil()}, "evil.pt")
-    with pytest.raises(DhoxError, match=r"evil\.pt"):
+    with pytest.raises(DhoxError, match=r"evil\.pt") as caught:
         import_dho(Path("evil.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")
+    assert "getattr" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     torch.jit.script(nn.Linear(2, 2)).save("scripted.pt")
     with pytest.raises(DhoxError, match=r"scripted\.pt"):
         import_dho(Path("scripted.pt"), Path("r"), arch="dhoxtiny", classes="classes.txt")

@@ -8,7 +8,7 @@ import pytest
 from dhox.artefacts.logits import Logits
 from dhox.distill.results import outcome
 from dhox.distill.results.outcome import FOLLOWS_ONE_HEAD, label_free, select
-from dhox.distill.results.selection import selecting_half
+from dhox.distill.results.validation_parts import selecting_half
 from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
 from dhox.reports.pages.selection import label_free_sentence, selection_sentence
@@ -36,7 +36,7 @@ def test_the_evidence_is_of_images_that_did_not_choose() -> None:
     val = validation(2000, 0.9, 0.3, ce_size=1.0)
     selection = select(val, "val", two_heads=True, metric="accuracy")
     evidence = selection.evidence
-    gate = ~selecting_half(val.names.tolist())
+    gate = ~selecting_half(val)
     assert (evidence.images, evidence.chosen.n) == ("gate-half", gate.sum())
     rights = [
         dho_probs(val.ce_logits[gate], val.kd_logits[gate], a, b).argmax(-1) == val.labels[gate]
@@ -71,13 +71,29 @@ def test_given_alpha_and_beta_are_stored_and_judged_on_all_of_validation() -> No
 def test_few_labels_keep_the_fixed_point_without_a_difference(n: int, searched: bool) -> None:
     selection = select(validation(n, 0.9, 0.3), "none" if n == 0 else "val", two_heads=True, metric="accuracy")
     assert selection.searched is searched
-    assert (selection.evidence is None) == (n == 0)
+    assert (selection.evidence is None) == (n in {0, 50})
     if 0 < n < 50:
         assert selection.evidence.difference == 0
         assert selection_sentence(selection, "dho") == (
             "fixed at (0.4, 0.5): 49 validation labels, and searching needs 50"
         )
     assert select(validation(60, 0.9, 0.3), "val", two_heads=False, metric="accuracy").evidence is None
+
+
+@pytest.mark.parametrize("n", [50, 55, 61])
+def test_a_choice_that_four_folds_could_not_repeat_has_no_evidence_and_says_so(n: int) -> None:
+    selection = select(validation(n, 0.9, 0.3), "val", two_heads=True, metric="accuracy")
+    assert selection.searched
+    assert selection.evidence is None
+    assert "not known" in selection_sentence(selection, "dho")
+
+
+def test_cameras_that_chose_do_not_judge() -> None:
+    val = validation(2000, 0.9, 0.3, ce_size=1.0)
+    val = replace(val, groups=np.array([f"camera {i % 100}" for i in range(2000)]))
+    evidence = select(val, "val", two_heads=True, metric="accuracy").evidence
+    assert evidence.images == "gate-half"
+    assert evidence.chosen.n == 1000
 
 
 def test_a_saturated_head_is_said_to_rule_the_mixture() -> None:

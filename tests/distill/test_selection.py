@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dhox.distill.results.selection import ALPHAS, BETAS, choose_alpha_beta, fold_of, selecting_half
+from dhox.distill.results.selection import ALPHAS, BETAS, choose_alpha_beta
 from dhox.evidence.dho_inference import dho_probs
 
 
@@ -54,13 +54,3 @@ def test_forty_nine_images_search_nothing_and_fifty_do() -> None:
     few = choose_alpha_beta(ce[:49], kd[:49], labels[:49])
     assert (few.alpha, few.beta, few.searched, few.grid) == (0.4, 0.5, False, None)
     assert choose_alpha_beta(ce, kd, labels).searched
-
-
-def test_halves_from_a_thousand_images_by_path_alone() -> None:
-    names = [f"val/{i}.png" for i in range(1000)]
-    assert selecting_half(names[:999]).all()
-    half = selecting_half(names)
-    assert 400 < half.sum() < 600
-    order = np.random.default_rng(0).permutation(1000)
-    assert np.array_equal(selecting_half([names[i] for i in order]), half[order])
-    assert set(fold_of(names)) == set(range(5))

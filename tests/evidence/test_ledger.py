@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from fractions import Fraction
+from math import comb, erfc, sqrt
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,6 +90,20 @@ def test_mcnemar_of_known_tables() -> None:
     assert mcnemar_p(0, 5) == pytest.approx(0.0625)
     assert mcnemar_p(1, 9) == pytest.approx(22 / 1024)
     assert mcnemar_p(700, 900) < 1e-5
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(3, 4), (40, 60), (500, 540), (0, 1000)])
+def test_mcnemar_is_the_sum_of_binomials(gained: int, lost: int) -> None:
+    n = gained + lost
+    exact = Fraction(2 * sum(comb(n, k) for k in range(min(gained, lost) + 1)), 2**n)
+    assert mcnemar_p(gained, lost) == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize("lost", [500_500, 501_000, 502_000])
+def test_mcnemar_of_a_million_images_is_the_normal_tail(lost: int) -> None:
+    gained = 1_000_000 - lost
+    with_continuity = (lost - gained - 1) / sqrt(lost + gained)
+    assert mcnemar_p(gained, lost) == pytest.approx(erfc(with_continuity / sqrt(2)), rel=1e-3)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -10,7 +10,7 @@ from refusals import refuses
 
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Fold
-from dhox.distill.results.selection import selecting_half
+from dhox.distill.results.validation_parts import selecting_half
 from dhox.errors import UsageError
 from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.reject import quantile_from_above, reject_threshold
@@ -51,7 +51,7 @@ def test_coverage_is_met_on_other_images_and_the_answered_are_better(asked: floa
 
 def test_the_gating_half_does_not_choose() -> None:
     val = validation(2000)
-    gate = ~selecting_half(val.names.tolist())
+    gate = ~selecting_half(val)
     weak = np.where(gate[:, None], 0.1 * val.ce_logits, val.ce_logits)
     moved = replace(val, ce_logits=weak, kd_logits=weak)
     before, after = reject_threshold(val, FOLD, 0.9), reject_threshold(moved, FOLD, 0.9)

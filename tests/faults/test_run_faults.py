@@ -108,11 +108,8 @@ def test_a_reader_that_swaps_channels_is_found(
     assert exported(own_line / "runs/tiny", capsys)[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("precision", "noise", "code"),
-    [("32-true", 0.003, 0), ("32-true", 0.05, 1), ("bf16-mixed", 0.05, 0), ("bf16-mixed", 0.5, 1)],
-)
-def test_the_precision_of_the_training_says_how_much_logits_may_differ(
+@pytest.mark.parametrize(("precision", "noise", "code"), [("32-true", 0.003, 0), ("bf16-mixed", 0.05, 1)])
+def test_stored_logits_are_fp32_whatever_the_precision_of_the_training(
     own_line: Path, capsys: pytest.CaptureFixture[str], precision: str, noise: float, code: int
 ) -> None:
     run = own_line / "runs/tiny"

@@ -42,19 +42,23 @@ class HeadLogits:
         return replace(self, **{name: array[images] for name, array in rows.items()})
 
 
-ROWS = ("ce_logits", "kd_logits", "z_norms", "labels", "names", "teacher_predictions", "teacher_logits")  # over N
+ROWS = (  # over N
+    "ce_logits", "kd_logits", "z_norms", "labels", "names", "groups", "teacher_predictions", "teacher_logits",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Logits(HeadLogits):
     """The content of val.npz and test.npz.
 
-    `teacher_predictions` and `teacher_logits`: the teacher's, None without one; test has no teacher logits.
+    `groups`: what must stay together where images are divided, empty for an image that has none; None where DATA has
+    none. `teacher_predictions` and `teacher_logits`: the teacher's, None without one; test has no teacher logits.
     `unlabelled_...`: of unlabelled images, in val.npz where no labels choose alpha and beta.
     """
 
     labels: Annotated[np.ndarray, Array("int64", "N", low=0, below="C")]
     names: Annotated[np.ndarray, Array("str", "N")]
+    groups: Annotated[np.ndarray, Array("str", "N")] | None = None
     teacher_predictions: Annotated[np.ndarray, Array("int64", "N", low=0, below="C")] | None = None
     teacher_logits: Annotated[np.ndarray, Array("float32", "N C")] | None = None
     unlabelled_ce_logits: Annotated[np.ndarray, Array("float32", "M C")] | None = None

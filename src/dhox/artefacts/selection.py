@@ -92,7 +92,9 @@ class Selection(Kind, kw_only=True):
     n_selection_labels: Annotated[Count, Meta(description="validation labels that chose")]
     fewest_images: Annotated[Count, Meta(description="with fewer validation images nothing is searched")]
     grid: Annotated[Grid | None, Meta(description="null where nothing was searched")]
-    evidence: Annotated[Evidence | None, Meta(description="null without two heads or labels")] = None
+    evidence: Annotated[Evidence | None, Meta(description="null without two heads, or images that did not choose")] = (
+        None
+    )
     label_free: Annotated[LabelFree | None, Meta(description="null where labels chose, or without images")] = None
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, comb, cos, pi, sin, sqrt, tan
+from math import ceil, cos, log, pi, sin, sqrt, tan
 
 import numpy as np
 
@@ -55,9 +55,10 @@ def mcnemar_p(gained: int, lost: int) -> float:
 
     `gained`: right by the second alone; `lost`: right by the first alone.
     """
-    n = gained + lost
-    tail = sum(comb(n, k) for k in range(min(gained, lost) + 1))
-    return float(min(1.0, 2 * tail / 2**n))
+    n, fewer = gained + lost, min(gained, lost)
+    k = np.arange(1, fewer + 1)
+    log_binomials = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])  # of n over 0, 1, ..., fewer
+    return float(min(1.0, 2 * np.exp(log_binomials - n * log(2)).sum()))
 
 
 def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -131,7 +131,7 @@ def _fold_sentence(manifest: Manifest) -> str:
     if fold.rule == "heads":
         return "none: both heads are kept (--keep-heads)."
     note = f" Note: {manifest.fold_note}." if manifest.fold_note else ""
-    proof = "no validation labels judge the linear fold"
+    proof = "too few validation labels to judge the linear fold on images that did not choose it"
     if evidence:
         proof = (
             f"linear minus DHO inference on {evidence.n} validation images ({evidence.images}): "

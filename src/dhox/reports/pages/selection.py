@@ -59,11 +59,13 @@ def selection_sentence(selection: Selection, method: str) -> str:
     else:
         labels = f"{selection.n_validation} validation labels"
         return f"fixed at {point}: {labels}, and searching needs {selection.fewest_images}"
-    return text + (f"; {_evidence_sentence(selection.evidence)}" if selection.evidence else "")
+    return f"{text}; {_evidence_sentence(selection.evidence)}"
 
 
-def _evidence_sentence(evidence: Evidence) -> str:
+def _evidence_sentence(evidence: Evidence | None) -> str:
     """The chosen point against the fixed one, on validation images that did not choose."""
+    if evidence is None:
+        return "whether it is better than the fixed one is not known: too few images are left that did not choose"
     images = {
         "cross-fitted": "validation images, cross-fitted",
         "gate-half": "validation images that did not choose",
