@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 from PIL import Image
-from quick_distill import quick, without
+from quick_distill import DEMO_TEACHER, quick, without
 from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.files import sha256
+from dhox.artefacts.run_directory import open_run
+from dhox.data.dataset import read_dataset
+from dhox.distill.results.evaluate import pixel_loader, predict_logits
 from dhox.distill.results.retune import retune
+from dhox.distill.students.student import load_student
 from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError, UsageError
 
@@ -201,6 +206,24 @@ def test_skipped_images_stay_skipped_down_the_line(line: Path) -> None:
     manifest = export(Path("runs/x"), Path("e")).manifest
     assert manifest.skipped == ["train/bag/00000.png"]
     assert read_npz(Path("e/golden.npz"))["input"].shape[0] == 32
+
+
+@pytest.mark.parametrize("student", ["test_resnet", f"open_clip:{DEMO_TEACHER}"])
+def test_what_a_mixed_training_stores_is_fp32_of_its_weights(line: Path, student: str) -> None:
+    heads = {"kd_head": "cosine-code", "init_heads": "text", "image_size": None} if student != "test_resnet" else {}
+    result = quick(line / "data", shots=4, precision="bf16-mixed", device="cpu", student=student,
+                   student_weights="none" if student == "test_resnet" else "pretrained", **heads)  # fmt: skip
+    source = open_run(result.run)
+    items = read_dataset(line / "data", labels=source.run.labels)["val"]
+    look = source.run.preprocessing
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    found = predict_logits(
+        fabric, load_student(result.run, source.run.student), pixel_loader(items, look, 0), len(items), look
+    )
+    np.testing.assert_allclose(source.validation.kd_logits, found.kd_logits, atol=1e-4)
+    np.testing.assert_allclose(source.validation.ce_logits, found.ce_logits, atol=1e-4)
+    top = np.sort(source.validation.kd_logits, axis=1)
+    assert not (top[:, -1] == top[:, -2]).any()
 
 
 @pytest.mark.gpu

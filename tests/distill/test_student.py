@@ -9,6 +9,7 @@ from refusals import refuses
 from safetensors.torch import save_file
 
 from dhox.artefacts.common import StudentSpec
+from dhox.distill.students.kd_head import KD_HEADS
 from dhox.distill.students.student import create_backbone, load_student, preprocessing_of, save_student, with_heads
 
 
@@ -34,6 +35,21 @@ def test_single_head_methods_answer_twice_the_same() -> None:
     assert ce is kd
 
 
+@pytest.mark.parametrize("kind", KD_HEADS)
+def test_heads_compute_in_fp32_when_the_backbone_is_in_bf16(kind: str) -> None:
+    student = with_heads(create_backbone("test_resnet", "none", 28)[0], 28, 50, two_heads=True, kd_kind=kind).eval()
+    images = torch.randn(6, 3, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        z = student.backbone(images)
+        answers = student(images)
+    assert z.dtype == torch.bfloat16
+    for found, expected in zip(answers, student.logits(z.float()), strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+    for parameter in student.ce_head.parameters():
+        assert parameter.dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 def test_weights_come_from_local_files(tmp_path: Path, kind: str) -> None:
     source = timm.create_model("test_resnet", num_classes=1000)
@@ -46,6 +62,15 @@ def test_weights_come_from_local_files(tmp_path: Path, kind: str) -> None:
     assert torch.equal(backbone.conv1[0].weight, source.conv1[0].weight)
     with refuses(path, at="distill.students.student._load_backbone_weights", fix="timm"):
         create_backbone("resnet18", str(path), None) if kind == "pth" else create_backbone("test_vit", str(path), None)
+
+
+def test_weights_of_no_numbers_are_refused(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    name = next(name for name in state if name.endswith("running_var"))
+    state[name][0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with refuses("nan.safetensors", name, at="distill.weights_file.check_finite"):
+        create_backbone("test_resnet", str(tmp_path / "nan.safetensors"), None)
 
 
 def test_unknown_students_and_missing_files_are_explained(tmp_path: Path) -> None:
