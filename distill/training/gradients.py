@@ -42,3 +42,16 @@ def gradient_conflict(step: int, ce: torch.Tensor, kd: torch.Tensor, backbone: n
         GradientRow(step, name, dot / max((one * other) ** 0.5, 1e-300), dot, agree / max(count, 1.0))
         for name, (dot, one, other, agree, count) in ((name, parts.tolist()) for name, parts in sums.items())
     ]
+
+
+class GradientProbe:
+    """`gradient_conflict` in the place of a loss: Fabric refuses any gradient through a model in mixed precision that
+    is not asked for by its own `backward`."""
+
+    def __init__(self, step: int, ce: torch.Tensor, kd: torch.Tensor, backbone: nn.Module) -> None:
+        self.step, self.ce, self.kd, self.backbone = step, ce, kd, backbone
+        self.rows: list[GradientRow] = []
+
+    def backward(self) -> None:
+        """Fill `rows`."""
+        self.rows = gradient_conflict(self.step, self.ce, self.kd, self.backbone)

@@ -20,7 +20,7 @@ from dhox.data.dataset import shorten
 from dhox.distill.options import Training
 from dhox.distill.students.student import Student
 from dhox.distill.training.checkpoint import load_checkpoint, save_checkpoint
-from dhox.distill.training.gradients import gradient_conflict
+from dhox.distill.training.gradients import GradientProbe
 from dhox.distill.training.loss import CE_WEIGHT, training_loss
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps
@@ -113,7 +113,9 @@ def train(
                 ce_logits, kd_logits, teacher_logits, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=job.top_k
             )
             if options.probe_gradients and step % options.probe_gradients == 0:
-                conflicts += gradient_conflict(step, ce, kd, student.backbone)
+                probe = GradientProbe(step, ce, kd, student.backbone)
+                fabric.backward(probe)  # type: ignore[arg-type]
+                conflicts += probe.rows
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
             rate = learning_rate_at(step, steps, options.learning_rate, options.warm_up, options.schedule)
             for group in optimizer.param_groups:

@@ -42,9 +42,10 @@ def test_stages_are_blocks_and_miss_no_parameter() -> None:
     assert sum(p.numel() for group in found.values() for p in group) == sum(p.numel() for p in backbone.parameters())
 
 
-def test_probing_changes_no_bit_of_the_training(line: Path) -> None:
-    quick(line / "data", "runs/plain", shots=4, epochs=2)
-    quick(line / "data", "runs/probed", shots=4, epochs=2, probe_gradients=2)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_probing_changes_no_bit_of_the_training(line: Path, precision: str) -> None:
+    quick(line / "data", "runs/plain", shots=4, epochs=2, precision=precision, device="cpu")
+    quick(line / "data", "runs/probed", shots=4, epochs=2, probe_gradients=2, precision=precision, device="cpu")
     assert sha256(Path("runs/plain/student.safetensors")) == sha256(Path("runs/probed/student.safetensors"))
     rows = read_gradients(Path("runs/probed/gradients.csv"))
     assert {row.step for row in rows} == {0, 2, 4}
