@@ -33,11 +33,15 @@ settings.register_profile("dhox", deadline=None)  # no test depends on how fast 
 settings.load_profile("dhox")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync."""
+    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync; a file's tests run in one process, so that
+    what they share is made once."""
     import torch
 
     for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if "sshd" in item.keywords and SSHD is None:

@@ -105,13 +105,13 @@ def test_what_is_no_run_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_selection_is_checked(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "r")
+    run = write_run(tmp_path / "r", n_validation=80)
     path = run / SELECTION_FILE
     searched = select(read_arrays(run / VAL_FILE, Logits), "val", True, "balanced")
     write_record(path, searched)
     assert read_record(path, Selection) == searched
     assert every_field_is_checked(path, searched, lambda: open_run(run)) > 25
-    unsearched = select(full_logits(60, 3), "val", True, "accuracy", fixed=(0.3, 0.7))
+    unsearched = select(full_logits(80, 3), "val", True, "accuracy", fixed=(0.3, 0.7))
     write_record(path, unsearched)
     assert read_record(path, Selection) == unsearched
     assert every_field_is_checked(path, unsearched, lambda: open_run(run)) > 35

@@ -411,5 +411,6 @@ def test_a_file_with_a_fixed_batch_says_which_batch_it_takes(own_line: Path) -> 
     assert "runner" not in caught.value.fix
     found = quick(export, precision=("fp32",), batch="1,8", streams="2")
     assert (found.passed, {row.batch for row in found.latency}) == (True, {1})
-    assert {(one.what, one.batch) for one in found.not_run} == {("model", 8), ("streams", 8)}
-    assert all("batches of 1" in one.reason for one in found.not_run)
+    of_eight = [one for one in found.not_run if one.batch == 8]
+    assert {one.what for one in of_eight} == {"model", "streams"}
+    assert all("batches of 1" in one.reason for one in of_eight)

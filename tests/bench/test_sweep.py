@@ -488,6 +488,7 @@ def test_an_interrupted_sweep_advises_nothing(cache: Path, monkeypatch: pytest.M
     assert found.choice is None
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_model_leaves_its_runtime_out(cache: Path) -> None:
     """torch alone has more than 100 MB of libraries; this network has 2 MB of weights."""
     export = cache / "test_resnet-32px-4c"

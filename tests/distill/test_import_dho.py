@@ -101,8 +101,15 @@ def test_numpy_numbers_beside_the_weights_are_read() -> None:
     assert read_checkpoint(Path("c.pt"))[1] == {"alpha": pytest.approx(0.35), "beta": 0.5}
 
 
-@pytest.mark.parametrize(("rule", "fold_heads"), [("auto", False), ("exact", True)])
-@pytest.mark.parametrize("arch", ["dhoxtiny", "dhoxtinyresnet"])
+@pytest.mark.parametrize(
+    ("arch", "rule", "fold_heads"),
+    [
+        ("dhoxtiny", "auto", False),
+        ("dhoxtinyresnet", "exact", True),
+        pytest.param("dhoxtiny", "exact", True, marks=pytest.mark.slow),
+        pytest.param("dhoxtinyresnet", "auto", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
     line: Path, arch: str, rule: str, fold_heads: bool
 ) -> None:
@@ -137,7 +144,7 @@ def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
     assert str(read_npz(Path("r/export/heads.npz"))["kd_head"]) == "cosine-code"
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenetv2"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), "mobilenetv2"])
 def test_convolutional_students_answer_as_their_formula(arch: str) -> None:
     """nn.Sequential over torchvision's children, so that tensors have numbers for names."""
     torch.manual_seed(0)

@@ -82,6 +82,7 @@ def test_several_processes_train_as_one(line: Path, processes: int) -> None:
     assert not list(Path("runs").glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_several_processes_fill_one_cache(line: Path) -> None:
     arguments = [
         "cache", str(line / "data"), "--cache", "c", "--teacher", f"local-dir:{TEACHER}", "--views", "2", "--packed-size", "28",
@@ -95,6 +96,7 @@ def test_several_processes_fill_one_cache(line: Path) -> None:
     assert not any(entry.damaged for entry in found.values())
 
 
+@pytest.mark.slow
 def test_several_processes_compare_methods(line: Path) -> None:
     done = trained(2, training(line / "data", "runs/c", "--method", "dho,kd", "--epochs", "1"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -32,7 +32,7 @@ def dying_at(step: int) -> Callable[..., float]:
     return learning_rate_at
 
 
-@pytest.mark.parametrize("step", [0, 2, 3, 4, 14])
+@pytest.mark.parametrize("step", [3, 14, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 2, 4))])
 def test_a_resumed_training_ends_with_the_same_bits(line: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     quick(line / "data", "runs/whole", **CASE)
     with monkeypatch.context() as patch:

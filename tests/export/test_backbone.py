@@ -33,7 +33,10 @@ def tower(name: str) -> tuple[torch.nn.Module, int]:
     return build_tower({"embed_dim": 24, "vision_cfg": vision, "quick_gelu": True}, size), size
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize(
+    "name",
+    ["CLIP ViT", "CLIP ResNet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("timm ViT", "MobileCLIP"))],
+)
 def test_a_tower_with_a_cosine_head_runs_everywhere(name: str) -> None:
     backbone, size = tower(name)
     student = with_heads(backbone, size, 5, two_heads=True, kd_kind="cosine-code")

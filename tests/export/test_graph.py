@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import onnx
@@ -36,7 +37,7 @@ def deployable(student: str, size: int, rule: str = "exact", kind: str = "uint8-
     return Deployable(model.backbone, folded_head(head_arrays(model), fold), preprocessing_of(data), kind).eval()
 
 
-@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("student", ["test_resnet", pytest.param("mobilenetv2_050", marks=pytest.mark.slow)])
 def test_onnx_equals_torch_and_tensorrt_builds_it(student: str) -> None:
     size = STUDENTS[student]
     module = deployable(student, size)
@@ -44,8 +45,16 @@ def test_onnx_equals_torch_and_tensorrt_builds_it(student: str) -> None:
     assert_runs_everywhere(module, fp32, size)
 
 
-@pytest.mark.parametrize("rule", ["single", "heads", "exact", "linear"])
-@pytest.mark.parametrize("kind", INPUT_KINDS)
+FAST = {("uint8-nhwc", "exact"), ("uint8-nhwc", "linear"), ("float-nchw", "heads"), ("float-nchw-255", "single")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        pytest.param(*both, marks=[] if both in FAST else pytest.mark.slow)
+        for both in product(INPUT_KINDS, ("single", "heads", "exact", "linear"))
+    ],
+)
 def test_every_head_and_input_builds(rule: str, kind: str) -> None:
     module = deployable("test_resnet", 28, rule, kind)
     fp32 = export_onnx(module, 28, {})
