@@ -122,7 +122,11 @@ class Student(Group):
         Option("W z + b; 100 (W/|W|)(z/|z|); or 100 (W z/|z| + b) as the authors' code."),
     ] = "linear"
     init_heads: Annotated[
-        Literal["random", "text"], Option("text: the class text embeddings of an OpenCLIP student's own text tower.")
+        Literal["random", "text", "text-code"],
+        Option(
+            "text: the class text embeddings of an OpenCLIP student's own text tower; text-code: in their own length, "
+            "as the authors' code."
+        ),
     ] = "random"
     init_from: Annotated[Path | None, Option("Run directory of an earlier student to start from.")] = None
 

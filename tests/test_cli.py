@@ -145,7 +145,7 @@ def test_user_errors_are_one_message_and_an_exit_code(
     ("words", "kind", "facts"),
     [
         ("distill x --kd-head cosine", "BadParameter", ["--kd-head", "'linear', 'cosine-paper', 'cosine-code'"]),
-        ("distill x --init-heads words", "BadParameter", ["--init-heads", "'random', 'text'"]),
+        ("distill x --init-heads words", "BadParameter", ["--init-heads", "'random', 'text', 'text-code'"]),
         ("distill x --epochs 0", "BadParameter", ["--epochs", 1]),
         ("distill x --label-sampler mine", "BadParameter", ["'dhox', 'few-shot-reference', 'percent-reference'"]),
         ("distill x --tune-on test", "BadParameter", ["--tune-on", "'val', 'held-out', 'none'"]),

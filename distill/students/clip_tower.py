@@ -20,6 +20,7 @@ from dhox.errors import DhoxError, UsageError
 
 PREFIX = "open_clip:"
 SCHEMES = ("hf-hub:", "local-dir:")
+TEXT_BATCH = 256
 
 
 class LoadedTower(NamedTuple):
@@ -123,11 +124,25 @@ def _split_tower_name(name: str, weights: str) -> tuple[str, str | None]:
 def text_embeddings(tower: LoadedTower, prompts: list[str], templates: list[str], device: torch.device) -> torch.Tensor:
     """Class text embeddings [C, d] of the student's own text tower, the rows with norm 1, computed on `device`.
 
-    Each template's embedding is normalised, averaged, normalised again, as for the teacher. (The authors' code averages
-    without normalisation, which makes a cosine-code head |w_c| times sharper than CLIP.)
+    Each template's embedding is normalised, averaged, normalised again, as for the teacher.
     """
     tokenizer = open_clip.get_tokenizer(tower.tokenizer_name)
     model = tower.clip.to(device).eval()
     weights = open_clip.build_zero_shot_classifier(model, tokenizer, prompts, templates, device=device)
     model.cpu()
     return weights.T.float().cpu()
+
+
+def mean_text_embeddings(
+    tower: LoadedTower, prompts: list[str], templates: list[str], device: torch.device
+) -> torch.Tensor:
+    """The same as the authors' code has them: the mean over the templates, nothing normalised.
+
+    A cosine-code head then starts |w_c| times sharper than CLIP, w_c being a row.
+    """
+    texts = open_clip.get_tokenizer(tower.tokenizer_name)([t.format(name) for name in prompts for t in templates])
+    model = tower.clip.to(device).eval()
+    with torch.no_grad():
+        parts = [model.encode_text(part.to(device)).float().cpu() for part in texts.split(TEXT_BATCH)]
+    model.cpu()
+    return torch.cat(parts).unflatten(0, (len(prompts), len(templates))).mean(1)

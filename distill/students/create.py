@@ -8,10 +8,12 @@ import torch
 
 from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.distill.options import Student as StudentOptions
-from dhox.distill.students.clip_tower import PREFIX, load_tower, text_embeddings
+from dhox.distill.students.clip_tower import PREFIX, load_tower, mean_text_embeddings, text_embeddings
 from dhox.distill.students.init_from import copy_earlier, earlier_student
 from dhox.distill.students.student import Student, create_backbone, preprocessing_of, with_heads
 from dhox.errors import UsageError
+
+TEXT_EMBEDDINGS = {"text": text_embeddings, "text-code": mean_text_embeddings}  # by --init-heads
 
 
 class CreatedStudent(NamedTuple):
@@ -33,9 +35,9 @@ def create_student(
 ) -> CreatedStudent:
     """Create the student of the options with heads for the labels `classes`, in index order.
 
-    `prompts` in `templates`: what its own text tower embeds for `--init-heads text`, which gives the rows of every
-    head, biases 0. `device`: where that tower runs. Raises UsageError for options that exclude each other, DhoxError
-    for unknown names and for weights that cannot be had or do not fit.
+    `prompts` in `templates`: what its own text tower embeds for `--init-heads text` and `text-code`, which give the
+    rows of every head, biases 0. `device`: where that tower runs. Raises UsageError for options that exclude each
+    other, DhoxError for unknown names and for weights that cannot be had or do not fit.
     """
     _check_heads(options, two_heads)
     name, weights, kd_head = options.student, options.student_weights, options.kd_head
@@ -53,8 +55,8 @@ def create_student(
         name, preprocessing.crop, len(classes), two_heads, kd_head, None if tower is None else tower.config
     )
     student = with_heads(backbone, spec.image_size, len(classes), two_heads, kd_head)
-    if tower is not None and options.init_heads == "text":
-        _write_into_heads(student, text_embeddings(tower, prompts, templates, device))
+    if tower is not None and options.init_heads != "random":
+        _write_into_heads(student, TEXT_EMBEDDINGS[options.init_heads](tower, prompts, templates, device))
     if earlier is not None:
         copy_earlier(student, earlier, classes)
     return CreatedStudent(student, spec, preprocessing)
@@ -64,13 +66,15 @@ def _check_heads(options: StudentOptions, two_heads: bool) -> None:
     """Raise UsageError where the options of the heads exclude each other."""
     if options.kd_head != "linear" and not two_heads:
         raise UsageError(f"--kd-head {options.kd_head} is for two heads.", "Use --method dho, or --kd-head linear.")
-    if options.init_heads == "text" and not options.student.startswith(PREFIX):
+    if options.init_heads != "random" and not options.student.startswith(PREFIX):
         raise UsageError(
-            f"--init-heads text needs a student with a text tower, and {options.student} has none.",
+            f"--init-heads {options.init_heads} needs a student with a text tower, and {options.student} has none.",
             "Use a student open_clip:..., or --init-heads random.",
         )
-    if options.init_heads == "text" and options.student_weights == "none":
-        raise UsageError("--init-heads text needs a trained text tower.", "Leave out --student-weights none.")
+    if options.init_heads != "random" and options.student_weights == "none":
+        raise UsageError(
+            f"--init-heads {options.init_heads} needs a trained text tower.", "Leave out --student-weights none."
+        )
 
 
 def _write_into_heads(student: Student, text: torch.Tensor) -> None:

@@ -120,12 +120,33 @@ def test_text_initialisation_is_the_own_text_tower_and_answers_as_clip_does() ->
     assert torch.allclose(single.ce_head.weight, text, atol=1e-6)
 
 
+def test_text_code_is_the_plain_mean_of_the_templates_as_the_authors_take_it() -> None:
+    templates = ["a photo of a {}.", "{}", "art of the {}."]
+    student, _, _ = create(TOWER, kd_head="cosine-code", init_heads="text-code", templates=templates)
+    clip = open_clip.create_model(TOWER.removeprefix("open_clip:")).eval()
+    tokenizer = open_clip.get_tokenizer(TOWER.removeprefix("open_clip:"))
+    with torch.no_grad():
+        means = [clip.encode_text(tokenizer([text.format(name) for text in templates])).mean(0) for name in "abc"]
+        images = torch.randn(4, 3, 28, 28)
+        z = clip.encode_image(images)
+        ce, kd = student.eval()(images)
+    expected = torch.stack(means)
+    assert (expected.norm(dim=-1) - 1).abs().min() > 0.1
+    for head in (student.ce_head, student.kd_head):
+        assert torch.allclose(head.weight, expected, atol=1e-5)
+        assert not head.bias.any()
+    assert torch.allclose(ce, z @ expected.T, atol=1e-3)
+    assert torch.allclose(kd, 100 * torch.nn.functional.normalize(z, dim=-1) @ expected.T, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "options", "facts", "fix"),
     [
         ("test_resnet", "none", {"two_heads": False, "kd_head": "cosine-code"}, ["cosine-code"], "--method dho"),
         ("test_resnet", "none", {"init_heads": "text"}, ["--init-heads text", "test_resnet"], "open_clip"),
+        ("test_resnet", "none", {"init_heads": "text-code"}, ["--init-heads text-code", "test_resnet"], "open_clip"),
         (TOWER, "none", {"init_heads": "text"}, ["--init-heads text"], "--student-weights none"),
+        (TOWER, "none", {"init_heads": "text-code"}, ["--init-heads text-code"], "--student-weights none"),
         (TOWER, "weights.pt", {}, [TOWER], "--student-weights"),
     ],
 )
