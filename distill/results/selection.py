@@ -14,7 +14,7 @@ from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA
 from dhox.evidence.statistics import score, softmax
 
 ALPHAS = tuple(round(0.05 * i, 2) for i in range(21))
-BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+BETAS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0)
 FEWEST_IMAGES = 50  # below, (0.4, 0.5) stays
 CHUNK = 1 << 17  # probabilities at a time
 
