@@ -14,6 +14,7 @@ from typer.main import get_command
 from dhox.cli.main import app, main
 from dhox.distill.options import DistillOptions, check
 from dhox.distill.teachers.templates import check_template
+from dhox.distill.training.steps import steps_per_epoch
 from dhox.options.declare import build, plain
 from dhox.options.recipe import read_recipe
 
@@ -70,6 +71,47 @@ def test_few_shot_recipes_leave_the_shots_to_the_command_line() -> None:
         fixed = "imagenet" in path.name
         assert content["tune_on"] == ("none" if fixed else "val")
         assert ("alpha" in content and "beta" in content) == fixed
+
+
+IMAGENET_TEMPLATES = (
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
+    "art of the {}.", "a photo of the small {}.",
+)  # fmt: skip
+SCRIPTS: dict[str, dict[str, Any]] = {  # arguments, defaults and constants of the authors' scripts, by what they train
+    "train_others.py": {
+        "epochs": 200, "epoch_over": "labelled", "batch_labelled": 64, "batch_unlabelled": 64, "learning_rate": 1e-3,
+        "weight_decay": 0.01, "schedule": "linear", "warm_up": 0.1, "student": "resnet18.tv_in1k",
+    },
+    "train_imgnet.py": {
+        "epochs": 20, "epoch_over": "unlabelled", "batch_labelled": 256, "batch_unlabelled": 256, "learning_rate": 1e-3,
+        "weight_decay": 0.01, "schedule": "cosine", "warm_up": 0.0, "student": "resnet50",
+        "student_weights": "dino_resnet50_pretrain.pth", "template": IMAGENET_TEMPLATES,
+    },
+    "train_imgnet_semi.py": {
+        "epochs": 32, "epoch_over": "unlabelled", "batch_labelled": 256, "batch_unlabelled": 256, "learning_rate": 5e-5,
+        "weight_decay": 0.05, "schedule": "cosine", "kd_head": "cosine-code", "init_heads": "text-code", "alpha": 0.5,
+        "beta": 0.5, "template": IMAGENET_TEMPLATES,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_settings_are_those_of_the_authors_scripts(path: Path) -> None:
+    content = read_recipe(path, DistillOptions)
+    few = "train_imgnet.py" if "imagenet" in path.name else "train_others.py"
+    script = few if path.parent.name == "few-shot" else "train_imgnet_semi.py"
+    everywhere = {"teacher_scale": 100.0, "seed": 1, "precision": "32-true"}
+    assert {name: content.get(name) for name in SCRIPTS[script] | everywhere} == SCRIPTS[script] | everywhere
+
+
+@pytest.mark.parametrize(("percent", "unlabelled"), [(1, 1_268_167), (10, 1_152_881)])
+def test_low_shot_warm_up_is_five_thousand_steps(percent: int, unlabelled: int) -> None:
+    found = [path for path in RECIPES if path.name.startswith(f"imagenet-{percent}-percent")]
+    assert found
+    for path in found:
+        content = read_recipe(path, DistillOptions)
+        steps = content["epochs"] * steps_per_epoch(unlabelled, content["batch_unlabelled"])
+        assert round(content["warm_up"] * steps) == 5000
 
 
 def test_the_guide_names_every_recipe() -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from math import cos, pi
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +79,35 @@ def test_the_learning_rate_rises_then_falls_to_zero(schedule: str) -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-12)
     assert learning_rate_at(0, 100, 0.1, 0.0, schedule) == pytest.approx(0.1)
+
+
+def test_a_cosine_without_warm_up_is_torchs() -> None:
+    """So ImageNet's few-shot recipe has the rates of train_imgnet.py."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    for step in range(40):
+        assert learning_rate_at(step, 40, 0.1, 0.0, "cosine") == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("steps", [200, 400, 1400])
+def test_the_linear_schedule_is_the_authors_one_stair_ahead_in_the_warm_up(steps: int) -> None:
+    """train_others.py starts at 0 (transformers' get_linear_schedule_with_warmup): one step at the peak less in sum."""
+    warm = steps // 10
+    theirs = [step / warm if step < warm else (steps - step) / (steps - warm) for step in range(steps)]
+    ours = [learning_rate_at(step, steps, 1.0, 0.1, "linear") for step in range(steps)]
+    assert ours[: warm - 1] == pytest.approx(theirs[1:warm])
+    assert ours[warm:] == pytest.approx(theirs[warm:])
+    assert sum(ours) - sum(theirs) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("epoch_steps", "larger"), [(4954, 1.067), (4504, 1.074)])
+def test_the_low_shot_rates_beside_the_authors(epoch_steps: int, larger: float) -> None:
+    """train_imgnet_semi.py multiplies its warm-up with a cosine from step 0 to 5,000 steps before the end."""
+    steps, warm, last = 32 * epoch_steps, 5000, 32 * epoch_steps - 5000
+    every = range(0, steps, 50)
+    theirs = [min(0.01 + 0.99 * step / warm, 1) * 0.5 * (1 + cos(pi * step / last)) for step in every]
+    ours = [learning_rate_at(step, steps, 1.0, warm / steps, "cosine") for step in every]
+    assert sum(ours) / sum(theirs) == pytest.approx(larger, abs=5e-4)
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.057
