@@ -69,7 +69,8 @@ def import_dho(file: Path, out: Path, options: ImportOptions) -> RunResult:
             finished_at=now(), method="dho", data=data_address(given.data or out / SYNTHETIC),
             classes=class_entries(classes), sets=sets, teacher=None,
             student=StudentEntry(**msgspec.structs.asdict(spec), weights=file.name), preprocessing=preprocessing,
-            training=None, test=None, skipped=[], notes=_notes(stored, selection, answers), environment=versions(),
+            training=None, test=None, skipped=[], notes=_notes(stored, selection, answers, clip=spec.tower is not None),
+            environment=versions(),
             imported=Imported(str(file.absolute()), sha256(file), stored),
         )  # fmt: skip
         summary = write_run_file(run, summary)
@@ -124,7 +125,7 @@ def known_classes(classes: str) -> list[tuple[str, str]]:
     ]
 
 
-def _notes(stored: dict[str, float], used: Selection, val: Logits) -> list[str]:
+def _notes(stored: dict[str, float], used: Selection, val: Logits, *, clip: bool) -> list[str]:
     """What the file says of alpha, beta and accuracy, what is used and measured, and what is missing without DATA."""
     said = ", ".join(f"{key} {stored[key]:g}" for key in ("alpha", "beta") if key in stored) or "no alpha and no beta"
     of_weights = (
@@ -136,11 +137,15 @@ def _notes(stored: dict[str, float], used: Selection, val: Logits) -> list[str]:
         "no --data: graphs will be checked on synthetic images, and alpha, beta and the fold cannot be judged. "
         "Give dhox export --data DATA, or import again with --data DATA"
     )
-    return [of_weights, _accuracy_note(stored.get("acc"), used, val) if len(val) else of_images]
+    images = "randomly cropped images" if clip else "images"
+    return [of_weights, _accuracy_note(stored.get("acc"), images, used, val) if len(val) else of_images]
 
 
-def _accuracy_note(stated: float | None, used: Selection, val: Logits) -> str:
-    """The accuracy on validation beside the one that the file states, in percent or as a share of some test set."""
+def _accuracy_note(stated: float | None, images: str, used: Selection, val: Logits) -> str:
+    """The accuracy on validation beside the one that the file states, in percent or as a share of some test set.
+
+    `images`: of the file's accuracy; train_imgnet_semi.py measures on random crops.
+    """
     probs = dho_probs(val.ce_logits, val.kd_logits, used.alpha, used.beta)
     found = Accuracy.of(probs.argmax(-1) == val.labels)
     low, high = (100 * bound for bound in found.interval)
@@ -148,7 +153,7 @@ def _accuracy_note(stated: float | None, used: Selection, val: Logits) -> str:
     if stated is None:
         return note
     points = stated if stated > 1 else 100 * stated
-    note += f"; the file states {points:.1f} % on its authors' images"
+    note += f"; the file states {points:.1f} % on its authors' {images}"
     if low - points > FAR or points - high > FAR:
         note += ": far from it, so check --arch, --data and the order of --classes"
     return note

@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import CLASSES
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
 from plain_files import read_json
 from torch import nn
+from torchvision.transforms import v2
 
 from dhox import export
 from dhox.artefacts.arrays import read_npz
 from dhox.artefacts.run import read_run
+from dhox.data.images import model_input, normalise
 from dhox.distill.results.outcome import RunResult
 from dhox.distill.results.retune import retune
 from dhox.distill.small_options import Chosen, ImportOptions
@@ -214,7 +218,30 @@ def test_the_accuracy_that_a_file_states_is_held_against_the_measured_one(
     result = import_dho(Path("c.pt"), Path("r"), arch="dhoxtiny", classes=str(classes), data=line / "data")
     note = result.summary.notes[-1]
     assert "of 80 validation images" in note
-    assert ("99.0 %" in note, "--classes" in note) == (far, far)
+    assert ("99.0 % on its authors' randomly cropped images" in note, "--classes" in note) == (far, far)
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernel"), [("resnet18", "bilinear"), ("resnet50", "bilinear"), ("dhoxtiny", "bicubic")]
+)
+def test_images_are_looked_at_as_the_script_of_the_checkpoint_does(arch: str, kernel: str) -> None:
+    """The centre crop after torchvision's Resize, whose default is bilinear; CLIP students were cropped bicubic."""
+    if arch == "dhoxtiny":
+        state, look = clip_student(TINY, 4)[1], v2.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    else:
+        network = getattr(torchvision.models, arch)()
+        state = with_authors_heads(nn.Sequential(*list(network.children())[:-1]), 4, network.fc.in_features)
+        look = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    torch.save(state, "c.pt")
+    preprocessing = import_dho(Path("c.pt"), Path("r"), arch=arch, classes="classes.txt").summary.preprocessing
+    side = preprocessing.crop
+    assert side == (32 if arch == "dhoxtiny" else 224)
+    pixels = np.random.default_rng(0).integers(0, 256, (330, 470, 3), np.uint8)
+    seen = v2.CenterCrop(side)(v2.Resize(side, v2.InterpolationMode(kernel))(Image.fromarray(pixels)))
+    ours = model_input(Image.fromarray(pixels), preprocessing)
+    assert np.array_equal(ours, np.asarray(seen))
+    theirs = look(torch.from_numpy(np.asarray(seen).copy()).permute(2, 0, 1) / 255).numpy()
+    assert abs(normalise(ours[None], preprocessing)[0] - theirs).max() < 1e-5
 
 
 @pytest.mark.parametrize("side", [32, 48])
