@@ -26,9 +26,9 @@ test: $(READY) ## the test suite (under 12 minutes on 2 cores)
 	@echo "== Tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-slow: $(READY) ## kill, fuzz, many-process, more-students and fresh-environment tests
+test-slow: $(READY) ## stop points, kills, many processes, more students and variants, fresh environments
 	@echo "== Slow tests"
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 lint: $(READY) ## ruff and mypy
 	@echo "== ruff"
