@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def see(item: Item) -> Seen:
 def stamp(item: Item) -> bytes:
     """8 bytes that change when the file of an image is another: of its size, inode, times and place in an archive."""
     try:
-        status = item.path.stat()
+        status = os.stat(item.file)  # noqa: PTH116 - of millions of texts no Path is made
     except OSError:
         return bytes(8)
     parts = status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, item.span

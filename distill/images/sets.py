@@ -161,7 +161,7 @@ def _the_rest(
             f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
             "unlabelled images and were dropped"
         )
-    return [replace(item, label=None, group=None) for item in unlabelled]
+    return [item if item.label is item.group is None else replace(item, label=None, group=None) for item in unlabelled]
 
 
 def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:

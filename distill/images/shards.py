@@ -150,7 +150,7 @@ def examine(folder: Path, *, checksums: bool) -> tuple[list[Shard], dict[str, st
     header = read_header(folder)
     found = row_files(folder)
     damaged = {name: "missing" for name in header.files if not (folder / name).exists()}
-    whole = []
+    whole: list[Shard] = []
     for path, result in zip(found, in_threads(read_shard, found), strict=True):
         if isinstance(result, str):
             damaged[path.name] = result

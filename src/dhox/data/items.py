@@ -49,7 +49,7 @@ def image_bytes(item: Item) -> bytes:
     """The encoded image. Raises OSError."""
     if item.column is not None:
         return bytes(arrow_table(item.file)[item.column][item.row]["bytes"].as_py())
-    with regular(item.path).open("rb") as file:
+    with open(regular(item.file), "rb") as file:
         if item.span is None:
             return file.read()
         file.seek(item.span[0])
