@@ -158,13 +158,13 @@ def test_held_out_images_are_those_of_a_plain_evaluation(counts: list[int], came
         assert names(sets.labelled) == names(splits["train"]) - wanted
 
 
-def test_a_hundred_thousand_classes_are_split_in_one_pass() -> None:
-    """Seconds; every label looking at every image would take hours."""
+def test_many_classes_are_split_in_one_pass() -> None:
+    """A second; every label looking at every image would take minutes."""
     splits: Splits = {split: [] for split in ("train", "unlabelled", "val", "test")}
-    labels = [f"c{i:06d}" for i in range(100_000)]
+    labels = [f"c{i:05d}" for i in range(20_000)]
     splits["train"] = [Item("", f"{label}/{i}", label) for label in labels for i in range(5)]
     sets = choose_sets(splits, labels, unique(splits))
-    assert (len(sets.labelled), len(sets.validation)) == (400_000, 100_000)
+    assert (len(sets.labelled), len(sets.validation)) == (80_000, 20_000)
 
 
 def test_an_image_that_judges_never_trains_nor_tests() -> None:
