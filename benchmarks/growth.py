@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import multiprocessing
 import os
 import platform
@@ -147,6 +148,7 @@ def cost_of(stage: str, place: Place) -> Cost:
 
 def measure(stage: str, place: Place, sending: Connection) -> None:
     """Run a stage in this process and send its cost."""
+    gc.freeze()  # else the garbage collector looks at all that torch imports, in some stages and not in others
     before = peak_bytes()
     with quietly():
         seconds = STAGES[stage](place)
