@@ -17,7 +17,7 @@ from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, sh
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import stage_row
 from dhox.evidence.same_images import against_run
-from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix, negative_log_likelihood
+from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, class_counts, confusion_matrix, negative_log_likelihood
 from dhox.models.export_directory import Export
 
 
@@ -78,23 +78,24 @@ def accuracy_row(
     labels = class_numbers(items, model.classes)
     stage = to_builtins(stage_row(StageRow, probs, labels, reference, stage="torch"))
     stage.pop("stage")
-    matrix = confusion_matrix(labels, probs.argmax(-1), len(model.classes))
+    answers, n_classes = probs.argmax(-1), len(model.classes)
+    drawn = n_classes <= MOST_CONFUSION_CLASSES
     paired = {name: stage.pop(name) for name in Paired.__struct_fields__}
     row = stage | {
         "model": model.name,
         "runner": runner,
         "precision": model.precision,
         "nll": negative_log_likelihood(probs, labels) if np.isfinite(probs).all() else None,
-        "per_class": per_class(matrix, model.classes),
-        "confusion": matrix.tolist() if len(model.classes) <= MOST_CONFUSION_CLASSES else None,
+        "per_class": per_class(labels, answers, model.classes),
+        "confusion": confusion_matrix(labels, answers, n_classes).tolist() if drawn else None,
         "reference": paired if reference is not None else None,
     }
     return msgspec.convert(row, AccuracyRow)
 
 
-def per_class(matrix: np.ndarray, classes: list[str]) -> list[ClassAccuracy]:
+def per_class(labels: np.ndarray, answers: np.ndarray, classes: list[str]) -> list[ClassAccuracy]:
     """Images, recall and precision of each class; None where there is nothing to divide by."""
-    right, true, answered = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    right, true, answered = class_counts(labels, answers, len(classes))
     return [
         ClassAccuracy(
             name=name,

@@ -62,7 +62,7 @@ def main() -> None:
     errors: dict[str, list[float]] = {str(side): [] for side in options.sides}
     with torch.inference_mode():
         for path in paths:
-            image = read_image(Item(path, path.name))
+            image = read_image(Item(str(path), path.name))
             sizes = np.tile(image.size, (VIEWS, 1))
             boxes = view_boxes(np.repeat(view_keys([path.name], 0), VIEWS), np.arange(VIEWS), sizes)
             pixels = np.stack([render(image, box, size, kernel) for box in boxes])

@@ -53,7 +53,7 @@ def main() -> None:
     size = config["input_size"][-1]
     resize = round(size / config["crop_pct"])
     preprocessing = Preprocessing(resize, size, config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
-    pixels = np.stack([model_input(read_image(Item(path, path.name)), preprocessing) for path in paths])
+    pixels = np.stack([model_input(read_image(Item(str(path), path.name)), preprocessing) for path in paths])
     order = np.random.default_rng(0).permutation(len(paths))
     few, rest = order[: options.calibrate], np.sort(order[options.calibrate :])
 

@@ -218,7 +218,7 @@ def labelled_items(options: argparse.Namespace, classes: list[str] | None) -> tu
     folders = sorted({path.parent.name for path in paths})
     labels = np.array([folders.index(p.parent.name) if len(folders) > 1 else i for i, p in enumerate(paths)])
     chosen = np.linspace(0, len(paths) - 1, min(options.images or len(paths), len(paths))).astype(int)
-    return [Item(paths[i], paths[i].name) for i in chosen], labels[chosen]
+    return [Item(str(paths[i]), paths[i].name) for i in chosen], labels[chosen]
 
 
 def batches(items: list[Item]) -> Iterator[list[Item]]:

@@ -34,7 +34,7 @@ from torchvision.transforms import InterpolationMode, v2
 from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.packed import fill_packed, packed_side, prepare_packed
-from dhox.distill.images.shards import open_rows, row_key
+from dhox.distill.images.shards import open_rows, row_keys
 from dhox.distill.images.student_inputs import Boxes, HostViews, PackedInputs, resident_images
 from dhox.distill.options import Student as StudentOptions
 from dhox.distill.options import Training
@@ -60,7 +60,7 @@ def write_jpegs(folder: Path, n: int, width: int, height: int) -> list[Item]:
         small = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
         image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
         image.save(folder / f"{i}.jpg", quality=90)
-        items.append(Item(folder / f"{i}.jpg", f"{i}.jpg"))
+        items.append(Item(f"{folder}/{i}.jpg", f"{i}.jpg"))
     return items
 
 
@@ -214,14 +214,15 @@ def main() -> None:
         folder = Path(name)
         (folder / "images").mkdir()
         items = write_jpegs(folder / "images", options.images, 500, 375)
-        keys, sizes = [row_key(item.name, "") for item in items], np.tile([500, 375], (len(items), 1))
+        keys = row_keys((item.name for item in items), [""] * len(items))
+        sizes = np.tile([500, 375], (len(items), 1))
         teacher = random_teacher(options.teacher, fabric.device)
         text = F.normalize(torch.randn(CLASSES, teacher.width, device=fabric.device), dim=-1)
         student, preprocessing = new_student()
         n = len(items)
 
         # Packing and caching, once; the teacher's bare forward beside the caching pass.
-        side = packed_side(options.image_size, [(500, 375)])
+        side = packed_side(options.image_size, sizes)
         prepare_packed(folder / "packed", side)
         start = time.perf_counter()
         fill_packed(folder / "packed", items, keys, side, fabric)

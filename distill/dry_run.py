@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -18,9 +19,11 @@ from dhox.distill.images.packed import packed_side
 from dhox.distill.images.sets import choose_sets
 from dhox.distill.options import DistillOptions, check, single, worker_count
 from dhox.distill.processes import create_fabric
+from dhox.distill.results.room import check_room
 from dhox.distill.small_options import CacheOptions
 from dhox.distill.students.create import create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
+from dhox.distill.teachers.targets import WholeSets
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.training.steps import Steps, count_steps
 from dhox.errors import DhoxError
@@ -74,9 +77,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """A few decoded images of a training set: their sizes, and seconds to decode one with the threads there are."""
+    """A few decoded images of a training set: sizes int [n, 2], seconds to decode one with the threads there are."""
 
-    sizes: list[tuple[int, int]]
+    sizes: np.ndarray
     decode_s: float
 
 
@@ -93,7 +96,7 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     training = options.training
     seeds = range(training.seeds or 1)
     jobs = [single(options, m, i) for m in training.methods for i in seeds] if training.compares else [options]
-    steps = [_steps_of(listing, job, fabric.world_size) for job in jobs]
+    steps = [_steps_of(listing, job, fabric.world_size, out) for job in jobs]
     root, teacher = options.speed.cache or out.parent, None
     with_teacher = [length for job, length in zip(jobs, steps, strict=True) if job.training.uses[1]]
     if with_teacher and not options.teacher.from_files:
@@ -125,11 +128,13 @@ def plan_cache(data: Path, root: Path, options: CacheOptions) -> Plan:
     return summed(listing, root, sample, fabric, teacher, packing, None)
 
 
-def _steps_of(listing: Listing, options: DistillOptions, world: int) -> Steps:
-    """The steps of one training, if no image is a copy of another."""
+def _steps_of(listing: Listing, options: DistillOptions, world: int, out: Path) -> Steps:
+    """The steps of one training, if no image is a copy of another. Raises DhoxError where `out` has no room for it."""
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
     sets = choose_sets(listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
+    whole = WholeSets.of(sets, two_heads=options.training.method == "dho", given=options.choosing.fixed is not None)
+    check_room(sets, whole, len(listing.classes), out)
     return count_steps(sets, options, world)
 
 
@@ -153,7 +158,7 @@ def _decode_sample(listing: Listing, workers: int) -> Sample:
     items = spread(listing.training, SAMPLE)
     if not items:
         raise DhoxError(f"{listing.data} holds no training image.", "Add images to train/CLASS/ or unlabelled/.")
-    sizes = [read_image(item).size for item in items]
+    sizes = np.array([read_image(item).size for item in items])
     start = time.perf_counter()
     for item in items:
         read_image(item)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle, sha256
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, read_run
@@ -55,11 +57,10 @@ def may_resume(out: Path, settings: Settings) -> bool:
         return False
 
 
-def identity_of(keys: list[bytes], numbers: list[int], files: list[Path]) -> str:
-    """A hash of everything besides the options that decides what a training step sees."""
+def identity_of(keys: np.ndarray, numbers: list[int], files: list[Path]) -> str:
+    """A hash of everything besides the options that decides what a training step sees; `keys`: of its images."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=16)
-    for key in keys:
-        digest.update(key)
+    digest.update(keys.tobytes())
     for path in files:
         digest.update(sha256(path).encode())
     return digest.hexdigest()

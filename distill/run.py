@@ -31,6 +31,7 @@ from dhox.distill.options import DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, shared_output
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, validation_metrics, with_labels, with_unlabelled
 from dhox.distill.results.outcome import RunResult, select, test_rows
+from dhox.distill.results.room import check_room
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import CreatedStudent, create_student
 from dhox.distill.students.student import Student, save_student
@@ -99,7 +100,7 @@ class Material:
     def hashes(self) -> ImageHashes:
         """What the validation and test images are."""
         val, test = (
-            {item.name: self.images.seen[item.name].content for item in items}
+            {item.name: self.images.seen[item.name].content.hex() for item in items}
             for items in (self.sets.validation, self.sets.test)
         )
         return ImageHashes.of(val, test)
@@ -134,6 +135,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     with console.status("Loading the models"):
         student, teacher = _load_models(listing, place)
     material = gather(listing, place)
+    check_room(material.sets, material.whole, len(listing.classes), out)
     targets = _teacher_targets(teacher, material, place)
     inputs = student_inputs(
         material.training, student.preprocessing, options.speed.packed_size, place.root, fabric, compiled=place.compiled
@@ -228,7 +230,7 @@ def _training_job(material: Material, targets: TeacherTargets | None, inputs: St
     teacher = options.teacher
     files = [teacher.teacher_embeddings, teacher.class_embeddings, teacher.teacher_logits]
     identity = identity_of(
-        training.keys + material.images.keys(material.sets.validation),
+        np.concatenate([training.keys, material.images.keys(material.sets.validation)]),
         [steps.epoch_steps, steps.batch_labelled, steps.batch_unlabelled, views, inputs.side],
         [path for path in files if path is not None],
     )
@@ -277,19 +279,15 @@ def judge(student: CreatedStudent, material: Material, targets: TeacherTargets |
         pixels = loader(items, student.preprocessing, place)
         return predict_logits(place.fabric, student.model, pixels, len(items), student.preprocessing)
 
-    def answers(logits: np.ndarray | None) -> np.ndarray | None:
-        return None if logits is None else logits.argmax(-1)
-
     teacher = targets.whole if targets else None
     of_val = teacher.validation if teacher else None
     val = with_labels(
-        heads(whole.validation), whole.validation, labels, teacher_predictions=answers(of_val), teacher_logits=of_val
-    )
+        heads(whole.validation), whole.validation, labels, teacher_logits=of_val,
+        teacher_predictions=None if of_val is None else of_val.argmax(-1),
+    )  # fmt: skip
     if whole.unlabelled:
-        val = with_unlabelled(val, heads(whole.unlabelled), answers(teacher.unlabelled if teacher else None))
-    test = with_labels(
-        heads(whole.test), whole.test, labels, teacher_predictions=answers(teacher.test if teacher else None)
-    )
+        val = with_unlabelled(val, heads(whole.unlabelled), teacher.unlabelled if teacher else None)
+    test = with_labels(heads(whole.test), whole.test, labels, teacher_predictions=teacher.test if teacher else None)
     selection = select(val, material.sets.selection, student.spec.two_heads, choosing.metric, choosing.fixed)
     return Outcome(val, test, selection)
 

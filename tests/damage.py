@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dhox.artefacts.arrays import declared, npz_bytes
+from dhox.artefacts.arrays import declared, write_npz
 from dhox.artefacts.record import Kind, Record
 from dhox.errors import DhoxError
 
@@ -98,7 +98,7 @@ def every_array_is_checked(path: Path, arrays: Any, read: Callable[[], Any]) -> 
     whole, found = path.read_bytes(), 0
     for name, kind, content in damaged_arrays(arrays):
         found += 1
-        path.write_bytes(npz_bytes(content))
+        write_npz(path, content)
         with pytest.raises(DhoxError) as error:
             read()
         assert path.name in error.value.reason, (name, kind)

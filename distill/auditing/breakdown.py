@@ -12,7 +12,6 @@ from dhox.artefacts.common import Accuracy
 from dhox.distill.auditing.advice import Way
 from dhox.distill.auditing.nearest import nearest
 from dhox.distill.auditing.subject import Embedded, Judges, Subject
-from dhox.evidence.statistics import confusion_matrix
 
 SHOWN = 16  # pairs of classes named
 
@@ -36,8 +35,9 @@ def class_rows(ways: list[Way], subject: Subject) -> list[ClassRow]:
     truth, labels = subject.judges.labels.numpy(), subject.labels
     probe = next((way for way in ways if way.way == "linear probe" and way.model == ways[0].model), None)
     rows = []
-    for number, label in enumerate(labels):
-        own = truth == number
+    ends = np.cumsum(np.bincount(truth, minlength=len(labels)))
+    of_class = np.split(np.argsort(truth, kind="stable"), ends[:-1])
+    for number, (label, own) in enumerate(zip(labels, of_class, strict=True)):
         wrong = Counter(answer for answer in ways[0].answers[own].tolist() if answer != number)
         taken_for, times = max(wrong.items(), key=lambda entry: (entry[1], -entry[0])) if wrong else (None, 0)
         rows.append(
@@ -55,22 +55,20 @@ def confusion_rows(ways: list[Way], subject: Subject, text: torch.Tensor) -> lis
         return []
     judges, labels = subject.judges, subject.labels
     truth, answers = judges.labels.numpy(), ways[0].answers
-    matrix = confusion_matrix(truth, answers, len(labels))
-    both = np.triu(matrix + matrix.T, 1)
-    order = np.argsort(-both, axis=None, kind="stable")[:SHOWN]
+    wrong = np.flatnonzero(truth != answers)
+    pairs = np.sort(np.stack([truth[wrong], answers[wrong]], axis=1), axis=1)
+    found, times = np.unique(pairs, axis=0, return_counts=True)  # sorted by class numbers
     rows = []
-    for a, b in zip(*np.unravel_index(order, both.shape), strict=True):
-        if both[a, b] == 0:
-            break
-        mixed = ((truth == a) & (answers == b)) | ((truth == b) & (answers == a))
+    for a, b in found[np.argsort(-times, kind="stable")[:SHOWN]].tolist():
+        first, second = (truth == a) & (answers == b), (truth == b) & (answers == a)
         rows.append(
             Confusion(
                 classes=(labels[a], labels[b]),
-                first_taken_for_second=int(matrix[a, b]),
-                second_taken_for_first=int(matrix[b, a]),
+                first_taken_for_second=int(first.sum()),
+                second_taken_for_first=int(second.sum()),
                 n=int((truth == a).sum() + (truth == b).sum()),
                 text_cosine=float(text[a] @ text[b]),
-                examples=[judges.items[i].name for i in np.flatnonzero(mixed)[:4]],
+                examples=[judges.items[i].name for i in np.flatnonzero(first | second)[:4]],
             )
         )
     return rows

@@ -10,7 +10,7 @@ import numpy as np
 
 from dhox.data.dataset import Item, Splits, class_names, listed_labels, own_classes, read_dataset
 from dhox.distill.images.scan import Seen, scan, scan_memory
-from dhox.distill.images.shards import row_key
+from dhox.distill.images.shards import row_keys
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Images:
     seen: dict[str, Seen]
 
     @property
-    def content(self) -> dict[str, str]:
+    def content(self) -> dict[str, bytes]:
         """Name -> content hash."""
         return {name: seen.content for name, seen in self.seen.items()}
 
@@ -64,14 +64,15 @@ class Images:
         """The names of unreadable images."""
         return sorted(name for name, seen in self.seen.items() if seen.reason is not None)
 
-    def keys(self, items: list[Item]) -> list[bytes]:
-        """The keys under which caches keep these images."""
-        return [row_key(item.name, self.seen[item.name].content) for item in items]
+    def keys(self, items: list[Item]) -> np.ndarray:
+        """The keys [N] under which caches keep these images (see row_keys)."""
+        return row_keys((item.name for item in items), (self.seen[item.name].content.hex() for item in items))
 
     def sizes(self, items: list[Item]) -> np.ndarray:
         """Width and height of each image in pixels, int64 [N, 2]."""
-        sizes = [(self.seen[item.name].width, self.seen[item.name].height) for item in items]
-        return np.array(sizes, np.int64).reshape(-1, 2)
+        seen = (self.seen[item.name] for item in items)
+        sides = (side for one in seen for side in (one.width, one.height))
+        return np.fromiter(sides, np.int64, 2 * len(items)).reshape(-1, 2)
 
 
 def list_images(data: Path, class_file: Path | None = None, group_by: str | None = None) -> Listing:

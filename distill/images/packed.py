@@ -19,7 +19,16 @@ from dhox.artefacts.files import free_bytes
 from dhox.artefacts.shards import Recipe
 from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
-from dhox.distill.images.shards import Rows, filled_rows, missing_share, prepare, read_shards, rows_per_file, write_rows
+from dhox.distill.images.shards import (
+    Rows,
+    filled_rows,
+    missing_rows,
+    prepare,
+    read_shards,
+    rows_per_file,
+    share_of,
+    write_rows,
+)
 from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
 
@@ -27,13 +36,14 @@ RECIPE: Recipe = {"rows": "packed images", "resize": "bicubic"}
 PER_INPUT = 10 / 7  # about 1 / sqrt(SCALE[0])
 
 
-def packed_side(image_size: int, sizes: list[tuple[int, int]]) -> int:
+def packed_side(image_size: int, sizes: np.ndarray) -> int:
     """The side of packed images for a student's size in pixels: 320 for 224; never more than the largest image has.
 
-    It feeds the smallest square crop (0.71 of the side) without enlarging it. On photographs more gave nothing that
+    `sizes`: width and height of the images, int [N, 2]. The side feeds the smallest square crop (0.71 of it) without
+    enlarging it. On photographs more gave nothing that
     could be measured, and less lost points (benchmarks/packed_size.py, docs/scale.md).
     """
-    return min(ceil(PER_INPUT * image_size), max(max(size) for size in sizes))
+    return min(ceil(PER_INPUT * image_size), int(sizes.max()))
 
 
 def pack(item: Item, side: int) -> np.ndarray:
@@ -50,7 +60,7 @@ def _packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
             yield np.stack(list(pool.map(lambda item: pack(item, side), items[start : start + 16 * threads])))
 
 
-def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: list[bytes], side: int) -> Rows:
+def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: np.ndarray, side: int) -> Rows:
     """The images packed to `side` pixels, packed where the directory lacks them, by all processes together."""
     folder = root / f"packed-{side}"
     with first_then_all(fabric):
@@ -59,25 +69,25 @@ def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: list[bytes]
     return filled_rows(fabric, folder, keys)
 
 
-def fill_packed(folder: Path, items: list[Item], keys: list[bytes], side: int, fabric: Fabric) -> None:
+def fill_packed(folder: Path, items: list[Item], keys: np.ndarray, side: int, fabric: Fabric) -> None:
     """Pack this process's share of the images that the directory lacks. Raises DhoxError where the disk is full."""
     shape = (side, side, 3)
     per_file = rows_per_file(shape, "uint8")
     shards, free = read_shards(folder, checksums=False), free_bytes(folder)
     fabric.barrier()  # every process has seen the same files before the first one writes
-    n_missing = len(missing_share(keys, shards, per_file, 0, 1))
-    share = missing_share(keys, shards, per_file, fabric.global_rank, fabric.world_size)
-    need = n_missing * side * side * 3
+    missing = missing_rows(keys, shards)
+    share = share_of(missing, per_file, fabric.global_rank, fabric.world_size)
+    need = len(missing) * side * side * 3
     if need > 0.98 * free:
         raise DhoxError(
-            f"Packing {n_missing} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
+            f"Packing {len(missing)} images of {side} x {side} pixels needs {need / 1e9:.1f} GB, and {folder} has "
             f"{free / 1e9:.1f} GB free.",
             "Choose a smaller --packed-size (0: decode in every epoch) or another --cache.",
         )
-    if share:
+    if len(share):
         with progress_bar("Packing images", len(share)) as advance:
             chosen = [items[i] for i in share]
-            write_rows(folder, [keys[i] for i in share], _packed_batches(chosen, side), per_file, advance)
+            write_rows(folder, keys[share], _packed_batches(chosen, side), per_file, advance)
 
 
 def prepare_packed(folder: Path, side: int) -> None:

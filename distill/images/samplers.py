@@ -112,7 +112,7 @@ def _in_own_order(train: list[Item]) -> list[Item]:
     """The images in DATA's own order: by row where DATA has rows (of one file after the other), else by name."""
 
     def place(item: Item) -> tuple[str, int, str]:
-        return (str(item.path) if item.column else "", -1 if item.row is None else item.row, item.name)
+        return (item.file if item.column else "", -1 if item.row is None else item.row, item.name)
 
     return sorted(train, key=place)
 

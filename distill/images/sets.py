@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -44,7 +45,7 @@ class Sets:
 def choose_sets(
     splits: Splits,
     labels: list[str],
-    content: dict[str, str],
+    content: Mapping[str, Hashable],
     options: Labels = Labels(),  # noqa: B008 - frozen
     *,
     use_labels: bool = True,
@@ -118,7 +119,7 @@ def draw(
     return labelled
 
 
-def _own_validation(splits: Splits, content: dict[str, str], tune_on: str, notes: list[str]) -> list[Item]:
+def _own_validation(splits: Splits, content: Mapping[str, Hashable], tune_on: str, notes: list[str]) -> list[Item]:
     """DATA's own validation images without those that are test images too; none where something else chooses."""
     if tune_on != "val":
         if splits["val"]:
@@ -143,8 +144,8 @@ def hold_out_note(tune_on: str, n: int) -> str:
 
 
 def _the_rest(
-    splits: Splits, train: list[Item], labelled: list[Item], validation: list[Item], content: dict[str, str],
-    notes: list[str],
+    splits: Splits, train: list[Item], labelled: list[Item], validation: list[Item],
+    content: Mapping[str, Hashable], notes: list[str],
 ) -> list[Item]:  # fmt: skip
     """U: the rest of train and DATA's unlabelled images, labels dropped; no copy of an image of another set."""
     drawn = {item.name for item in labelled} | {item.name for item in validation}
@@ -160,7 +161,7 @@ def _the_rest(
             f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
             "unlabelled images and were dropped"
         )
-    return [replace(item, label=None, group=None) for item in unlabelled]
+    return [item if item.label is item.group is None else replace(item, label=None, group=None) for item in unlabelled]
 
 
 def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
@@ -172,12 +173,14 @@ def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gene
     if min(counts.values()) < HOLD_OUT_FROM:
         return labelled, []
     members: dict[str, list[Item]] = defaultdict(list)
+    of_class: dict[str, list[Item]] = defaultdict(list)
     for item in labelled:
         members[item.group or item.name].append(item)
+        of_class[str(item.label)].append(item)
     held: set[str] = set()
     n_held: Counter[str | None] = Counter()
     for label in labels:
-        items = [item for item in labelled if item.label == label]
+        items = of_class[label]
         wanted = max(1, round(HOLD_OUT_SHARE * len(items)))
         for i in generator.permutation(len(items)):
             if n_held[label] >= wanted:
@@ -195,7 +198,7 @@ def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gene
     return remaining, [item for item in labelled if item.name in held]
 
 
-def _without_copies(items: list[Item], known: set[str], content: dict[str, str]) -> list[Item]:
+def _without_copies(items: list[Item], known: set[Hashable], content: Mapping[str, Hashable]) -> list[Item]:
     """The items whose content is neither known nor that of an earlier item."""
     seen = set(known)
     kept = []

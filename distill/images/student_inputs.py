@@ -39,12 +39,12 @@ class Boxes:
 class TrainingImages:
     """The images that a student is trained on, labelled ones first.
 
-    `labels`: int64 [N_L]; `keys`: under which caches keep them.
+    `labels`: int64 [N_L]; `keys` [N]: under which caches keep them (see row_keys).
     """
 
     items: list[Item]
     labels: np.ndarray
-    keys: list[bytes]
+    keys: np.ndarray
     boxes: Boxes
 
     @property
@@ -133,8 +133,7 @@ def student_inputs(
     *, compiled: bool,
 ) -> StudentInputs:  # fmt: skip
     """The training images, packed below `root` to a side in pixels (None: what the student needs; 0: not packed)."""
-    sizes = [(width, height) for width, height in images.boxes.sizes.tolist()]
-    side = packed_side(preprocessing.crop, sizes) if packed_size is None else packed_size
+    side = packed_side(preprocessing.crop, images.boxes.sizes) if packed_size is None else packed_size
     if not side:
         return DecodedInputs(images.items, images.boxes, preprocessing, fabric)
     rows = packed_rows(fabric, root, images.items, images.keys, side)

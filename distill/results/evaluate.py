@@ -48,18 +48,21 @@ def predict_logits(
     """
     share_buffers(fabric, student)
     student.eval()
-    classes = student.classes
-    parts = [np.zeros((0, 2 * classes + 1), np.float32)]
+    mine, done = len(range(fabric.global_rank, n, fabric.world_size)), 0
+    parts = [np.empty((mine, width), np.float32) for width in (student.classes, student.classes, 1)]
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in pixels:
             z = student.backbone(to_model(fabric.to_device(batch), preprocessing.mean, preprocessing.std))
-            parts.append(torch.cat([*student.logits(z), norm(z)], dim=1).cpu().numpy())
-    rows = gather_rows(fabric, np.concatenate(parts), n)
-    answers = HeadLogits(ce_logits=rows[:, :classes].copy(), kd_logits=rows[:, classes:-1].copy())
+            for part, rows in zip(parts, (*student.logits(z), norm(z)), strict=True):
+                part[done : done + len(batch)] = rows.cpu().numpy()
+            done += len(batch)
+    assert done == mine, f"{done} of {mine} images"
+    ce_logits, kd_logits, norms = (gather_rows(fabric, part, n) for part in parts)
+    answers = HeadLogits(ce_logits=ce_logits, kd_logits=kd_logits)
     if student.kd_head is None or student.kd_kind == "linear":
         return answers
     bias = plain_parameters(student.kd_kind, student.kd_head)[1].detach().float().cpu().numpy()
-    return replace(answers, z_norms=rows[:, -1].copy(), kd_bias=bias)
+    return replace(answers, z_norms=norms[:, 0], kd_bias=bias)
 
 
 def with_labels(
@@ -89,10 +92,11 @@ def with_unlabelled(val: Logits, heads: HeadLogits, teacher_predictions: np.ndar
 
 def validation_metrics(heads: HeadLogits, labels: np.ndarray, two_heads: bool) -> dict[str, float]:
     """Accuracies for the learning curves and the share of images that both heads answer alike, in [0, 1]."""
-    ce_logits, kd_logits = heads.ce_logits, heads.kd_logits
+    ce_answers, kd_answers = heads.ce_logits.argmax(-1), heads.kd_logits.argmax(-1)
     if not two_heads:
-        return {"val_accuracy": float((ce_logits.argmax(-1) == labels).mean())}
-    mixture = dho_probs(ce_logits, kd_logits, FIXED_ALPHA, FIXED_BETA)
-    predictions = {"ce_head": ce_logits, "kd_head": kd_logits, "dho_fixed": mixture}
-    metrics = {f"val_{name}": float((scores.argmax(-1) == labels).mean()) for name, scores in predictions.items()}
-    return metrics | {"head_agreement": float((ce_logits.argmax(-1) == kd_logits.argmax(-1)).mean())}
+        return {"val_accuracy": float((ce_answers == labels).mean())}
+    parts = (heads.of(np.arange(start, min(start + BATCH, len(heads)))) for start in range(0, len(heads), BATCH))
+    mixed = [dho_probs(part.ce_logits, part.kd_logits, FIXED_ALPHA, FIXED_BETA).argmax(-1) for part in parts]
+    answers = {"ce_head": ce_answers, "kd_head": kd_answers, "dho_fixed": np.concatenate(mixed)}
+    metrics = {f"val_{name}": float((answer == labels).mean()) for name, answer in answers.items()}
+    return metrics | {"head_agreement": float((ce_answers == kd_answers).mean())}

@@ -18,7 +18,7 @@ from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images import views as view_module
 from dhox.distill.images.pixels import WholeImages, to_model
-from dhox.distill.images.shards import Rows, missing_share, prepare, read_shards, rows_per_file, write_rows
+from dhox.distill.images.shards import Rows, missing_rows, prepare, read_shards, rows_per_file, share_of, write_rows
 from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.distill.teachers.teacher import Teacher
 from dhox.errors import DhoxError
@@ -116,7 +116,7 @@ def fill_cache(
     folder: Path,
     teacher: Teacher,
     items: list[Item],
-    keys: list[bytes],
+    keys: np.ndarray,
     sizes: np.ndarray,
     recipe: Recipe,
     workers: int,
@@ -130,16 +130,16 @@ def fill_cache(
     per_file = rows_per_file(shape, "float16")
     shards, free = read_shards(folder, checksums=False), free_bytes(folder)
     fabric.barrier()  # every process has seen the same files before the first one writes
-    n_missing = len(missing_share(keys, shards, per_file, 0, 1))
-    share = missing_share(keys, shards, per_file, fabric.global_rank, fabric.world_size)
-    need = 2 * n_missing * shape[0] * shape[1]
+    missing = missing_rows(keys, shards)
+    share = share_of(missing, per_file, fabric.global_rank, fabric.world_size)
+    need = 2 * len(missing) * shape[0] * shape[1]
     if need > 0.98 * free:
         raise DhoxError(
-            f"The embeddings of {n_missing} images need {need / 1e9:.1f} GB, and {folder} has "
+            f"The embeddings of {len(missing)} images need {need / 1e9:.1f} GB, and {folder} has "
             f"{free / 1e9:.1f} GB free.",
             "Lower --views, or choose another --cache.",
         )
-    if share:
+    if len(share):
         chosen = [items[i] for i in share]
         dataset: Dataset[torch.Tensor] = WholeImages(chosen, teacher.transform)
         seed = recipe.get("view_seed")
@@ -147,7 +147,7 @@ def fill_cache(
             dataset = TeacherViews(chosen, sizes[share], shape[0], seed, teacher.size, teacher.interpolation)
         with progress_bar(f"Teacher, {shape[0]} view{'s' * (shape[0] > 1)}", len(share)) as advance:
             batches = embedding_batches(teacher, dataset, shape[0], workers)
-            write_rows(folder, [keys[i] for i in share], batches, per_file, advance)
+            write_rows(folder, keys[share], batches, per_file, advance)
 
 
 def embedding_batches(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dhox.artefacts.shards import SHARDS_FILE
 from dhox.console import console
 from dhox.distill.images.listing import list_images, look
@@ -74,7 +76,7 @@ def _entry(folder: Path, checksums: bool) -> CacheEntry:
     except DhoxError as err:
         return CacheEntry(folder, "unknown", 0, size, [], {}, {SHARDS_FILE: err.reason})
     whole, damaged = examine(folder, checksums=checksums)
-    images = len({key for shard in whole for key in shard.keys})
+    images = len(np.unique(np.concatenate([shard.keys for shard in whole]))) if whole else 0
     return CacheEntry(folder, header.rows, images, size, header.row_shape, header.about, damaged)
 
 

@@ -31,6 +31,7 @@ from dhox.errors import DhoxError
 from dhox.evidence.calibration import calibration
 
 MATCHING_IMAGES = 2000  # unlabelled images that are answered whole where no label chooses alpha and beta
+ROWS = 4096  # images whose logits are in memory together where their answers alone are wanted
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class WholeSets:
 
 
 @dataclass(frozen=True)
-class WholeLogits:
-    """A teacher's logits of the whole images of WholeSets, float32 [N, C] each."""
+class WholeAnswers:
+    """What a teacher answers to the whole images of WholeSets: logits of validation float32 [N, C], which judge it, and
+    class numbers of the others int64 [N]."""
 
     validation: np.ndarray
     test: np.ndarray
@@ -62,7 +64,7 @@ class TeacherTargets:
     """What training needs of a teacher; `entry`: what run.json says of it."""
 
     views: ViewTargets
-    whole: WholeLogits
+    whole: WholeAnswers
     entry: TeacherEntry
     adapter: TipAdapter | None = None
 
@@ -97,8 +99,8 @@ def targets_of_model(
     else:
         assert rows is not None
         of_views = cached_targets(rows, logits)
-    whole_logits = answers(z, host_logits)
-    found = calibration(whole_logits.validation, validation_labels, "validation")
+    of_whole = answers(z, host_logits)
+    found = calibration(of_whole.validation, validation_labels, "validation")
     if found is None and rows is not None and adapter is None:
         labelled = rows.take_part(np.arange(len(images.labels)), np.zeros(len(images.labels), int))
         shown = host_logits(normalize(torch.from_numpy(labelled).float(), dim=-1)).numpy()
@@ -107,12 +109,17 @@ def targets_of_model(
         name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
         templates=templates, views=views, online=online, adapter=options.adapter, calibration=found,
     )  # fmt: skip
-    return TeacherTargets(of_views, whole_logits, entry, adapter)
+    return TeacherTargets(of_views, of_whole, entry, adapter)
 
 
-def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeLogits:
-    """A teacher's logits of whole images from what it knows of them."""
-    return WholeLogits(**{name: logits(part).numpy() for name, part in z.items()})
+def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeAnswers:
+    """A teacher's answers to whole images from what it knows of them."""
+
+    def numbers(part: torch.Tensor) -> np.ndarray:
+        found = [logits(some).argmax(-1).numpy() for some in part.split(ROWS)]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    return WholeAnswers(logits(z["validation"]).numpy(), numbers(z["test"]), numbers(z["unlabelled"]))
 
 
 def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
@@ -162,13 +169,13 @@ def targets_of_files(
         return torch.from_numpy(rows.reshape(-1, array.shape[-1]))
 
     z = {name: first_view(items) for name, items in vars(whole).items()}
-    whole_logits = answers(z, host_logits)
+    of_whole = answers(z, host_logits)
     entry = TeacherEntry(
         name=str(path), scale=scale, views=array.shape[1], online=False,
-        calibration=calibration(whole_logits.validation, validation_labels, "validation"),
+        calibration=calibration(of_whole.validation, validation_labels, "validation"),
     )  # fmt: skip
     of_views = cached_targets(rows_of_items(array, images.items), logits)
-    return TeacherTargets(of_views, whole_logits, entry)
+    return TeacherTargets(of_views, of_whole, entry)
 
 
 def class_text(options: TeacherOptions, width: int, n_classes: int) -> torch.Tensor:

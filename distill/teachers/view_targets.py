@@ -90,4 +90,5 @@ def read_rows(path: Path, n: int, what: str) -> np.ndarray:
 
 def rows_of_items(array: np.ndarray, items: list[Item]) -> Rows:
     """The rows of these images of a manifest, out of an array aligned to it."""
-    return Rows([array], np.zeros(len(items), np.int64), np.array([item.row for item in items], np.int64))
+    places = np.array([item.row for item in items], np.int64)
+    return Rows(lambda _: array, np.zeros(len(items), np.int64), places, array.shape[1:], array.dtype)

@@ -61,8 +61,9 @@ class BatchSampler:
             return random.permutation(self.n_unlabelled)
         if not self.balanced:
             return random.permutation(len(self.labels))
-        classes, counts = np.unique(self.labels, return_counts=True)
-        repeated = [np.resize(random.permutation(np.flatnonzero(self.labels == c)), counts.max()) for c in classes]
+        _, counts = np.unique(self.labels, return_counts=True)
+        of_class = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
+        repeated = [np.resize(random.permutation(numbers), counts.max()) for numbers in of_class]
         return random.permutation(np.concatenate(repeated))
 
     def labelled_pass_length(self) -> int:

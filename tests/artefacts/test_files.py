@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from plain_files import read_json, write_json, write_npz
 from refusals import refuses
 
-from dhox.artefacts.arrays import npz_bytes, read_npz
+from dhox.artefacts.arrays import STORED_FROM, read_npz
+from dhox.artefacts.arrays import write_npz as write_as_dhox_does
 from dhox.artefacts.files import (
     CHECKPOINT,
     RUN_FILE,
     RUN_SCHEMA,
+    append_bytes,
     head_of,
     newest,
     output_directory,
@@ -56,11 +58,14 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 def test_npz_is_deterministic_and_never_a_pickle(tmp_path: Path) -> None:
     arrays = {"a": np.arange(5), "names": np.array(["x", "yz"])}
-    (tmp_path / "1.npz").write_bytes(npz_bytes(arrays))
-    assert npz_bytes(arrays) == (tmp_path / "1.npz").read_bytes()
+    for name in ("1.npz", "2.npz"):
+        write_as_dhox_does(tmp_path / name, arrays)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+    np.savez_compressed(tmp_path / "2.npz", **arrays)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
     assert read_npz(tmp_path / "1.npz")["names"].tolist() == ["x", "yz"]
     with pytest.raises(AssertionError, match="pickle"):
-        npz_bytes({"evil": np.array([{"a": 1}], dtype=object)})
+        write_as_dhox_does(tmp_path / "3.npz", {"evil": np.array([{"a": 1}], dtype=object)})
     np.savez(tmp_path / "3.npz", evil=np.array([{"a": 1}], dtype=object))
     with refuses("3.npz", "evil.npy", at="artefacts.arrays._read_member"):
         read_npz(tmp_path / "3.npz")
@@ -190,11 +195,51 @@ def test_an_npz_is_not_expanded_beyond_the_limit(tmp_path: Path, monkeypatch: py
     path = tmp_path / "golden.npz"
     bomb(path, 1 << 22)
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", 1 << 22)
+    most = (1 << 22) - path.stat().st_size
+    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", most)
     assert read_npz(path)["a"].shape == ((1 << 22) - 128,)
-    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", (1 << 22) - 1)
+    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", most - 1)
     with refuses("golden.npz", "4,194,304", "4,194,303", at="artefacts.arrays.read_npz"):
         read_npz(path)
+
+
+def test_what_dhox_writes_it_also_reads_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits beyond the limit, of zeros, which shrink most: they are not compressed, so that they are no bomb."""
+    path, n = tmp_path / "val.npz", STORED_FROM // 4
+    arrays = {
+        "large": np.zeros((n // 8, 8), np.float32), "small": np.zeros(n - 1, np.float32),
+        "turned": np.arange(2 * n, dtype=np.float32).reshape(2, n).T, "names": np.array(["a", "b"]),
+    }  # fmt: skip
+    write_as_dhox_does(path, arrays)
+    with zipfile.ZipFile(path) as members:
+        stored = {member.filename for member in members.infolist() if member.compress_type == zipfile.ZIP_STORED}
+    assert stored == {"large.npy", "turned.npy"}
+    monkeypatch.setattr("dhox.artefacts.arrays.LARGEST_NPZ", STORED_FROM)
+    again = read_npz(path)
+    assert sum(array.nbytes for array in again.values()) > 3 * STORED_FROM
+    assert all((again[name] == array).all() for name, array in arrays.items())
+    bomb(path, 2 * STORED_FROM)
+    with refuses("val.npz", at="artefacts.arrays.read_npz"):
+        read_npz(path)
+
+
+def test_an_npz_that_memory_cannot_hold_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_npz(tmp_path / "val.npz", a=np.arange(5))
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("numpy.lib.format.read_array", full)
+    with refuses("val.npz", "168", at="artefacts.arrays", fix="machine"):
+        read_npz(tmp_path / "val.npz")
+
+
+def test_appending_is_whole_or_one_message(tmp_path: Path) -> None:
+    append_bytes(tmp_path / "x", b"a\n")
+    append_bytes(tmp_path / "x", b"b\n" * 100_000)
+    assert (tmp_path / "x").read_bytes() == b"a\n" + b"b\n" * 100_000
+    with refuses("gone/x", at="artefacts.files.append_bytes"):
+        append_bytes(tmp_path / "gone/x", b"")
 
 
 def test_an_npz_that_lies_about_its_size_is_damaged(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_images_keep_their_names_whatever_they_are(
     rows = [(name.strip(), label) for name, label in rows if name.strip()]
     folder = tmp_path_factory.mktemp("images")
     (folder / "file").write_bytes(b"pixels")
-    items = [Item(folder / "file", name, label) for name, label in rows]
+    items = [Item(str(folder / "file"), name, label) for name, label in rows]
     bundle = bundle_of(folder / "bundle")
     place = add_images(bundle, "/data", items, [])
     if not items:
@@ -130,7 +130,7 @@ def test_images_keep_their_names_whatever_they_are(
 
 
 def test_benches_on_the_same_data_share_images(tmp_path: Path) -> None:
-    items = [Item(tmp_path / name, name, "a") for name in "xyz"]
+    items = [Item(str(tmp_path / name), name, "a") for name in "xyz"]
     for item in items:
         item.path.write_text(item.name)
     bundle = bundle_of(tmp_path / "bundle")
@@ -143,10 +143,10 @@ def test_benches_on_the_same_data_share_images(tmp_path: Path) -> None:
 def test_an_image_inside_an_archive_is_sent_alone(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(b"..image..")
     bundle = bundle_of(tmp_path / "bundle")
-    add_images(bundle, "/data", [Item(tmp_path / "archive", "x", "a", span=(2, 5))], [])
+    add_images(bundle, "/data", [Item(str(tmp_path / "archive"), "x", "a", span=(2, 5))], [])
     assert b"image" in files_of(bundle, bundle.trees[0]).values()
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with refuses("gone.png", "No such file", at="bench.remote.bundle.add_images"):
-        add_images(bundle_of(tmp_path / "bundle"), "/data", [Item(tmp_path / "gone.png", "gone.png", "a")], [])
+        add_images(bundle_of(tmp_path / "bundle"), "/data", [Item(str(tmp_path / "gone.png"), "gone.png", "a")], [])

@@ -32,7 +32,7 @@ from dhox.data.dataset import (
     read_dataset,
     read_image,
 )
-from dhox.data.items import label_of_number
+from dhox.data.items import arrow_table, label_of_number
 
 
 def png(value: int) -> bytes:
@@ -229,6 +229,16 @@ def test_one_dataset_texts_numbers_and_groups(tmp_path: Path) -> None:
     table([1, 0], features=numbers).save_to_disk(str(tmp_path / "numbers"))
     assert [item.label for item in read_dataset(tmp_path / "numbers")["train"]] == ["1", "0"]
     assert [i.label for i in read_dataset(tmp_path / "numbers", labels=["cat", "dog"])["train"]] == ["dog", "cat"]
+
+
+def test_an_arrow_file_stays_mapped_but_not_open(tmp_path: Path) -> None:
+    (item,) = read_dataset(saved(tmp_path / "d", train=table([0])), only="train")["train"]
+    arrow_table.cache_clear()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    content = arrow_table(item.file)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert item.file in Path("/proc/self/maps").read_text()
+    assert content[item.column][0]["bytes"].as_py() == png(0)
 
 
 def test_load_dataset_reads_a_folder_and_its_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

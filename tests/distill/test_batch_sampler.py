@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dhox.distill.training.batch_sampler import BatchSampler
+from dhox.distill.training.batch_sampler import LABELLED, BatchSampler
 from dhox.distill.training.steps import passes_over, steps_per_epoch
 from dhox.distill.training.train import learning_rate_at
 
@@ -52,6 +52,17 @@ def test_balanced_passes_hold_every_class_equally_often() -> None:
         numbers, _ = balanced.batch(step)
         assert np.bincount(labels[numbers]).tolist() == [7, 7, 7]
         assert set(numbers) == set(range(10))
+
+
+@given(labels=st.lists(st.integers(0, 12), min_size=1, max_size=60), turn=st.integers(0, 3))
+def test_balanced_passes_are_the_draws_of_one_class_after_the_other(labels: list[int], turn: int) -> None:
+    """As the plain evaluation that looks at every label for every class."""
+    array, random = np.array(labels), np.random.default_rng((0, LABELLED, turn))
+    most = max(labels.count(label) for label in labels)
+    drawn = [np.resize(random.permutation(np.flatnonzero(array == c)), most) for c in sorted(set(labels))]
+    assert (
+        order(labels=array, balanced=True).one_pass(LABELLED, turn) == random.permutation(np.concatenate(drawn))
+    ).all()
 
 
 def test_no_labelled_and_no_unlabelled_images_are_possible() -> None:

@@ -21,6 +21,7 @@ from refusals import named, refuses
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
 from dhox.data.dataset import Item, read_dataset
+from dhox.distill.images import scan as scan_module
 from dhox.distill.images.scan import scan
 from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.distill.small_options import CacheOptions
@@ -45,7 +46,7 @@ def test_cached_embeddings_are_those_of_the_views_that_the_student_sees(tmp_path
     items = []
     for n in range(3):
         Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
-        items.append(Item(tmp_path / f"{n}.png", f"train/a/{n}.png"))
+        items.append(Item(f"{tmp_path}/{n}.png", f"train/a/{n}.png"))
     dataset = TeacherViews(items, np.full((3, 2), (50, 40)), 2, 5, teacher.size, teacher.interpolation)
     embeddings = np.concatenate(list(embedding_batches(teacher, dataset, 2, workers=0)))
     assert embeddings.shape == (3, 2, teacher.width)
@@ -102,7 +103,7 @@ def test_training_uses_the_cache_and_refuses_a_damaged_one(line: Path, capsys: p
     assert {path: path.stat().st_mtime_ns for path in Path("c").rglob("*.safetensors")} == files
     victim = next(path for path in files if "2views" in str(path))
     victim.write_bytes(victim.read_bytes()[:-10])
-    with refuses(victim.name, "truncated", at="distill.images.shards.read_shards", fix="dhox cache --repair"):
+    with refuses(victim.name, "truncated", at="distill.images.shards.refuse_damaged", fix="dhox cache --repair"):
         quick(line / "data", shots=4, cache=Path("c"), epochs=3, overwrite=True)
 
     def exit_code(*arguments: str) -> int | str | None:
@@ -159,21 +160,25 @@ def test_the_architecture_belongs_to_the_cache_as_the_weights_do(tmp_path: Path)
     assert hashes[0] == weights_hash(load_teacher(DEMO_TEACHER, CPU))
 
 
+def remembered(memory: Path) -> list[str]:
+    """The names of the lines in the file of a scan."""
+    return [json.loads(line)[0] for line in memory.read_text().splitlines() if line]
+
+
 def test_a_file_that_could_not_be_read_is_looked_at_again(line: Path) -> None:
-    data, memory = without(line / "data"), Path("c/scan.json")
+    data, memory = without(line / "data"), Path("c/scan.jsonl")
     bad = data / "train/bag/000.png"
     good = bad.read_bytes()
     bad.write_bytes(b"bad")
     assert scan(read_dataset(data), True, memory)[1]["train/bag/000.png"].reason
-    assert "train/bag/000.png" not in json.loads(memory.read_text())
+    assert "train/bag/000.png" not in remembered(memory)
+    assert len(remembered(memory)) == 223
     bad.write_bytes(good)
     assert scan(read_dataset(data), True, memory)[1]["train/bag/000.png"].reason is None
 
 
 def test_a_scan_is_remembered_until_a_file_changes(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dhox.distill.images.scan as scan_module
-
-    data, memory = without(line / "data"), Path("c/scan.json")
+    data, memory = without(line / "data"), Path("c/scan.jsonl")
     looked: list[str] = []
     real = scan_module.see
     monkeypatch.setattr(scan_module, "see", lambda item: looked.append(item.name) or real(item))
@@ -187,6 +192,61 @@ def test_a_scan_is_remembered_until_a_file_changes(line: Path, monkeypatch: pyte
     memory.write_text("{ damaged")
     scan(read_dataset(data), False, memory)
     assert len(looked) == 225 + 224
+    assert scan(read_dataset(data), False, memory)[1]["train/bag/000.png"].width == 30
+    assert len(looked) == 225 + 224
+
+
+def test_the_file_of_a_scan_grows_by_lines_and_is_written_again_when_most_are_stale(line: Path) -> None:
+    data, memory = without(line / "data"), Path("c/scan.jsonl")
+    scan(read_dataset(data), False, memory)
+    first = memory.read_bytes()
+    assert sorted(remembered(memory)) == sorted(item.name for items in read_dataset(data).values() for item in items)
+    assert len(first) < 130 * 224
+    paths = sorted(data.rglob("*.png"))
+    for path in paths[:224]:  # all of them are others now: as many stale lines as good ones
+        path.write_bytes(path.read_bytes() + b"\0")
+    content = scan(read_dataset(data), False, memory)[1]
+    assert memory.read_bytes().startswith(first)
+    assert len(remembered(memory)) == 448
+    paths[0].write_bytes(paths[0].read_bytes() + b"\0")
+    changed = scan(read_dataset(data), False, memory)[1]
+    assert len(remembered(memory)) == 224
+    assert scan(read_dataset(data), False, memory)[1] == changed
+    assert {name for name, seen in changed.items() if seen != content[name]} == {str(paths[0].relative_to(data))}
+    assert not list(memory.parent.glob("*.tmp"))
+
+
+def test_a_torn_line_is_looked_at_again_and_the_next_one_begins_anew(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, memory = without(line / "data"), Path("c/scan.jsonl")
+    scan(read_dataset(data), False, memory)
+    whole = memory.read_bytes()
+    last = remembered(memory)[-1]
+    looked: list[str] = []
+    real = scan_module.see
+    monkeypatch.setattr(scan_module, "see", lambda item: looked.append(item.name) or real(item))
+    for cut in (1, 2, 60):  # without its end of line, it still says all
+        memory.write_bytes(whole[:-cut])
+        scan(read_dataset(data), False, memory)
+        assert looked == ([] if cut == 1 else [last])
+        looked.clear()
+        scan(read_dataset(data), False, memory)
+        assert looked == []
+
+
+def test_two_scans_may_append_to_one_file(line: Path) -> None:
+    data, memory = without(line / "data"), Path("c/scan.jsonl")
+    code = (
+        "import sys; from pathlib import Path; import dhox.distill.images.scan as s; "
+        "from dhox.data.dataset import read_dataset; s.SAVE_SECONDS = 0.0; "
+        "s.scan(read_dataset(Path(sys.argv[1])), False, Path(sys.argv[2]))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(data), str(memory)]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    names = remembered(memory)
+    assert len(names) <= 448
+    assert len(set(names)) == 224
 
 
 def test_a_full_disk_is_one_message_and_what_was_written_stays(line: Path) -> None:

@@ -103,6 +103,6 @@ def test_model_views_are_normalised_and_channels_last() -> None:
 
 
 def test_the_packed_side_feeds_the_narrowest_crop_and_is_never_above_the_images() -> None:
-    assert packed_side(224, [(500, 375), (300, 200)]) == 320
-    assert packed_side(224, [(300, 200), (250, 300)]) == 300
-    assert packed_side(28, [(28, 28)]) == 28
+    assert packed_side(224, np.array([(500, 375), (300, 200)])) == 320
+    assert packed_side(224, np.array([(300, 200), (250, 300)])) == 300
+    assert packed_side(28, np.array([(28, 28)])) == 28

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
@@ -13,7 +13,7 @@ from dhox.distill.options import Labels
 
 
 def items(split: str, counts: dict[str, int]) -> list[Item]:
-    return [Item(Path(), f"{split}/{label}/{i:03d}", label) for label, n in counts.items() for i in range(n)]
+    return [Item("", f"{split}/{label}/{i:03d}", label) for label, n in counts.items() for i in range(n)]
 
 
 def unique(splits: Splits) -> dict[str, str]:
@@ -22,7 +22,7 @@ def unique(splits: Splits) -> dict[str, str]:
 
 def make(**counts: dict[str, int]) -> Splits:
     return {split: items(split, counts.get(split, {})) for split in ("train", "val", "test")} | {
-        "unlabelled": [Item(Path(), f"unlabelled/{i}") for i in range(sum(counts.get("unlabelled", {}).values()))]
+        "unlabelled": [Item("", f"unlabelled/{i}") for i in range(sum(counts.get("unlabelled", {}).values()))]
     }
 
 
@@ -104,16 +104,67 @@ def test_more_shots_than_images_and_empty_classes_are_named() -> None:
 
 def test_groups_never_straddle_training_and_held_out_images() -> None:
     splits = make(train={"a": 40, "b": 40})
-    splits["train"] = [Item(i.path, i.name, i.label, f"camera{n % 8}") for n, i in enumerate(splits["train"])]
+    splits["train"] = [Item(i.file, i.name, i.label, f"camera{n % 8}") for n, i in enumerate(splits["train"])]
     sets = choose_sets(splits, ["a", "b"], unique(splits), Labels(shots=20))
     group = {item.name: item.group for item in splits["train"]}
     held = {group[name] for name in names(sets.validation)}
     assert held
     assert not held & {group[name] for name in names(sets.labelled) | names(sets.unlabelled)}
     one = make(train={"a": 10, "b": 10})
-    one["train"] = [Item(i.path, i.name, i.label, "camera") for i in one["train"]]
+    one["train"] = [Item(i.file, i.name, i.label, "camera") for i in one["train"]]
     with refuses("a, b", at="distill.images.sets._hold_out", fix="val"):
         choose_sets(one, ["a", "b"], unique(one))
+
+
+def plain_hold_out(labelled: list[Item], labels: list[str], seed: int) -> set[str]:
+    """The names that are held out, by the description: every label looks at every image."""
+    generator = np.random.default_rng(seed)
+    for label in labels:  # as the labelled images were drawn
+        generator.permutation(sum(item.label == label for item in labelled))
+    held: list[str] = []
+    for label in labels:
+        items = [item for item in labelled if item.label == label]
+        wanted = max(1, round(0.2 * len(items)))
+        for i in generator.permutation(len(items)):
+            if sum(item.label == label and item.name in held for item in labelled) >= wanted:
+                break
+            own = [o for o in labelled if (o.group or o.name) == (items[i].group or items[i].name)]
+            held += [item.name for item in own if item.name not in held]
+    return set(held)
+
+
+@given(counts=st.lists(st.integers(5, 14), min_size=2, max_size=6), cameras=st.integers(0, 40), seed=st.integers(0, 9))
+def test_held_out_images_are_those_of_a_plain_evaluation(counts: list[int], cameras: int, seed: int) -> None:
+    labels = [f"c{i}" for i in range(len(counts))]
+    splits = make(train=dict(zip(labels, counts, strict=True)))
+    random = np.random.default_rng(seed)
+    splits["train"] = [
+        Item(
+            i.file,
+            i.name,
+            i.label,
+            f"camera{random.integers(cameras)}" if cameras > 3 and random.random() < 0.7 else None,
+        )
+        for i in splits["train"]
+    ]
+    wanted = plain_hold_out(splits["train"], labels, seed)
+    left = {item.label for item in splits["train"] if item.name not in wanted}
+    if left < set(labels):
+        with refuses(at="distill.images.sets._hold_out", fix="val"):
+            choose_sets(splits, labels, unique(splits), Labels(split_seed=seed))
+    else:
+        sets = choose_sets(splits, labels, unique(splits), Labels(split_seed=seed))
+        assert names(sets.validation) == wanted
+        assert names(sets.labelled) == names(splits["train"]) - wanted
+
+
+def test_many_classes_are_split_in_one_pass() -> None:
+    """A second; every label looking at every image would take minutes."""
+    splits: Splits = {split: [] for split in ("train", "unlabelled", "val", "test")}
+    labels = [f"c{i:05d}" for i in range(20_000)]
+    splits["train"] = [Item("", f"{label}/{i}", label) for label in labels for i in range(5)]
+    sets = choose_sets(splits, labels, unique(splits))
+    assert (len(sets.labelled), len(sets.validation)) == (80_000, 20_000)
 
 
 def test_an_image_that_judges_never_trains_nor_tests() -> None:

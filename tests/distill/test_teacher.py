@@ -24,7 +24,7 @@ def items(root: Path, n: int = 3) -> list[Item]:
     for i in range(n):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{i}.png")
-    return [Item(root / f"{i}.png", f"{i}.png") for i in range(n)]
+    return [Item(f"{root}/{i}.png", f"{i}.png") for i in range(n)]
 
 
 def test_the_embedded_teacher_loads_as_open_clip_itself_loads_it() -> None:

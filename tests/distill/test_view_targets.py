@@ -34,7 +34,7 @@ def elsewhere(line: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     with Path("all.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "label", "split"], *rows])
     teacher = load_teacher(DEMO_TEACHER, torch.device("cpu"))
-    pixels = torch.stack([teacher.transform(read_image(Item(Path(row[0]), row[0]))) for row in rows])
+    pixels = torch.stack([teacher.transform(read_image(Item(row[0], row[0]))) for row in rows])
     return Path("all.csv"), teacher.encode_images(pixels).numpy(), teacher.encode_classes(
         CLASSES, list(DEFAULT_TEMPLATES)
     ).numpy()  # fmt: skip

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from dhox.artefacts.common import Accuracy
 from dhox.evidence.statistics import (
+    class_counts,
+    confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
     paired_difference_lower_bound,
@@ -79,6 +81,27 @@ def test_scores_of_known_cases() -> None:
     assert score(predictions, labels, "accuracy") == pytest.approx(4 / 7)
     assert score(predictions, labels, "balanced") == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
     assert score(predictions, labels, "macro-f1") == pytest.approx((6 / 9 + 2 / 4 + 0) / 3)
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(1, 60), classes=st.integers(1, 9))
+def test_scores_equal_those_of_the_whole_confusion_matrix(seed: int, n: int, classes: int) -> None:
+    random = np.random.default_rng(seed)
+    labels, predictions = random.integers(0, classes, (2, n))
+    matrix = confusion_matrix(labels, predictions, classes)
+    right, true, predicted = class_counts(labels, predictions, classes)
+    assert (right == np.diag(matrix)).all()
+    assert (true == matrix.sum(1)).all()
+    assert (predicted == matrix.sum(0)).all()
+    assert score(predictions, labels, "balanced") == (np.diag(matrix)[true > 0] / true[true > 0]).mean()
+    seen = true + predicted > 0
+    assert score(predictions, labels, "macro-f1") == (2 * np.diag(matrix)[seen] / (true + predicted)[seen]).mean()
+
+
+def test_scores_of_a_million_classes() -> None:
+    labels = np.arange(0, 1_000_000, 1000)
+    for metric in ("balanced", "macro-f1"):
+        assert score(labels, labels, metric) == 1
+        assert score(labels + 1, labels, metric) == 0
 
 
 def test_accuracy_row() -> None:

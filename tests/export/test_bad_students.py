@@ -114,7 +114,7 @@ def test_classes_renamed_since_training_are_named(own_line: Path) -> None:
     with refuses("New: handbag", "Missing: bag", at="data.dataset.check_labels"):
         export(own_line / "runs/tiny", Path("e"), data=own_line / "data")
     assert not Path("e").exists()
-    items = [Item(Path("a.png"), "a.png", "handbag"), Item(Path("b.png"), "b.png", "shoe")]  # as a list names them
+    items = [Item("a.png", "a.png", "handbag"), Item("b.png", "b.png", "shoe")]  # as a list names them
     with refuses("New: handbag", "Missing: bag", at="data.dataset.check_labels"):
         class_numbers(items, ["bag", "shoe"])
     assert class_numbers(items, ["handbag", "other", "shoe"]).tolist() == [0, 2]

@@ -11,10 +11,10 @@ import pytest
 from quick_distill import DEMO_TEACHER
 
 from dhox.cli.main import main
-from dhox.distill.images.shards import list_files, open_rows, prepare, repair, row_key, write_rows
+from dhox.distill.images.shards import list_files, open_rows, prepare, repair, row_keys, write_rows
 from dhox.errors import DhoxError
 
-KEYS = [row_key(str(i), "content") for i in range(6)]
+KEYS = row_keys(map(str, range(6)), ["content"] * 6)
 
 
 def command(*arguments: str) -> int:

@@ -34,7 +34,7 @@ def test_a_run_and_its_export_know_the_bytes_of_their_images(own_line: Path) -> 
         hashes = known.by_name(split)  # type: ignore[arg-type]
         assert len(hashes) == count
         for name, content in hashes.items():
-            assert content == content_hash(Item(own_line / "data" / name, name))
+            assert content == content_hash(Item(str(own_line / "data" / name), name))
     copied = own_line / "runs/tiny/export/images.npz"
     assert copied.read_bytes() == (own_line / "runs/tiny/images.npz").read_bytes()
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import types
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, BinaryIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from dhox.artefacts.files import LARGEST_NPZ, write_bytes
+from dhox.artefacts.files import LARGEST_NPZ, write_files
 from dhox.artefacts.record import AGAIN
 from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
+
+STORED_FROM = 1 << 24  # bytes of an array that is not compressed: logits hardly shrink, and take hours to try
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,22 @@ def write_arrays(path: Path, arrays: Any) -> None:
         if problem is not None:
             raise ValueError(f"{type(arrays).__name__}.{field.name} {problem}")
         present[field.name] = np.asarray(array)
-    write_bytes(path, npz_bytes(present))
+    write_npz(path, present)
 
 
-def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-    """A compressed .npz of arrays by name."""
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz of arrays by name, atomically and without a copy in memory; large ones are not compressed."""
     assert not any(array.dtype.hasobject for array in arrays.values()), "an object array would be a pickle"
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                member = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date
+                member.compress_type = zipfile.ZIP_STORED if array.nbytes >= STORED_FROM else zipfile.ZIP_DEFLATED
+                with archive.open(member, "w", force_zip64=True) as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
+
+    write_files({path: write})
 
 
 def declared(kind: type, name: str) -> Array:
@@ -117,16 +125,18 @@ def mismatch(array: np.ndarray, wanted: Array, known: dict[str, int]) -> str | N
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz; nothing in it may run code, and nothing is expanded beyond LARGEST_NPZ bytes.
+    """Every array of an .npz; nothing in it may run code, or expand it by more than LARGEST_NPZ bytes.
 
-    Raises DhoxError for what is missing or damaged, before memory is taken for an array that its bytes cannot fill.
+    Raises DhoxError for what is missing or damaged, before memory is taken for an array that its bytes cannot fill, and
+    for what memory cannot hold.
     """
     try:
         with zipfile.ZipFile(regular(path)) as members:
             size = sum(member.file_size for member in members.infolist())
-            if size > LARGEST_NPZ:
+            allowed = LARGEST_NPZ + path.stat().st_size
+            if size > allowed:
                 raise DhoxError(
-                    f"{path} would expand to {size:,} bytes (allowed: {LARGEST_NPZ:,}); dhox did not write it.",
+                    f"{path} would expand to {size:,} bytes (allowed: {allowed:,}); dhox did not write it.",
                     "Delete it, and write it again with the stage that made it.",
                 )
             return {
@@ -134,21 +144,24 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             }
     except DhoxError:
         raise
+    except MemoryError as err:
+        raise DhoxError(f"{path} needs {size:,} bytes of memory.", "Read it on a machine that has them.") from err
     except Exception as err:  # zipfile and numpy raise many types on damaged bytes (zlib.error ...)
         raise DhoxError(f"{path} is missing or damaged ({err}).", AGAIN) from err
 
 
 def _read_member(members: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """One array of an archive. Raises ValueError where its header does not fit the bytes that follow."""
-    content = members.read(member)
-    buffer = io.BytesIO(content)
-    version = np.lib.format.read_magic(buffer)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(buffer)
+    with members.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        n_bytes = member.file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds objects")
-    if any(n < 0 for n in shape) or len(content) - buffer.tell() != dtype.itemsize * int(np.prod(shape, dtype=object)):
+    if any(n < 0 for n in shape) or n_bytes != dtype.itemsize * int(np.prod(shape, dtype=object)):
         raise ValueError(f"{member.filename} does not hold what its header says")
-    buffer.seek(0)
-    array: np.ndarray = np.lib.format.read_array(buffer, allow_pickle=False)
+    with members.open(member) as stream:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read()  # to its end, where zipfile compares its checksum
     return array

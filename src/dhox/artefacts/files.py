@@ -9,9 +9,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -29,7 +30,7 @@ SWEEP_SCHEMA = "dhox.sweep/2"
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
 COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "sweep.json"
 
-# Far above what dhox writes (logits of 50,000 images and 1,000 classes: 400 MB), and what a board can survive.
+# What a board can survive; of an .npz, by how much it may grow when it is read (large arrays are not compressed).
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31
 
 
@@ -37,16 +38,21 @@ CHECKPOINT = "checkpoint"  # a folder that a user error does not remove: trainin
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a kill in `write_files` leaves: nothing that anyone reads
 
 
-def write_files(contents: dict[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes | Callable[[BinaryIO], None]]) -> None:
     """Write whole files atomically: temporary files beside them, fsync, rename once all of them are written.
 
-    A full disk leaves every old file; a kill between two renames may leave the last ones old.
+    `contents`: bytes, or what writes them into the open file. A full disk leaves every old file; a kill between two
+    renames may leave the last ones old.
     """
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, temporary in temporaries.items():
             with temporary.open("wb") as file:
-                file.write(contents[path])
+                content = contents[path]
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
                 file.flush()
                 os.fsync(file.fileno())
         for path, temporary in temporaries.items():
@@ -64,6 +70,19 @@ def write_files(contents: dict[Path, bytes]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write one whole file atomically."""
     write_files({path: content})
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to a file in one piece where the disk allows it, so that several processes may append to it."""
+    try:
+        with path.open("ab", buffering=0) as file:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+    except OSError as err:
+        raise DhoxError(
+            f"Could not write {path}: {err.strerror}.", "Free space there, or write to another disk."
+        ) from err
 
 
 def mark_running(path: Path, schema: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dhox.artefacts.arrays import Array, mismatch, npz_bytes, read_npz
+from dhox.artefacts.arrays import Array, mismatch, read_npz, write_npz
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.bench_latency import Key
-from dhox.artefacts.files import write_bytes
 from dhox.errors import DhoxError
 
 SAMPLES_FILE = "samples.npz"
@@ -69,7 +68,7 @@ def write_samples(path: Path, samples: Samples) -> None:
         arrays[f"{name}_started_s"] = np.asarray(calls.started_s, np.float64)
     for name, trace in samples.traces.items():
         arrays |= {f"{name}_seconds": trace.seconds, f"{name}_watts": trace.watts, f"{name}_window": trace.window}
-    write_bytes(path, npz_bytes(arrays))
+    write_npz(path, arrays)
 
 
 def read_samples(path: Path, bench: Bench) -> Samples | None:

@@ -64,15 +64,12 @@ class ShardHeader(RowKind, kw_only=True):
     keys: Annotated[str, Meta(pattern="^([0-9a-f]{32})*$", description="hexadecimal, 16 bytes per row")]
     sha256: Annotated[Sha256, Meta(description="of the rows' bytes")]
 
-    @property
-    def row_keys(self) -> list[bytes]:
-        """The key of each row."""
-        joined = bytes.fromhex(self.keys)
-        return [joined[i : i + KEY_BYTES] for i in range(0, len(joined), KEY_BYTES)]
 
-
-ScanRow = tuple[str, str, AtLeastOne, AtLeastOne]  # stamp, content hash, width, height of a readable image
-ScanMemory = dict[str, ScanRow]  # scan-*.json: name of an image -> what it was
+# A line of scan-*.jsonl: name, stamp, content hash (both in base64), width and height of a readable image.
+ScanRow = tuple[
+    str, Annotated[bytes, Meta(min_length=8, max_length=8)], Annotated[bytes, Meta(min_length=32, max_length=32)],
+    AtLeastOne, AtLeastOne,
+]  # fmt: skip
 
 
 class EpochMetrics(Record):

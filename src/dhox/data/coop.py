@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def read_coop(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     for split in wanted:
         entries = listing.get(split, [])
         for row, (name, label) in enumerate(entries):
-            splits[split].append(Item(root / name, name, label, row=row))
+            splits[split].append(Item(str(root / name), name, label, row=row))
         missing = [item.name for item in splits[split] if not item.path.is_file()]
         if missing:
             raise DhoxError(
@@ -130,11 +131,11 @@ def _read_imagenet(root: Path, wanted: tuple[str, ...]) -> Splits:
     """`images/train/nXXXXXXXX/*` as train, `images/val/nXXXXXXXX/*` as test; the label is the folder."""
     splits: Splits = {split: [] for split in SPLITS}
     for split, folder in (("train", root / "images/train"), ("test", root / "images/val")):
-        for path in image_files(folder) if split in wanted else []:
-            inside = path.relative_to(folder).parts
-            if len(inside) < 2:
-                raise DhoxError(f"{path} lies in no class folder.", f"Sort {folder} into folders like n01440764.")
-            splits[split].append(Item(path, path.relative_to(root).as_posix(), inside[0]))
+        for file, inside in image_files(folder) if split in wanted else ():
+            label, slash, _ = inside.partition("/")
+            if not slash:
+                raise DhoxError(f"{file} lies in no class folder.", f"Sort {folder} into folders like n01440764.")
+            splits[split].append(Item(file, f"images/{folder.name}/{inside}", sys.intern(label)))
     return splits
 
 

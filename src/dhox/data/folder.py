@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dhox.data.images import SUFFIXES
@@ -18,14 +20,13 @@ def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     splits: Splits = {split: [] for split in SPLITS}
     for split in wanted:
         labels = {path.name for path in (root / split).glob("*") if path.is_dir() and not path.name.startswith(".")}
-        for path in image_files(root / split):
-            inside = path.relative_to(root / split).parts
-            if split != "unlabelled" and len(inside) < 2:
+        for file, inside in image_files(root / split):
+            label, slash, _ = inside.partition("/")
+            if split != "unlabelled" and not slash:
                 raise DhoxError(
-                    f"{path} lies in no class folder.", f"Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
+                    f"{file} lies in no class folder.", f"Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
                 )
-            label = None if split == "unlabelled" else inside[0]
-            splits[split].append(Item(path, path.relative_to(root).as_posix(), label))
+            splits[split].append(Item(file, f"{split}/{inside}", None if split == "unlabelled" else sys.intern(label)))
         empty = sorted(labels - {str(item.label) for item in splits[split]})
         if empty and split != "unlabelled":
             raise DhoxError(
@@ -34,9 +35,11 @@ def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     return splits
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every image file below a folder, links followed once each. Raises DhoxError for names that are not UTF-8."""
-    found = []
+def image_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """(file, its name below the folder with /) of every image file below a folder, links followed once each.
+
+    Raises DhoxError for names that are not UTF-8.
+    """
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
@@ -45,11 +48,11 @@ def image_files(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.append(Path(place, name))
-    for path in found:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as err:
-            raise DhoxError(f"The file name {str(path)!r} is not UTF-8.", "Rename the file.") from err
-    return found
+            if name[name.rfind(".") :].lower() not in SUFFIXES or name.startswith("."):
+                continue
+            file = f"{place}/{name}"
+            try:
+                file.encode()
+            except UnicodeEncodeError as err:
+                raise DhoxError(f"The file name {file!r} is not UTF-8.", "Rename the file.") from err
+            yield file, file[len(str(folder)) + 1 :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,12 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
 
     items: list[Item] = []
     for entry in table.cache_files:
-        file = Path(entry["filename"])
+        file = str(Path(entry["filename"]))
         for row, (original, embedded) in enumerate(_stored_images(file, image, where)):
             number = len(items)
-            path = file if embedded else Path(original)
+            path = file if embedded else original
             text = f"{name}/{number:07d}/{Path(original).name}".rstrip("/")
-            group = None if groups[number] is None else str(groups[number])
+            group = None if groups[number] is None else sys.intern(str(groups[number]))
             items.append(
                 Item(path, text, texts[number], group, row if embedded else number, column=image if embedded else None)
             )
@@ -86,7 +87,7 @@ def read_table(table: Any, name: str, split: str, labels: list[str] | None, wher
     return items
 
 
-def _stored_images(file: Path, column: str, where: str) -> list[tuple[str, bool]]:
+def _stored_images(file: str, column: str, where: str) -> list[tuple[str, bool]]:
     """(original file, whether the row holds the encoded image) of every row; no image is read."""
     found = []
     for chunk in arrow_table(file)[column].chunks:
@@ -126,7 +127,7 @@ def _label_text(value: Any, names: list[str] | None, labels: list[str] | None, w
         return None
     if names is not None:
         return None if value < 0 else names[value]
-    return label_of_number(value, labels, where) if isinstance(value, int) else str(value)
+    return sys.intern(label_of_number(value, labels, where) if isinstance(value, int) else str(value))
 
 
 def hf_classes(data: Path) -> list[tuple[str, str]] | None:

@@ -19,22 +19,27 @@ SPLITS = ("train", "unlabelled", "val", "test")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image: its file, its name (unique in DATA, with /), its label and its group, where it has them.
 
     `row`: its place in DATA's own order, from 0, where DATA has one (the row of a manifest or table). `span`: (offset,
-    bytes) of the image where `path` is an archive of many. `column`: the image column where `path` is an Arrow file,
-    of which `row` is then the row.
+    bytes) of the image where `file` is an archive of many. `column`: the image column where `file` is an Arrow file,
+    of which `row` is then the row. There are millions of items: a file as Path would take most of their memory.
     """
 
-    path: Path
+    file: str
     name: str
     label: str | None = None
     group: str | None = None
     row: int | None = None
     span: tuple[int, int] | None = None
     column: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.file)
 
 
 Splits = dict[str, list[Item]]
@@ -43,8 +48,8 @@ Splits = dict[str, list[Item]]
 def image_bytes(item: Item) -> bytes:
     """The encoded image. Raises OSError."""
     if item.column is not None:
-        return bytes(arrow_table(item.path)[item.column][item.row]["bytes"].as_py())
-    with regular(item.path).open("rb") as file:
+        return bytes(arrow_table(item.file)[item.column][item.row]["bytes"].as_py())
+    with open(regular(item.file), "rb") as file:
         if item.span is None:
             return file.read()
         file.seek(item.span[0])
@@ -65,10 +70,11 @@ def content_hash(item: Item) -> str:
 
 
 @cache
-def arrow_table(path: Path) -> Any:
+def arrow_table(path: str) -> Any:
     """An Arrow file (stream format) as a memory-mapped pyarrow table, opened once in each process."""
     arrow, ipc = require("pyarrow", "hf"), require("pyarrow.ipc", "hf")
-    return ipc.open_stream(arrow.memory_map(str(path))).read_all()
+    with arrow.memory_map(path) as file:  # the table keeps the map alone: no descriptor for each of many files
+        return ipc.open_stream(file).read_all()
 
 
 def read_image(item: Item) -> Image.Image:

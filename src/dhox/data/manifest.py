@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dhox.data.items import SPLITS, Item, Splits
 from dhox.errors import DhoxError, require
 from dhox.system.regular_file import regular
+
+ROWS = 4096  # of a Parquet file that are texts at a time
 
 
 def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
@@ -15,12 +19,11 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
 
     A column `name` gives images other names than their paths: copies of DATA keep the names of the original by it.
     """
-    rows = read_rows(manifest)
-    if rows and not {"path", "label"} <= rows[0].keys():
-        raise DhoxError(f"{manifest} has the columns {', '.join(rows[0])}.", "Name at least these two: path, label.")
     splits: Splits = {split: [] for split in SPLITS}
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_rows(manifest), start=2):
+        if not {"path", "label"} <= row.keys():
+            raise DhoxError(f"{manifest} has the columns {', '.join(row)}.", "Name at least these two: path, label.")
         path = row["path"]
         name = row.get("name") or path
         split = row.get("split") or "train"
@@ -41,25 +44,28 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
         if name in seen:
             raise DhoxError(f"{manifest}, rows {seen[name]} and {number} are both {name}.", "Drop one of them.")
         seen[name] = number
-        splits[split].append(Item(manifest.parent / path, name, label, row.get("group") or None, number - 2))
+        label, group = label and sys.intern(label), sys.intern(row.get("group") or "") or None
+        splits[split].append(Item(str(manifest.parent / path), name, label, group, number - 2))
     return splits
 
 
-def read_rows(manifest: Path) -> list[dict[str, str]]:
-    """The rows of a manifest as texts; a missing value is an empty text."""
+def read_rows(manifest: Path) -> Iterator[dict[str, str]]:
+    """The rows of a manifest as texts, one after the other; a missing value is an empty text."""
     if manifest.suffix.lower() == ".csv":
         try:
             with regular(manifest).open(newline="", encoding="utf-8-sig") as file:
-                return [
-                    {key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)
-                ]
+                for row in csv.DictReader(file):
+                    yield {key: (value or "").strip() for key, value in row.items() if key}
+                return
         except UnicodeDecodeError as err:
             raise DhoxError(f"{manifest} is not UTF-8 text ({err}).", "Save it as UTF-8.") from err
         except (OSError, csv.Error) as err:
             raise DhoxError(f"{manifest} cannot be read as CSV ({err}).", "Check the path and the file.") from err
     parquet = require("pyarrow.parquet", "parquet")
     try:
-        table = parquet.read_table(manifest).to_pylist()
+        table = parquet.read_table(manifest)
     except (OSError, ValueError) as err:
         raise DhoxError(f"{manifest} cannot be read as Parquet ({err}).", "Write it again.") from err
-    return [{key: "" if value is None else str(value) for key, value in row.items()} for row in table]
+    for batch in table.to_batches(max_chunksize=ROWS):
+        for row in batch.to_pylist():
+            yield {key: "" if value is None else str(value) for key, value in row.items()}

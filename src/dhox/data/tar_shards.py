@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def read_shards(root: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] 
     shards = shard_files(root)
     splits: Splits = {split: [] for split in SPLITS}
     for split in wanted:
-        loose = image_files(root / split)
+        loose = next(image_files(root / split), None)
         if loose:
             raise DhoxError(
                 f"{root} holds shards (.tar) and image files, such as {loose[0]}.",
@@ -55,7 +56,7 @@ def read_shards(root: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] 
 def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list[Item]:
     """The samples of one shard, without their labels in `unlabelled`; unlabelled ones of `train` have None."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    items = []
+    items, file = [], str(shard)
     with shard.open("rb") as content:
         for name, offset, size in members(shard):
             folder, _, base = name.rpartition("/")
@@ -83,7 +84,7 @@ def read_shard(shard: Path, split: str, labels: list[str] | None = None) -> list
                     f"{where}: an image of {split} needs a label (KEY.cls, KEY.txt or KEY.json).", "Add it."
                 )
             name = f"{split}/{shard.name.removesuffix('.tar')}/{key}.{images[0]}"
-            items.append(Item(shard, name, None if split == "unlabelled" else label, group, span=parts[images[0]]))
+            items.append(Item(file, name, None if split == "unlabelled" else label, group, span=parts[images[0]]))
     return items
 
 
@@ -131,4 +132,4 @@ def _label_and_group(texts: dict[str, bytes], labels: list[str] | None, where: s
         text = label_of_number(int(label), labels, where)
     else:
         text = str(label)
-    return text, None if group in (None, "") else str(group)
+    return text and sys.intern(text), None if group in (None, "") else sys.intern(str(group))

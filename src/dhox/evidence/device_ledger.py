@@ -41,6 +41,9 @@ def device_row(probs: np.ndarray, precision: str, ledger: Ledger, classes: int) 
     """
     stage = f"onnx_{precision}"
     answers = ledger.predictions.get(stage)  # type: ignore[call-overload]
-    exported = None if answers is None else np.eye(classes)[answers]
+    exported = None
+    if answers is not None:
+        exported = np.zeros((len(answers), classes), np.float32)
+        exported[np.arange(len(answers)), answers] = 1
     row = stage_row(DeviceRow, probs, np.array(ledger.labels), exported, stage=stage, precision=precision)
     return replace(row, largest_difference=None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 from pathlib import Path
 
 from dhox.artefacts.machine import DeviceCard, GpuCard
@@ -27,6 +29,21 @@ def device_card(gpu: GpuCard | None = None) -> DeviceCard:
         jetson=jetson_card(),
         sysroot=None if sysroot() == Path("/") else str(sysroot()),
     )
+
+
+def available_memory() -> int | None:
+    """Bytes that may still be taken: of the machine, and of the control group (container) that limits this process.
+
+    None where neither is told.
+    """
+    found = [memory().get("MemAvailable")]
+    with contextlib.suppress(OSError, ValueError):  # no control group, or `max`
+        limit, used = (int(system_path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        cached = re.search(
+            r"^inactive_file (\d+)$", system_path("/sys/fs/cgroup/memory.stat").read_text(), re.MULTILINE
+        )
+        found.append(limit - used + int(cached[1] if cached else 0))
+    return min((free for free in found if free is not None), default=None)
 
 
 def cpu_model() -> str:
