@@ -114,7 +114,7 @@ def train(
             )
             if options.probe_gradients and step % options.probe_gradients == 0:
                 probe = GradientProbe(step, ce, kd, student.backbone)
-                fabric.backward(probe)  # type: ignore[arg-type]
+                fabric.backward(probe)
                 conflicts += probe.rows
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
             rate = learning_rate_at(step, steps, options.learning_rate, options.warm_up, options.schedule)
