@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GROWTH = Path(__file__).parents[1] / "benchmarks/growth.py"
 STAGES = ("list", "scan", "scan again", "pack", "cache", "sets", "train", "report")
 
 
+@pytest.mark.slow
 def test_every_stage_has_its_cost_at_every_size() -> None:
     command = [sys.executable, str(GROWTH), "--images", "100", "300", "--classes", "5", "10"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
