@@ -72,7 +72,8 @@ def copy_earlier(student: Student, earlier: Earlier, classes: list[str]) -> None
             f"other shapes there: {shorten(unfit, 3)}.",
             f"Use its image size: --image-size {earlier.spec.image_size}.",
         )
-    rows = [(classes.index(name), i) for i, name in enumerate(earlier.classes) if name in classes]
+    number = {name: i for i, name in enumerate(classes)}
+    rows = [(number[name], i) for i, name in enumerate(earlier.classes) if name in number]
     new, old = ([pair[side] for pair in rows] for side in (0, 1))
     state = {name: earlier.state[name] for name in backbone}
     for name in own.keys() - state.keys():
