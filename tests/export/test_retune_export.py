@@ -85,7 +85,10 @@ def test_there_and_back_gives_the_first_bytes(line: Path, linear: Path) -> None:
             ]
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.7), (1.0, 0.5), (0.25, 2.0)])
+@pytest.mark.parametrize(
+    ("alpha", "beta"),
+    [(0.25, 2.0), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((0.0, 0.7), (1.0, 0.5)))],
+)
 def test_a_retuned_export_is_the_export_of_the_retuned_run(own_line: Path, alpha: float, beta: float) -> None:
     run = own_line / "runs/tiny"
     retune(run, Chosen(alpha=alpha, beta=beta))
