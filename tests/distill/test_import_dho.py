@@ -132,6 +132,7 @@ def test_a_clip_student_answers_as_the_formula_from_import_to_onnx(
 
     manifest = export(Path("r"), Path("r/export"), fold_heads=fold_heads, fold_rule=rule, fp16=True).manifest
     assert manifest.fold.rule == ("exact" if fold_heads else "heads")
+    assert "chose" not in read_json(Path("r/export/ledger.json"))["images"]  # alpha and beta were given
     assert [row.stage for row in manifest.comparison][:3] == ["ce_head", "kd_head", "dho"]
     golden = read_npz(Path("r/export/golden.npz"))
     side = config["vision_cfg"]["image_size"]

@@ -35,6 +35,7 @@ def content(folder: Path, name: str) -> dict:
 def test_the_export_directory_holds_the_contract(line: Path) -> None:
     folder = line / "runs/tiny/export"
     manifest, ledger = content(folder, "manifest.json"), content(folder, "ledger.json")
+    assert "chose alpha and beta" in ledger["images"]  # of 80 validation images all select
     assert {path.name for path in folder.iterdir()} == {
         "manifest.json", "model.onnx", "model.fp16.onnx", "heads.npz", "val.npz", "images.npz", "golden.npz",
         "ledger.json", "example.py",
