@@ -83,6 +83,7 @@ def times(board: loopback.Loopback) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_a_second_bench_copies_nothing(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_second_bench_copies_nothing(
     assert times(board) == before
 
 
+@pytest.mark.slow
 def test_models_that_share_images_are_measured_in_one_call_from_a_damaged_store(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
@@ -113,6 +115,7 @@ def test_models_that_share_images_are_measured_in_one_call_from_a_damaged_store(
     assert paths == [str(first["export"] / "model.onnx"), str(Path("copied/tiny/export/model.onnx").absolute())]
 
 
+@pytest.mark.slow
 def test_doctor_before_and_after_a_board_was_prepared(
     first: dict[str, Any], environment: dict[str, str], python: str
 ) -> None:
@@ -157,6 +160,7 @@ def test_ctrl_c_ends_the_bench_there_in_order(
     assert bench.accuracy.rows
 
 
+@pytest.mark.slow
 def test_a_bench_that_is_killed_there_is_told_from_an_interrupted_one(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
@@ -173,6 +177,7 @@ def test_a_bench_that_is_killed_there_is_told_from_an_interrupted_one(
     assert all(named(fact, said) for fact in ("board", "SIGKILL", "dmesg"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_another_bench_measures_says_so(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
@@ -191,6 +196,7 @@ def test_ctrl_c_while_another_bench_measures_says_so(
     assert running(board) == []
 
 
+@pytest.mark.slow
 def test_a_killed_dhox_leaves_nothing_there(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:
@@ -200,6 +206,7 @@ def test_a_killed_dhox_leaves_nothing_there(
     wait_until(lambda: running(board) == [])
 
 
+@pytest.mark.slow
 def test_a_cut_connection_leaves_nothing_there_and_a_rerun_goes_on(
     first: dict[str, Any], board: loopback.Loopback, environment: dict[str, str]
 ) -> None:

@@ -351,6 +351,7 @@ def copied(cache: Path, root: Path, image_size: int, classes: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_cache_of_several_sizes_is_narrowed_or_refused(cache: Path, capsys: pytest.CaptureFixture) -> None:
     def names(image_size: int | None, classes: int | None) -> list[str]:
         return [one.export.name for one in candidates.all_cached(root, "fp32", image_size, classes)]
@@ -410,6 +411,7 @@ def test_a_candidate_is_exported_once_and_again_for_another_version(
     assert candidates.cached(folder, "test_vit", "fp32") is None
 
 
+@pytest.mark.slow
 def test_students_that_cannot_be(cache: Path, capsys: pytest.CaptureFixture) -> None:
     with refuses("'resnt18'", at="distill.students.student.check_student_name", fix="resnet18"):
         prepare(["test_resnet", "resnt18"], Path("other"), SIDE, 4, "fp32", print)
