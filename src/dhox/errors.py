@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from importlib import import_module
 from types import ModuleType
@@ -63,8 +64,9 @@ def run_failure(err: Exception) -> str | None:
 
 
 def first_line(err: Exception) -> str:
-    """What a runtime says of its failure, without the pages that follow."""
-    return (str(err).strip() or type(err).__name__).splitlines()[0][:300]
+    """What a runtime says of its failure, without the pages that follow and the place in its C++ code before it."""
+    line = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return re.sub(r"^\S+\.(?:cc|cpp|cu|h):\d+ .*?\) (?:const )?(?=\[?[A-Z])", "", line)[:300]
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -241,7 +241,8 @@ def test_providers_say_what_they_do_not_prove(
         assert precision_facts(precision, device) == (None, note)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fp16 = [provider_options(one, "ort-tensorrt", frozenset())["trt_fp16_enable"] for one in ("fp32", "fp16")]
-    assert fp16 == ["0", "1"]
+    assert fp16 == ["False", "True"]
+    assert set(provider_options("int8", "ort-tensorrt", frozenset()).values()) == {"True"}
     assert provider_options("fp32", "cuda", frozenset({"nhwc"})) == {"prefer_nhwc": "1"}
 
 

@@ -189,14 +189,17 @@ def precision_facts(precision: str, device: str) -> tuple[str | None, str | None
 
 
 def provider_options(precision: str, device: str, options: frozenset[str]) -> dict[str, str]:
-    """What the provider is told beyond `open_session`'s own settings, for every batch size."""
+    """What the provider is told beyond `open_session`'s own settings, for every batch size.
+
+    ONNX Runtime's Python binding reads the switches of the TensorRT provider as "True" and "False" alone.
+    """
     if "nhwc" in options:
         return {"prefer_nhwc": "1"}
     if device == "ort-tensorrt":
         return {
-            "trt_fp16_enable": "1" if precision in {"fp16", "int8"} else "0",  # int8 files rest in fp16
-            "trt_int8_enable": "1" if precision == "int8" else "0",
-            "trt_engine_cache_enable": "1",
+            "trt_fp16_enable": str(precision in {"fp16", "int8"}),  # int8 files rest in fp16
+            "trt_int8_enable": str(precision == "int8"),
+            "trt_engine_cache_enable": "True",
         }
     return {}
 
