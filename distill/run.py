@@ -52,9 +52,11 @@ from dhox.distill.training.out_of_memory import out_of_memory
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps, count_steps
 from dhox.distill.training.train import Job, train
+from dhox.errors import DhoxError
 from dhox.evidence.calibration import calibration_warning
 from dhox.options.declare import plain
 from dhox.options.declare import settings as settings_of
+from dhox.system.compiler import COMPILER_ADVICE, missing_for_compile
 from dhox.system.environment import now, versions
 
 HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory over the epochs
@@ -62,27 +64,19 @@ HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory ove
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a training runs. `root`: of all caches; `templates`: the teacher's prompts."""
+    """Where and how a training runs. `root`: of all caches; `templates`: of prompts; `compiled`: whether models are."""
 
     options: DistillOptions
     fabric: Fabric
     precision: str
     root: Path
     templates: list[str]
+    compiled: bool
 
     @property
     def workers(self) -> int:
         """Processes that decode images."""
         return worker_count(self.options.speed.workers)
-
-    @property
-    def compiled(self) -> bool:
-        """Whether models are compiled."""
-        asked = self.options.speed.compiled
-        # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
-        return not self.options.training.probe_gradients and (
-            self.fabric.device.type == "cuda" if asked is None else asked
-        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,8 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
             return RunResult(out, finished, read_record(out / SELECTION_FILE, Selection))
     check_output(out, RUN_FILE, RUN_SCHEMA, output.overwrite)
     fabric, precision = create_fabric(options.speed.device, options.speed.precision)
-    place = Place(options, fabric, precision, options.speed.cache or out.absolute().parent / "cache", templates)
+    root = options.speed.cache or out.absolute().parent / "cache"
+    place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type))
 
     listing = list_images(data, options.labels.classes, options.labels.group_by)
     with console.status("Loading the models"):
@@ -148,6 +143,24 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
         if fabric.is_global_zero:
             summary = write_run(run, student.model, outcome, targets, material.hashes, summary)
     return RunResult(out, summary, outcome.selection)
+
+
+def compiles(options: DistillOptions, device: str) -> bool:
+    """Whether models are compiled: where that is asked for, and on CUDA where this machine can.
+
+    Raises DhoxError where it is asked for and cannot be.
+    """
+    asked = options.speed.compiled
+    # A probe needs the graph of the losses twice, which compiled backward passes do not keep.
+    if options.training.probe_gradients or asked is False or (asked is None and device != "cuda"):
+        return False
+    missing = missing_for_compile(device)
+    if missing is None:
+        return True
+    if asked:
+        raise DhoxError(f"--compile needs {missing}.", f"Leave --compile out, or {COMPILER_ADVICE}.")
+    say(f"Without torch.compile, so slower: it needs {missing}; {COMPILER_ADVICE}.")
+    return False
 
 
 def templates_of(options: DistillOptions) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from dhox.errors import DhoxError
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_api import FLAVOURS, check_version, how_to_install
+from dhox.system.compiler import COMPILER_ADVICE, missing_for_compile
 from dhox.system.jetpack import JetPack, jetpack_of
 from dhox.system.jetson import is_jetson, l4t, tensorrt_found
 from dhox.system.sysroot import system_path
@@ -216,6 +217,15 @@ def _torch_cuda(place: Place) -> Finding:
     return Finding(what, False, found, "needs an NVIDIA GPU, its driver and a CUDA build of torch")
 
 
+def torch_compile(place: Place) -> Finding:
+    """Whether the compiler that torch.compile calls is there, for the device that a training would take."""
+    device = "cpu" if place.gpu == "none" else "cuda"
+    missing = missing_for_compile(device)
+    default = "dhox distill --compile" if device == "cpu" else "dhox distill, on by default"
+    found = "a compiler and Python's headers" if missing is None else f"not there: {missing}"
+    return Finding(f"torch.compile ({default})", missing is None, found, COMPILER_ADVICE)
+
+
 def find_backends(place: Place) -> list[Finding]:
     """Every backend in turn."""
     running = f"{platform.python_version()} at {sys.executable}"
@@ -227,6 +237,7 @@ def find_backends(place: Place) -> list[Finding]:
         nvml(place),
         package("torch", "distill and export", "pip install 'dhox[export]'"),
         _torch_cuda(place),
+        torch_compile(place),
         package("open_clip", "teachers", "pip install 'dhox[distill]'"),
         package("timm", "students", "pip install 'dhox[distill]'"),
         package("onnx", "ONNX export", "pip install 'dhox[export]'"),
