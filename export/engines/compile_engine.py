@@ -59,6 +59,8 @@ def compile_onnx(
     config = builder.create_builder_config()
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that the engine can say its layers' types
     config.clear_flag(api.BuilderFlag.TF32)  # fp32 means fp32: the golden tolerance of 1e-4 needs it
+    if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: without it no CUDA graph is captured
+        config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     image = network.get_input(0)
