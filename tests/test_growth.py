@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ STAGES = ("list", "scan", "scan again", "pack", "cache", "sets", "train", "repor
 @pytest.mark.slow
 def test_every_stage_has_its_cost_at_every_size() -> None:
     command = [sys.executable, str(GROWTH), "--images", "100", "300", "--classes", "5", "10"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wide = os.environ | {"COLUMNS": "160"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^│ ([a-z ]+?) +│ +([\d,]+) +│ +([\d.]+) +│", done.stdout, re.MULTILINE)
     assert [row[:2] for row in rows[:16]] == [(stage, size) for stage in STAGES for size in ("100", "300")]
