@@ -100,7 +100,7 @@ def test_a_board_installs_the_wheel_and_runs_without_torch(line: Path, tmp_path:
         capture_output=True,
         text=True,
     )
-    assert "Golden outputs, fp16 by onnxruntime: passed" in done.stdout
+    assert "Golden check, fp16 by onnxruntime: passed" in done.stdout
     image = tmp_path / "x.png"
     Image.new("L", (28, 28)).save(image)
     done = subprocess.run([dhox, "predict", export, image, "--json"], check=True, capture_output=True, text=True)
