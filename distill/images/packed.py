@@ -40,8 +40,8 @@ def packed_side(image_size: int, sizes: np.ndarray) -> int:
     """The side of packed images for a student's size in pixels: 320 for 224; never more than the largest image has.
 
     `sizes`: width and height of the images, int [N, 2]. The side feeds the smallest square crop (0.71 of it) without
-    enlarging it. On photographs more gave nothing that
-    could be measured, and less lost points (benchmarks/packed_size.py, docs/scale.md).
+    enlarging it. On photographs more gave nothing that could be measured, and less lost points
+    (benchmarks/packed_size.py, docs/scale.md).
     """
     return min(ceil(PER_INPUT * image_size), int(sizes.max()))
 

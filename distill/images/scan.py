@@ -80,7 +80,7 @@ def scan(splits: Splits, skip_bad_images: bool, memory: Memory = None) -> tuple[
             advance(1)
             if one.reason is None:
                 n_lines += 1
-                fresh.append(_line((item.name, before, one.content, one.width, one.height)))
+                fresh.append(msgspec.json.encode((item.name, before, one.content, one.width, one.height)))
             if time.monotonic() - saved > SAVE_SECONDS:
                 _add_lines(memory, fresh)
                 fresh, saved = [], time.monotonic()
@@ -133,11 +133,6 @@ def _rows(memory: Memory) -> Iterator[tuple[bytes, ScanRow | None]]:
                     yield line, None
     except OSError:
         return
-
-
-def _line(row: ScanRow) -> bytes:
-    """What an image was, as its line."""
-    return msgspec.json.encode(row)
 
 
 def _add_lines(memory: Memory, lines: list[bytes]) -> None:

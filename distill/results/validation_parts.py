@@ -39,9 +39,10 @@ def judging(val: Logits, fewest: int) -> Judging | None:
     By the half that does not select; else by five-fold cross-fitting. None where a choice would then see fewer than
     `fewest` images: there is no independent evidence.
     """
-    half, folds = selecting_half(val), _dealt(val, FOLDS)
+    half = selecting_half(val)
     found = Judging("gate-half", [(half, ~half)])
     if half.all():
+        folds = _dealt(val, FOLDS)
         found = Judging("cross-fitted", [(folds != k, folds == k) for k in range(FOLDS) if (folds == k).any()])
     return found if found.splits and all(choose.sum() >= fewest for choose, _ in found.splits) else None
 
