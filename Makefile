@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow gpu-proof lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,10 +25,14 @@ demo: $(READY) ## the whole line on the embedded data: distill, export, bench, r
 test: $(READY) ## the test suite (under 12 minutes on 2 cores)
 	@echo "== Tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	@if nvidia-smi -L >/dev/null 2>&1; then $(BIN)/python -m pytest -m gpu; fi
 
 test-slow: $(READY) ## stop points, kills, many processes, more students and variants, fresh environments
 	@echo "== Slow tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+
+gpu-proof: ## what only a GPU can show, in at most 9 minutes (rehearse: make gpu-proof ARGS=--cpu)
+	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/gpu_proof.py $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@echo "== ruff"

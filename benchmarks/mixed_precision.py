@@ -146,7 +146,8 @@ def main() -> None:
         source = open_run(run.run)
         student, look = load_student(run.run, source.run.student), source.run.preprocessing
         items = read_dataset(data, labels=source.run.labels)["val"]
-        batches = [to_model(pixels, look.mean, look.std) for pixels in pixel_loader(items, look, 0)]
+        fabric = Fabric(accelerator="cpu", devices=1)
+        batches = [to_model(pixels, look.mean, look.std) for pixels in pixel_loader(items, look, 0, fabric)]
         evaluation(student, batches, class_numbers(items, source.run.labels))
         stored = np.abs(source.validation.kd_logits - answers(student, batches, "fp32")[1]).max()
         print(f"stored by the training: {stored:.1g} from fp32 of the saved weights")

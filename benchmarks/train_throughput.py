@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +50,57 @@ from dhox.distill.training.prefetch import Batch, Batches
 from dhox.distill.training.steps import Steps
 from dhox.distill.training.train import Job, train
 
-CLASSES, VIEWS, PAIRS = 100, 8, 5
+CLASSES, VIEWS = 100, 8
+WIDTH, HEIGHT = 500, 375  # of the images, in pixels
 
 
-def write_jpegs(folder: Path, n: int, width: int, height: int) -> list[Item]:
+@dataclass(frozen=True)
+class Sizes:
+    """What is trained on how much: `images` in all, `steps` per epoch, `pairs` of (b) and (c)."""
+
+    student: str
+    teacher: str
+    image_size: int
+    images: int
+    steps: int
+    batch_labelled: int
+    batch_unlabelled: int
+    pairs: int
+    compiled: bool
+
+    @property
+    def batch(self) -> int:
+        """Images per step."""
+        return self.batch_labelled + self.batch_unlabelled
+
+
+@dataclass
+class Throughput:
+    """Images per second of everything; `rates`: an entry per pair, by where the packed images lie, and `bound`.
+
+    `peak_bytes`: the largest memory of the device that tensors took in a training, 0 on a CPU.
+    """
+
+    reference: float
+    teacher_forward: float
+    caching: float
+    packing: float
+    side: int
+    rates: dict[str, list[float]]
+    peak_bytes: int
+
+    def shares(self, store: str) -> list[float]:
+        """(b)/(c) of every pair."""
+        return [b / c for b, c in zip(self.rates[store], self.rates["bound"], strict=True)]
+
+
+def write_jpegs(folder: Path, n: int) -> list[Item]:
     """n JPEG files of smooth noise, about as large as photographs of that size."""
     random = np.random.default_rng(0)
     items = []
     for i in range(n):
-        small = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-        image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        small = random.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
         image.save(folder / f"{i}.jpg", quality=90)
         items.append(Item(f"{folder}/{i}.jpg", f"{i}.jpg"))
     return items
@@ -105,14 +147,13 @@ class ReferenceViews(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def reference_rate(
-    items: list[Item], teacher: Teacher, student: Student, size: int, text: torch.Tensor, n_labelled: int,
-    n_unlabelled: int, steps: int, workers: int,
-) -> float:  # fmt: skip
+    items: list[Item], teacher: Teacher, student: Student, text: torch.Tensor, sizes: Sizes, workers: int
+) -> float:
     """(a): images per second."""
-    device = teacher.device
+    device, n_labelled, batch, steps = teacher.device, sizes.batch_labelled, sizes.batch, max(4, sizes.steps // 4)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    batch = n_labelled + n_unlabelled
-    loader = DataLoader(ReferenceViews(items, teacher, size), batch_size=batch, num_workers=workers, drop_last=True)
+    views = ReferenceViews(items, teacher, sizes.image_size)
+    loader = DataLoader(views, batch_size=batch, num_workers=workers, drop_last=True)
     labels = torch.arange(n_labelled, device=device) % CLASSES
     student.train()
     done, start = -1, 0.0
@@ -182,6 +223,121 @@ def loop_rate(fabric: Fabric, student: Student, batches: Batches, steps: int, co
     return steps * (sampler.batch_labelled + sampler.batch_unlabelled) / (ends[1] - ends[0])
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements of a run share."""
+
+    sizes: Sizes
+    fabric: Fabric
+    folder: Path
+    items: list[Item]
+    teacher: Teacher
+    text: torch.Tensor
+    workers: int
+
+    @property
+    def keys(self) -> np.ndarray:
+        """Row keys of the images."""
+        return row_keys((item.name for item in self.items), [""] * len(self.items))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Width and height of every image, int [N, 2]."""
+        return np.tile([WIDTH, HEIGHT], (len(self.items), 1))
+
+    def new_student(self) -> tuple[Student, Preprocessing]:
+        """A student with random weights, on the device."""
+        labels, sizes = [str(i) for i in range(CLASSES)], self.sizes
+        model, _, preprocessing = create_student(
+            StudentOptions(student=sizes.student, student_weights="none", image_size=sizes.image_size), labels,
+            two_heads=True, prompts=labels, templates=[], device=self.fabric.device,
+        )  # fmt: skip
+        return self.fabric.to_device(model), preprocessing
+
+
+def packing_rate(bench: Bench, side: int) -> float:
+    """Images per second."""
+    prepare_packed(bench.folder / "packed", side)
+    start = time.perf_counter()
+    fill_packed(bench.folder / "packed", bench.items, bench.keys, side, bench.fabric)
+    return len(bench.items) / (time.perf_counter() - start)
+
+
+def caching_rates(bench: Bench) -> tuple[float, float]:
+    """Images per second of the teacher's bare forward, and of the pass that fills the cache."""
+    teacher, items, pixels, device = bench.teacher, bench.items, bench.pixels, bench.fabric.device
+    recipe = cache_recipe(teacher, "random", VIEWS, 0)
+    prepare_cache(bench.folder / "cache", recipe, teacher)
+    some = TeacherViews(items[:32], pixels[:32], VIEWS, 0, teacher.size, teacher.interpolation)
+    for _ in embedding_batches(teacher, some, VIEWS, 0):
+        pass  # warms up
+    start = time.perf_counter()
+    fill_cache(bench.folder / "cache", teacher, items, bench.keys, pixels, recipe, bench.workers, bench.fabric)
+    cached = len(items) * VIEWS / (time.perf_counter() - start)
+    crops = torch.randn(256 if device.type == "cuda" else 64, 3, teacher.size, teacher.size, device=device)
+    bare = []
+    for _ in range(4):
+        start = time.perf_counter()
+        teacher.encode_images(crops)
+        synchronise(device)
+        bare.append(len(crops) / (time.perf_counter() - start))
+    return statistics.median(bare), cached
+
+
+def pair_rates(bench: Bench) -> dict[str, list[float]]:
+    """(b) from every store and (c), alternating."""
+    sizes, fabric, n = bench.sizes, bench.fabric, len(bench.items)
+    cuda = fabric.device.type == "cuda"
+    labels = np.arange(n // 4) % CLASSES
+    sampler = BatchSampler(labels, n - len(labels), sizes.batch_labelled, sizes.batch_unlabelled, VIEWS, 0)
+    boxes, rows = Boxes(bench.items, bench.pixels, 0), open_rows(bench.folder / "packed", bench.keys)
+    targets = cached_targets(open_rows(bench.folder / "cache", bench.keys), cosine_logits(bench.text, 100.0))
+    stores: dict[str, torch.Tensor | None] = {"host memory": None}
+    resident = resident_images(rows, fabric)
+    if resident is not None:
+        stores["the device"] = resident
+    threads = max(1, min(6, bench.workers))
+    rates: dict[str, list[float]] = {name: [] for name in [*stores, "bound"]}
+    for pair in range(sizes.pairs):
+        for store, images in stores.items():
+            student, preprocessing = bench.new_student()
+            inputs = PackedInputs(rows, images, boxes, preprocessing, fabric, compiled=sizes.compiled)
+            fed = Batches(sampler, inputs, targets, threads, cuda)
+            rates[store].append(
+                loop_rate(fabric, student, fed, sizes.steps, sizes.compiled, bench.folder / f"{pair}-{store}")
+            )
+        student, _ = bench.new_student()
+        one = next(fed.of(range(1)))
+        same = ResidentInputs(inputs.on_device(one.numbers, one.views))
+        nothing_fed = ResidentBatches(sampler, same, targets, threads, cuda)  # type: ignore[arg-type]
+        rates["bound"].append(
+            loop_rate(fabric, student, nothing_fed, sizes.steps, sizes.compiled, bench.folder / f"{pair}-bound")
+        )
+    return rates
+
+
+def throughput(sizes: Sizes, fabric: Fabric) -> Throughput:
+    """Everything, in one process."""
+    workers = max(0, min(16, (os.cpu_count() or 1) - 2))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        items = write_jpegs(folder / "images", sizes.images)
+        teacher = random_teacher(sizes.teacher, fabric.device)
+        text = F.normalize(torch.randn(CLASSES, teacher.width, device=fabric.device), dim=-1)
+        bench = Bench(sizes, fabric, folder, items, teacher, text, workers)
+        side = packed_side(sizes.image_size, bench.pixels)
+        packing = packing_rate(bench, side)
+        forward, caching = caching_rates(bench)
+        reference = reference_rate(items, teacher, bench.new_student()[0], text, sizes, workers)
+        teacher.model.cpu()
+        if fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        rates = pair_rates(bench)
+        peak = torch.cuda.max_memory_allocated() if fabric.device.type == "cuda" else 0
+    return Throughput(reference, forward, caching, packing, side, rates, peak)
+
+
 def main() -> None:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,104 +348,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60 if cuda else 12)
     parser.add_argument("--batch-labelled", type=int, default=128 if cuda else 8)
     parser.add_argument("--batch-unlabelled", type=int, default=384 if cuda else 24)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true")
-    options = parser.parse_args()
+    asked = vars(parser.parse_args())
 
     fabric, precision = create_fabric("auto", None)
-    compiled = cuda and not options.no_compile
-    workers = max(0, min(16, (os.cpu_count() or 1) - 2))
+    sizes = Sizes(compiled=cuda and not asked.pop("no_compile"), **asked)
     device_name = torch.cuda.get_device_name() if cuda else f"{platform.processor() or platform.machine()} CPU"
-    print(f"{device_name}, {os.cpu_count()} cores, torch {torch.__version__}, {precision}, compiled: {compiled}")
-    print(f"student {options.student} at {options.image_size} px, teacher {options.teacher}, {VIEWS} views")
+    print(f"{device_name}, {os.cpu_count()} cores, torch {torch.__version__}, {precision}, compiled: {sizes.compiled}")
+    print(f"student {sizes.student} at {sizes.image_size} px, teacher {sizes.teacher}, {VIEWS} views")
+    report(throughput(sizes, fabric), sizes.images)
 
-    def new_student() -> tuple[Student, Preprocessing]:
-        labels = [str(i) for i in range(CLASSES)]
-        model, _, preprocessing = create_student(
-            StudentOptions(student=options.student, student_weights="none", image_size=options.image_size), labels,
-            two_heads=True, prompts=labels, templates=[], device=fabric.device,
-        )  # fmt: skip
-        return fabric.to_device(model), preprocessing
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "images").mkdir()
-        items = write_jpegs(folder / "images", options.images, 500, 375)
-        keys = row_keys((item.name for item in items), [""] * len(items))
-        sizes = np.tile([500, 375], (len(items), 1))
-        teacher = random_teacher(options.teacher, fabric.device)
-        text = F.normalize(torch.randn(CLASSES, teacher.width, device=fabric.device), dim=-1)
-        student, preprocessing = new_student()
-        n = len(items)
-
-        # Packing and caching, once; the teacher's bare forward beside the caching pass.
-        side = packed_side(options.image_size, sizes)
-        prepare_packed(folder / "packed", side)
-        start = time.perf_counter()
-        fill_packed(folder / "packed", items, keys, side, fabric)
-        pack_s = time.perf_counter() - start
-        recipe = cache_recipe(teacher, "random", VIEWS, 0)
-        prepare_cache(folder / "cache", recipe, teacher)
-        some = TeacherViews(items[:32], sizes[:32], VIEWS, 0, teacher.size, teacher.interpolation)
-        for _ in embedding_batches(teacher, some, VIEWS, 0):
-            pass  # warms up
-        start = time.perf_counter()
-        fill_cache(folder / "cache", teacher, items, keys, sizes, recipe, workers, fabric)
-        cache_s = time.perf_counter() - start
-        crops = torch.randn(256 if cuda else 64, 3, teacher.size, teacher.size, device=fabric.device)
-        bare = []
-        for _ in range(4):
-            start = time.perf_counter()
-            teacher.encode_images(crops)
-            synchronise(fabric.device)
-            bare.append(len(crops) / (time.perf_counter() - start))
-        cached = n * VIEWS / cache_s
-
-        # (a)
-        a = reference_rate(
-            items, teacher, student, options.image_size, text, options.batch_labelled, options.batch_unlabelled,
-            max(4, options.steps // 4), workers,
-        )  # fmt: skip
-
-        # (b) and (c), alternating.
-        n_labelled = n // 4
-        labels = np.arange(n_labelled) % CLASSES
-        sampler = BatchSampler(labels, n - n_labelled, options.batch_labelled, options.batch_unlabelled, VIEWS, 0)
-        boxes = Boxes(items, sizes, 0)
-        rows = open_rows(folder / "packed", keys)
-        targets = cached_targets(open_rows(folder / "cache", keys), cosine_logits(text, 100.0))
-        stores = {"host memory": None}
-        resident = resident_images(rows, fabric)
-        if resident is not None:
-            stores["the device"] = resident
-        threads = max(1, min(6, workers))
-        rates: dict[str, list[float]] = {name: [] for name in [*stores, "bound"]}
-        for pair in range(PAIRS):
-            for store, images in stores.items():
-                student, _ = new_student()
-                inputs = PackedInputs(rows, images, boxes, preprocessing, fabric, compiled=compiled)
-                fed = Batches(sampler, inputs, targets, threads, cuda)
-                run = folder / f"{pair}-{store}"
-                rates[store].append(loop_rate(fabric, student, fed, options.steps, compiled, run))
-            student, _ = new_student()
-            one = next(fed.of(range(1)))
-            same = ResidentInputs(inputs.on_device(one.numbers, one.views))
-            nothing_fed = ResidentBatches(sampler, same, targets, threads, cuda)
-            run = folder / f"{pair}-bound"
-            rates["bound"].append(loop_rate(fabric, student, nothing_fed, options.steps, compiled, run))
-
-    bound = statistics.median(rates["bound"])
-    forward = statistics.median(bare)
-    print(f"teacher, bare forward: {forward:,.0f} images/s; caching pass: {cached:,.0f} ({cached / forward:.2f})")
-    print(f"packing to {side} px: {n / pack_s:,.0f} images/s; packed {side * side * 3 / 1e3:.0f} kB per image")
+def report(found: Throughput, n: int) -> None:
+    """For people."""
+    forward, a = found.teacher_forward, found.reference
+    print(f"teacher, bare forward: {forward:,.0f} images/s; caching: {found.caching:,.0f} ({found.caching / forward:.2f})")
+    print(f"packing to {found.side} px: {found.packing:,.0f} images/s; {found.side**2 * 3 / 1e3:.0f} kB per image")
     print(f"(a) reference scheme: {a:,.0f} images/s")
-    for store in stores:
-        b = statistics.median(rates[store])
-        share = statistics.median(x / y for x, y in zip(rates[store], rates["bound"], strict=True))
+    for store in found.rates:
+        b, share = statistics.median(found.rates[store]), statistics.median(found.shares(store))
+        if store == "bound":
+            print(f"(c) bound, one resident batch: {b:,.0f} images/s")
+            continue
         print(f"(b) dhox, packed images in {store}: {b:,.0f} images/s; (b)/(c) {share:.2f}; (b)/(a) {b / a:.1f}")
         for epochs in (20, 50, 200):
-            all_in = n * epochs / (n * epochs / b + cache_s + pack_s)
+            once = n * VIEWS / found.caching + n / found.packing
+            all_in = n * epochs / (n * epochs / b + once)
             print(f"    caching and packing spread over {epochs} epochs: {all_in:,.0f} images/s; /(a) {all_in / a:.1f}")
-    print(f"(c) bound, one resident batch: {bound:,.0f} images/s")
+    if found.peak_bytes:
+        print(f"peak memory of training: {found.peak_bytes / 1e9:.1f} GB")
 
 
 if __name__ == "__main__":

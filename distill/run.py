@@ -281,7 +281,7 @@ def _train_student(
 
 def loader(items: list[Item], preprocessing: Preprocessing, place: Place) -> Iterable[torch.Tensor]:
     """This process's part of whole images, in batches uint8 [b, size, size, 3]."""
-    return pixel_loader(items, preprocessing, place.workers, place.fabric.global_rank, place.fabric.world_size)
+    return pixel_loader(items, preprocessing, place.workers, place.fabric)
 
 
 def judge(student: CreatedStudent, material: Material, targets: TeacherTargets | None, place: Place) -> Outcome:

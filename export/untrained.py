@@ -45,40 +45,45 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
     every value in the graph is finite. Raises DhoxError for a student that is unknown or cannot be exported,
     GateFailedError where its graph does not answer as torch.
     """
+    with TemporaryDirectory() as folder, quietly():
+        run = write_untrained_run(name, image_size, classes, Path(folder, "untrained"))
+        return export(run, out, build(ExportOptions, fp16=fp16, overwrite=True)).manifest
+
+
+def write_untrained_run(name: str, image_size: int | None, classes: int, run: Path) -> Path:
+    """Write a run directory of the untrained student (see export_candidate)."""
     labels = [f"class_{number}" for number in range(classes)]
-    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, spec, preprocessing = create_student(
             StudentOptions(student=name, student_weights="none", image_size=image_size), labels, two_heads=False,
             prompts=labels, templates=["{}"], device=torch.device("cpu"),
         )  # fmt: skip
-        run = Path(folder, "untrained")
-        images = run / "images/unlabelled"
-        write_synthetic_images(images)
-        pixels = [model_input(decode(path), preprocessing) for path in sorted(images.iterdir())[:CALIBRATION_IMAGES]]
-        calibrate(student, np.stack(pixels), preprocessing)
-        save_student(student, run)
-        nothing = np.zeros((0, classes), np.float32)
-        logits = Logits(ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64), names=np.zeros(0, np.str_))
-        selection = Selection(
-            alpha=1.0, beta=1.0, searched=False, metric="accuracy", source="untrained", n_validation=0,
-            n_selection_labels=0, fewest_images=0, grid=None,
-        )  # fmt: skip
-        sets = SetsSummary(
-            n_labelled=0, n_unlabelled=0, n_validation=0, n_test=0, selection="untrained", labelled=[], validation=[]
-        )
-        summary = Run(
-            finished_at=now(), method="untrained", data=str(run / "images"),
-            classes=class_entries([(label, label) for label in labels]), sets=sets, teacher=None,
-            student=StudentEntry(**msgspec.structs.asdict(spec), weights="none"), preprocessing=preprocessing,
-            training=None, test=None, skipped=[], notes=[], environment=versions(),
-        )  # fmt: skip
-        write_arrays(run / VAL_FILE, logits)
-        write_arrays(run / IMAGES_FILE, ImageHashes())
-        write_record(run / SELECTION_FILE, selection)
-        write_run_file(run, summary)
-        with quietly():
-            return export(run, out, build(ExportOptions, fp16=fp16, overwrite=True)).manifest
+    images = run / "images/unlabelled"
+    write_synthetic_images(images)
+    pixels = [model_input(decode(path), preprocessing) for path in sorted(images.iterdir())[:CALIBRATION_IMAGES]]
+    calibrate(student, np.stack(pixels), preprocessing)
+    save_student(student, run)
+    nothing = np.zeros((0, classes), np.float32)
+    logits = Logits(ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64), names=np.zeros(0, np.str_))
+    selection = Selection(
+        alpha=1.0, beta=1.0, searched=False, metric="accuracy", source="untrained", n_validation=0,
+        n_selection_labels=0, fewest_images=0, grid=None,
+    )  # fmt: skip
+    sets = SetsSummary(
+        n_labelled=0, n_unlabelled=0, n_validation=0, n_test=0, selection="untrained", labelled=[], validation=[]
+    )
+    summary = Run(
+        finished_at=now(), method="untrained", data=str(run / "images"),
+        classes=class_entries([(label, label) for label in labels]), sets=sets, teacher=None,
+        student=StudentEntry(**msgspec.structs.asdict(spec), weights="none"), preprocessing=preprocessing,
+        training=None, test=None, skipped=[], notes=[], environment=versions(),
+    )  # fmt: skip
+    write_arrays(run / VAL_FILE, logits)
+    write_arrays(run / IMAGES_FILE, ImageHashes())
+    write_record(run / SELECTION_FILE, selection)
+    write_run_file(run, summary)
+    return run
 
 
 def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing) -> None:

@@ -33,6 +33,12 @@ settings.register_profile("dhox", deadline=None)  # no test depends on how fast 
 settings.load_profile("dhox")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Only `pytest -m gpu` sees a GPU: elsewhere a test means the CPU, on every machine, in its subprocesses too."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync; a file's tests run in one process, so that
@@ -43,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+            item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for: pytest -m gpu"))
         if item.get_closest_marker("sshd") and SSHD is None:
             item.add_marker(pytest.mark.skip(reason=NO_SSHD))
 
@@ -73,10 +79,10 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = root / "runs/tiny"
     dhox.distill(  # type: ignore[operator]
         root / "data", run, teacher=TEACHER, student="test_resnet", student_weights="none", image_size=28, shots=8,
-        epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2,
+        epochs=8, batch_labelled=16, batch_unlabelled=32, learning_rate=3e-3, views=2, device="cpu",
     )  # fmt: skip
     export(run, run / "export", fp16=True)
-    dhox.bench(run / "export", out=run / "bench/here", duration=0.1, energy=0, streams="2")
+    dhox.bench(run / "export", out=run / "bench/here", device="cpu", duration=0.1, energy=0, streams="2")
     return root
 
 

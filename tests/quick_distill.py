@@ -11,7 +11,7 @@ from dhox.distill.results.outcome import RunResult
 DEMO_TEACHER = f"local-dir:{Path(__file__).parents[1] / 'src/dhox/demo/teacher'}"
 QUICK = {
     "teacher": DEMO_TEACHER, "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 1,
-    "batch_labelled": 8, "batch_unlabelled": 32, "views": 2,
+    "batch_labelled": 8, "batch_unlabelled": 32, "views": 2, "device": "cpu",
 }  # fmt: skip
 
 

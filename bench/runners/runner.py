@@ -8,7 +8,7 @@ from dhox.export.engines.cached_engine import open_cached_engine
 from dhox.models.engines import find_engine, open_engine
 from dhox.models.export_directory import Export
 from dhox.runtimes.cuda import gpu
-from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, default_device
+from dhox.runtimes.onnxruntime_api import PROVIDERS, default_device, why_not
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import import_tensorrt
@@ -123,11 +123,8 @@ def choose_device(asked: str, models: list[BenchModel]) -> str:
 
 
 def _why_no_cuda() -> str | None:
-    """Why ONNX Runtime cannot run on CUDA here, or None where it has the provider."""
+    """Why ONNX Runtime does not compute on CUDA here, or None where it does."""
     try:
-        providers = available_providers()
+        return why_not(PROVIDERS["cuda"])
     except DhoxError as err:
         return str(err).rstrip(".")
-    if PROVIDERS["cuda"] in providers:
-        return None
-    return f"ONNX Runtime here has no CUDA provider (it has: {', '.join(providers)})"

@@ -104,13 +104,13 @@ def embed(
 ) -> Embedded:  # fmt: skip
     """Embed the classes' prompts and the images of the sets. `words`: what the progress bars say, else the set."""
     each = torch.stack([teacher.encode_classes(prompts, [template]) for template in templates])
-    z = {}
+    z, cuda = {}, teacher.device.type == "cuda"
     for name, items in sets.items():
         done = 0
         z[name] = torch.zeros(len(items), each.shape[-1], dtype=torch.float16)
         if not items:
             continue
-        loader = DataLoader(WholeImages(items, teacher.transform), batch_size=128, num_workers=workers)
+        loader = DataLoader(WholeImages(items, teacher.transform), 128, num_workers=workers, pin_memory=cuda)
         with progress_bar(f"Embedding {words or name}", len(items)) as advance:
             for images in loader:
                 z[name][done : done + len(images)] = teacher.encode_images(images).half().cpu()

@@ -31,11 +31,13 @@ def _student_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.T
 
 
 def pixel_loader(
-    items: list[Item], preprocessing: Preprocessing, workers: int, rank: int = 0, world: int = 1
+    items: list[Item], preprocessing: Preprocessing, workers: int, fabric: Fabric
 ) -> DataLoader[torch.Tensor]:
     """This process's part items[rank::world] of whole images, in batches uint8 [b, size, size, 3]."""
-    transform = partial(_student_pixels, preprocessing=preprocessing)
-    return DataLoader(WholeImages(items[rank::world], transform), batch_size=BATCH, num_workers=workers)
+    mine = WholeImages(
+        items[fabric.global_rank :: fabric.world_size], partial(_student_pixels, preprocessing=preprocessing)
+    )
+    return DataLoader(mine, batch_size=BATCH, num_workers=workers, pin_memory=fabric.device.type == "cuda")
 
 
 def predict_logits(

@@ -88,7 +88,7 @@ def _selection(given: Inference, default: tuple[float, float], n_validation: int
 
 def _answers(student: Student, items: list[Item], preprocessing: Preprocessing, workers: int) -> HeadLogits:
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
-    pixels = pixel_loader(items, preprocessing, workers)
+    pixels = pixel_loader(items, preprocessing, workers, fabric)
     return predict_logits(fabric, fabric.to_device(student), pixels, len(items), preprocessing)
 
 

@@ -54,7 +54,7 @@ class Teacher:
         """Normalised embeddings z_t [B, D], float32, of float images [B, 3, size, size] on any device."""
         half = self.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=half):
-            embeddings = self.model.encode_image(images.to(self.device), normalize=True)
+            embeddings = self.model.encode_image(images.to(self.device, non_blocking=True), normalize=True)
         return torch.nn.functional.normalize(embeddings.float(), dim=-1)
 
 

@@ -29,7 +29,15 @@ def save_checkpoint(run: Path, step: int, history: History, identity: str, model
     path = run / CHECKPOINT_FILE
     path.parent.mkdir(exist_ok=True)
     metadata = {"step": str(step), "history": msgspec.json.encode(history).decode(), "identity": identity}
-    write_bytes(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
+    write_bytes(path, save(_on_host(tensors), metadata))
+
+
+def _on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous copies on the host, which waits for the device once."""
+    copies = {name: tensor.detach().to("cpu", non_blocking=True) for name, tensor in tensors.items()}
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.synchronize()
+    return {name: copy.contiguous() for name, copy in copies.items()}
 
 
 def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) -> tuple[int, History]:

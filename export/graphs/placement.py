@@ -14,7 +14,7 @@ import numpy as np
 
 from dhox.data.dataset import shorten
 from dhox.errors import GateFailedError, require
-from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, nodes_run, open_session
+from dhox.runtimes.onnxruntime_api import PROVIDERS, nodes_run, open_session, why_not
 
 GATED = {"fp32", "fp16"}
 SIZE_OPS = {"Shape", "Size"}
@@ -65,8 +65,8 @@ def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[st
     Raises GateFailedError where a node of an fp32 or fp16 graph ran anywhere but on CUDA; int8 is for
     TensorRT, and ONNX Runtime need not have a CUDA kernel for each of their nodes.
     """
-    if PROVIDERS["cuda"] not in available_providers():
-        return f"not run: ONNX Runtime here has no {PROVIDERS['cuda']}"
+    if reason := why_not(PROVIDERS["cuda"]):
+        return f"not run: no {PROVIDERS['cuda']} ({reason})"
     try:
         nodes = profiled_nodes(content, batch, "cuda")
     except Exception as err:  # ONNX Runtime's own exceptions share no type

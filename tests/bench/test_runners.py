@@ -42,7 +42,6 @@ from dhox.runtimes.onnxruntime_session import (
 from dhox.runtimes.tensorrt_api import import_tensorrt
 
 CPU = ["CPUExecutionProvider"]
-CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 CHOOSE = "bench.runners.runner.choose_device"
 
 
@@ -219,7 +218,7 @@ def test_runners_that_cannot_be_are_usage_errors(
 
 
 def test_without_cuda_no_runner_falls_back_to_the_cpu(subjects: dict[str, BenchModel]) -> None:
-    if "CUDAExecutionProvider" in runners.available_providers():
+    if runners.why_not("CUDAExecutionProvider") is None:
         pytest.skip("ONNX Runtime has CUDA here")
     for name in ("onnxruntime", "onnxruntime:graph"):
         with refuses("CUDAExecutionProvider", at="runtimes.onnxruntime_api.open_session", fix="dhox[cuda]"):
@@ -297,14 +296,14 @@ def test_an_engine_cache_that_others_can_write_is_refused(tmp_path: Path, monkey
 
 @pytest.fixture
 def on_a_jetson(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A Jetson with the providers that a test names; TensorRT and the GPU are simulated, no engine is loaded."""
+    """A Jetson whose ONNX Runtime has CUDA or not, as a test says; TensorRT and the GPU are simulated, no engine is loaded."""
     monkeypatch.setattr(runners, "is_jetson", lambda: True)
     monkeypatch.setattr(runners, "gpu", lambda: Gpu("Orin", "8.7"))
 
-    def providers(names: list[str]) -> None:
-        monkeypatch.setattr(runners, "available_providers", lambda: names)
+    def has_cuda(has: bool) -> None:
+        monkeypatch.setattr(runners, "why_not", lambda _: None if has else "no CUDA")
 
-    return providers
+    return has_cuda
 
 
 def engine_of(subject: BenchModel, export: Path, **device: str) -> BenchModel:
@@ -333,10 +332,10 @@ def test_jetson_elsewhere_says_what_to_do() -> None:
 
 
 def test_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "available_providers", lambda: CPU)
-    with refuses("--device cuda", "dhox[cuda]", at=CHOOSE, fix="--device tensorrt"):
+    monkeypatch.setattr(runners, "why_not", lambda _: "its libraries are missing")
+    with refuses("--device cuda", "its libraries are missing", "dhox[cuda]", at=CHOOSE, fix="--device tensorrt"):
         choose_device("cuda", [])
-    monkeypatch.setattr(runners, "available_providers", lambda: CUDA)
+    monkeypatch.setattr(runners, "why_not", lambda _: None)
     assert choose_device("cuda", []) == "cuda"
 
 
@@ -346,11 +345,11 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
     pytest.importorskip("tensorrt_rtx")
     with_engine = engine_of(subjects["fp16"], tmp_path / "own")
     plain = subjects["fp32"]
-    on_a_jetson(CUDA)
+    on_a_jetson(True)
     assert choose_device("jetson", [plain, with_engine]) == "jetson"
     assert default_runners("jetson", with_engine) == ["tensorrt"]
     assert default_runners("jetson", plain) == ["onnxruntime"]
-    on_a_jetson(CPU)
+    on_a_jetson(False)
     assert choose_device("jetson", []) == "jetson"  # engines are still to be built
     assert choose_device("jetson", [with_engine]) == "jetson"
     with refuses("--device jetson", "fp32", "CUDA", at=CHOOSE, fix="dhox export EXPORT --tensorrt"):
@@ -360,7 +359,7 @@ def test_a_jetson_takes_an_engine_of_the_export_else_cuda_and_never_the_cpu(
 
 def test_an_engine_of_another_board_is_named(subjects: dict[str, BenchModel], on_a_jetson: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    on_a_jetson(CPU)
+    on_a_jetson(False)
     other = engine_of(subjects["fp16"], tmp_path / "foreign", platform="Linux other")
     with refuses("--device jetson", "Linux other", at=CHOOSE, fix="dhox export EXPORT --tensorrt"):
         choose_device("jetson", [other])
@@ -378,7 +377,7 @@ def test_defaults_of_the_plain_devices(subjects: dict[str, BenchModel]) -> None:
 def test_cuda_answers_as_the_golden_outputs(
     subjects: dict[str, BenchModel], golden: dict[str, np.ndarray], runner: str, precision: str, tolerance: float
 ) -> None:
-    if runner.startswith("onnxruntime") and "CUDAExecutionProvider" not in runners.available_providers():
+    if runner.startswith("onnxruntime") and runners.why_not("CUDAExecutionProvider"):
         pytest.skip("ONNX Runtime has no CUDA here")
     with closing(open_runner(subjects[precision], runner, "cuda")) as opened:
         for n in (1, 8, 1, 5):
@@ -394,7 +393,7 @@ def test_cuda_answers_as_the_golden_outputs(
 @pytest.mark.gpu
 def test_a_graph_that_cannot_be_captured_is_said(subjects: dict[str, BenchModel], tmp_path: Path) -> None:
     """A node that ONNX Runtime leaves to the CPU forbids a graph: the runner goes on without, and shows both."""
-    if "CUDAExecutionProvider" not in runners.available_providers():
+    if runners.why_not("CUDAExecutionProvider"):
         pytest.skip("ONNX Runtime has no CUDA here")
     data, scores = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("data", "scores"))
     nodes = [

@@ -42,7 +42,7 @@ from dhox.models.export_directory import open_export
 from dhox.options.declare import build
 from dhox.reports.pages.sweep import sweep_page
 from dhox.reports.terminal import show
-from dhox.runtimes.onnxruntime_api import available_providers
+from dhox.runtimes.onnxruntime_api import why_not
 
 SIDE = 32
 
@@ -433,7 +433,7 @@ def test_a_jetson_without_cuda_in_onnx_runtime_builds_engines_before_it_refuses(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """TensorRT beside a CPU-only ONNX Runtime, as on most boards; here is no GPU to run an engine on."""
-    if "CUDAExecutionProvider" in available_providers():
+    if why_not("CUDAExecutionProvider") is None:
         pytest.skip("ONNX Runtime has CUDA here")
     board = Path("board/proc/device-tree")
     board.mkdir(parents=True)

@@ -218,7 +218,7 @@ def test_what_a_mixed_training_stores_is_fp32_of_its_weights(line: Path, student
     look = source.run.preprocessing
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     found = predict_logits(
-        fabric, load_student(result.run, source.run.student), pixel_loader(items, look, 0), len(items), look
+        fabric, load_student(result.run, source.run.student), pixel_loader(items, look, 0, fabric), len(items), look
     )
     np.testing.assert_allclose(source.validation.kd_logits, found.kd_logits, atol=1e-4)
     np.testing.assert_allclose(source.validation.ce_logits, found.ce_logits, atol=1e-4)

@@ -6,23 +6,18 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 
 from dhox.errors import DhoxError
 from dhox.runtimes import cuda
+from dhox.runtimes.onnxruntime_api import why_not
 from dhox.runtimes.tensorrt_api import FLAVOURS, check_version, how_to_install
 from dhox.system.compiler import COMPILER_ADVICE, missing_for_compile
 from dhox.system.jetpack import JetPack, jetpack_of
 from dhox.system.jetson import is_jetson, l4t, tensorrt_found
 from dhox.system.sysroot import system_path
 
-# One Identity node, float [1] -> float [1]; IR 7, opset 13.
-IDENTITY = bytes.fromhex(
-    "08073a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
-    "080142040a00100d"
-)
 PROVIDERS = {
     "CPUExecutionProvider": "bench and predict on the CPU",
     "CUDAExecutionProvider": "bench and predict on an NVIDIA GPU",
@@ -77,33 +72,12 @@ def onnxruntime_provider(provider: str, place: Place) -> Finding:
     advice = onnxruntime_advice(provider, place)
     try:
         ort = import_module("onnxruntime")
-        offered = ort.get_available_providers()
+        reason = why_not(provider)
     except Exception as err:
         return Finding(what, False, _error_text(err), advice)
-    if provider not in offered:
-        return Finding(what, False, f"onnxruntime {ort.__version__} has: {', '.join(offered)}", advice)
-    try:
-        used = _run_identity(ort, provider)
-    except Exception as err:
-        return Finding(
-            what, False, f"onnxruntime {ort.__version__} lists it, a session fails: {_error_text(err)}", advice
-        )
-    if used != provider:
-        return Finding(what, False, f"onnxruntime {ort.__version__} lists it, a session fell back to {used}", advice)
+    if reason is not None:
+        return Finding(what, False, reason, advice)
     return Finding(what, True, f"onnxruntime {ort.__version__}, ran a one-node graph")
-
-
-def _run_identity(ort: Any, provider: str) -> str:
-    """Run the one-node graph on a provider; answers with the provider that the session used."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    session = ort.InferenceSession(IDENTITY, options, providers=[provider])
-    (answer,) = session.run(None, {"x": np.ones(1, np.float32)})
-    if answer.tolist() != [1.0]:
-        raise RuntimeError(f"the graph answered {answer.tolist()} for [1.0]")
-    return str(session.get_providers()[0])
 
 
 def onnxruntime_advice(provider: str, place: Place) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dhox.errors import DhoxError, first_line, require
 from dhox.models.onnx_file import check_onnx
@@ -14,6 +17,11 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
+# Abs of a float [1], IR 7, opset 13: it needs a kernel of its own, which a copy would not.
+ONE_NODE = bytes.fromhex(
+    "08073a320a0b0a0178120179220341627312" "01675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a020801"
+    "42040a00100d"
+)
 
 
 def available_providers() -> list[str]:
@@ -21,9 +29,46 @@ def available_providers() -> list[str]:
     return list(require("onnxruntime", "cpu").get_available_providers())
 
 
+def why_not(provider: str) -> str | None:
+    """Why ONNX Runtime computes nothing on a provider here, or None: a graph of one node is run on it, once.
+
+    A list of providers says what was compiled in, not what starts: the wheel for GPUs lists CUDA on every machine.
+    Raises DhoxError where ONNX Runtime is not installed.
+    """
+    ort = require("onnxruntime", "cpu")
+    offered = ort.get_available_providers()
+    if provider not in offered:
+        return f"onnxruntime {ort.__version__} has: {', '.join(offered)}"
+    try:
+        used = _run_one_node(ort, provider)
+    except Exception as err:  # ONNX Runtime's own exceptions share no type
+        return f"onnxruntime {ort.__version__} lists it, a session fails: {type(err).__name__}: {first_line(err)}"
+    return None if used == provider else f"onnxruntime {ort.__version__} lists it, a session fell back to {used}"
+
+
+def _run_one_node(ort: Any, provider: str) -> str:
+    """Run one node on a provider; answers with the provider that the session used."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if provider != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    session = ort.InferenceSession(ONE_NODE, options, providers=[provider], enable_fallback=0)
+    (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
+    if answer.tolist() != [1.0]:
+        raise RuntimeError(f"the absolute value of -1 is {answer.tolist()}")
+    return str(session.get_providers()[0])
+
+
 def default_device() -> str:
-    """What `auto` means: cuda where ONNX Runtime has it, else cpu."""
-    return "cuda" if PROVIDERS["cuda"] in available_providers() else "cpu"
+    """What `auto` means: cuda where ONNX Runtime computes on it, else cpu; says so where it should and cannot."""
+    reason = why_not(PROVIDERS["cuda"])
+    if reason is None:
+        return "cuda"
+    if PROVIDERS["cuda"] in available_providers():
+        logging.getLogger("dhox").warning(
+            "On the CPU: %s does not start here (%s); `dhox doctor` shows what is missing.", PROVIDERS["cuda"], reason
+        )
+    return "cpu"
 
 
 def open_session(
