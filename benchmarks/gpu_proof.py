@@ -1,7 +1,7 @@
 """All that only a GPU can show, in one command of at most nine minutes.
 
     make gpu-proof                  # gpu_proof.json, and the same as tables in gpu_proof.md
-    make gpu-proof ARGS=--cpu       # the rehearsal: tiny sizes on a CPU, so that the first run on a GPU is not the first
+    make gpu-proof ARGS=--cpu       # the rehearsal: tiny sizes on a CPU, before the first GPU
 
 Each part is a process of its own. One that fails, hangs or breaks the GPU's context leaves the others alone; what it
 measured until then is kept, and the reason stands beside it. Exit code 3 where a part did not complete or an aim was

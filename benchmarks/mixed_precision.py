@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 import dhox
 from dhox.artefacts.run_directory import open_run

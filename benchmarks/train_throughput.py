@@ -363,7 +363,9 @@ def main() -> None:
 def report(found: Throughput, n: int) -> None:
     """For people."""
     forward, a = found.teacher_forward, found.reference
-    print(f"teacher, bare forward: {forward:,.0f} images/s; caching: {found.caching:,.0f} ({found.caching / forward:.2f})")
+    print(
+        f"teacher, bare forward: {forward:,.0f} images/s; caching: {found.caching:,.0f} ({found.caching / forward:.2f})"
+    )
     print(f"packing to {found.side} px: {found.packing:,.0f} images/s; {found.side**2 * 3 / 1e3:.0f} kB per image")
     print(f"(a) reference scheme: {a:,.0f} images/s")
     for store in found.rates:

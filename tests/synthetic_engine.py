@@ -87,7 +87,14 @@ def synthetic_tensorrt(smallest: int, largest: int, **faults: bool) -> tuple[Ten
             self.addresses = {**self.addresses, name: address}
             return True
 
+        def set_device_memory(self, address: int, size: int) -> None:
+            self.addresses = {**self.addresses, "": address}
+
+        def is_stream_capturable(self, stream: int) -> bool:
+            return not faults.get("uncapturable")
+
         def execute_async_v3(self, stream: int) -> bool:
+            assert not faults.get("rtx") or "" in self.addresses
             n = self.shape[0]
             batches.append(n)
             pixels = np.frombuffer(
@@ -96,6 +103,12 @@ def synthetic_tensorrt(smallest: int, largest: int, **faults: bool) -> tuple[Ten
             probs = np.stack([pixels.reshape(n, -1).sum(1, dtype=np.float32), np.full(n, n, np.float32)], axis=1)
             ctypes.memmove(self.addresses["probs"], probs.ctypes.data, probs.nbytes)
             return not faults.get("run")
+
+    class RuntimeConfig:
+        allocation, dynamic_shapes_kernel_specialization_strategy = "STATIC", "LAZY"
+
+        def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+            self.allocation = strategy
 
     class Engine:
         num_io_tensors = 2
@@ -109,7 +122,18 @@ def synthetic_tensorrt(smallest: int, largest: int, **faults: bool) -> tuple[Ten
         def get_tensor_dtype(self, name: str) -> str:
             return "uint8" if name == "image" else "float32"
 
-        def create_execution_context(self) -> Context | None:
+        device_memory_size_v2 = 64
+
+        def create_runtime_config(self) -> RuntimeConfig:
+            return RuntimeConfig()
+
+        def create_execution_context(self, config: RuntimeConfig | None = None) -> Context | None:
+            if faults.get("rtx"):  # what TensorRT-RTX says to an engine built with REQUIRE_USER_ALLOCATION
+                assert config is not None
+                assert (config.allocation, config.dynamic_shapes_kernel_specialization_strategy) == (
+                    "USER_MANAGED", "EAGER"
+                )  # fmt: skip
+                return Context()
             return None if faults.get("memory") else Context()
 
     class Runtime:
@@ -122,8 +146,13 @@ def synthetic_tensorrt(smallest: int, largest: int, **faults: bool) -> tuple[Ten
 
     severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
     logger = type("ILogger", (), {"Severity": severity})
+    strategies = {
+        "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="USER_MANAGED"),
+        "DynamicShapesKernelSpecializationStrategy": SimpleNamespace(EAGER="EAGER"),
+    }
+    api = type("Api", (), {"ILogger": logger, "Runtime": Runtime, "nptype": staticmethod(np.dtype), **strategies})
     return TensorRT(
-        SimpleNamespace(ILogger=logger, Runtime=Runtime, nptype=lambda dtype: dtype), "tensorrt", "10.3.0"
+        api, "tensorrt_rtx" if faults.get("rtx") else "tensorrt", "1.7.1" if faults.get("rtx") else "10.3.0"
     ), batches
 
 

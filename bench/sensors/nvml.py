@@ -20,6 +20,7 @@ POWER_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, milliwatts; the older call is 
 THROTTLES = {
     0x4: "power limit",
     0x8: "hardware slowdown",
+    0x10: "sync boost",
     0x20: "temperature (software)",
     0x40: "temperature (hardware)",
     0x80: "power brake",
@@ -77,7 +78,10 @@ class Gpu:
 
     def temperature_c(self) -> int | None:
         """Temperature of the chip."""
-        return self.ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU)
+        found = self.ask("nvmlDeviceGetTemperatureV", self.nvml.NVML_TEMPERATURE_GPU)
+        if found is None:  # an older driver; this call goes with CUDA 14
+            found = self.ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU)
+        return found
 
     def throttles(self) -> list[str]:
         """What slows the GPU now, in words; drivers before 535 know the question by its old name."""

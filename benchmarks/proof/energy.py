@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from proof.record import Aim, Row
 
 from dhox.bench.sensors.energy import Sampler, find_meter
+from proof.record import Aim, Row
 
 SECONDS = 6.0
 
@@ -42,7 +42,11 @@ def totals(sampler: Sampler) -> tuple[float, np.ndarray | None, np.ndarray]:
     watts = [sum(reading.watts.values()) for reading in sampler.readings if reading.watts is not None]
     if len(joules) < 2:
         raise LookupError("this meter has no energy counter")
-    return joules[-1] - joules[0], np.array(watts) if len(watts) == len(sampler.times) else None, np.array(sampler.times)
+    return (
+        joules[-1] - joules[0],
+        np.array(watts) if len(watts) == len(sampler.times) else None,
+        np.array(sampler.times),
+    )
 
 
 def rest(seconds: float, device: str) -> None:

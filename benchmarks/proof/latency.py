@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from proof.record import Aim, Row
 
 from dhox.artefacts.bench_latency import Key
 from dhox.bench.bench_models import BenchModel, open_models
@@ -25,6 +24,7 @@ from dhox.export.run import export
 from dhox.export.untrained import write_untrained_run
 from dhox.options.declare import build
 from dhox.runtimes.runtime import Session
+from proof.record import Aim, Row
 
 STUDENTS = (("resnet18", 224), ("tf_efficientnet_lite0", 224), ("vit_base_patch16_224", 224))
 TINY = (("test_resnet", 28), ("test_vit", 32))
@@ -55,6 +55,12 @@ def exported(student: str, size: int, folder: Path, precision: str) -> BenchMode
     return model
 
 
+def student_of(model: BenchModel) -> str:
+    """Its name."""
+    assert model.manifest is not None
+    return model.manifest.student.name
+
+
 def latencies(model: BenchModel, runners: list[str], device: str, batch: int, seconds: float) -> Iterator[Row]:
     """Every runner with its input on the device, and ONNX Runtime's own call beside dhox's, all interleaved."""
     side = model.preprocessing.crop
@@ -68,9 +74,11 @@ def latencies(model: BenchModel, runners: list[str], device: str, batch: int, se
             cells.append(Cell(Key(model.name, name, batch, "device"), session.run))
             if name.startswith("onnxruntime"):
                 cells.append(Cell(Key(model.name, f"{name}, bare", batch, "device"), bare_call(session)))
-        failed = measure(cells, seconds, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"{model.name}, batch {batch}")
+        failed = measure(
+            cells, seconds, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"{student_of(model)}, batch {batch}"
+        )
         facts = {name: session.facts for name, session in opened.items()}
-    subject = f"{model.name}, batch {batch}"
+    subject = f"{student_of(model)}, batch {batch}"
     for key, timed in samples.items():
         if key in failed:
             yield Row(subject=subject, what=key.runner, value=float("nan"), unit="ms", note=failed[key])
@@ -85,7 +93,9 @@ def latencies(model: BenchModel, runners: list[str], device: str, batch: int, se
         if name.endswith(":graph"):
             yield Row(subject=subject, what=f"{name}: captured", value=float(of.graph), aim=Aim("at least", 1))
         if of.nodes_off_device is not None and device != "cpu":
-            yield Row(subject=subject, what=f"{name}: nodes off the device", value=of.nodes_off_device, aim=Aim("at most", 0))
+            yield Row(
+                subject=subject, what=f"{name}: nodes off the device", value=of.nodes_off_device, aim=Aim("at most", 0)
+            )
         bare = samples.get(Key(model.name, f"{name}, bare", batch, "device"))
         if bare is not None:
             ratio = paired_ratio(bare.rounds, samples[Key(model.name, name, batch, "device")].rounds)
@@ -104,9 +114,12 @@ def bare_call(session: Session) -> object:
 def agreement(model: BenchModel, device: str) -> Iterator[Row]:
     """How far the exported file is from torch in its own precision, on real images."""
     images = real_pixels(model)
-    with closing(open_runner(model, "onnxruntime", device)) as ours, closing(open_runner(model, "torch", device)) as torch:
+    with (
+        closing(open_runner(model, "onnxruntime", device)) as ours,
+        closing(open_runner(model, "torch", device)) as torch,
+    ):
         found, expected = ours.infer(images), torch.infer(images)
-    subject = f"{model.name}, {len(images)} real images"
+    subject = f"{student_of(model)}, {len(images)} real images"
     yield Row(
         subject=subject, what=f"largest difference of {model.precision} probabilities to torch's",
         value=float(np.abs(found - expected).max()), aim=Aim("at most", 1e-4 if model.precision == "fp32" else 2e-2),

@@ -80,7 +80,11 @@ def markdown(proof: Proof) -> str:
     for part in proof.parts:
         lines += ["", f"### {part.question}", ""]
         if part.rows:
-            lines += ["| | what | value | interval | aim |", "| --- | --- | --- | --- | --- |", *map(table_row, part.rows)]
+            lines += [
+                "| | what | value | interval | aim |",
+                "| --- | --- | --- | --- | --- |",
+                *map(table_row, part.rows),
+            ]
         if part.status != "complete":
             lines += ["", f"{part.status.capitalize()} after {part.seconds:.0f} s: {part.reason}"]
     return "\n".join(lines) + "\n"
@@ -89,7 +93,9 @@ def markdown(proof: Proof) -> str:
 def table_row(row: Row) -> str:
     """One line of a table."""
     value = f"{number(row.value)} {row.unit}".strip() + (f" ({row.note})" if row.note else "")
-    spread = "" if row.interval is None else f"{number(row.interval[0])} to {number(row.interval[1])} ({row.interval_of})"
+    spread = (
+        "" if row.interval is None else f"{number(row.interval[0])} to {number(row.interval[1])} ({row.interval_of})"
+    )
     aim = "" if row.aim is None else f"{row.aim}: {'held' if row.held else 'missed'}"
     return f"| {row.subject} | {row.what} | {value} | {spread} | {aim} |"
 

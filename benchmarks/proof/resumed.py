@@ -9,12 +9,12 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from proof.record import Aim, Row
 
 import dhox
 from dhox.artefacts.arrays import read_npz
 from dhox.demo.data import write_image_folder
 from dhox.distill.training import train
+from proof.record import Aim, Row
 
 
 def rows(tiny: bool) -> Iterator[Row]:
@@ -41,10 +41,11 @@ def rows(tiny: bool) -> Iterator[Row]:
 
 def train_once(name: str, tiny: bool, resume: bool = False) -> np.ndarray:
     """The KD logits on validation."""
+    student, size, epochs, device = ("test_resnet", 28, 2, "cpu") if tiny else ("resnet10t", 32, 4, "cuda")
     dhox.distill(
-        Path("data"), Path(name), teacher=f"local-dir:{Path('data/teacher').absolute()}", student="test_resnet" if tiny else "resnet10t",
-        student_weights="none", image_size=28 if tiny else 32, epochs=2 if tiny else 4, shots=16, views=1, batch_labelled=32,
-        batch_unlabelled=96, device="cpu" if tiny else "cuda", cache=Path("cache"), resume=resume,
+        Path("data"), Path(name), teacher=f"local-dir:{Path('data/teacher').absolute()}", student=student,
+        student_weights="none", image_size=size, epochs=epochs, shots=16, views=1, batch_labelled=32,
+        batch_unlabelled=96, device=device, cache=Path("cache"), resume=resume,
     )  # fmt: skip
     return read_npz(Path(name) / "val.npz")["kd_logits"]
 

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
-from proof.record import Aim, Row
 from train_throughput import VIEWS, Sizes, throughput
 
 from dhox.distill.processes import create_fabric
+from proof.record import Aim, Row
 
 CNN = Sizes("resnet18", "ViT-L-14-336", 224, 2048, 40, 128, 384, 3, True)
 SIZES = {

@@ -50,6 +50,8 @@ def compile_onnx(
     builder = api.Builder(logger)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, logger)
+    if options.dla is not None and hasattr(api.OnnxParserFlag, "ADJUST_FOR_DLA"):  # TensorRT 10.16 and newer
+        parser.set_flag(api.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse(content):
         words = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
         raise DhoxError(f"TensorRT's parser does not take {onnx} ({words}).", "Export it again, or report these words.")
@@ -59,7 +61,7 @@ def compile_onnx(
     config = builder.create_builder_config()
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that the engine can say its layers' types
     config.clear_flag(api.BuilderFlag.TF32)  # fp32 means fp32: the golden tolerance of 1e-4 needs it
-    if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: without it no CUDA graph is captured
+    if trt.flavour == "tensorrt_rtx":  # without it no CUDA graph is captured; see EngineSession.create_context
         config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
@@ -98,8 +100,8 @@ def _set_compatibility(api: Any, config: Any, options: EngineOptions) -> None:
         config.hardware_compatibility_level = level
         if config.hardware_compatibility_level != level:
             raise DhoxError(
-                "This TensorRT builds no hardware-compatible engines on request (TensorRT-RTX's run on every GPU from "
-                "compute capability 8.0 on by themselves).",
+                "This TensorRT builds no hardware-compatible engines on request (TensorRT-RTX's run on all GPUs "
+                "that it supports).",
                 "Leave out --hardware-compatible.",
             )
 
@@ -116,7 +118,14 @@ def _use_dla(api: Any, builder: Any, config: Any, network: Any, core: int) -> li
     config.DLA_core = core
     config.set_flag(api.BuilderFlag.GPU_FALLBACK)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    return [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    on_gpu = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(on_gpu) == len(layers):
+        raise DhoxError(
+            f"--dla {core}: DLA can run none of the {len(layers)} layers, all of them would go to the GPU.",
+            "Leave out --dla. (DLA takes no Q/DQ of int8; strongly typed networks on it are documented from TensorRT "
+            "11.4.1 on.)",
+        )
+    return on_gpu
 
 
 def timing_cache_file(trt: TensorRT, device: Gpu) -> Path:

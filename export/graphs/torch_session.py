@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -35,6 +37,9 @@ class TorchSession:
         self.name = name
         self.device = torch.device("cpu" if device == "cpu" else "cuda")
         self.module = module.eval().to(self.device)
+        self.stream: Any = torch.cuda.Stream() if self.device.type == "cuda" else None
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream())  # the weights are there
         self.graph: Any = None
         self.input = torch.empty(0)
         self.output = torch.empty(0)
@@ -49,9 +54,9 @@ class TorchSession:
     def bind(self, batch: np.ndarray) -> None:
         """See Session. Captures the CUDA graph of this shape."""
         self.graph, note = None, None
-        self.input = torch.from_numpy(batch.copy()).to(self.device)
         try:
-            with torch.inference_mode():
+            with self.on_stream():
+                self.input = torch.from_numpy(batch.copy()).to(self.device)
                 self.output = self.module(self.input)
         except RuntimeError as err:
             raise DhoxError(
@@ -60,40 +65,50 @@ class TorchSession:
         if self.facts.graph_asked:
             try:
                 self.capture()
-            except RuntimeError as err:
-                note = first_line(err)
+            except RuntimeError as err:  # of the end of the capture; what broke it comes first
+                note = first_line(err.__context__ or err)
         self.facts = msgspec.structs.replace(self.facts, graph=self.graph is not None, graph_note=note)
         self.bound_shape = batch.shape
 
-    @torch.inference_mode()
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Inference on a stream of this session's own, as every runner has one; the thread's is current again after."""
+        with torch.inference_mode():
+            if self.stream is None:
+                yield
+                return
+            before = torch.cuda.current_stream()
+            try:
+                with torch.cuda.stream(self.stream):
+                    yield
+            finally:  # a capture that fails leaves its stream current
+                torch.cuda.set_stream(before)
+
     def capture(self) -> None:
-        """Capture the module on the bound input, after three runs on a stream of its own, as torch documents it."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        """Capture the module on the bound input, after three runs of it, as torch documents it."""
+        with self.on_stream():
             for _ in range(3):
                 self.module(self.input)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.output = self.module(self.input)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.output = self.module(self.input)
         self.graph = graph
 
     def run(self) -> None:
         """See Session."""
-        with torch.inference_mode():
+        with self.on_stream():
             if self.graph is None:
                 self.output = self.module(self.input)
             else:
                 self.graph.replay()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+            if self.stream is not None:
+                self.stream.synchronize()
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """See Session."""
         if self.facts.graph_asked and batch.shape != self.bound_shape:
             self.bind(batch)
-        with torch.inference_mode():
+        with self.on_stream():
             host = torch.from_numpy(np.ascontiguousarray(batch))
             if self.graph is None:
                 output = self.module(host.to(self.device))

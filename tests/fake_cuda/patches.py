@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,11 @@ def patches(seen: Seen) -> dict[tuple[Any, str], Any]:
         def synchronize(self) -> None:
             seen.wait("Event.synchronize")
 
+    class CudaStream:
+        def wait_stream(self, _: Any) -> None: ...
+        def synchronize(self) -> None:
+            seen.wait("Stream.synchronize")
+
     def pinned_empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:  # threads have no mode
         made = empty(*args, **kwargs)
         return seen.pin(made) if pin_memory else made
@@ -48,6 +54,7 @@ def patches(seen: Seen) -> dict[tuple[Any, str], Any]:
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "_lazy_init": nothing,
         "set_device": nothing, "empty_cache": nothing, "manual_seed": nothing, "manual_seed_all": nothing,
         "synchronize": lambda *_: seen.wait("torch.cuda.synchronize"), "Event": CudaEvent,
+        "Stream": CudaStream, "stream": nullcontext, "current_stream": lambda *_: CudaStream(), "set_stream": nothing,
         "mem_get_info": lambda *_: (MEMORY, MEMORY), "max_memory_allocated": lambda *_: 1 << 20,
         "reset_peak_memory_stats": nothing, "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0), "is_bf16_supported": lambda *_, **__: True,

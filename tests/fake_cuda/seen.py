@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
 from dhox.distill.training import train
 from dhox.distill.training.prefetch import Batch, Batches
 

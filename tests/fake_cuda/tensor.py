@@ -125,12 +125,12 @@ def watch_indexing(seen: Seen, func: Any, args: tuple[Any, ...]) -> None:
 def watch_copy(seen: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """target.copy_(source) between the devices."""
     target, source, *rest = args
-    non_blocking = bool(kwargs.get("non_blocking") or rest and rest[0])
+    non_blocking = bool(kwargs.get("non_blocking") or (rest and rest[0]))
     if isinstance(target, CudaTensor) and not isinstance(source, CudaTensor):
         seen.copy(source, non_blocking)
-    elif isinstance(source, CudaTensor) and not isinstance(target, CudaTensor):
-        if not (non_blocking and seen.is_pinned(target)):
-            seen.wait("copy_ to the host")
+    to_host = isinstance(source, CudaTensor) and not isinstance(target, CudaTensor)
+    if to_host and not (non_blocking and seen.is_pinned(target)):
+        seen.wait("copy_ to the host")
 
 
 class Move(torch.autograd.Function):

@@ -31,6 +31,8 @@ OBJECTS = {
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "config": "IBuilderConfig",
+    "runtime_config": "IRuntimeConfig",
+    "context": "IExecutionContext",
     "profile": "IOptimizationProfile",
     "image": "ITensor",
     "tensor": "ITensor",

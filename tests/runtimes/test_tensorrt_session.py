@@ -5,6 +5,7 @@ The names and argument counts that the session calls are held against the real m
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 from synthetic_engine import SIDE, SyntheticDevice, synthetic_device, synthetic_tensorrt
 
+from dhox.artefacts.bench import RunnerFacts
 from dhox.errors import DhoxError
 from dhox.export.options import Engines
 from dhox.runtimes import cuda
@@ -55,7 +57,7 @@ def test_an_engine_that_cannot_be_opened_is_one_clear_error(
     device: SyntheticDevice, fault: str, fact: str, fix: str
 ) -> None:
     trt, _ = synthetic_tensorrt(1, 4, **{fault: True})
-    with refuses(fact, at="runtimes.tensorrt_session.__init__", fix=fix):
+    with refuses(fact, at="runtimes.tensorrt_session", fix=fix):
         EngineSession(trt, b"plan")
     assert not device.blocks
 
@@ -79,6 +81,44 @@ def test_an_engine_that_does_not_run_is_one_clear_error(device: SyntheticDevice)
         session.infer(np.zeros((2, SIDE, SIDE, 3), np.uint8))
     with refuses("[2, 5, 5, 3]", at="runtimes.tensorrt_session.set_batch"):
         session.infer(np.zeros((2, 5, 5, 3), np.uint8))
+
+
+def graph_asked() -> RunnerFacts:
+    return RunnerFacts(device="tensorrt", provider_asked="tensorrt", graph_asked=True)
+
+
+def test_tensorrt_rtx_runs_in_memory_of_ours_and_gives_it_back(device: SyntheticDevice) -> None:
+    trt, _ = synthetic_tensorrt(1, 4, rtx=True)
+    session = EngineSession(trt, b"plan", facts=graph_asked())
+    pixels = np.ones((2, SIDE, SIDE, 3), np.uint8)
+    assert session.infer(pixels)[0, 0] == pixels[0].sum()
+    assert session.facts.graph
+    session.close()
+    assert not device.blocks
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph(device: SyntheticDevice) -> None:
+    trt, _ = synthetic_tensorrt(1, 4, rtx=True, uncapturable=True)
+    session = EngineSession(trt, b"plan", facts=graph_asked())
+    session.bind(np.ones((2, SIDE, SIDE, 3), np.uint8))
+    assert not session.facts.graph
+    assert "cannot be captured" in (session.facts.graph_note or "")
+    session.run()
+    session.close()
+
+
+def test_a_lost_gpu_hides_no_cause(device: SyntheticDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a sticky error every call fails, those that free something too: the first error is what is told."""
+    session = EngineSession(synthetic_tensorrt(1, 4)[0], b"plan")
+
+    def lost(stream: int) -> None:
+        raise DhoxError("CUDA: cudaStreamSynchronize failed (illegal memory access).", cuda.advice_for(700))
+
+    monkeypatch.setattr(cuda, "synchronize", lost)
+    with pytest.raises(DhoxError, match="illegal memory access") as caught, closing(session):
+        session.infer(np.ones((2, SIDE, SIDE, 3), np.uint8))
+    assert "run the command again" in caught.value.fix
+    assert not device.blocks
 
 
 @pytest.mark.gpu

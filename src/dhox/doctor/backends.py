@@ -90,8 +90,8 @@ def onnxruntime_advice(provider: str, place: Place) -> str:
         return "pip uninstall onnxruntime; pip install 'dhox[cuda]' (it needs the CUDA and cuDNN that it was built for)"
     if place.jetpack is not None and place.jetpack.python == "3.12":
         return (
-            "pip install 'onnxruntime-gpu>=1.29' (the first with wheels for this Python on ARM; whether they hold "
-            "kernels for this GPU is unverified), else TensorRT: --device tensorrt"
+            "use TensorRT: --device tensorrt (the ARM wheels of onnxruntime-gpu 1.29 to 1.31.1 hold no kernel for "
+            "this GPU), or build ONNX Runtime for it"
         )
     return (
         "install the onnxruntime-gpu that NVIDIA's Jetson AI Lab builds for this JetPack and Python (the wheels of the "

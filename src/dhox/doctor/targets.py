@@ -157,7 +157,7 @@ def _dla_support(board: Board, version: tuple[int, ...]) -> tuple[bool, str]:
             False,
             f"the chip has {board.dla_cores} cores, this TensorRT does not use them (10.7 was the last){again}",
         )
-    return True, f"{board.dla_cores} cores, for fp16 and int8 at one batch size; the rest falls back to the GPU"
+    return True, f"{board.dla_cores} cores, for fp16 at one batch size; the rest falls back to the GPU"
 
 
 def precisions_note(board: Board) -> str:
@@ -188,8 +188,8 @@ def _onnxruntime_route(jetpack: JetPack) -> str:
     """Which ONNX Runtime a board gets: on the CPU by pip, on the GPU by other ways."""
     if jetpack.python == "3.12":
         return (
-            "CPU: pip install onnxruntime. GPU: onnxruntime-gpu 1.29 or newer has ARM wheels for Python 3.12 (kernels "
-            "for this GPU unverified)"
+            "CPU: pip install onnxruntime. GPU: not by pip: the ARM wheels of onnxruntime-gpu 1.29 to 1.31.1 hold "
+            "kernels for compute capability 8.9, 9.0, 12.0 and 12.1 and no PTX, so none for Orin (8.7) and Thor (11.0)"
         )
     if jetpack.python == "3.10":
         return (
@@ -208,7 +208,7 @@ def environment(jetpack: JetPack) -> str:
     )
     return (
         f"/usr/bin/python{jetpack.python} -m venv --system-site-packages ENV, then pip install dhox{limit}; never pip "
-        "install tensorrt there"
+        "install tensorrt or onnxruntime-gpu there"
     )
 
 
@@ -240,8 +240,8 @@ def _open_points(board: Board, jetpack: JetPack, version: tuple[int, ...]) -> li
     points = []
     if version < (10, 15) and version[:2] not in NEWEST_OPSET:
         points.append("the newest opset of this TensorRT's parser (ask trtexec on the board)")
-    if jetpack.python == "3.12":
-        points.append("onnxruntime-gpu from pip on this GPU")
+    if _dla_support(board, version)[0]:
+        points.append("DLA with strongly typed networks before TensorRT 11.4.1 (dhox refuses where no layer fits)")
     if jetpack.version.startswith("7") and board.name in {"orin-nx", "orin-nano"}:
         points.append("TensorRT 11.4.1 on Orin NX and Orin Nano (its notes name AGX Orin and Thor)")
     return points

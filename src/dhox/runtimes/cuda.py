@@ -19,7 +19,9 @@ COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapability{Major,Mino
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 NON_BLOCKING = 1  # cudaStreamNonBlocking
 THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal: other threads may go on allocating
-OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+OUT_OF_MEMORY, OLD_DRIVER = 2, 35  # cudaErrorMemoryAllocation, cudaErrorInsufficientDriver
+# "This leaves the process in an inconsistent state and any further CUDA work will return the same error."
+LOST = {226, 700, 702, 710, *range(714, 720), 721, 810, 911}
 PROPERTIES = 4096  # bytes; cudaDeviceProp is at most about 1 kB and begins with char name[256]
 
 # Every call and its arguments; all of them answer with a cudaError_t.
@@ -98,12 +100,26 @@ def call(name: str, *arguments: object) -> None:
     """Call the runtime; raises DhoxError with CUDA's own words where it fails."""
     code = getattr(runtime(), name)(*arguments)
     if code != 0:
-        runtime().cudaGetLastError()  # forgotten: TensorRT asks for the last error too, and would take it for its own
+        runtime().cudaGetLastError()  # forgotten: another user of this runtime would take it for its own
         words = runtime().cudaGetErrorString(code).decode(errors="replace")
-        advice = (
-            "Use a smaller batch, or stop what else runs on the GPU" if code == OUT_OF_MEMORY else "Check the driver"
-        )
-        raise DhoxError(f"CUDA: {name} failed ({words}).", f"{advice}.")
+        raise DhoxError(f"CUDA: {name} failed ({words}).", advice_for(code))
+
+
+def advice_for(code: int) -> str:
+    """What to do about a cudaError_t."""
+    if code == OUT_OF_MEMORY:
+        return "Use a smaller batch, or stop what else runs on the GPU."
+    if code in LOST:
+        return "The GPU is lost to this process: run the command again, with this model and runner alone."
+    if code == OLD_DRIVER:
+        return "Update the driver, or install the CUDA runtime that it knows: pip install nvidia-cuda-runtime-cu12"
+    return "Check the driver."
+
+
+def give_back(name: str, what: object) -> None:
+    """Call what frees something. Its failure is not told: it repeats an earlier one, whose own words count."""
+    if getattr(runtime(), name)(what) != 0:
+        runtime().cudaGetLastError()
 
 
 def gpu() -> Gpu:
@@ -112,7 +128,8 @@ def gpu() -> Gpu:
     code = runtime().cudaGetDeviceCount(byref(count))
     if code != 0 or count.value == 0:
         words = runtime().cudaGetErrorString(code).decode(errors="replace") if code else "no device"
-        raise NoGpuError(f"CUDA finds no GPU here ({words}).", "Run this on the machine that has it, with its driver.")
+        elsewhere = "Run this on the machine that has it, with its driver."
+        raise NoGpuError(f"CUDA finds no GPU here ({words}).", advice_for(code) if code == OLD_DRIVER else elsewhere)
     properties = ctypes.create_string_buffer(PROPERTIES)
     call("cudaGetDeviceProperties", properties, 0)
     major, minor = c_int(), c_int()
@@ -131,7 +148,7 @@ def allocate(size: int) -> int:
 
 def free(address: int) -> None:
     """Give back what `allocate` gave."""
-    call("cudaFree", address)
+    give_back("cudaFree", address)
 
 
 def create_stream() -> int:
@@ -144,7 +161,7 @@ def create_stream() -> int:
 
 def destroy_stream(stream: int) -> None:
     """Give back what `create_stream` gave."""
-    call("cudaStreamDestroy", stream)
+    give_back("cudaStreamDestroy", stream)
 
 
 def synchronize(stream: int) -> None:
@@ -175,7 +192,7 @@ def pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def free_pinned(array: np.ndarray) -> None:
     """Give back what `pinned` gave; the array must not be used again."""
-    call("cudaFreeHost", array.ctypes.data)
+    give_back("cudaFreeHost", array.ctypes.data)
 
 
 def capture(stream: int, enqueue: Callable[[], None]) -> int:
@@ -189,14 +206,15 @@ def capture(stream: int, enqueue: Callable[[], None]) -> int:
     try:
         enqueue()
     except BaseException:
-        runtime().cudaStreamEndCapture(stream, byref(graph))
+        if runtime().cudaStreamEndCapture(stream, byref(graph)) == 0 and graph:
+            give_back("cudaGraphDestroy", graph)
         runtime().cudaGetLastError()
         raise
     call("cudaStreamEndCapture", stream, byref(graph))
     try:
         call("cudaGraphInstantiateWithFlags", byref(executable), graph, 0)
     finally:
-        call("cudaGraphDestroy", graph)
+        give_back("cudaGraphDestroy", graph)
     assert executable.value is not None
     return executable.value
 
@@ -208,4 +226,4 @@ def launch(graph: int, stream: int) -> None:
 
 def destroy_graph(graph: int) -> None:
     """Give back what `capture` gave."""
-    call("cudaGraphExecDestroy", graph)
+    give_back("cudaGraphExecDestroy", graph)

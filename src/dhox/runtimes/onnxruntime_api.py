@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
+import sys
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,30 @@ PROVIDERS = {
 }
 # Abs of a float [1], IR 7, opset 13: it needs a kernel of its own, which a copy would not.
 ONE_NODE = bytes.fromhex(
-    "08073a320a0b0a0178120179220341627312" "01675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a020801"
+    "08073a320a0b0a0178120179220341627312"
+    "01675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a020801"
     "42040a00100d"
 )
 
 
-def available_providers() -> list[str]:
+@cache
+def preload() -> None:
+    """Load CUDA's libraries out of NVIDIA's wheels, before anything is asked: newer builds offer CUDA only then.
+
+    What it prints is dropped (commands answer on standard output); a session that fails says what is missing.
+    """
+    ort = require("onnxruntime", "cpu")
+    with redirect_stdout(StringIO()):
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        with suppress(Exception):  # its libraries, which the TensorRT provider looks for by name
+            import_module("tensorrt")
+
+
+def available_providers(device: str = "cuda") -> list[str]:
     """The providers that the installed ONNX Runtime can load. Raises DhoxError where it is not installed."""
+    if device != "cpu":
+        preload()
     return list(require("onnxruntime", "cpu").get_available_providers())
 
 
@@ -36,7 +57,7 @@ def why_not(provider: str) -> str | None:
     Raises DhoxError where ONNX Runtime is not installed.
     """
     ort = require("onnxruntime", "cpu")
-    offered = ort.get_available_providers()
+    offered = available_providers("cpu" if provider == PROVIDERS["cpu"] else "cuda")
     if provider not in offered:
         return f"onnxruntime {ort.__version__} has: {', '.join(offered)}"
     try:
@@ -50,8 +71,6 @@ def _run_one_node(ort: Any, provider: str) -> str:
     """Run one node on a provider; answers with the provider that the session used."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if provider != PROVIDERS["cpu"] and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     session = ort.InferenceSession(ONE_NODE, options, providers=[provider], enable_fallback=0)
     (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
     if answer.tolist() != [1.0]:
@@ -65,9 +84,8 @@ def default_device() -> str:
     if reason is None:
         return "cuda"
     if PROVIDERS["cuda"] in available_providers():
-        logging.getLogger("dhox").warning(
-            "On the CPU: %s does not start here (%s); `dhox doctor` shows what is missing.", PROVIDERS["cuda"], reason
-        )
+        words = f"On the CPU: {PROVIDERS['cuda']} does not start here ({reason}); `dhox doctor` shows what is missing."
+        print(words, file=sys.stderr)
     return "cpu"
 
 
@@ -76,30 +94,30 @@ def open_session(
     device: str = "cpu",
     profile: Path | None = None,
     provider_options: dict[str, str] | None = None,
+    precision: str = "fp32",
 ) -> Any:
     """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
 
     The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
+    `precision`: fp32 means fp32 on a GPU too, without TF32; a half-precision file keeps its tensor cores.
     `profile`: the beginning of the name of the file that `nodes_run` reads. `provider_options`: of the first provider.
     """
     check_onnx(model)
     ort = require("onnxruntime", "cpu")
     provider = PROVIDERS[device]
-    if provider not in ort.get_available_providers():
+    if provider not in (offered := available_providers(device)):
         raise DhoxError(
-            f"ONNX Runtime here has no {provider} (it has: {', '.join(ort.get_available_providers())}).",
+            f"ONNX Runtime here has no {provider} (it has: {', '.join(offered)}).",
             "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]'), or use --device cpu.",
         )
-    if device != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    # fp32 means fp32, also on a GPU whose default is TF32: the golden tolerance of 1e-4 needs it.
-    exact = {"use_tf32": "0"}
+    # The golden tolerance of 1e-4 needs it. ONNX Runtime's convolutions take no tensor core then, in fp16 neither.
+    exact = {"use_tf32": "0"} if precision == "fp32" else {}
     asked = provider_options or {}
     cpu = PROVIDERS["cpu"]
     providers: dict[str, list[Any]] = {
@@ -108,17 +126,22 @@ def open_session(
         "ort-tensorrt": [(provider, asked), (PROVIDERS["cuda"], exact), cpu],
     }
     content = model if isinstance(model, bytes) else str(model)
-    advice = "Run `dhox doctor`, check the CUDA and cuDNN libraries, or use --device cpu."
+    advice = {
+        "cpu": "Run `dhox doctor`.",
+        "cuda": "Run `dhox doctor`, check the CUDA and cuDNN libraries, or use --device cpu.",
+        "ort-tensorrt": "It needs TensorRT 10 (libnvinfer.so.10): pip install 'tensorrt<11', for the CUDA of "
+        "onnxruntime-gpu; or use the runner tensorrt.",
+    }[device]
     try:
         # Without enable_fallback=0 ONNX Runtime goes on with the CPU when a provider fails, now or in a later run.
         session = ort.InferenceSession(content, options, providers=providers[device], enable_fallback=0)
-    except (ValueError, RuntimeError) as err:
+    except Exception as err:  # ONNX Runtime's own exceptions share no type
         if device == "cpu":
             raise
-        raise DhoxError(f"ONNX Runtime could not start {provider} ({first_line(err)}).", f"{advice}") from err
+        raise DhoxError(f"ONNX Runtime could not start {provider} ({first_line(err)}).", advice) from err
     if session.get_providers()[0] != provider:
         raise DhoxError(
-            f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}.", f"{advice}"
+            f"ONNX Runtime could not start {provider} and fell back to {session.get_providers()[0]}.", advice
         )
     return session
 

@@ -21,8 +21,8 @@ from dhox.runtimes.onnxruntime_api import PROVIDERS, nodes_run, open_session
 EMULATED = "the CPU provider computes half precision and Q/DQ in fp32: its time says nothing about a GPU"
 DEQUANTISED = "the CUDA provider dequantises and computes in floats: TensorRT is what computes in int8"
 WEAKLY_TYPED = (
-    "the TensorRT provider is weakly typed: TensorRT may choose another precision for a layer, and TF32 for fp32; "
-    "the runner `tensorrt` proves its precision"
+    "the TensorRT provider does not say what precision a layer has: a weakly typed TensorRT 10 may choose another, and "
+    "TF32 for fp32; the runner `tensorrt` proves its precision"
 )
 NO_CAPTURE = "-1"  # the gpu_graph_id of runs that are neither captured nor replayed
 
@@ -49,6 +49,7 @@ class OnnxSession:
         """`precision`: what the file states. `names`: of its input and its output. `options`: of {"graph", "nhwc"}, on
         `cuda` only. Raises DhoxError where the provider does not start or does not take the file."""
         self.name, self.model, self.device, self.names = name, model, device, names
+        self.precision = precision
         self.options, self.graph_asked = provider_options(precision, device, options), "graph" in options
         proven, note = precision_facts(precision, device)
         self.facts = RunnerFacts(
@@ -80,7 +81,9 @@ class OnnxSession:
         """Open the session; where it cannot have a CUDA graph, one without, and say why."""
         capture = {"enable_cuda_graph": "1"} if graph else {}
         try:
-            self.session = open_session(self.model, self.device, provider_options=self.asked() | capture)
+            self.session = open_session(
+                self.model, self.device, provider_options=self.asked() | capture, precision=self.precision
+            )
         except Exception as err:  # ONNX Runtime's own exceptions share no type
             if not graph:
                 raise self.failure("does not open", "", err) from err
@@ -115,6 +118,7 @@ class OnnxSession:
         self.binding.bind_ortvalue_output(self.names[1], self.output)
         if self.facts.graph:
             self.graphs += 1
+            self.run_options = self.ort.RunOptions()  # a second id for the same options is a warning on stderr
             self.run_options.add_run_config_entry("gpu_graph_id", str(self.graphs))
         try:
             self.run()
@@ -151,7 +155,9 @@ class OnnxSession:
         """How many nodes run on another device than was asked, by one profiled run in a session of its own."""
         with TemporaryDirectory() as folder:
             profile = Path(folder, "profile")
-            session = open_session(self.model, self.device, profile, provider_options=self.asked())
+            session = open_session(
+                self.model, self.device, profile, provider_options=self.asked(), precision=self.precision
+            )
             session.run([self.names[1]], {self.names[0]: batch})
             providers = Counter(provider for _, _, provider in nodes_run(session))
         self.note(nodes_off_device=providers[PROVIDERS["cpu"]])

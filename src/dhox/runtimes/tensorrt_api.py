@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -69,16 +70,27 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def message_logger(trt: TensorRT) -> Any:
-    """A TensorRT logger that keeps messages instead of printing them: `errors`, `warnings`, and `layers`.
+    """A TensorRT logger that keeps messages instead of printing them: `errors`, `warnings`, and `layers`, all empty.
 
+    One for the whole process, since TensorRT goes on with the first while anything that was made with it lives.
     `layers`: what the builder says of the layers of the engine that it made, one line each (see
     `dhox.export.engines.precision_proof.layers_of_log`); TensorRT-RTX writes it even where there is no GPU.
     """
-    severity = trt.api.ILogger.Severity
+    logger = _logger(trt.api)
+    logger.forget()
+    return logger
 
-    class Messages(trt.api.ILogger):  # type: ignore[name-defined]
+
+@cache
+def _logger(api: Any) -> Any:
+    severity = api.ILogger.Severity
+
+    class Messages(api.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            trt.api.ILogger.__init__(self)
+            api.ILogger.__init__(self)
+            self.forget()
+
+        def forget(self) -> None:
             self.errors: list[str] = []
             self.warnings: list[str] = []
             self.layers = ""

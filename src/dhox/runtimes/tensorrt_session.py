@@ -12,6 +12,7 @@ from dhox.errors import DhoxError, dhox_command
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_api import TensorRT, message_logger
 
+CONTEXT = ""  # no tensor has this name
 AGAIN = "Build it again on this machine: dhox export EXPORT --tensorrt --overwrite"
 
 
@@ -52,9 +53,6 @@ class EngineSession:
         self.engine: Any = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise self.error("TensorRT refuses the engine")
-        self.context: Any = self.engine.create_execution_context()
-        if self.context is None:
-            raise self.error("TensorRT has no memory to run the engine")
         self.input, self.output = names
         found = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
         if found != set(names):
@@ -65,20 +63,48 @@ class EngineSession:
         smallest, _, largest = self.engine.get_tensor_profile_shape(self.input, 0)
         self.smallest, self.largest = int(smallest[0]), int(largest[0])
         self.dtypes = {name: np.dtype(trt.api.nptype(self.engine.get_tensor_dtype(name))) for name in found}
-        self.addresses: dict[str, int] = {}  # on the device, sized for the largest batch
+        self.context: Any = None
+        self.addresses: dict[str, int] = {}  # on the device, sized for the largest batch; and the context's memory
         self.graph: int | None = None
         self.host: list[np.ndarray] = []  # pinned: the input, the output
         self.bound_shape: tuple[int, ...] | None = None
         self.stream = cuda.create_stream()
         try:
+            self.context = self.create_context()
             self.set_batch(tuple(largest))
             for name in names:
                 size = int(np.prod(tuple(self.context.get_tensor_shape(name)))) * self.dtypes[name].itemsize
                 self.addresses[name] = cuda.allocate(size)
-                self.context.set_tensor_address(name, self.addresses[name])
-        except DhoxError:
+                if not self.context.set_tensor_address(name, self.addresses[name]):
+                    raise self.error(f"The engine takes no address for {name}")
+        except BaseException:
             self.close()
             raise
+
+    def create_context(self) -> Any:
+        """What runs the engine.
+
+        TensorRT-RTX captures a context only where its memory is the caller's. By default it makes kernels for a shape
+        beside the first runs of it, and a graph that is captured meanwhile keeps the slow ones that stand in for them.
+        """
+        api = self.trt.api
+        if self.trt.flavour == "tensorrt_rtx":
+            runtime_config = self.engine.create_runtime_config()
+            runtime_config.set_execution_context_allocation_strategy(
+                api.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
+            eager = api.DynamicShapesKernelSpecializationStrategy.EAGER
+            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+            context = self.engine.create_execution_context(runtime_config)
+        else:
+            context = self.engine.create_execution_context()
+        if context is None:
+            raise self.error("TensorRT has no memory to run the engine")
+        if self.trt.flavour == "tensorrt_rtx":
+            size = max(1, self.engine.device_memory_size_v2)
+            self.addresses[CONTEXT] = cuda.allocate(size)
+            context.set_device_memory(self.addresses[CONTEXT], size)
+        return context
 
     def error(self, what: str) -> DhoxError:
         """What went wrong, with TensorRT's own words and what to do."""
@@ -86,7 +112,11 @@ class EngineSession:
 
     def set_batch(self, shape: tuple[int, ...]) -> None:
         """Set the input's shape; raises DhoxError where the engine does not take it."""
-        if not self.context.set_input_shape(self.input, shape) or self.context.infer_shapes():
+        try:
+            taken = self.context.set_input_shape(self.input, shape) and not self.context.infer_shapes()
+        except RuntimeError:  # of infer_shapes; the reason is in the log
+            taken = False
+        if not taken:
             raise self.error(f"The engine does not take a batch of {list(shape)}")
 
     def bind(self, batch: np.ndarray) -> None:
@@ -104,10 +134,17 @@ class EngineSession:
         note = None
         if self.facts.graph_asked:
             try:
-                self.graph = cuda.capture(self.stream, self.execute)
+                self.graph = self.capture()
             except DhoxError as err:
                 note = str(err)
         self.facts = msgspec.structs.replace(self.facts, graph=self.graph is not None, graph_note=note)
+
+    def capture(self) -> int:
+        """The CUDA graph of the batch that is set. Raises DhoxError where it cannot be captured."""
+        can = getattr(self.context, "is_stream_capturable", None)  # TensorRT-RTX has it
+        if can is not None and not can(self.stream):
+            raise self.error("TensorRT says that this engine cannot be captured with this batch")
+        return cuda.capture(self.stream, self.execute)
 
     def place(self, shape: tuple[int, ...]) -> None:
         """Pinned memory for batches of this shape, in the place of what was bound."""
@@ -182,10 +219,11 @@ class EngineSession:
     def close(self) -> None:
         """Give back the device's memory."""
         self.release()
+        self.context = None
         for address in self.addresses.values():
             cuda.free(address)
         self.addresses.clear()
         if self.stream:
             cuda.destroy_stream(self.stream)
             self.stream = 0
-        self.context = self.engine = None
+        self.engine = None

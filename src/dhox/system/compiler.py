@@ -7,7 +7,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-COMPILERS = {"cuda": ("CC", ("gcc", "clang")), "cpu": ("CXX", ("g++", "clang++"))}  # by device: variable, programs
+COMPILERS = {"cuda": ("CC", ("gcc", "clang")), "cpu": ("CXX", ("g++",))}  # by device: variable, programs
 COMPILER_ADVICE = "install them: sudo apt install build-essential python3-dev"
 
 

@@ -47,6 +47,8 @@ JETPACKS = (
     JetPack("7.1", ("38.4.0",), "24.04", "3.12", "13.0", "10.13.3"),
     JetPack("7.2", ("39.2.0",), "24.04", "3.12", "13.2", "10.16", ("the exact TensorRT 10.16.x",)),
     JetPack("7.2.1", ("39.2.1",), "24.04", "3.12", "13.2", "10.16", ("TensorRT of 7.2.1 (10.16 is that of 7.2)",)),
+    # Named by NVIDIA's notes of TensorRT 11.4.1 alone, whose Linux SBSA package goes beside the TensorRT of JetPack.
+    JetPack("7.2.2", (), "24.04", "3.12", "13.2", "10.16", ("L4T, CUDA and TensorRT of 7.2.2 (these are 7.2's)",)),
 )
 
 
