@@ -63,7 +63,7 @@ def run_failure(err: Exception) -> str | None:
     return first_line(err)
 
 
-def first_line(err: Exception) -> str:
+def first_line(err: BaseException) -> str:
     """What a runtime says of its failure, without the pages that follow and the place in its C++ code before it."""
     line = (str(err).strip() or type(err).__name__).splitlines()[0]
     return re.sub(r"^\S+\.(?:cc|cpp|cu|h):\d+ .*?\) (?:const )?(?=\[?[A-Z])", "", line)[:300]

@@ -85,7 +85,7 @@ def message_logger(trt: TensorRT) -> Any:
 def _logger(api: Any) -> Any:
     severity = api.ILogger.Severity
 
-    class Messages(api.ILogger):  # type: ignore[name-defined]
+    class Messages(api.ILogger):
         def __init__(self) -> None:
             api.ILogger.__init__(self)
             self.forget()
