@@ -217,6 +217,22 @@ def test_the_runner_answers_as_the_session_and_names_its_provider(line: Path) ->
 
 
 @pytest.mark.gpu
+def test_streams_replay_graphs_of_their_own(line: Path) -> None:
+    runners = ("onnxruntime:graph", "torch:graph")
+    found = quick(line / "runs/tiny/export", device="cuda", runner=runners, streams="1,2", duration=0.5)
+    assert found.passed
+    assert {(row.runner, row.streams) for row in found.streams} == {(name, n) for name in runners for n in (1, 2)}
+    assert all(row.facts.graph for row in found.runners), [row.facts.graph_note for row in found.runners]
+
+
+@pytest.mark.gpu
+def test_energy_is_counted_under_load(line: Path) -> None:
+    found = quick(line / "runs/tiny/export", device="cuda", duration=0.2, energy=5.0)
+    assert found.energy.rows
+    assert all(row.rails_w["GPU"] > 0 for row in found.energy.rows)
+
+
+@pytest.mark.gpu
 def test_cuda_gives_the_golden_outputs(line: Path) -> None:
     found = quick(line / "runs/tiny/export", device="cuda", duration=0.2)
     assert found.passed

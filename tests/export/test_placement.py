@@ -17,6 +17,7 @@ from dhox.errors import GateFailedError
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement, cuda_placement, profiled_nodes, shape_arithmetic
+from dhox.export.untrained import export_candidate
 from dhox.runtimes.onnxruntime_api import PROVIDERS, available_providers, why_not
 
 NO_CUDA = "not run: no CUDAExecutionProvider (onnxruntime "
@@ -99,9 +100,10 @@ def test_a_node_that_falls_back_to_the_cpu_fails(line: Path, monkeypatch: pytest
 
 
 @pytest.mark.gpu
-def test_every_node_runs_on_cuda(line: Path) -> None:
-    if why_not(PROVIDERS["cuda"]):
-        pytest.skip("this ONNX Runtime has no CUDA")
+@pytest.mark.parametrize(("student", "size"), [("test_resnet", 28), ("test_vit", 32), ("test_efficientnet", 32)])
+def test_every_node_runs_on_cuda(student: str, size: int, tmp_path: Path) -> None:
+    assert why_not(PROVIDERS["cuda"]) is None
+    export_candidate(student, size, 4, True, tmp_path / "export")
     for precision, file in (("fp32", "model.onnx"), ("fp16", "model.fp16.onnx")):
-        placement = check_placement(precision, (line / "runs/tiny/export" / file).read_bytes(), pixels(28))
+        placement = check_placement(precision, (tmp_path / "export" / file).read_bytes(), pixels(size))
         assert set(placement) == {PROVIDERS["cuda"]}
