@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dhox.console import say
 from dhox.data.dataset import Item, Splits, class_names, listed_labels, own_classes, read_dataset
+from dhox.data.leftovers import Leftovers
 from dhox.distill.images.scan import Seen, scan, scan_memory
 from dhox.distill.images.shards import row_keys
 
@@ -76,8 +78,12 @@ class Images:
 
 
 def list_images(data: Path, class_file: Path | None = None, group_by: str | None = None) -> Listing:
-    """Read DATA's splits. Raises DhoxError for what is no DATA."""
-    return Listing(data, read_dataset(data, group_by=group_by, labels=listed_labels(class_file)), class_file)
+    """Read DATA's splits, and say what of it is not read. Raises DhoxError for what is no DATA."""
+    leftovers = Leftovers()
+    splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file), leftovers=leftovers)
+    for line in leftovers.lines():
+        say(line)
+    return Listing(data, splits, class_file)
 
 
 def look(listing: Listing, *, skip_bad_images: bool, cache: Path | None = None) -> Images:

@@ -13,6 +13,7 @@ from dhox.data.coop import coop_classes, is_coop, read_coop
 from dhox.data.folder import read_folder
 from dhox.data.hf_dataset import ADDRESS, hf_classes, is_saved, read_hf
 from dhox.data.items import SPLITS, Item, Splits, image_bytes, read_image, shorten, spread
+from dhox.data.leftovers import Leftovers
 from dhox.data.manifest import read_manifest
 from dhox.data.tar_shards import read_shards, shard_files
 from dhox.errors import DhoxError
@@ -32,13 +33,18 @@ WHAT_DATA_MAY_BE = (
 
 
 def read_dataset(
-    data: Path, only: str | None = None, *, group_by: str | None = None, labels: list[str] | None = None
+    data: Path,
+    only: str | None = None,
+    *,
+    group_by: str | None = None,
+    labels: list[str] | None = None,
+    leftovers: Leftovers | None = None,
 ) -> Splits:
     """Read DATA into its splits, each sorted by name; every split of SPLITS is there, possibly empty.
 
     `only`: read one split and ask nothing of the others (a board that holds the test images alone). `group_by`: a
     pattern whose first group, searched in the image's name, is its group. `labels`: the class list in index order, for
-    sources whose labels are numbers. Raises DhoxError where DATA is missing, empty, or its labels, splits or groups
+    sources whose labels are numbers. `leftovers`: counts what is not read. Raises DhoxError where DATA is missing, empty, or its labels, splits or groups
     contradict each other.
     """
     if not data_exists(data):
@@ -55,7 +61,7 @@ def read_dataset(
     elif any(shard_files(data).values()):
         splits = read_shards(data, wanted, labels)
     else:
-        splits = read_folder(data, wanted)
+        splits = read_folder(data, wanted, leftovers)
     unlabelled = [item for item in splits["train"] if item.label is None]
     splits["train"] = [item for item in splits["train"] if item.label is not None]
     splits["unlabelled"] += unlabelled if "unlabelled" in wanted else []

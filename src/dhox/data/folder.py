@@ -9,50 +9,79 @@ from pathlib import Path
 
 from dhox.data.images import SUFFIXES
 from dhox.data.items import SPLITS, Item, Splits, shorten
+from dhox.data.leftovers import Leftovers, is_system
+from dhox.data.split_names import split_folders, split_of
 from dhox.errors import DhoxError
 
 
-def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
-    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`; other files are no images.
+def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftovers | None = None) -> Splits:
+    """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`, by any name of `split_names`.
 
-    Symbolic links are followed; names that begin with a dot are left out.
+    Symbolic links are followed. What is not read is counted in `leftovers`.
     """
     splits: Splits = {split: [] for split in SPLITS}
-    for split in wanted:
-        labels = {path.name for path in (root / split).glob("*") if path.is_dir() and not path.name.startswith(".")}
-        for file, inside in image_files(root / split):
-            label, slash, _ = inside.partition("/")
-            if split != "unlabelled" and not slash:
-                raise DhoxError(
-                    f"{file} lies in no class folder.", f"Move it to {root / split}/CLASS/, or to {root}/unlabelled/."
-                )
-            splits[split].append(Item(file, f"{split}/{inside}", None if split == "unlabelled" else sys.intern(label)))
-        empty = sorted(labels - {str(item.label) for item in splits[split]})
-        if empty and split != "unlabelled":
-            raise DhoxError(
-                f"Class folders of {root / split} without an image: {shorten(empty)}.", "Fill or remove them."
-            )
+    for split, folder in split_folders(root).items():
+        if split in wanted:
+            splits[split] = read_split(folder, split, leftovers)
+    if leftovers is not None:
+        count_strangers(root, leftovers)
     return splits
 
 
-def image_files(folder: Path) -> Iterator[tuple[str, str]]:
+def read_split(folder: Path, split: str, leftovers: Leftovers | None) -> list[Item]:
+    """The images of one split. Raises DhoxError for images in no class folder, and class folders without images."""
+    labels = {path.name for path in folder.glob("*") if path.is_dir() and not is_system(path.name)}
+    items = []
+    for file, inside in image_files(folder, leftovers):
+        label, slash, _ = inside.partition("/")
+        if split != "unlabelled" and not slash:
+            raise DhoxError(
+                f"{file} lies in no class folder.",
+                f"Move it to {folder}/CLASS/, or to {folder.parent}/unlabelled/.",
+            )
+        items.append(Item(file, f"{folder.name}/{inside}", None if split == "unlabelled" else sys.intern(label)))
+    empty = sorted(labels - {str(item.label) for item in items})
+    if empty and split != "unlabelled":
+        raise DhoxError(f"Class folders of {folder} without an image: {shorten(empty)}.", "Fill or remove them.")
+    return items
+
+
+def count_strangers(root: Path, leftovers: Leftovers) -> None:
+    """Count what lies at the top of DATA and is no split."""
+    for path in root.iterdir():
+        if is_system(path.name):
+            leftovers.system += 1
+        elif path.is_dir() and split_of(path.name) is None:
+            images = sum(1 for _ in image_files(path))
+            if images:
+                leftovers.folders[path.name] = images
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            leftovers.folders[""] += 1
+
+
+def image_files(folder: Path, leftovers: Leftovers | None = None) -> Iterator[tuple[str, str]]:
     """(file, its name below the folder with /) of every image file below a folder, links followed once each.
 
     Raises DhoxError for names that are not UTF-8.
     """
-    seen = set()
+    left, seen = leftovers or Leftovers(), set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real in seen:
+            folders[:] = []
             continue
         seen.add(real)
+        left.system += sum(map(is_system, folders))
+        folders[:] = [name for name in folders if not is_system(name)]
         for name in names:
-            if name[name.rfind(".") :].lower() not in SUFFIXES or name.startswith("."):
-                continue
-            file = f"{place}/{name}"
-            try:
-                file.encode()
-            except UnicodeEncodeError as err:
-                raise DhoxError(f"The file name {file!r} is not UTF-8.", "Rename the file.") from err
-            yield file, file[len(str(folder)) + 1 :]
+            if is_system(name):
+                left.system += 1
+            elif name[name.rfind(".") :].lower() not in SUFFIXES:
+                left.file(name)
+            else:
+                file = f"{place}/{name}"
+                try:
+                    file.encode()
+                except UnicodeEncodeError as err:
+                    raise DhoxError(f"The file name {file!r} is not UTF-8.", "Rename the file.") from err
+                yield file, file[len(str(folder)) + 1 :]

@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dhox.data.items import SPLITS, Item, Splits, arrow_table, label_of_number, shorten
+from dhox.data.split_names import SPLIT_OF, split_of
 from dhox.errors import DhoxError, require
 
 ADDRESS = "hf:"
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "val", "valid": "val", "val": "val", "dev": "val",
-    "test": "test",
-    "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
-}  # fmt: skip
 
 
 def is_saved(root: Path) -> bool:
@@ -48,11 +43,11 @@ def read_hf(data: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] | No
     """
     splits: Splits = {split: [] for split in SPLITS}
     for name, table in _open_splits(data).items():
-        if name not in SPLIT_NAMES:
+        split = split_of(name)
+        if split is None:
             raise DhoxError(
-                f"{data} has the split {name!r}, which may be {', '.join(SPLIT_NAMES)}.", "Rename it and save it again."
+                f"{data} has the split {name!r}, which may be {', '.join(SPLIT_OF)}.", "Rename it and save it again."
             )
-        split = SPLIT_NAMES[name]
         if split in wanted:
             splits[split] += read_table(table, name, split, labels, f"{data}, split {name}")
     return splits

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from dhox.artefacts.common import Preprocessing
 from dhox.errors import DhoxError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+ALWAYS = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".tga", ".qoi", ".pcx", ".ico", ".sgi", ".dds", ".psd",
+}  # fmt: skip
+CODECS = {"webp": {".webp"}, "avif": {".avif"}, "jpg_2000": {".jp2", ".j2k", ".jpx", ".jpf"}}  # as Pillow was built
+SUFFIXES = frozenset(ALWAYS).union(*(suffixes for codec, suffixes in CODECS.items() if features.check(codec)))
+with suppress(ImportError):  # the extra `heic`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    SUFFIXES |= {".heic", ".heif"}
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

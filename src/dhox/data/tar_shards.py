@@ -11,6 +11,7 @@ from typing import Any
 from dhox.data.folder import image_files
 from dhox.data.images import SUFFIXES
 from dhox.data.items import SPLITS, Item, Splits, label_of_number, shorten
+from dhox.data.split_names import split_folders, split_of
 from dhox.errors import DhoxError
 
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -20,17 +21,20 @@ LABEL_PARTS = ("cls", "json", "txt")  # what may hold a sample's label; the firs
 def shard_files(root: Path) -> dict[str, list[Path]]:
     """The shards of each split: `train/*.tar` and so on, or `train-*.tar` and so on beside each other; none: no shards.
 
-    Compressed archives are listed too (and refused by `read_shard`, which says why).
+    Splits by any name of `split_names`. Compressed archives are listed too (and refused by `read_shard`, which says why).
     """
-    return {
-        split: sorted(
-            path
-            for pattern in (f"{split}/*", f"{split}-*")
-            for path in root.glob(pattern)
-            if path.name.endswith(ARCHIVES) and not path.name.startswith(".") and path.is_file()
-        )
-        for split in SPLITS
-    }
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for split, folder in split_folders(root).items():
+        found[split] += filter(_is_archive, folder.iterdir())
+    for path in filter(_is_archive, root.iterdir()):
+        split = split_of(path.name.split("-")[0]) if "-" in path.name else None
+        if split is not None:
+            found[split].append(path)
+    return {split: sorted(paths) for split, paths in found.items()}
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.endswith(ARCHIVES) and not path.name.startswith(".") and path.is_file()
 
 
 def read_shards(root: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] | None = None) -> Splits:
@@ -39,17 +43,17 @@ def read_shards(root: Path, wanted: tuple[str, ...] = SPLITS, labels: list[str] 
     `labels`: the class list in index order, for labels that are numbers. Raises DhoxError for archives that are
     compressed, truncated or no archive, for contradictory samples, and for image files beside the shards.
     """
-    shards = shard_files(root)
     splits: Splits = {split: [] for split in SPLITS}
-    for split in wanted:
-        loose = next(image_files(root / split), None)
+    for split, folder in split_folders(root).items():
+        loose = next(image_files(folder), None) if split in wanted else None
         if loose:
             raise DhoxError(
                 f"{root} holds shards (.tar) and image files, such as {loose[0]}.",
                 "Keep one kind: move the others away.",
             )
-        for shard in shards[split]:
-            splits[split] += read_shard(shard, split, labels)
+    for split, shards in shard_files(root).items():
+        if split in wanted:
+            splits[split] = [item for shard in shards for item in read_shard(shard, split, labels)]
     return splits
 
 

@@ -52,8 +52,9 @@ class ExportedModel:
         self.tensors = export.tensors(self.entry)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """Probabilities float32 [N, C] of one image or several: paths, PIL images, or uint8 RGB arrays [H, W, 3]."""
-        batch = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray, Item)) else list(images)
+        """Probabilities float32 [N, C] of one image or several: paths, encoded images, PIL images, or uint8 RGB arrays
+        [H, W, 3]."""
+        batch = [images] if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Item)) else list(images)
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
         with self.lock:

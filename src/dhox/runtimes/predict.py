@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dhox.artefacts.common import Preprocessing
 from dhox.console import progress_bar
@@ -18,7 +19,7 @@ from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensors import Tensors
 
 BATCH = 32
-ImageLike = str | Path | Image.Image | np.ndarray | Item
+ImageLike = str | Path | bytes | Image.Image | np.ndarray | Item
 
 
 def predict(
@@ -48,7 +49,10 @@ def pixels_of(images: Sequence[ImageLike], preprocessing: Preprocessing) -> np.n
 
 
 def opened(image: ImageLike) -> Image.Image:
-    """An image of DATA, a path, a PIL image or an array uint8 RGB [H, W, 3], as upright RGB. Raises DhoxError."""
+    """An image of DATA, a path, an encoded or a PIL image, or an array uint8 RGB [H, W, 3], as upright RGB.
+
+    The same image gives the same pixels in every form. Raises DhoxError.
+    """
     if isinstance(image, Item):
         return read_image(image)
     if isinstance(image, np.ndarray):
@@ -57,8 +61,10 @@ def opened(image: ImageLike) -> Image.Image:
                 f"An array image is uint8 RGB [H, W, 3], not {image.dtype} {list(image.shape)}.", "Convert it."
             )
         return Image.fromarray(image)
+    if isinstance(image, bytes):
+        return decode(io.BytesIO(image), "image")
     if isinstance(image, Image.Image):
-        return to_rgb(image, "image")
+        return to_rgb(ImageOps.exif_transpose(image), "image")
     if not Path(image).is_file():
         raise DhoxError(f"{image} does not exist.", "Check the path.")
     return decode(Path(image))

@@ -1,0 +1,43 @@
+"""What lies in DATA and is not read, so that nothing is left out in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+# What desktops and notebooks leave behind, beside all names that begin with a dot.
+SYSTEM = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is the system's own."""
+    return name.startswith(".") or name in SYSTEM
+
+
+@dataclass
+class Leftovers:
+    """Counts. `suffixes`: files of no image format that this machine reads; `folders`: images, by the folder at the top
+    that is no split; `system`: the system's own files and folders."""
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    folders: Counter[str] = field(default_factory=Counter)
+    system: int = 0
+
+    def file(self, name: str) -> None:
+        """A file that is no image."""
+        dot = name.rfind(".")
+        self.suffixes[name[dot:].lower() if dot > 0 else "no suffix"] += 1
+
+    def lines(self) -> list[str]:
+        """A line for each kind, for people; none where everything was read."""
+        lines = [
+            f"Not read: {count:,} images in {name}/, which is no split." if name
+            else f"Not read: {count:,} images beside the folders of the splits."
+            for name, count in self.folders.items()
+        ]  # fmt: skip
+        if self.suffixes:
+            each = ", ".join(f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common())
+            lines.append(f"Not read: {sum(self.suffixes.values()):,} files that are no image here ({each}).")
+        if self.system:
+            lines.append(f"Not read: {self.system:,} system files.")
+        return lines
