@@ -44,8 +44,8 @@ def read_dataset(
 
     `only`: read one split and ask nothing of the others (a board that holds the test images alone). `group_by`: a
     pattern whose first group, searched in the image's name, is its group. `labels`: the class list in index order, for
-    sources whose labels are numbers. `leftovers`: counts what is not read. Raises DhoxError where DATA is missing, empty, or its labels, splits or groups
-    contradict each other.
+    sources whose labels are numbers. `leftovers`: counts what is not read. Raises DhoxError where DATA is missing,
+    empty, or its labels, splits or groups contradict each other.
     """
     if not data_exists(data):
         raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")

@@ -21,7 +21,7 @@ LABEL_PARTS = ("cls", "json", "txt")  # what may hold a sample's label; the firs
 def shard_files(root: Path) -> dict[str, list[Path]]:
     """The shards of each split: `train/*.tar` and so on, or `train-*.tar` and so on beside each other; none: no shards.
 
-    Splits by any name of `split_names`. Compressed archives are listed too (and refused by `read_shard`, which says why).
+    Splits go by any name of `split_names`. Compressed archives are listed too (`read_shard` refuses them and says why).
     """
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for split, folder in split_folders(root).items():
