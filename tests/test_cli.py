@@ -78,7 +78,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
     text = run("audit", "data", "--teacher", f"local-dir:{teacher}", "--shots", "8", "--device", "cpu")
     assert "linear probe" in text
     assert "On 80 images of the val split" in text
-    assert "Next: dhox distill data --shots 8" in text
+    assert f"Next: dhox distill data --teacher=local-dir:{teacher} --shots=8" in text
     assert Path("audits/data/audit.html").exists()
     before = Path("runs/tiny/report.html").stat().st_mtime_ns if Path("runs/tiny/report.html").exists() else 0
     text = run("retune", "runs/tiny", "--alpha", "0.7", "--beta", "1.5")

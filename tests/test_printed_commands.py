@@ -42,7 +42,9 @@ def test_paths_with_blanks_and_quotes_can_be_pasted(
     run, export, again = odd / "runs/tiny", odd / "e", odd / "e-retuned"
     data, quick = odd / "data", ("--teacher", DEMO_TEACHER, "--device", "cpu", "--shots", "4")
     small = ("--student", "test_resnet", "--student-weights", "none", "--image-size", "28", "--epochs", "1")
-    assert next_words(capsys, "audit", str(data), *quick, "--out", "a")[:3] == ["dhox", "distill", str(data)]
+    assert next_words(capsys, "audit", str(data), *quick, "--out", "a") == [
+        "dhox", "distill", str(data), f"--teacher={DEMO_TEACHER}", "--shots=4", "--device=cpu"
+    ]  # fmt: skip
     trained = next_words(capsys, "distill", str(data), *quick, *small, "--out", str(odd / "new"))
     assert trained[:3] == ["dhox", "export", str(odd / "new")]
     assert next_words(capsys, "export", str(run), "--out", str(export))[:3] == ["dhox", "bench", str(export)]

@@ -39,8 +39,11 @@ def way_row(way: Way, first: Way) -> WayRow:
     )
 
 
-def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[Verdict, list[str]]:
-    """(can pay | unlikely to pay | cannot tell, sentences with measured accuracies)."""
+def advise(ways: list[Way], n_unlabelled: int, commonest: float) -> tuple[Verdict, list[str]]:
+    """(can pay | unlikely to pay | cannot tell, sentences with measured accuracies).
+
+    `commonest`: share of the commonest class among the images that judge, what guessing it would get right.
+    """
     if not ways:
         return "cannot tell", ["No image has a label, so nothing can be measured. Label some for val/CLASS/."]
     zero_shot, n = ways[0], len(ways[0].right)
@@ -68,11 +71,12 @@ def advise(ways: list[Way], n_unlabelled: int, n_classes: int) -> tuple[Verdict,
     if n_unlabelled == 0:
         verdict = "unlikely to pay"
         lines.append("There is no unlabelled image: the teacher can only be asked about images whose label is known.")
-    if wilson_interval(int(best.right.sum()), n)[0] <= 1 / n_classes:
+    if wilson_interval(int(zero_shot.right.sum()), n)[0] <= commonest:
         verdict = "unlikely to pay"
         lines.append(
-            f"The teacher's best, {said(best)}, is not above guessing ({100 / n_classes:.1f} %): it has nothing to "
-            "pass on. Choose another teacher, or better class names (--classes) and prompts."
+            f"The teacher, {said(zero_shot)}, is not above guessing the commonest class ({100 * commonest:.1f} %): it "
+            "has nothing to pass on. Choose another teacher, or better class names (--classes) and prompts"
+            f"{', or try --adapter tip-f, which learns from the labels' if best is not zero_shot else ''}."
         )
     if small:
         rival = max(small, key=lambda way: way.right.mean())

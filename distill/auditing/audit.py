@@ -61,7 +61,8 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
 def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: AuditImages) -> Audit:
     listing, teacher, judges = subject.listing, embedded.teacher, subject.judges
     counts = {name: len(items) for name, items in subject.sets.items()}
-    verdict, advice = advise(ways, counts["unlabelled"], len(listing.classes))
+    commonest = float(judges.labels.bincount().max()) / len(judges.items) if judges.items else 0.0
+    verdict, advice = advise(ways, counts["unlabelled"], commonest)
     logits = teacher.scale * (embedded.z_of(judges) @ embedded.text.T) if judges.items else torch.zeros(0, 1)
     found = calibration(logits.cpu().numpy(), judges.labels.numpy(), "judged")
     if warning := calibration_warning(found, teacher.scale):

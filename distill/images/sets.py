@@ -68,6 +68,7 @@ def choose_sets(
             f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
             "and were dropped"
         )
+    notes += contradictions(splits, content)
     generator = np.random.default_rng(options.split_seed)
     labelled: list[Item] = []
     if use_labels:
@@ -93,6 +94,27 @@ def choose_sets(
             "Add images to train/CLASS/ or unlabelled/.",
         )
     return Sets(labelled, unlabelled, validation, splits["test"], selection, notes)
+
+
+def contradictions(splits: Splits, content: Mapping[str, Hashable]) -> list[str]:
+    """A note where images of the same bytes have two labels: one of them is wrong."""
+    labelled = [item for split in ("train", "val", "test") for item in splits[split]]
+    seen: set[Hashable] = set()
+    repeated: set[Hashable] = set()
+    for item in labelled:
+        (repeated if content[item.name] in seen else seen).add(content[item.name])
+    first: dict[Hashable, Item] = {}
+    pairs = []
+    for item in labelled if repeated else []:
+        if content[item.name] in repeated and first.setdefault(content[item.name], item).label != item.label:
+            pairs.append((first[content[item.name]], item))
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    return [
+        f"{len(pairs)} images have the bytes of another one with another label, so one of the two is wrong, such as "
+        f"{one.name} ({one.label}) and {other.name} ({other.label})"
+    ]
 
 
 def draw(

@@ -67,8 +67,8 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
-        ("file,label\n1.png,a\n", refuses("m.csv", "file", "label", at=READ, fix=("path", "label"))),
-        ("path,label,split\n1.png,a,dev\n", refuses("m.csv", 2, "'dev'", at=READ, fix="train")),
+        ("kind,label\n1.png,a\n", refuses("m.csv", "kind", "label", at="data.manifest", fix=("path", "label"))),
+        ("path,label,split\n1.png,a,holdout\n", refuses("m.csv", 2, "'holdout'", at=READ, fix="train")),
         ("path,label\n9.png,a\n", refuses("m.csv", 2, "9.png", at=READ)),
         ("path,label\n1.png,a\n1.png,b\n", refuses("m.csv", 2, 3, "1.png", at=READ)),
         ("path,label,split\n1.png,,test\n", refuses("m.csv", 2, "test", "label", at=READ, fix="unlabelled")),
@@ -94,7 +94,7 @@ def test_links_are_followed_once_and_dot_folders_left_out(tmp_path: Path) -> Non
 
 def test_empty_class_folders_and_strange_names_are_named(tmp_path: Path) -> None:
     (touch(tmp_path / "one", "train/a/1.png") / "train/b").mkdir()
-    with refuses("train", "b", at="data.folder.read_folder"):
+    with refuses("train", "b", at="data.folder.read_split"):
         read_dataset(tmp_path / "one")
     touch(tmp_path / "two", "train/a/\udcff.png")
     with refuses("UTF-8", at="data.folder.image_files"):
@@ -113,7 +113,7 @@ def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
         read_dataset(tmp_path / "none")
     with refuses(tmp_path.name, "image", at="data.dataset.read_dataset"):
         read_dataset(tmp_path)
-    with refuses("train/1.png", at="data.folder.read_folder", fix="train/CLASS/"):
+    with refuses("train/1.png", at="data.folder.read_split", fix="train/CLASS/"):
         read_dataset(touch(tmp_path, "train/1.png"))
     touch(tmp_path, "m.txt")
     with refuses("m.txt", ".csv", ".parquet", at="data.dataset.read_dataset"):

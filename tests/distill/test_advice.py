@@ -10,8 +10,8 @@ def way(kind: str, model: str, right: int, n: int = 400, parameters: int = 86_00
     return Way(kind, model, parameters, np.arange(n) < right, np.zeros(n, int))
 
 
-def words(*ways: Way, n_unlabelled: int = 1000, n_classes: int = 10) -> tuple[str, str]:
-    verdict, lines = advise(list(ways), n_unlabelled, n_classes)
+def words(*ways: Way, n_unlabelled: int = 1000, commonest: float = 0.1) -> tuple[str, str]:
+    verdict, lines = advise(list(ways), n_unlabelled, commonest)
     return verdict, " ".join(lines)
 
 
@@ -34,6 +34,15 @@ def test_a_small_model_that_is_as_good_makes_distilling_needless() -> None:
 @pytest.mark.parametrize(("right", "verdict"), [(40, "unlikely to pay"), (100, "can pay")])
 def test_a_guessing_teacher_has_nothing_to_pass_on(right: int, verdict: str) -> None:
     assert words(way("zero-shot", "big", right))[0] == verdict
+
+
+def test_plain_distillation_is_judged_by_what_it_uses() -> None:
+    """A probe on the labels says nothing of a teacher whose own answers are below the commonest class."""
+    ways = way("zero-shot", "big", 49), way("linear probe", "big", 340)
+    verdict, text = words(*ways, commonest=0.189)
+    assert verdict == "unlikely to pay"
+    assert "18.9 %" in text
+    assert "tip-f" in text
 
 
 def test_without_unlabelled_images_or_labels() -> None:

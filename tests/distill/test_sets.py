@@ -30,6 +30,17 @@ def names(sets: list[Item]) -> set[str]:
     return {item.name for item in sets}
 
 
+def test_the_same_bytes_with_two_labels_are_named() -> None:
+    splits = make(train={"a": 4, "b": 4}, test={"b": 1})
+    content = unique(splits)
+    content["train/b/001"] = content["train/a/002"]
+    content["train/a/003"] = content["train/a/001"]  # a copy with the same label contradicts nothing
+    content["test/b/000"] = content["train/a/000"]
+    (note,) = [note for note in choose_sets(splits, ["a", "b"], content, Labels()).notes if "another label" in note]
+    assert note.startswith("2 images")
+    assert "train/a/002 (a) and train/b/001 (b)" in note
+
+
 @given(shots=st.integers(1, 12), seed=st.integers(0, 5), with_val=st.booleans())
 def test_sets_are_disjoint_and_complete(shots: int, seed: int, with_val: bool) -> None:
     splits = make(train={"a": 15, "b": 12}, val={"a": 3, "b": 3} if with_val else {}, test={"a": 2}, unlabelled={"": 4})

@@ -11,6 +11,7 @@ from dhox.cli.common import quiet_training_libraries, say_next, say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
+from dhox.options.declare import command_line
 
 EXAMPLES = examples(
     "dhox audit photos --shots 16",
@@ -36,5 +37,4 @@ def audit(
         content = run_audit(data, out, options)
     show(audit_page(out, content))
     say_report(out, "audit.html")
-    shots = options.images.shots
-    say_next("distill", data, *(["--shots", shots] if shots else []))
+    say_next("distill", data, *command_line(options, {"small_clip", "overwrite"}))

@@ -27,7 +27,6 @@ app = typer.Typer(
     help="A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
