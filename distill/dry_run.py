@@ -21,7 +21,7 @@ from dhox.distill.options import DistillOptions, check, single, worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.results.room import check_room
 from dhox.distill.small_options import CacheOptions
-from dhox.distill.students.create import create_student
+from dhox.distill.students.create import check_student, create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
 from dhox.distill.teachers.targets import WholeSets
 from dhox.distill.teachers.teacher import Teacher, load_teacher
@@ -90,6 +90,7 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     already is not subtracted. Nothing is written.
     """
     check(options)
+    check_student(options.student)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
     listing = list_images(data, options.labels.classes, options.labels.group_by)
     sample = _decode_sample(listing, worker_count(options.speed.workers))

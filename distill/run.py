@@ -33,7 +33,7 @@ from dhox.distill.results.evaluate import pixel_loader, predict_logits, validati
 from dhox.distill.results.outcome import RunResult, select, test_rows
 from dhox.distill.results.room import check_room
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
-from dhox.distill.students.create import CreatedStudent, create_student
+from dhox.distill.students.create import CreatedStudent, check_student, create_student
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
 from dhox.distill.teachers.embeddings import CachedTeacher
@@ -122,6 +122,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
         if finished is not None:
             return RunResult(out, finished, read_record(out / SELECTION_FILE, Selection))
     check_output(out, RUN_FILE, RUN_SCHEMA, output.overwrite)
+    check_student(options.student)
     fabric, precision = create_fabric(options.speed.device, options.speed.precision)
     root = options.speed.cache or out.absolute().parent / "cache"
     place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type))

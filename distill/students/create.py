@@ -9,8 +9,15 @@ import torch
 from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.clip_tower import PREFIX, load_tower, mean_text_embeddings, text_embeddings
+from dhox.distill.students.image_size import check_image_size
 from dhox.distill.students.init_from import copy_earlier, earlier_student
-from dhox.distill.students.student import Student, create_backbone, preprocessing_of, with_heads
+from dhox.distill.students.student import (
+    Student,
+    check_student_name,
+    create_backbone,
+    preprocessing_of,
+    with_heads,
+)
 from dhox.errors import UsageError
 
 TEXT_EMBEDDINGS = {"text": text_embeddings, "text-code": mean_text_embeddings}  # by --init-heads
@@ -60,6 +67,14 @@ def create_student(
     if earlier is not None:
         copy_earlier(student, earlier, classes)
     return CreatedStudent(student, spec, preprocessing)
+
+
+def check_student(options: StudentOptions) -> None:
+    """What needs no DATA to be wrong: raise DhoxError for an unknown name, and for a size that it does not take."""
+    if not options.student.startswith(PREFIX):
+        check_student_name(options.student)
+        if options.image_size is not None:
+            check_image_size(options.student, options.image_size)
 
 
 def _check_heads(options: StudentOptions, two_heads: bool) -> None:

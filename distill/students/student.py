@@ -16,6 +16,7 @@ from dhox.artefacts.files import write_bytes
 from dhox.artefacts.run_directory import WEIGHTS_FILE
 from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
+from dhox.distill.students.image_size import create_timm
 from dhox.distill.students.kd_head import create_kd_head
 from dhox.distill.teachers.teacher import closest
 from dhox.distill.weights_file import check_finite, reason_of
@@ -73,13 +74,8 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             raise DhoxError(
                 f"timm has no weights {name!r}.", f"{closest(name, tags)} Or use --student-weights none or FILE."
             )
-    options: dict[str, Any] = {"num_classes": 0, "pretrained": weights == "pretrained"}
-    sized = options if image_size is None else options | {"img_size": image_size}
     try:
-        try:
-            backbone = timm.create_model(name, **sized)
-        except TypeError:  # convolutional models take any size and know no img_size
-            backbone = timm.create_model(name, **options)
+        backbone = create_timm(name, image_size, pretrained=weights == "pretrained")
     except Exception as err:
         raise DhoxError(
             f"The student {name} could not be created ({err}).",
