@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 
 from dhox.errors import DhoxError
 from dhox.system.wheels import Target, canonical, needed_by, pip_error, run_pip
@@ -30,19 +33,19 @@ class Package:
 
 @dataclass(frozen=True)
 class Present:
-    """What the other machine has of its own: names to leave out, and versions that the rest must go with."""
+    """What the other machine has of its own: names to leave out, and the versions of those whose version was told."""
 
     names: frozenset[str]
-    versions: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...]
 
 
 def read_present(words: str) -> Present:
-    """From words as `torch torchvision==0.24.0`. Raises DhoxError for one that is no requirement."""
-    try:
-        found = [Requirement(word) for word in words.split()]
-    except InvalidRequirement as err:
-        raise DhoxError(f"{words!r} does not name packages.", "Write for example 'torch torchvision==0.24.0'.") from err
-    return Present(frozenset(canonical(one.name) for one in found), tuple(str(one) for one in found if one.specifier))
+    """From words as `torch torchvision==0.24.0`. Raises DhoxError for one that is neither NAME nor NAME==VERSION."""
+    found = [re.fullmatch(r"([A-Za-z0-9][\w.-]*)(?:==([\w.+!-]+))?", word) for word in words.split()]
+    if None in found:
+        raise DhoxError(f"{words!r} does not name packages.", "Write for example 'torch torchvision==0.24.0'.")
+    pairs = [(canonical(one[1]), one[2]) for one in found if one is not None]
+    return Present(frozenset(name for name, _ in pairs), tuple((name, version) for name, version in pairs if version))
 
 
 def build_dhox(folder: Path) -> Path:
@@ -66,7 +69,7 @@ def resolve(dhox: Path, extras: tuple[str, ...], target: Target, present: Presen
     suffix = f"[{','.join(extras)}]" if extras else ""
     wanted, roots = [f"{dhox}{suffix}", "pip"], [f"dhox{suffix}", "pip"]
     for _ in range(ROUNDS):
-        found = dry_run(wanted, target, present.versions)
+        found = dry_run(wanted, target, present)
         needed, lacking = closure(roots, found, target, present.names)
         if not lacking:
             return needed
@@ -78,25 +81,50 @@ def resolve(dhox: Path, extras: tuple[str, ...], target: Target, present: Presen
     )
 
 
-def dry_run(wanted: list[str], target: Target, constraints: tuple[str, ...]) -> dict[str, Package]:
+def dry_run(wanted: list[str], target: Target, present: Present) -> dict[str, Package]:
     """What pip would install on the target, by name; from metadata, so that no large wheel is fetched for it."""
     with tempfile.TemporaryDirectory() as place:
         report, limits = Path(place, "report.json"), Path(place, "constraints.txt")
-        limits.write_text("\n".join(constraints))
+        limits.write_text("".join(f"{name}=={version}\n" for name, version in present.versions))
+        for name, version in present.versions:
+            write_stand_in(Path(place), name, version, target)
         done = run_pip(
             "install", "--dry-run", "--ignore-installed", "--report", str(report), "--constraint", str(limits),
-            *target.pip_options(), "--target", place, *wanted,
+            "--find-links", place, *target.pip_options(), "--target", place, *wanted,
         )  # fmt: skip
         if done.returncode:
             raise DhoxError(
-                f"pip finds no wheels for {target.name()}: {pip_error(done)}.",
-                "Is the package index reached? A package without a wheel can be left out (HAVE) and installed by hand.",
+                f"pip finds no wheels for {target.name()}: {reason(done)}.",
+                "Is the package index reached? What the machine has, or has no wheel, is left out by its name and "
+                "version: HAVE='NAME==VERSION ...'.",
             )
         entries = [entry["metadata"] for entry in json.loads(report.read_text(encoding="utf-8"))["install"]]
     return {
         canonical(entry["name"]): Package(entry["name"], entry["version"], tuple(entry.get("requires_dist", ())))
         for entry in entries
     }
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Why pip found nothing: the versions that exclude each other, where it names them."""
+    conflict = re.search(r"The conflict is caused by:\n((?: +.*\n)+)", done.stdout)
+    return "; ".join(line.strip() for line in conflict[1].splitlines()) if conflict else pip_error(done)
+
+
+def write_stand_in(folder: Path, name: str, version: str, target: Target) -> None:
+    """A wheel without content, for a package that the machine has: pip neither looks for it nor for what it needs.
+
+    It has the best tag of the target and a build number, so that pip takes none of the index in its place.
+    """
+    stem, python = f"{name.replace('-', '_')}-{version}", f"cp{target.python[0]}{target.python[1]}"
+    tag = f"{python}-{python}-{target.tags()[0]}"
+    with zipfile.ZipFile(folder / f"{stem}-999-{tag}.whl", "w") as wheel:
+        for file, text in (
+            ("METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"),
+            ("WHEEL", f"Wheel-Version: 1.0\nGenerator: dhox\nRoot-Is-Purelib: false\nTag: {tag}\nBuild: 999\n"),
+            ("RECORD", ""),
+        ):
+            wheel.writestr(f"{stem}.dist-info/{file}", text)
 
 
 def closure(

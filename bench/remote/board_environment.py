@@ -95,7 +95,7 @@ def wheel_folder(host: str, target: Target) -> Path:
 def install(host: str, wanted: list[str], target: Target, folder: Path, final: Path) -> None:
     """One run of pip for another platform."""
     words = ["install", *target.pip_options()]
-    done = run_pip(*words, "--no-compile", "--target", str(folder), *wanted)
+    done = run_pip(*words, "--quiet", "--no-compile", "--target", str(folder), *wanted)
     if done.returncode:
         command = shlex.join(["python3", "-m", "pip", *words, "--target", final.name, *wanted])
         raise DhoxError(

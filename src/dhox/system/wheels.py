@@ -11,7 +11,7 @@ from dhox.errors import require
 
 OLDEST_GLIBC = {"aarch64": (2, 17), "x86_64": (2, 5)}  # of the first manylinux wheels
 OLD_NAMES = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
-QUIET = ("--quiet", "--no-input", "--disable-pip-version-check")
+UNASKED = ("--no-input", "--disable-pip-version-check")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def canonical(name: str) -> str:
 def run_pip(*words: str) -> subprocess.CompletedProcess[str]:
     """One run of pip, whatever comes of it; -I: no module of the folder that dhox is called in."""
     return subprocess.run(
-        [sys.executable, "-I", "-m", "pip", *words, *QUIET],
+        [sys.executable, "-I", "-m", "pip", *words, *UNASKED],
         capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
