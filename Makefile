@@ -30,10 +30,12 @@ test-slow: $(READY) ## stop points, kills, many processes, more students and var
 	@echo "== Slow tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, hadolint and mypy
 	@echo "== ruff"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "== hadolint"
+	$(BIN)/hadolint --failure-threshold style docker/*.Dockerfile
 	@echo "== mypy, over the package as a wheel lays it out"
 	@rm -rf build/lint build/lib
 	@$(BIN)/python -m pip install --quiet --no-deps --target build/lint .

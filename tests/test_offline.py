@@ -234,8 +234,10 @@ def make(place: Path, target: Target, present: str = "", source: str = SOURCE) -
 
 def test_an_empty_environment_gets_all_of_it_without_an_index(bundle: Bundle, tmp_path: Path) -> None:
     assert len(bundle.parts()) > 5
-    place = tmp_path / "an environment"
-    done = bundle.install(place, TMPDIR=str(tmp_path))
+    place, absent = tmp_path / "an environment", tmp_path / "absent"
+    absent.mkdir()
+    (absent / "ensurepip.py").write_text("raise ImportError")  # as where python3-venv is not installed
+    done = bundle.install(place, TMPDIR=str(tmp_path), PYTHONPATH=str(absent))
     assert done.returncode == 0, done.stderr
     assert "tiny dhox ['--version']" in done.stdout
     (packages,) = place.glob("lib/python*/site-packages")
@@ -306,6 +308,9 @@ def test_it_says_how_it_is_called_and_what_python_is_missing(bundle: Bundle, tmp
     assert (done.returncode, "FOLDER" in done.stderr) == (1, True)
     done = bundle.install(tmp_path / "environment", PYTHON="/no/python")
     assert (done.returncode, "/no/python" in done.stderr) == (1, True)
+    (tmp_path / "venv.py").write_text("raise ImportError")
+    done = bundle.install(tmp_path / "environment", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, "python{}.{}-venv".format(*PYTHON) in done.stderr) == (1, True)
 
 
 def index_answers() -> bool:
