@@ -11,7 +11,7 @@ stop() {
 
 [ $# = 1 ] || stop "say where to: sh install.sh FOLDER (a virtual environment, made where there is none)."
 case $1 in /*) folder=$1 ;; *) folder=$PWD/$1 ;; esac
-cd -- "$(dirname -- "$0")"
+here=$(cd -- "$(dirname -- "$0")" && pwd)
 
 if [ -x "$folder/bin/python" ]; then
     python=$folder/bin/python
@@ -36,17 +36,17 @@ elif not own or numbers(own) < numbers(glibc):
 
 count=0
 while read -r sum name; do
-    [ -f "$name" ] || stop "$name is missing in $PWD. Copy it again."
-    found=$(sha256sum -- "$name")
+    [ -f "$here/$name" ] || stop "$name is missing in $here. Copy it again."
+    found=$(sha256sum <"$here/$name")
     [ "${found%% *}" = "$sum" ] || stop "$name is damaged (its SHA-256 is not that of SHA256SUMS). Copy it again."
     count=$((count + 1))
-done <SHA256SUMS
+done <"$here/SHA256SUMS"
 [ "$count" = "$parts" ] || stop "SHA256SUMS names $count of $parts parts. Copy it again."
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/dhox.XXXXXX")
 trap 'rm -rf -- "$work"' EXIT
 trap 'exit 130' HUP INT TERM
-sed 's/^[0-9a-f]*  //' SHA256SUMS | xargs cat | tar -x -f - -C "$work" ||
+(cd -- "$here" && sed 's/^[0-9a-f]*  //' SHA256SUMS | xargs cat) | tar -x -f - -C "$work" ||
     stop "the packages could not be unpacked into $work. If it is full: TMPDIR=FOLDER sh install.sh FOLDER."
 
 if [ ! -x "$folder/bin/python" ]; then
