@@ -188,6 +188,15 @@ def test_an_order_says_what_its_kind_does_not(scripts: None) -> None:
         read_order(["jetpack6", "--extras", "cuba"])
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_hands_over_what_it_is_told() -> None:
+    words = ["TARGET=jetpack6", "PYTHON_VERSION=3.11", "PART_MB=60", "EXTRAS=cpu report", "HAVE=torch timm==1.0.20"]
+    done = subprocess.run(["make", "-n", "-C", ROOT, "bundle", *words], capture_output=True, text=True, check=True)
+    call = " ".join(done.stdout.replace("\\\n", " ").split())
+    assert "make_bundle.py jetpack6 --python-version 3.11 --part-mb 60 --extras 'cpu report'" in call
+    assert "--have 'torch timm==1.0.20'" in call
+
+
 @dataclass
 class Bundle:
     folder: Path
