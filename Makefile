@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow gpu-proof lint clean
+.PHONY: help setup demo test test-slow gpu-proof lint bundle clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,16 +34,22 @@ test-slow: $(READY) ## stop points, kills, many processes, more students and var
 gpu-proof: ## what only a GPU can show, in at most 9 minutes (rehearse: make gpu-proof ARGS=--cpu)
 	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/gpu_proof.py $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, hadolint and mypy
 	@echo "== ruff"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "== hadolint"
+	$(BIN)/hadolint --failure-threshold style docker/*.Dockerfile
 	@echo "== mypy, over the package as a wheel lays it out"
 	@rm -rf build/lint build/lib
 	@$(BIN)/python -m pip install --quiet --no-deps --target build/lint .
 	@cd build/lint && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p dhox | tee ../mypy.txt
 	@test $$(sed -n "s/.*found in \([0-9]*\) source files/\1/p" build/mypy.txt) -ge $$(find src/dhox distill export bench -name "*.py" | wc -l)
+
+bundle: $(READY) ## dhox and its wheels for a machine without a network: TARGET= [PYTHON_VERSION= PART_MB= EXTRAS= HAVE=]
+	@$(BIN)/python scripts/make_bundle.py $(TARGET) $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
+		$(if $(PART_MB),--part-mb $(PART_MB)) $(if $(EXTRAS),--extras '$(EXTRAS)') $(if $(HAVE),--have '$(HAVE)')
 
 clean: ## remove .venv, build products and the demo's output
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

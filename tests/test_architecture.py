@@ -153,7 +153,7 @@ def test_the_front_page_is_short_and_names_every_folder() -> None:
     tree = text[text.index("## Folders") :].split("```")[1]
     told = {line.split()[0].rstrip("/") for line in tree.strip().splitlines()}
     shared = {path.parent.name for path in (ROOT / "src/dhox").glob("*/__init__.py")}
-    top = {"distill", "export", "bench", "src/dhox", "tests", "benchmarks", "recipes", "docs", "scripts"}
+    top = {"distill", "export", "bench", "src/dhox", "tests", "benchmarks", "recipes", "docs", "docker", "scripts"}
     assert told == shared | top
 
 

@@ -11,10 +11,7 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from importlib.metadata import Distribution, distribution, distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 from dhox.artefacts.files import user_cache
@@ -22,46 +19,11 @@ from dhox.artefacts.remote import Probe
 from dhox.bench.remote.bundle import Bundle
 from dhox.console import console
 from dhox.errors import DhoxError, require
+from dhox.system.wheels import OLDEST_GLIBC, Target, canonical, needed_by, pip_error, run_pip
 
 PACKAGES = ("dhox", "dhox.distill", "dhox.export", "dhox.bench")
-OLDEST_GLIBC = {"aarch64": (2, 17), "x86_64": (2, 5)}  # of the first manylinux wheels
-OLD_NAMES = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 NUMPY_2_FROM = (1, 19)  # earlier builds of onnxruntime import numpy 1 only
 ROUNDS = 5  # of pip, until nothing is missing
-
-
-@dataclass(frozen=True)
-class Target:
-    """What decides which wheels fit a board: its Python, processor, glibc, and the onnxruntime it has of its own."""
-
-    python: tuple[int, int]
-    machine: str
-    glibc: tuple[int, int]
-    own_onnxruntime: str | None = None
-
-    def tags(self) -> list[str]:
-        """Platform tags of wheels that run there, the newest glibc first."""
-        oldest = OLDEST_GLIBC[self.machine]
-        versions = [(2, minor) for minor in range(self.glibc[1], oldest[1] - 1, -1)]
-        tags = []
-        for version in versions:
-            tags.append(f"manylinux_{version[0]}_{version[1]}_{self.machine}")
-            if version in OLD_NAMES:
-                tags.append(f"{OLD_NAMES[version]}_{self.machine}")
-        return tags
-
-    def markers(self) -> dict[str, str]:
-        """The values that the markers of requirements have there."""
-        version = f"{self.python[0]}.{self.python[1]}"
-        return {
-            "python_version": version, "python_full_version": f"{version}.0", "platform_machine": self.machine,
-            "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
-            "implementation_name": "cpython", "platform_python_implementation": "CPython",
-        }  # fmt: skip
-
-    def name(self) -> str:
-        """A name for folders."""
-        return f"cp{self.python[0]}{self.python[1]}-glibc{self.glibc[0]}.{self.glibc[1]}-{self.machine}"
 
 
 def target_of(host: str, probe: Probe) -> Target:
@@ -83,33 +45,16 @@ def target_of(host: str, probe: Probe) -> Target:
 
 def requirements(target: Target) -> list[str]:
     """What dhox needs there, from its own metadata: the base, and onnxruntime where the board has none."""
+    dhox = distribution("dhox").requires or []
     wanted = [
-        *needed_by(distribution("dhox"), target, ""),
-        *([] if target.own_onnxruntime else needed_by(distribution("dhox"), target, "cpu")),
+        *needed_by(dhox, target, ""),
+        *([] if target.own_onnxruntime else needed_by(dhox, target, "cpu")),
     ]
     if target.own_onnxruntime is not None:
         own = tuple(int(number) for number in target.own_onnxruntime.split(".")[:2] if number.isdigit())
         if own < NUMPY_2_FROM:
             wanted.append("numpy<2")
     return sorted(set(wanted))
-
-
-def needed_by(package: Distribution, target: Target, extra: str) -> list[str]:
-    """The requirements of an installed package on the target, without markers."""
-    parse = require("packaging.requirements", "remote").Requirement
-    found = []
-    for text in package.requires or []:
-        requirement = parse(text)
-        marker = requirement.marker
-        if marker is None:
-            applies = extra == ""
-        else:
-            applies = marker.evaluate(target.markers() | {"extra": extra})
-            applies = applies and (extra == "" or not marker.evaluate(target.markers() | {"extra": ""}))
-        if applies:
-            requirement.marker = None
-            found.append(str(requirement))
-    return found
 
 
 def wheel_folder(host: str, target: Target) -> Path:
@@ -148,23 +93,13 @@ def wheel_folder(host: str, target: Target) -> Path:
 
 
 def install(host: str, wanted: list[str], target: Target, folder: Path, final: Path) -> None:
-    """One run of pip for another platform; -I: no module of the folder that dhox is called in."""
-    options = [
-        "-m", "pip", "install", "--only-binary=:all:", "--implementation", "cp",
-        "--python-version", f"{target.python[0]}.{target.python[1]}",
-        *(word for tag in target.tags() for word in ("--platform", tag)),
-    ]  # fmt: skip
-    quiet = ["--quiet", "--no-input", "--no-compile", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [sys.executable, "-I", *options, *quiet, "--target", str(folder), *wanted],
-        capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    """One run of pip for another platform."""
+    words = ["install", *target.pip_options()]
+    done = run_pip(*words, "--quiet", "--no-compile", "--target", str(folder), *wanted)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        command = shlex.join(["python3", *options, "--target", final.name, *wanted])
+        command = shlex.join(["python3", "-m", "pip", *words, "--target", final.name, *wanted])
         raise DhoxError(
-            f"The packages for {host} ({target.name()}) could not be fetched here: "
-            f"{said[-1] if said else 'pip failed'}.",
+            f"The packages for {host} ({target.name()}) could not be fetched here: {pip_error(done)}.",
             f"Where the package index can be reached, run `{command}`, and put "
             f"the folder {final.name} into {final.parent}.",
         )
@@ -173,19 +108,14 @@ def install(host: str, wanted: list[str], target: Target, folder: Path, final: P
 def unmet(folder: Path, target: Target) -> list[str]:
     """Requirements of the packages in a folder that no package in it meets."""
     packages = list(distributions(path=[str(folder)]))
-    have = {_canonical(package.metadata["Name"]) for package in packages}
+    have = {canonical(package.metadata["Name"]) for package in packages}
     parse = require("packaging.requirements", "remote").Requirement
     return sorted(
         text
         for package in packages
-        for text in needed_by(package, target, "")
-        if _canonical(parse(text).name) not in have
+        for text in needed_by(package.requires or [], target, "")
+        if canonical(parse(text).name) not in have
     )
-
-
-def _canonical(name: str) -> str:
-    """A package's name as the index compares it."""
-    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def add_packages(bundle: Bundle, host: str, probe: Probe) -> list[str]:

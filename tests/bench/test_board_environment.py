@@ -17,11 +17,9 @@ from refusals import refuses
 from dhox.artefacts.remote import BoardPython, BoardRuntime
 from dhox.bench.remote import board, board_environment
 from dhox.bench.remote.board_environment import (
-    Target,
     add_packages,
     dhox_files,
     install,
-    needed_by,
     requirements,
     target_of,
     unmet,
@@ -30,6 +28,7 @@ from dhox.bench.remote.board_environment import (
 from dhox.bench.remote.bundle import Bundle
 from dhox.bench.sweep.footprint import measure_footprint
 from dhox.errors import DhoxError
+from dhox.system.wheels import Target
 
 ORIN = Target((3, 10), "aarch64", (2, 35))
 
@@ -44,14 +43,6 @@ def test_the_target_of_a_jetson() -> None:
 def test_a_board_without_wheels_is_refused(odd: dict[str, Any]) -> None:
     with refuses("odd", "glibc", at="bench.remote.board_environment.target_of"):
         target_of("odd", msgspec.structs.replace(ORIN_PROBE, **odd))
-
-
-def test_tags_go_from_the_boards_glibc_down() -> None:
-    tags = ORIN.tags()
-    assert tags[0] == "manylinux_2_35_aarch64"
-    assert {"manylinux_2_28_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64"} <= set(tags)
-    assert not any("2_36" in tag or "x86" in tag for tag in tags)
-    assert "manylinux1_x86_64" in dataclasses.replace(ORIN, machine="x86_64").tags()
 
 
 def test_requirements_are_those_of_the_board_and_not_of_this_python() -> None:
@@ -81,13 +72,6 @@ def test_what_pip_left_out_for_another_python_is_found(tmp_path: Path) -> None:
     assert unmet(tmp_path, dataclasses.replace(ORIN, python=(3, 12))) == []
     package(tmp_path, "typing-extensions")
     assert unmet(tmp_path, ORIN) == []
-
-
-def test_extras_bring_only_what_is_theirs(tmp_path: Path) -> None:
-    package(tmp_path, "p", "base", "more; extra == 'cpu'", "tool; extra == 'dev'")
-    (one,) = board_environment.distributions(path=[str(tmp_path)])
-    assert needed_by(one, ORIN, "") == ["base"]
-    assert needed_by(one, ORIN, "cpu") == ["more"]
 
 
 @pytest.mark.parametrize("target", [ORIN, dataclasses.replace(ORIN, python=(3, 12)), dataclasses.replace(ORIN, machine="x86_64")])  # fmt: skip
