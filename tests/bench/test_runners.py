@@ -252,7 +252,7 @@ def test_the_tensorrt_provider_keeps_an_engine_for_every_batch_size(
     given: list[str] = []
     ran: list[tuple[str, int]] = []
 
-    def opening(model: Any, device: str, *rest: Any, provider_options: dict[str, str]) -> Any:
+    def opening(model: Any, device: str, *rest: Any, provider_options: dict[str, str], **_: Any) -> Any:
         session = open_session(model, "cpu", *rest)
         given.append(Path(provider_options["trt_engine_cache_path"]).name)
         real, cache = session.run, given[-1]

@@ -37,8 +37,8 @@ BOARDS = (
     Board("agx-xavier", "Jetson AGX Xavier", "tegra194", "7.2", 2, "4.6", "5.1.5", "32 or 64 GB"),
     Board("orin-nano", "Jetson Orin Nano", "tegra234", "8.7", 0, "5.1.1", "7.2.1", "4 or 8 GB"),
     Board("orin-nx", "Jetson Orin NX", "tegra234", "8.7", 2, "5.1", "7.2.1", "8 or 16 GB"),
-    Board("agx-orin", "Jetson AGX Orin", "tegra234", "8.7", 2, "5.0.2", "7.2.1", "32 or 64 GB"),
-    Board("thor", "Jetson AGX Thor (T5000)", "tegra264", "11.0", 0, "7.0", "7.2.1", "128 GB"),
+    Board("agx-orin", "Jetson AGX Orin", "tegra234", "8.7", 2, "5.0.2", "7.2.2", "32 or 64 GB"),
+    Board("thor", "Jetson AGX Thor (T5000)", "tegra264", "11.0", 0, "7.0", "7.2.2", "128 GB"),
 )
 # Precisions by compute capability: support matrices below docs.nvidia.com/deeplearning/tensorrt.
 PRECISIONS = {
