@@ -19,7 +19,7 @@ ALWAYS = {
 CODECS = {"webp": {".webp"}, "avif": {".avif"}, "jpg_2000": {".jp2", ".j2k", ".jpx", ".jpf"}}  # as Pillow was built
 SUFFIXES = frozenset(ALWAYS).union(*(suffixes for codec, suffixes in CODECS.items() if features.check(codec)))
 with suppress(ImportError):  # the extra `heic`
-    import pillow_heif
+    import pillow_heif  # type: ignore[import-not-found, unused-ignore]
 
     pillow_heif.register_heif_opener()
     SUFFIXES |= {".heic", ".heif"}

@@ -27,9 +27,9 @@ def shard_files(root: Path) -> dict[str, list[Path]]:
     for split, folder in split_folders(root).items():
         found[split] += filter(_is_archive, folder.iterdir())
     for path in filter(_is_archive, root.iterdir()):
-        split = split_of(path.name.split("-")[0]) if "-" in path.name else None
-        if split is not None:
-            found[split].append(path)
+        meant = split_of(path.name.split("-")[0]) if "-" in path.name else None
+        if meant is not None:
+            found[meant].append(path)
     return {split: sorted(paths) for split, paths in found.items()}
 
 
