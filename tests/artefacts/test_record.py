@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 import pytest
 from refusals import refuses
 
 from dhox.artefacts.arrays import Array, read_arrays, write_arrays
+from dhox.artefacts.common import Accuracy
 from dhox.artefacts.record import Count, Kind, Name, Record, Share, read_head, read_record, write_record
 from dhox.errors import DhoxError
 
@@ -115,3 +117,16 @@ def test_arrays_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=next(iter(change))):
             write_arrays(tmp_path / "a.npz", Arrays(**vars(arrays()) | change))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ends", "fits"), [((0, 1), True), ((0.2, 1.1), False), ((-0.1, 0.9), False), ((0, 1e308), False)]
+)
+def test_the_interval_of_a_share_lies_between_0_and_1(ends: tuple[float, float], fits: bool) -> None:
+    """compare squares it."""
+    content = {"n": 10, "correct": 5, "accuracy": 0.5, "interval": ends}
+    if fits:
+        assert msgspec.convert(content, Accuracy).interval == ends
+    else:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(content, Accuracy)

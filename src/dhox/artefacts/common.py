@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from dhox.artefacts.record import AtLeastOne, Count, Interval, Name, Positive, Record, Share
+from dhox.artefacts.record import AtLeastOne, Count, Name, Positive, Record, Share, ShareInterval
 from dhox.evidence.statistics import wilson_interval
 
 LARGEST_SIDE = 8192  # of a preprocessing that dhox takes for real
@@ -72,7 +72,7 @@ class Accuracy(Record, kw_only=True):
     n: Count
     correct: Count
     accuracy: Share
-    interval: Interval
+    interval: ShareInterval
 
     def __post_init__(self) -> None:
         if self.correct > self.n:

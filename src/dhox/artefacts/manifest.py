@@ -15,7 +15,6 @@ from dhox.artefacts.record import (
     AtLeastOne,
     Count,
     FileName,
-    Interval,
     Kind,
     Name,
     NotNegative,
@@ -23,6 +22,7 @@ from dhox.artefacts.record import (
     Record,
     Sha256,
     Share,
+    ShareInterval,
 )
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -99,7 +99,7 @@ class Reject(Record, kw_only=True):
     asked: Annotated[float, Meta(gt=0, le=1)]
     threshold: Share
     coverage: Share
-    coverage_interval: Interval
+    coverage_interval: ShareInterval
     answered: Accuracy
     all: Accuracy
     n: Count

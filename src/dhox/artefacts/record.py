@@ -24,6 +24,7 @@ Name = Annotated[str, Meta(min_length=1)]
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]  # plain: never a path
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Interval = tuple[float, float]  # (low, high), 95 %
+ShareInterval = tuple[Share, Share]  # the same of a share
 
 AGAIN = "Write it again with the stage that made it."
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from dhox.artefacts.bench_latency import LatencyMs, MsInterval, Scope
 from dhox.artefacts.machine import Conditions, DeviceCard
-from dhox.artefacts.record import AtLeastOne, Count, Interval, Kind, Name, Positive, Record, Share
+from dhox.artefacts.record import AtLeastOne, Count, Kind, Name, Positive, Record, Share, ShareInterval
 
 
 class SweepSettings(Record, kw_only=True):
@@ -32,7 +32,7 @@ class KnownAccuracy(Record, kw_only=True):
     """What a finished run says about a student's accuracy."""
 
     accuracy: Share
-    interval: Interval
+    interval: ShareInterval
     n: Count
     split: str
     data: str
