@@ -30,7 +30,7 @@ def size_problem(name: str, image_size: int) -> str | None:
         with torch.no_grad():
             backbone(torch.zeros(1, 3, image_size, image_size))
     except Exception as err:  # asserts, shape errors and others, of timm and of torch
-        return first_line(err)
+        return first_line(err).rstrip(".")
     return None
 
 
