@@ -109,6 +109,8 @@ class DecodedInputs:
 
     def __init__(self, items: list[Item], boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric) -> None:
         self.items, self.boxes, self.preprocessing, self.fabric = items, boxes, preprocessing, fabric
+        for values in (preprocessing.mean, preprocessing.std):
+            channels(tuple(values), fabric.device)  # copied now, not in the first step
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
         """See PackedInputs."""

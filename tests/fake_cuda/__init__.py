@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 
+from dhox.distill.images.pixels import channels
 from fake_cuda.entry_points import EntryPoints
 from fake_cuda.patches import patches
 from fake_cuda.seen import Seen
@@ -31,7 +32,9 @@ __all__ = ["CudaTensor", "Seen", "fake_cuda"]
 def fake_cuda() -> Iterator[Seen]:
     """Inside the block, this process has one CUDA device. Threads that start there pin memory on it, and no more."""
     seen = Seen()
+    channels.cache_clear()  # what an earlier device left there
     with ExitStack() as stack:
+        stack.callback(channels.cache_clear)
         for (where, name), value in patches(seen).items():
             stack.enter_context(mock.patch.object(where, name, value))
         torch.__future__.set_swap_module_params_on_conversion(True)

@@ -238,7 +238,7 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
     final = final.resolve()
     check_output(final, file_name, schema, overwrite)
     partial, replaced = partial_directory(final), replaced_directory(final)
-    with own_directory(partial):
+    with removed_if_empty(partial), own_directory(partial):
         check_output(partial, file_name, schema, overwrite=True)
         shutil.rmtree(replaced, ignore_errors=True)
         try:
@@ -263,6 +263,17 @@ def output_directory(final: Path, file_name: str, schema: str, overwrite: bool, 
             final.rename(replaced)
         partial.rename(final)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Ctrl-C leaves no directory that was just made and holds nothing yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
