@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from dhox.bench.sensors.energy import Sampler, find_meter
+from dhox.bench.sensors.energy import Sampler, find_meter, integral, running_joules
 from proof.record import Aim, Row
 
 SECONDS = 6.0
@@ -27,10 +27,10 @@ def rows(tiny: bool) -> Iterator[Row]:
         yield Row(subject=what, what="counter", value=counter, unit="J")
         yield Row(subject=what, what="mean power by the counter", value=counter / (times[-1] - times[0]), unit="W")
         if watts is not None:
-            integral = float(np.trapezoid(watts, times))
+            integrated = float(integral(times, watts)[-1])
             aim = Aim("at most", 0.05) if what == "under load" else None
-            off = abs(counter / integral - 1)
-            yield Row(subject=what, what="power, integrated", value=integral, unit="J")
+            off = abs(counter / integrated - 1)
+            yield Row(subject=what, what="power, integrated", value=integrated, unit="J")
             yield Row(subject=what, what="|counter / integrated power - 1|", value=off, aim=aim)
         yield Row(subject=what, what="readings", value=len(times), note=f"{sampler.missed} missed")
     meter.close()
@@ -38,15 +38,13 @@ def rows(tiny: bool) -> Iterator[Row]:
 
 def totals(sampler: Sampler) -> tuple[float, np.ndarray | None, np.ndarray]:
     """Joules between the first and the last reading, watts [readings] where the meter tells them, and seconds."""
-    joules = [sum(reading.joules.values()) for reading in sampler.readings if reading.joules is not None]
-    watts = [sum(reading.watts.values()) for reading in sampler.readings if reading.watts is not None]
-    if len(joules) < 2:
+    rails, readings = sampler.meter.total, sampler.readings
+    if not readings or readings[0].joules is None:
         raise LookupError("this meter has no energy counter")
-    return (
-        joules[-1] - joules[0],
-        np.array(watts) if len(watts) == len(sampler.times) else None,
-        np.array(sampler.times),
-    )
+    joules = running_joules(sampler)
+    watts = [sum(reading.watts[rail] for rail in rails) for reading in readings if reading.watts is not None]
+    counted = float(sum(joules[rail][-1] for rail in rails))
+    return counted, np.array(watts) if len(watts) == len(readings) else None, np.array(sampler.times)
 
 
 def rest(seconds: float, device: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from runner_overhead import onnxruntime_pairs
 
 from dhox.artefacts.bench_latency import Key
 from dhox.bench.bench_models import BenchModel, open_models
@@ -23,7 +23,6 @@ from dhox.export.options import ExportOptions
 from dhox.export.run import export
 from dhox.export.untrained import write_untrained_run
 from dhox.options.declare import build
-from dhox.runtimes.runtime import Session
 from proof.record import Aim, Row
 
 STUDENTS = (("resnet18", 224), ("tf_efficientnet_lite0", 224), ("vit_base_patch16_224", 224))
@@ -73,7 +72,9 @@ def latencies(model: BenchModel, runners: list[str], device: str, batch: int, se
             session.bind(pixels)
             cells.append(Cell(Key(model.name, name, batch, "device"), session.run))
             if name.startswith("onnxruntime"):
-                cells.append(Cell(Key(model.name, f"{name}, bare", batch, "device"), bare_call(session)))
+                cells.append(
+                    Cell(Key(model.name, f"{name}, bare", batch, "device"), onnxruntime_pairs(session, pixels)[0].bare)
+                )
         failed = measure(
             cells, seconds, FEWEST_ROUNDS, np.random.default_rng(0), samples, f"{student_of(model)}, batch {batch}"
         )
@@ -103,12 +104,6 @@ def latencies(model: BenchModel, runners: list[str], device: str, batch: int, se
                 subject=subject, what=f"{name}: dhox / bare call", value=ratio.ratio, interval=ratio.interval,
                 interval_of="95 %", aim=ADDED,
             )  # fmt: skip
-
-
-def bare_call(session: Session) -> object:
-    """ONNX Runtime's own call on the runner's session and arrays, as short as it can be written."""
-    options = (session.run_options,) if session.facts.graph else ()  # type: ignore[attr-defined]
-    return partial(session.session.run_with_iobinding, session.binding, *options)  # type: ignore[attr-defined]
 
 
 def agreement(model: BenchModel, device: str) -> Iterator[Row]:

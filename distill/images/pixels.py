@@ -31,7 +31,14 @@ def channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, device=device)
 
 
+def centre_and_spread(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, each [3], on a device. Asked for before a training, no step has to copy them."""
+    return channels(tuple(mean), device), channels(tuple(std), device)
+
+
 def to_model(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 [B, H, W, 3] to normalised float [B, 3, H, W] on the same device."""
-    centre, spread = (channels(tuple(values), pixels.device) for values in (mean, std))
+    centre, spread = centre_and_spread(mean, std, pixels.device)
     return ((pixels.float() / 255 - centre) / spread).permute(0, 3, 1, 2).contiguous()

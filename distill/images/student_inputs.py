@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from dhox.artefacts.common import Preprocessing
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.packed import packed_rows, packed_side, to_packed_boxes
-from dhox.distill.images.pixels import channels, to_model
+from dhox.distill.images.pixels import centre_and_spread, to_model
 from dhox.distill.images.resample import model_views
 from dhox.distill.images.shards import Rows
 from dhox.distill.images.views import render, view_boxes, view_keys
@@ -79,9 +79,8 @@ class PackedInputs:
         self.side = rows.row_shape[0]
         self.size, self.interpolation = preprocessing.crop, preprocessing.interpolation
         self.cut = torch.compile(model_views) if compiled else model_views
-        self.centre, self.spread = (
-            channels(values, fabric.device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-        )
+        both = centre_and_spread(preprocessing.mean, preprocessing.std, fabric.device)
+        self.centre, self.spread = (values.view(1, 3, 1, 1) for values in both)
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
         """The views of a batch; `pin`: in pinned memory."""
@@ -109,8 +108,7 @@ class DecodedInputs:
 
     def __init__(self, items: list[Item], boxes: Boxes, preprocessing: Preprocessing, fabric: Fabric) -> None:
         self.items, self.boxes, self.preprocessing, self.fabric = items, boxes, preprocessing, fabric
-        for values in (preprocessing.mean, preprocessing.std):
-            channels(tuple(values), fabric.device)  # copied now, not in the first step
+        centre_and_spread(preprocessing.mean, preprocessing.std, fabric.device)  # copied now, not in the first step
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
         """See PackedInputs."""

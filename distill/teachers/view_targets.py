@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from dhox.data.dataset import Item, read_image
-from dhox.distill.images.pixels import channels, to_model
+from dhox.distill.images.pixels import centre_and_spread, to_model
 from dhox.distill.images.shards import Rows
 from dhox.distill.images.student_inputs import Boxes
 from dhox.distill.images.views import render
@@ -42,8 +42,7 @@ def cached_targets(rows: Rows, logits: Logits) -> ViewTargets:
 def online_targets(teacher: Teacher, items: list[Item], boxes: Boxes, logits: Logits) -> ViewTargets:
     """From a forward of the teacher at every step, on a crop of its own size (for comparison: it is slow)."""
 
-    for values in (teacher.mean, teacher.std):
-        channels(values, teacher.device)  # copied now, not in the first step
+    centre_and_spread(teacher.mean, teacher.std, teacher.device)  # copied now, not in the first step
 
     def of_views(numbers: np.ndarray, views: np.ndarray) -> torch.Tensor:
         drawn = zip(numbers.tolist(), boxes.originals(numbers, views), strict=True)

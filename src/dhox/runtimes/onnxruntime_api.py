@@ -39,7 +39,12 @@ def preload() -> None:
     with redirect_stdout(StringIO()):
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        with suppress(Exception):  # its libraries, which the TensorRT provider looks for by name
+
+
+def preload_tensorrt(provider: str) -> None:
+    """Load TensorRT's libraries where this provider is the one that looks for them by name: they are large."""
+    if provider == PROVIDERS["ort-tensorrt"]:
+        with suppress(Exception):  # a broken installation raises whatever its loader raises; the session says why
             import_module("tensorrt")
 
 
@@ -71,6 +76,7 @@ def _run_one_node(ort: Any, provider: str) -> str:
     """Run one node on a provider; answers with the provider that the session used."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    preload_tensorrt(provider)
     session = ort.InferenceSession(ONE_NODE, options, providers=[provider], enable_fallback=0)
     (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
     if answer.tolist() != [1.0]:
@@ -110,6 +116,7 @@ def open_session(
             f"ONNX Runtime here has no {provider} (it has: {', '.join(offered)}).",
             "Install onnxruntime-gpu in place of onnxruntime (pip install 'dhox[cuda]'), or use --device cpu.",
         )
+    preload_tensorrt(provider)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.

@@ -93,7 +93,7 @@ class OnnxSession:
         self.note(graph=graph, provider=self.session.get_providers()[0])
         self.binding = self.session.io_binding()
         # None without a graph: ONNX Runtime 1.32 takes 26 us more per run where options name no graph.
-        self.run_options: Any = self.ort.RunOptions() if graph else None
+        self.run_options: Any = None  # with a graph: those of the bound shape
 
     def bind(self, batch: np.ndarray) -> None:
         """See Session. Captures the CUDA graph of this shape, and counts the nodes off the device the first time."""

@@ -75,7 +75,7 @@ def needed_by(requires: Iterable[str], target: Target, extra: str) -> list[str]:
 
 def canonical(name: str) -> str:
     """A package's name as the index compares it."""
-    return name.lower().replace("_", "-").replace(".", "-")
+    return str(require("packaging.utils", "remote").canonicalize_name(name))
 
 
 def run_pip(*words: str) -> subprocess.CompletedProcess[str]:
