@@ -13,8 +13,8 @@ import numpy as np
 
 from dhox.artefacts.bench_latency import Key, WarmUp
 from dhox.bench.interrupts import Stop
-from dhox.console import progress_bar
 from dhox.errors import run_failure
+from dhox.progress import progress_bar
 
 FEWEST_ROUNDS = 40
 SETTLE_CALLS = 3  # untimed, after another cell used the caches

@@ -31,7 +31,7 @@ from PIL import Image
 from rich.table import Table
 
 import dhox
-from dhox.console import console, quietly
+from dhox.console import console
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.packed import packed_rows
 from dhox.distill.images.sets import choose_sets
@@ -39,6 +39,7 @@ from dhox.distill.options import Labels
 from dhox.distill.processes import create_fabric
 from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.teacher import load_teacher
+from dhox.progress import quietly
 from dhox.reports.pages.run import write_report
 from dhox.system.machine import cpu_model
 

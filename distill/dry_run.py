@@ -27,6 +27,7 @@ from dhox.distill.teachers.targets import WholeSets
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.training.steps import Steps, count_steps
 from dhox.errors import DhoxError
+from dhox.progress import working
 
 SAMPLE = 32  # images that are decoded to see their sizes
 TRIALS = 3
@@ -102,17 +103,20 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     with_teacher = [length for job, length in zip(jobs, steps, strict=True) if job.training.uses[1]]
     if with_teacher and not options.teacher.from_files:
         passes = [length.images for length in with_teacher] if options.teacher.online_teacher else None
-        guide = load_teacher(options.teacher.teacher, fabric.device)
-        teacher = _teacher_cost(guide, listing, fabric, max(length.views for length in with_teacher), passes)
-    student = create_student(
-        options.student, listing.labels, two_heads=True, prompts=listing.prompts, templates=[], device=fabric.device
-    )
+        with working("Timing the teacher"):
+            guide = load_teacher(options.teacher.teacher, fabric.device)
+            teacher = _teacher_cost(guide, listing, fabric, max(length.views for length in with_teacher), passes)
+    with working("Loading the student"):
+        student = create_student(
+            options.student, listing.labels, two_heads=True, prompts=listing.prompts, templates=[], device=fabric.device
+        )
     side = options.speed.packed_size
     packing = _packed_cost(
         listing, packed_side(student.spec.image_size, sample.sizes) if side is None else side, sample
     )
     batch = (training.batch_labelled + training.batch_unlabelled) // fabric.world_size
-    rate = _student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
+    with working("Timing the student"):
+        rate = _student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
     images = sum(length.images for length in steps)
     seconds = images / rate + (0 if packing.side else images * sample.decode_s)
     return summed(listing, root, sample, fabric, teacher, packing, TrainingCost(steps, rate, seconds))
@@ -124,7 +128,8 @@ def plan_cache(data: Path, root: Path, options: CacheOptions) -> Plan:
     fabric, _ = create_fabric(options.machine.device, None)
     listing = list_images(data)
     sample = _decode_sample(listing, worker_count(options.machine.workers))
-    teacher = _teacher_cost(load_teacher(content.teacher, fabric.device), listing, fabric, content.views)
+    with working("Timing the teacher"):
+        teacher = _teacher_cost(load_teacher(content.teacher, fabric.device), listing, fabric, content.views)
     packing = _packed_cost(listing, content.packed_size, sample) if content.packed_size else None
     return summed(listing, root, sample, fabric, teacher, packing, None)
 

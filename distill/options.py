@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
+from dhox.distill.teachers.templates import ENSEMBLES, template_list
 from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share, replaced
 
@@ -265,6 +266,8 @@ def check(options: DistillOptions) -> None:
     if len(methods) < len(training.methods):
         raise UsageError(f"--method {training.method} names a method twice.", "Name each once; --seeds repeats them.")
     _check_pairs(options)
+    if teacher.template or (teacher.templates is not None and teacher.templates not in ENSEMBLES):
+        template_list(teacher.templates, list(teacher.template))
     check_labels(labels, uses_labels=methods != {"kd"})
     if methods == {"kd"} and options.choosing.tune_on == "held-out":
         raise UsageError("--method kd uses no label.", "Leave --tune-on held-out out.")

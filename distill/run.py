@@ -22,7 +22,7 @@ from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, Training
 from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
-from dhox.console import console, say
+from dhox.console import say
 from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
@@ -56,6 +56,7 @@ from dhox.errors import DhoxError
 from dhox.evidence.calibration import calibration_warning
 from dhox.options.declare import plain
 from dhox.options.declare import settings as settings_of
+from dhox.progress import working
 from dhox.system.compiler import COMPILER_ADVICE, missing_for_compile
 from dhox.system.environment import now, versions
 
@@ -128,7 +129,7 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type))
 
     listing = list_images(data, options.labels.classes, options.labels.group_by)
-    with console.status("Loading the models"):
+    with working("Loading the models"):
         student, teacher = _load_models(listing, place)
     material = gather(listing, place)
     check_room(material.sets, material.whole, len(listing.classes), out)
@@ -139,7 +140,8 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     job = _training_job(material, targets, inputs, place)
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, output.overwrite, output.resume) as run:
         _train_student(student, job, material, run, settings, place)
-        outcome = judge(student, material, targets, place)
+        with working("Answering the validation and test images"):
+            outcome = judge(student, material, targets, place)
         summary = describe(student, job, material, targets, outcome, settings, place)
         if fabric.is_global_zero:
             summary = write_run(run, student.model, outcome, targets, material.hashes, summary)

@@ -9,11 +9,11 @@ import numpy as np
 
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.run_directory import RunDirectory
-from dhox.console import progress_bar
 from dhox.data.dataset import Item, check_labels, class_numbers, data_exists, read_dataset, spread
 from dhox.distill.results.validation_parts import selecting_half
 from dhox.errors import DhoxError
 from dhox.export.folding.fold import gate_images
+from dhox.progress import progress_bar
 from dhox.runtimes.predict import pixels_of
 
 MOST_CHECK_IMAGES = 2000

@@ -52,6 +52,7 @@ from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch,
 from dhox.export.precisions import converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
+from dhox.progress import working
 from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now, versions
 
@@ -106,10 +107,12 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     images = check_images(source, options.files.data)
     _check_labels_for_drop(options, images)
     pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
-    check_stored_answers(source, folded.student, images, pixels)
+    with working("Holding the student against its run"):
+        check_stored_answers(source, folded.student, images, pixels)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
         models = _write_models(folder, source, folded, images, options)
-        proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
+        with working("Holding the graphs against torch"):
+            proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
         answers = partial(torch_probs, folded.module, tensors=folded.tensors)
         golden = make_golden([read_image(item) for item in images.golden], source.run.preprocessing, answers)
         entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
@@ -171,7 +174,8 @@ def _write_models(
     metadata = model_metadata(source.run.labels, source.run.preprocessing, folded.choice.fold)
     tensors = folded.tensors
     graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
-    fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata)
+    with working("Writing the graph as ONNX"):
+        fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata)
     models = converted(fp32, metadata, options.precisions, images, tensors, options.checks.max_accuracy_drop)
     for precision, model in models.items():
         write_bytes(folder / MODEL_FILES[precision], model.content)

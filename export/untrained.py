@@ -23,7 +23,6 @@ from dhox.artefacts.record import write_record
 from dhox.artefacts.run import Run, SetsSummary
 from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
-from dhox.console import quietly
 from dhox.data.images import decode, model_input, normalise
 from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.create import create_student
@@ -32,6 +31,7 @@ from dhox.distill.students.synthetic import write_synthetic_images
 from dhox.export.options import ExportOptions
 from dhox.export.run import export
 from dhox.options.declare import build
+from dhox.progress import quietly
 from dhox.system.environment import now, versions
 
 CALIBRATION_IMAGES = 16

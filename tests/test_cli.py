@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from refusals import named, refuses
 
 from dhox import __version__
+from dhox.cli.common import use_no_network_that_is_not_there
 from dhox.cli.main import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
@@ -101,7 +103,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (2, "distill x --template 'a {} of {}'", "distill.teachers.templates", ["--template 'a {} of {}'"], "{}"),
         (2, "distill x --template {} --templates simple", "distill.options", ["--templates", "--template"], ()),
         (2, "distill x --templates foo", "distill.teachers.templates", ["--templates foo", "simple", "imagenet"], ()),
-        (1, "audit missing", "data.dataset.read_dataset", ["missing", "exist"], "train/CLASS/*"),
+        (1, "audit missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
         (2, "retune x --alpha 0.5", "distill.small_options", ["--alpha", "--beta"], ()),
         (1, "retune .", "artefacts.run.read_run", ["run.json"], "dhox distill"),
         (2, "distill x --method kd --shots 2", "distill.options", ["--method kd"], "--shots"),
@@ -119,7 +121,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (1, "bench .", "models.export_directory.open_export", ["manifest.json"], "dhox export RUN"),
         (2, "export", "cli.common.find_newest", ["run"], "dhox distill DATA"),
         (2, "bench", "cli.common.find_newest", ["export"], "dhox export RUN"),
-        (1, "distill missing", "data.dataset.read_dataset", ["missing", "exist"], "train/CLASS/*"),
+        (1, "distill missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
         (1, "export missing", "artefacts.run.read_run", ["missing", "run.json"], "dhox distill"),
         (1, "bench missing", "bench.bench_models.open_models", ["missing"], ()),
         (1, "report .", "reports.pages.run.write_report", [], ("run.json", "bench.json")),
@@ -197,3 +199,50 @@ def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
     assert "CPUExecutionProvider" in text
     assert "no NVIDIA Tegra" in text
     assert "pip install 'dhox[distill]'" in text
+
+
+@pytest.mark.parametrize("command", ["distill", "audit", "cache"])
+def test_data_that_is_not_there_is_told_before_torch_is_imported(command: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; from dhox.cli.main import main; main(['{command}', 'nowhere'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nowhere does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(("host", "offline"), [("http://nobody.invalid", "1"), ("http://localhost", None)])
+def test_a_model_hub_that_cannot_be_found_is_not_asked(
+    host: str, offline: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", host)
+    use_no_network_that_is_not_there()
+    assert os.environ.get("HF_HUB_OFFLINE") == offline
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    monkeypatch.setenv("https_proxy", "http://nobody.invalid:3128")
+    use_no_network_that_is_not_there()
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_quiet_trains_without_a_word_of_progress(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own_line)
+    words = [
+        "distill",
+        "data",
+        "--shots",
+        "4",
+        "--student",
+        "test_resnet.r160_in1k",
+        "--student-weights",
+        "none",
+        "--image-size",
+        "32",
+        "--method",
+        "ce",
+    ]
+    loud, quiet = (
+        run(*words, "--epochs", "1", "--out", out, *more) for out, more in (("loud", []), ("quiet", ["--quiet"]))
+    )
+    assert "Loading the models ..." in loud
+    assert "Loading" not in quiet
+    assert "Accuracy on test" in quiet

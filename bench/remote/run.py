@@ -27,12 +27,13 @@ from dhox.bench.remote.link import INTERRUPTED, Board
 from dhox.bench.remote.results import bring, plain, said_to_remain
 from dhox.bench.remote.rsync import push
 from dhox.bench.run import BenchResult, bench_folder
-from dhox.console import progress_bar, say
+from dhox.console import say
 from dhox.data.dataset import Item, data_address
 from dhox.errors import ERROR_LINE, DhoxError, StoppedError, UsageError
 from dhox.evidence.device_ledger import ledger_items
 from dhox.models.export_directory import Export
 from dhox.options.declare import flat, replaced
+from dhox.progress import progress_bar
 
 KILLED: dict[int, str] = {
     signal.SIGKILL: "SIGKILL; probably its memory was full", signal.SIGSEGV: "SIGSEGV, a fault in a library",

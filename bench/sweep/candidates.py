@@ -7,7 +7,6 @@ that no command takes an untrained student for the newest export.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from dhox.artefacts.files import EXPORT_FILE
 from dhox.artefacts.sweep import Failed
 from dhox.errors import DhoxError, StoppedError, UsageError
 from dhox.models.export_directory import open_export
+from dhox.progress import working
 
 UNTRAINED = "untrained"
 CLASSES = 10  # of a candidate, where no number is asked for
@@ -91,9 +91,8 @@ def all_cached(root: Path, precision: str, image_size: int | None, classes: int 
 
 
 def prepare(
-    students: list[str], root: Path, image_size: int | None, classes: int, precision: str,
-    tell: Callable[[str], None],
-) -> tuple[list[Candidate], list[Failed]]:  # fmt: skip
+    students: list[str], root: Path, image_size: int | None, classes: int, precision: str
+) -> tuple[list[Candidate], list[Failed]]:
     """The candidates of `students`, exported where the cache lacks them; and those that failed.
 
     Ctrl-C keeps those that are exported. Raises DhoxError for a name that no student has, before anything is exported,
@@ -117,8 +116,8 @@ def prepare(
         for name in missing:
             folder = candidate_folder(root, name, image_size, classes)
             try:
-                tell(f"Exporting {name}, untrained")
-                export_candidate(name, image_size, classes, precision == "fp16", folder)
+                with working(f"Exporting {name}, untrained"):
+                    export_candidate(name, image_size, classes, precision == "fp16", folder)
                 found[name] = cached(folder, name, precision)
             except KeyboardInterrupt:
                 raise StoppedError(

@@ -23,10 +23,11 @@ from dhox.bench.sweep.footprint import METHOD as MEMORY_METHOD
 from dhox.bench.sweep.footprint import measure_footprint
 from dhox.bench.sweep.known_accuracy import accuracy_of, finished_runs
 from dhox.bench.sweep.options import SweepOptions
-from dhox.console import progress_bar, say
+from dhox.console import say
 from dhox.errors import DhoxError, UsageError
 from dhox.models.export_directory import open_export
 from dhox.models.onnx_graph import read_graph
+from dhox.progress import progress_bar
 from dhox.system.environment import now, versions
 from dhox.system.machine import device_card
 
@@ -104,7 +105,7 @@ def find_candidates(options: SweepOptions) -> tuple[list[Candidate], list[Failed
     students = options.students
     if students.names:
         classes = students.classes or CLASSES
-        return prepare(students.names, students.candidates, students.image_size, classes, students.precision, say)
+        return prepare(students.names, students.candidates, students.image_size, classes, students.precision)
     return all_cached(students.candidates, students.precision, students.image_size, students.classes), []
 
 

@@ -16,13 +16,13 @@ from dhox.bench.bench_models import BenchModel, open_models
 from dhox.bench.latency_statistics import latency_statistics, paired_ratio
 from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Timed, measure
 from dhox.bench.runners.runner import open_runner
-from dhox.console import quietly
 from dhox.data.images import model_input
 from dhox.demo.data import HERE
 from dhox.export.options import ExportOptions
 from dhox.export.run import export
 from dhox.export.untrained import write_untrained_run
 from dhox.options.declare import build
+from dhox.progress import quietly
 from proof.record import Aim, Row
 
 STUDENTS = (("resnet18", 224), ("tf_efficientnet_lite0", 224), ("vit_base_patch16_224", 224))

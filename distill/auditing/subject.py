@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from dhox.console import progress_bar
 from dhox.data.dataset import Item, class_numbers
 from dhox.distill.images.listing import Images, Listing, look
 from dhox.distill.images.pixels import WholeImages
@@ -17,6 +16,7 @@ from dhox.distill.images.sets import choose_sets, hold_out_note
 from dhox.distill.options import Labels
 from dhox.distill.small_options import AuditImages
 from dhox.distill.teachers.teacher import Teacher
+from dhox.progress import progress_bar
 
 
 @dataclass(frozen=True)

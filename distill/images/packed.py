@@ -17,7 +17,6 @@ from PIL import Image
 
 from dhox.artefacts.files import free_bytes
 from dhox.artefacts.shards import Recipe
-from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images.shards import (
     Rows,
@@ -31,6 +30,7 @@ from dhox.distill.images.shards import (
 )
 from dhox.distill.processes import first_then_all
 from dhox.errors import DhoxError
+from dhox.progress import progress_bar
 
 RECIPE: Recipe = {"rows": "packed images", "resize": "bicubic"}
 PER_INPUT = 10 / 7  # about 1 / sqrt(SCALE[0])

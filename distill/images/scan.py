@@ -14,11 +14,11 @@ import msgspec
 
 from dhox.artefacts.files import append_bytes, make_folder, stable_hash, write_bytes
 from dhox.artefacts.shards import ScanRow
-from dhox.console import progress_bar
 from dhox.data.dataset import Item, Splits, data_address, image_bytes, shorten
 from dhox.data.images import UnreadableImageError, decode
 from dhox.distill.images.threads import in_threads
 from dhox.errors import DhoxError
+from dhox.progress import progress_bar
 from dhox.system.regular_file import regular
 
 SAVE_SECONDS = 30.0  # what a killed pass loses at most

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from dhox.artefacts.files import free_bytes
 from dhox.artefacts.shards import Recipe
-from dhox.console import progress_bar
 from dhox.data.dataset import Item, read_image
 from dhox.distill.images import views as view_module
 from dhox.distill.images.pixels import WholeImages, to_model
@@ -22,6 +21,7 @@ from dhox.distill.images.shards import Rows, missing_rows, prepare, read_shards,
 from dhox.distill.images.views import render, view_boxes, view_keys
 from dhox.distill.teachers.teacher import Teacher
 from dhox.errors import DhoxError
+from dhox.progress import progress_bar
 
 WHOLE = "whole"  # as number of views: one embedding of the whole image, as the teacher's own transform shows it
 FORWARD_BATCH = 256

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.shards import SHARDS_FILE
-from dhox.console import console
 from dhox.distill.images.listing import list_images, look
 from dhox.distill.images.packed import packed_rows
 from dhox.distill.images.shards import examine, read_header, repair, row_files
@@ -19,6 +18,7 @@ from dhox.distill.teachers.cache import WHOLE
 from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.errors import DhoxError
+from dhox.progress import working
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def fill(data: Path, root: Path, options: CacheOptions) -> list[CacheEntry]:
     content, workers = options.content, worker_count(options.machine.workers)
     fabric, _ = create_fabric(options.machine.device, None)
     listing = list_images(data)
-    with console.status("Loading the teacher"):
+    with working("Loading the teacher"):
         teacher = load_teacher(content.teacher, fabric.device)
     with first_then_all(fabric):
         images = look(listing, skip_bad_images=content.skip_bad_images, cache=root)

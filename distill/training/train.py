@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 
 from dhox.artefacts.metrics import GRADIENTS_FILE, read_gradients, write_gradients
 from dhox.artefacts.shards import EpochMetrics
-from dhox.console import progress_bar
 from dhox.data.dataset import shorten
 from dhox.distill.options import Training
 from dhox.distill.students.student import Student
@@ -25,6 +24,7 @@ from dhox.distill.training.loss import CE_WEIGHT, training_loss
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps
 from dhox.errors import DhoxError
+from dhox.progress import progress_bar
 
 NEVER = 2**62
 
@@ -96,8 +96,7 @@ def train(
     student.train()
     model.train()
 
-    with progress_bar("Training images", steps * batch_size) as advance:
-        advance(first_step * batch_size)
+    with progress_bar("Training images", steps * batch_size, first_step * batch_size) as advance:
         for step, batch in enumerate(batches.of(range(first_step, steps)), start=first_step):
             # Forward: one pass over labelled and unlabelled views. Dropout is a function of (seed, step, rank).
             torch.manual_seed((options.seed << 32) + step * fabric.world_size + fabric.global_rank)
@@ -142,6 +141,7 @@ def train(
                 raise diverged(min(bad_step, step), job, len(history.epochs), run)
             metrics = {"ce_loss": ce_mean, "kd_loss": kd_mean, "learning_rate": rate, **validate()}
             record(epoch, metrics)
+            advance(0, epoch_note(epoch, steps // epoch_steps, metrics))
             history.epochs.append(EpochMetrics(epoch, metrics))
             if fabric.is_global_zero:
                 if conflicts:
@@ -149,6 +149,15 @@ def train(
                 save_checkpoint(run, step + 1, history, job.identity, student, optimizer.optimizer)
             student.train()
             model.train()
+
+
+def epoch_note(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+    """What a finished epoch says of itself: losses of the method, and accuracy on validation where there is one."""
+    names = {"ce_loss": "CE loss", "kd_loss": "KD loss"}
+    losses = [f"{text} {metrics[name]:.3f}" for name, text in names.items() if metrics[name]]
+    accuracy = metrics.get("val_dho_fixed", metrics.get("val_accuracy"))
+    validated = [] if accuracy is None else [f"validation {100 * accuracy:.1f} %"]
+    return ", ".join([f"epoch {epoch} of {epochs}", *losses, *validated])
 
 
 def diverged(step: int, job: Job, epochs_kept: int, run: Path) -> DivergedError:

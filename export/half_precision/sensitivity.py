@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from dhox.console import progress_bar
 from dhox.export.half_precision.convert import FP32_INPUTS, float_tensors, refill
+from dhox.progress import progress_bar
 from dhox.runtimes.onnxruntime_api import open_session
 
 

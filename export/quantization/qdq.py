@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from dhox.console import progress_bar
 from dhox.errors import DhoxError, require
+from dhox.progress import progress_bar
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 METHODS = ("minmax", "percentile")

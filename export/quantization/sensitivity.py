@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from dhox.console import progress_bar
 from dhox.export.quantization.qdq import Ranges, quantise
+from dhox.progress import progress_bar
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import predict
 from dhox.runtimes.tensors import Tensors

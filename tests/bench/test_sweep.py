@@ -238,7 +238,7 @@ def test_accuracies_come_from_the_best_evidence_of_the_newest_run(own_line: Path
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two real students, exported once."""
     root = tmp_path_factory.mktemp("cache") / "candidates"
-    found, failed = prepare(["test_resnet", "test_vit"], root, SIDE, 4, "fp32", print)
+    found, failed = prepare(["test_resnet", "test_vit"], root, SIDE, 4, "fp32")
     assert failed == []
     assert [candidate.export for candidate in found] == [
         root / "test_resnet-32px-4c", root / "test_vit-32px-4c"
@@ -396,12 +396,11 @@ def test_the_command_after_an_export_finds_it(cache: Path, capsys: pytest.Captur
 
 
 def test_a_candidate_is_exported_once_and_again_for_another_version(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    said: list[str] = []
     before = (cache / "test_vit-32px-4c/manifest.json").read_bytes()
-    prepare(["test_vit"], cache, SIDE, 4, "fp32", said.append)
-    assert said == []
+    prepare(["test_vit"], cache, SIDE, 4, "fp32")
+    assert capsys.readouterr().out == ""
     assert (cache / "test_vit-32px-4c/manifest.json").read_bytes() == before
     folder = candidate_folder(cache, "test_vit", SIDE, 4)
     assert candidates.cached(folder, "test_vit", "fp32") is not None
@@ -414,7 +413,7 @@ def test_a_candidate_is_exported_once_and_again_for_another_version(
 @pytest.mark.slow
 def test_students_that_cannot_be(cache: Path, capsys: pytest.CaptureFixture) -> None:
     with refuses("'resnt18'", at="distill.students.student.check_student_name", fix="resnet18"):
-        prepare(["test_resnet", "resnt18"], Path("other"), SIDE, 4, "fp32", print)
+        prepare(["test_resnet", "resnt18"], Path("other"), SIDE, 4, "fp32")
     assert not Path("other").exists()
     found = swept("test_resnet", "vit_tiny_patch16_224", candidates=Path("own"), image_size=8, classes=3)
     assert [one.student for one in found.rows] == ["test_resnet"]
@@ -455,12 +454,13 @@ def test_no_sweep_lasts_longer_per_student_than_a_bench(option: str, capsys: pyt
     assert "equal to 3600" in " ".join(capsys.readouterr().err.split())
 
 
-def test_ctrl_c_keeps_what_is_exported(cache: Path) -> None:
-    def pressed(_: str) -> None:
+def test_ctrl_c_keeps_what_is_exported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("dhox.export.untrained.export_candidate", pressed)
     with refuses(at="bench.sweep.candidates.prepare", fix=(cache,), kind=StoppedError):
-        prepare(["test_vit", "test_convnext"], cache, SIDE, 4, "fp32", pressed)
+        prepare(["test_vit", "test_convnext"], cache, SIDE, 4, "fp32")
     assert candidates.cached(candidate_folder(cache, "test_vit", SIDE, 4), "test_vit", "fp32") is not None
 
 

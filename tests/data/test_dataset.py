@@ -109,7 +109,7 @@ def test_one_split_alone_asks_nothing_of_the_others(tmp_path: Path) -> None:
 
 
 def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
-    with refuses("none", "exist", at="data.dataset.read_dataset"):
+    with refuses("none", "exist", at="data.dataset.check_exists"):
         read_dataset(tmp_path / "none")
     with refuses(tmp_path.name, "image", at="data.dataset.read_dataset"):
         read_dataset(tmp_path)

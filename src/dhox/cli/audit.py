@@ -26,8 +26,10 @@ def audit(
     options: AuditOptions = AuditOptions(),
 ) -> None:
     """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
+    from dhox.data.dataset import check_exists, data_name
+
+    check_exists(data)
     quiet_training_libraries()
-    from dhox.data.dataset import data_name
     from dhox.distill.auditing.audit import audit as run_audit
     from dhox.reports.pages.audit import audit_page
     from dhox.reports.terminal import show

@@ -36,6 +36,10 @@ def cache(
             "dhox cache does one thing at a time.",
             "Give one of: DATA (to fill), --info DIR, --verify DIR, --repair DIR.",
         )
+    if data is not None:
+        from dhox.data.dataset import check_exists
+
+        check_exists(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes
     from dhox.distill.teachers.cache_upkeep import entries, fill, repair_all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,28 @@ def quiet_training_libraries() -> None:
     """Torch must be there, and its companions' failures come back as exceptions, not as log lines."""
     from dhox.errors import require
 
+    use_no_network_that_is_not_there()
     require("torch", "distill")
     for logger in (None, "huggingface_hub", "timm", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of channels-last weights, harmless
+
+
+def use_no_network_that_is_not_there() -> None:
+    """Tell the model hub's client where nobody answers for it: it would ask for a minute, and then say less.
+
+    Says nothing behind a proxy, which may know addresses that this machine does not. To be called before the import.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if os.environ.get("HF_HUB_OFFLINE") or getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def is_first_process() -> bool:

@@ -37,11 +37,12 @@ def distill(
     options: DistillOptions = DistillOptions(),
 ) -> None:  # fmt: skip
     """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
-    from dhox.data.dataset import WHAT_DATA_MAY_BE, data_name
+    from dhox.data.dataset import WHAT_DATA_MAY_BE, check_exists, data_name
 
     if data is None:
         raise UsageError("dhox distill needs DATA.", f"{WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
     check(options)
+    check_exists(data)
     out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
     from dhox.distill.processes import leave, told_of_lost_processes

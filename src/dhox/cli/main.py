@@ -18,6 +18,7 @@ from dhox.bench.options import check_host
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
 from dhox.cli.common import Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
+from dhox.cli.quiet import with_quiet
 from dhox.console import console, say
 from dhox.errors import DhoxError, UsageError, error_line
 from dhox.options.command import examples
@@ -46,14 +47,14 @@ def root(
     """A CLIP teacher, unlabelled images and a few labels -> a small, fast, proven classifier."""
 
 
-app.command(epilog=audit.EXAMPLES)(audit.audit)
-app.command(epilog=distill.EXAMPLES)(distill.distill)
-app.command(epilog=cache.EXAMPLES)(cache.cache)
-app.command(epilog=retune.EXAMPLES)(retune.retune)
-app.command(epilog=import_dho.EXAMPLES)(import_dho.import_dho)
-app.command(epilog=export.EXAMPLES)(export.export)
-app.command(epilog=sweep.EXAMPLES)(sweep.sweep)
-app.command(epilog=bench.EXAMPLES)(bench.bench)
+app.command(epilog=audit.EXAMPLES)(with_quiet(audit.audit))
+app.command(epilog=distill.EXAMPLES)(with_quiet(distill.distill))
+app.command(epilog=cache.EXAMPLES)(with_quiet(cache.cache))
+app.command(epilog=retune.EXAMPLES)(with_quiet(retune.retune))
+app.command(epilog=import_dho.EXAMPLES)(with_quiet(import_dho.import_dho))
+app.command(epilog=export.EXAMPLES)(with_quiet(export.export))
+app.command(epilog=sweep.EXAMPLES)(with_quiet(sweep.sweep))
+app.command(epilog=bench.EXAMPLES)(with_quiet(bench.bench))
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 
 
@@ -73,6 +74,7 @@ def report(
         "dhox predict runs/photos/export a.jpg b.jpg --device tensorrt --json",
     )
 )
+@with_quiet
 def predict(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -96,6 +98,7 @@ def predict(
 
 
 @app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))
+@with_quiet
 def verify(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
     device: Annotated[str, typer.Option(help="Where the golden images run.", metavar="auto|cpu|cuda")] = "auto",
@@ -169,6 +172,7 @@ def _doctor_of_board(host: str, python: str, restore_power_mode: bool, as_json: 
 
 
 @app.command(epilog=examples("dhox demo", "dhox demo --shots 4 --out runs/demo-4"))
+@with_quiet
 def demo(
     data: Annotated[Path, typer.Option(help="Where the images are written.")] = Path("demo-data"),
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),

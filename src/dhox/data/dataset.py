@@ -20,7 +20,7 @@ from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
 
 __all__ = [  # with what dhox.data.items says about one image, so that a reader of DATA imports this module alone
-    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_labels", "class_names", "class_numbers",
+    "SPLITS", "WHAT_DATA_MAY_BE", "Item", "Splits", "check_exists", "check_labels", "class_names", "class_numbers",
     "data_address", "data_exists", "data_name", "image_bytes", "listed_labels", "own_classes", "read_class_file",
     "read_dataset", "read_image", "shorten", "spread",
 ]  # fmt: skip
@@ -47,8 +47,7 @@ def read_dataset(
     sources whose labels are numbers. `leftovers`: counts what is not read. Raises DhoxError where DATA is missing,
     empty, or its labels, splits or groups contradict each other.
     """
-    if not data_exists(data):
-        raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")
+    check_exists(data)
     wanted = SPLITS if only is None else (only,)
     if _is_hf(data):
         splits = read_hf(data, wanted, labels)
@@ -77,6 +76,12 @@ def read_dataset(
 def _is_hf(data: Path) -> bool:
     """Whether DATA is a Hugging Face dataset: `hf:...`, or a folder that save_to_disk wrote."""
     return str(data).startswith(ADDRESS) or is_saved(data)
+
+
+def check_exists(data: Path) -> None:
+    """Raise DhoxError where DATA is not there: what a command asks first, before it imports anything heavy."""
+    if not data_exists(data):
+        raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")
 
 
 def data_exists(data: Path) -> bool:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dhox.artefacts.common import Preprocessing
-from dhox.console import progress_bar
 from dhox.data.images import decode, model_input, to_rgb
 from dhox.data.items import Item, read_image
 from dhox.errors import DhoxError
+from dhox.progress import progress_bar
 from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensors import Tensors
 
