@@ -102,19 +102,21 @@ def test_at_start_up(module: str, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("module", ["numpy._core._multiarray_umath", "torch.nn", "timm"])
 def test_while_a_command_imports_its_libraries(module: str) -> None:
+    Path("data").mkdir()
     said = ended(start(module, "distill", "data", "--out", "x", number=signal.SIGINT))
     assert shlex.split(said)[-5:] == ["dhox", "distill", "data", "--out", "x"]
 
 
 @pytest.mark.parametrize("delay", [0, 0.05, 0.4, 1.5])
 def test_at_any_time_after_the_start(delay: float) -> None:
-    process = start("dhox.cli.main", "distill", "missing", "--teacher", DEMO_TEACHER)
+    Path("empty").mkdir()
+    process = start("dhox.cli.main", "distill", "empty", "--teacher", DEMO_TEACHER)
     wait_for(process, Path("begun").exists)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=300)
     assert "Traceback" not in error
-    assert (process.returncode, "Interrupted" in error) in {(130, True), (1, False)}  # 1: DATA is missing
+    assert (process.returncode, "Interrupted" in error) in {(130, True), (1, False)}  # 1: DATA holds no image
 
 
 @pytest.mark.slow
@@ -232,6 +234,7 @@ def test_a_comparison_says_how_many_trainings_it_keeps(
 def test_other_commands_say_how_to_run_them_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str, words: list[str]
 ) -> None:
+    Path("d").mkdir()
     monkeypatch.setattr(place, stopped)
     said = interrupted(capsys, monkeypatch, *words)
     again = shlex.split(re.findall(r"dhox .*", said)[0])
