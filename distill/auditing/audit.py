@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from dhox.artefacts.audit import Audit, AuditSets, AuditTeacher, JudgesSummary, WayName
+from dhox.artefacts.audit import ZERO_SHOT, Audit, AuditSets, AuditTeacher, JudgesSummary, WayName
 from dhox.artefacts.common import class_entries
 from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory
+from dhox.artefacts.predictions import PREDICTIONS_FILE, Answer, write_predictions
 from dhox.artefacts.record import write_record
 from dhox.data.dataset import data_address, spread
 from dhox.distill.auditing.advice import Way, advise, way_row
 from dhox.distill.auditing.breakdown import class_rows, confusion_rows, template_rows, text_rows
 from dhox.distill.auditing.leaks_and_outliers import near_copies, unlike
 from dhox.distill.auditing.linear_probe import choose_strength, cross_validated, fit_probe, folds_of
-from dhox.distill.auditing.subject import Embedded, Subject, choose_subject, embed
+from dhox.distill.auditing.subject import Embedded, Judges, Subject, choose_subject, embed
 from dhox.distill.images.listing import list_images
 from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric
@@ -24,6 +27,7 @@ from dhox.distill.teachers.teacher import load_teacher
 from dhox.distill.teachers.templates import template_list
 from dhox.errors import UsageError
 from dhox.evidence.calibration import calibration, calibration_warning
+from dhox.evidence.statistics import softmax
 from dhox.system.environment import now, versions
 
 MOST_PROBE_IMAGES = 50_000
@@ -54,6 +58,7 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
         ways += _ways_of(embed(small, prompts, templates, sets, workers, f"with {name}"), subject)
     content = _record(subject, embedded, ways, images)
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, images.overwrite) as folder:
+        write_predictions(folder / PREDICTIONS_FILE, _answers(subject, embedded))
         write_record(folder / AUDIT_FILE, content)
     return content
 
@@ -63,8 +68,7 @@ def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: Audi
     counts = {name: len(items) for name, items in subject.sets.items()}
     commonest = float(judges.labels.bincount().max()) / len(judges.items) if judges.items else 0.0
     verdict, advice = advise(ways, counts["unlabelled"], commonest)
-    logits = teacher.scale * (embedded.z_of(judges) @ embedded.text.T) if judges.items else torch.zeros(0, 1)
-    found = calibration(logits.cpu().numpy(), judges.labels.numpy(), "judged")
+    found = calibration(_logits(judges, embedded), judges.labels.numpy(), "judged")
     if warning := calibration_warning(found, teacher.scale):
         advice.append(f"{warning[0].upper()}{warning[1:]}.")
     return Audit(
@@ -90,6 +94,22 @@ def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: Audi
         notes=subject.notes,
         environment=versions(),
     )  # fmt: skip
+
+
+def _logits(judges: Judges, embedded: Embedded) -> np.ndarray:
+    """The teacher's zero-shot logits of the images that judge, [N, C]."""
+    if not judges.items:
+        return np.zeros((0, 1))
+    logits: np.ndarray = (embedded.teacher.scale * (embedded.z_of(judges) @ embedded.text.T)).cpu().numpy()
+    return logits
+
+
+def _answers(subject: Subject, embedded: Embedded) -> Iterator[tuple[str, str, str, Answer]]:
+    """The rows of predictions.csv: the teacher's zero-shot answer to every image that judges."""
+    judges, labels = subject.judges, subject.labels
+    for item, probs in zip(judges.items, softmax(_logits(judges, embedded)), strict=True):
+        best = int(probs.argmax())
+        yield embedded.teacher.name, ZERO_SHOT, item.name, Answer(str(item.label), labels[best], float(probs[best]))
 
 
 def _ways_of(embedded: Embedded, subject: Subject) -> list[Way]:

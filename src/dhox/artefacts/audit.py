@@ -13,6 +13,7 @@ Cosine = Annotated[float, Meta(ge=-1.01, le=1.01)]
 Pair = Annotated[tuple[str, str], Meta(description="names of two classes")]
 Verdict = Literal["can pay", "unlikely to pay", "cannot tell"]
 WayName = Literal["zero-shot", "linear probe"]
+ZERO_SHOT: WayName = "zero-shot"
 
 
 class AuditTeacher(Record, kw_only=True):

@@ -1,4 +1,4 @@
-"""predictions.csv of a bench: the answer of every model and runner to every test image."""
+"""predictions.csv: what a bench's models answer to every test image, or an audit's teacher to those that judge."""
 
 from __future__ import annotations
 

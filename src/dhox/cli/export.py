@@ -51,12 +51,12 @@ def export(
         require("torch", "export")
         require("onnxscript", "export")
         from dhox.export.run import export as run_export
-        from dhox.reports.pages.export import export_page
+        from dhox.reports.pages.run import exported_page
 
         with on_interrupt(nothing_written):
             result = run_export(directory, out or directory / "export", options)
         place = result.export
-        show(export_page(place, result.manifest, result.ledger))
+        show(exported_page(directory, place, result.manifest, result.ledger))
     _serve_targets(place, target, options.files.overwrite)
     say_next("bench", place, "--device", "auto")
 

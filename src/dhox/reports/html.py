@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dhox.artefacts.files import write_bytes
 from dhox.errors import DhoxError, require
-from dhox.reports.sections import Page
+from dhox.reports.sections import Page, Picture
 
 
 def report_libraries_missing() -> str | None:
@@ -26,8 +26,19 @@ def write_page(path: Path, page: Page) -> Path:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["joints"] = joints
     template = environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
-    write_bytes(path, template.render(page=page).encode())
+    write_bytes(path, template.render(page=page, images=Images()).encode())
     return path
+
+
+class Images:
+    """The images that a page shows, each once."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, tuple[str, Picture]] = {}
+
+    def id_of(self, picture: Picture) -> str:
+        """What the page calls an image, which stands at its end."""
+        return self.shown.setdefault(picture.uri, (f"image-{len(self.shown)}", picture))[0]
 
 
 def joints(name: str) -> str:

@@ -16,21 +16,27 @@ Tone = Literal["", "good", "doubtful", "bad", "strong", "dim"]
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, and what to say of it. On pages only."""
+    """An image as a data URI, its width and height in pixels, what to say of it, and its name. On pages only; an image
+    that stands in several places is embedded once."""
 
     uri: str
+    size: tuple[int, int]
     text: str
+    name: str = ""
+    tone: Tone = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `tip`: what a short mark means; `shade`: 0 to 1, darkness of a cell of a heat map."""
+    """One cell of a table. `tip`: what a short mark means; `shade`: 0 to 1, darkness of a cell of a heat map; `opens`:
+    the anchor of the section that a click on it shows, on pages."""
 
     text: str
     tone: Tone = ""
     tip: str = ""
     shade: float | None = None
     pictures: tuple[Picture, ...] = ()
+    opens: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """One subject: sentences, tables, notes, charts and pictures, then parts with titles of their own.
+    """One subject: sentences, pictures, tables, notes and charts, then parts with titles of their own.
 
-    `folded`: the page shows it when it is clicked; `marked`: it stands out.
+    `folded`: the page shows it when it is clicked; `marked`: it stands out. `anchor`: its address on the page; a part
+    that has one is shown only when a cell `opens` it. `cards`: its parts stand side by side.
     """
 
     title: str = ""
@@ -91,6 +98,8 @@ class Section:
     parts: tuple[Section, ...] = ()
     folded: bool = False
     marked: bool = False
+    anchor: str = ""
+    cards: bool = False
     where: Where = "both"
 
     def holds(self, where: Where) -> bool:
@@ -101,6 +110,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class KeyNumber:
+    """A number that a page shows large, and in a few words what it is."""
+
+    value: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a report comes to: one sentence, and the numbers behind it."""
+
+    sentence: str
+    numbers: tuple[KeyNumber, ...] = ()
+
+
+@dataclass(frozen=True)
 class Page:
     """A whole report. `ends`: last lines on the terminal, never broken: paths, and what to do next."""
 
@@ -108,6 +133,7 @@ class Page:
     subtitle: str = ""
     sections: tuple[Section, ...] = ()
     ends: tuple[str, ...] = ()
+    verdict: Verdict | None = None
 
     def seen(self, where: Where) -> list[Section]:
         """The sections that the terminal, or the page, shows."""

@@ -22,6 +22,8 @@ def show(page: Page) -> None:
     """Print a page."""
     if page.title or page.subtitle:
         tell(": ".join(text for text in (page.title, page.subtitle) if text))
+    if page.verdict:
+        tell(page.verdict.sentence, bold=len(page.verdict.sentence))
     for section in page.seen("terminal"):
         show_section(section)
     for line in page.ends:

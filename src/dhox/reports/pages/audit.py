@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
-import base64
-import io
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from dhox.artefacts.audit import Audit, Confusion, NearCopies, Unlike
+from dhox.artefacts.audit import ZERO_SHOT, Audit, Confusion, NearCopies, Unlike
 from dhox.artefacts.files import AUDIT_FILE
+from dhox.artefacts.predictions import PREDICTIONS_FILE, read_predictions
 from dhox.artefacts.record import read_record
-from dhox.data.dataset import Item, read_dataset, read_image
-from dhox.data.images import UnreadableImageError
 from dhox.evidence.calibration import calibration_text
+from dhox.reports.album import Album, Wanted, open_album
 from dhox.reports.html import write_page
-from dhox.reports.sections import Cell, Column, Page, Picture, Section, Table, cells, table
+from dhox.reports.judged import Judged, Split, judged_by_file
+from dhox.reports.pages.gallery import Gallery, gallery_sections, note_section
+from dhox.reports.sections import Cell, Column, KeyNumber, Page, Section, Table, Verdict, cells, table
 from dhox.reports.text import percent, share, versions
 
-THUMBNAIL = 96  # pixels, the longer side at most
 MOST_CLASSES, MOST_TEMPLATES, MOST_PAIRS = 40, 20, 8
 FEWEST_RECOGNISED = 0.5  # share of altered copies, below which a count of near-copies means little
 
 
-class Pictures:
-    """Thumbnails of the images of DATA, by name; a grey one where an image is gone."""
+def write_audit_page(folder: Path, most: int | None = None) -> Path:
+    """Write FOLDER/audit.html from FOLDER/audit.json; pictures come from DATA, where it still is.
 
-    def __init__(self, data: str) -> None:
-        self.items = {item.name: item for split in read_dataset(Path(data)).values() for item in split}
-
-    def of(self, name: str, text: str) -> Picture:
-        """One image."""
-        return Picture(thumbnail(self.items.get(name)), text)
-
-
-def thumbnail(item: Item | None) -> str:
-    """A picture as a data URI; an empty grey one where the image is gone."""
-    try:
-        image = read_image(item) if item else Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128))
-    except UnreadableImageError:
-        image = Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def write_audit_page(folder: Path) -> Path:
-    """Write FOLDER/audit.html from FOLDER/audit.json; pictures come from DATA, where it still is."""
+    `most`: pictures of each kind, whatever they weigh; None: as many as the page may embed.
+    """
     audit = read_record(folder / AUDIT_FILE, Audit)
-    return write_page(folder / "audit.html", audit_page(folder, audit, Pictures(audit.data)))
+    answers = read_predictions(folder / PREDICTIONS_FILE).get((audit.teacher.name, ZERO_SHOT), {})
+    classes = [entry.name for entry in audit.classes]
+    by, split = f"{audit.teacher.name}, zero-shot", judging_split(audit)
+    judged = judged_by_file(answers, classes, by, split)
+    album = open_album([audit.data], [*answers, *shown_names(audit)], "val", most)
+    return write_page(folder / "audit.html", audit_page(folder, audit, Pictures(album, judged, most)))
+
+
+def judging_split(audit: Audit) -> Split:
+    """Which images every accuracy of an audit is of."""
+    return "labelled" if audit.judges.cross_validated else "validation"
+
+
+def shown_names(audit: Audit) -> list[str]:
+    """The images that an audit itself points at."""
+    near = (pair for found in (audit.near_copies.validation, audit.near_copies.test) for pair in found.pairs)
+    copies = [name for pair in near for name in (pair.image, pair.training_image)]
+    mixed = [name for row in audit.confusions for name in row.examples]
+    return [*copies, *mixed, *(row.image for row in audit.unlike.images)]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a page shows pictures of: DATA's images, and the teacher's answers where they are kept."""
+
+    album: Album
+    judged: Judged | None
+    most: int | None
+
+    def sections(self) -> tuple[Section, ...]:
+        """The teacher's mistakes, doubts and classes."""
+        if self.judged is None:
+            return (note_section(self.album),)
+        return gallery_sections(Gallery(self.judged, self.album, self.most))
 
 
 def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> Page:
@@ -61,18 +72,39 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
     )
     notes = tuple(f"Note: {note.rstrip('.')}." for note in audit.notes)
     sure = (f"Teacher: {calibration_text(audit.teacher.calibration)}.",) if audit.teacher.calibration else ()
+    copies, unlike = _copies_section(audit.near_copies, pictures), _unlike_section(audit, pictures)
+    shown = pictures.sections() if pictures else ()
     sections = (
-        Section(intro=(f"Distilling: {audit.verdict}",), notes=(*sure, *audit.advice), marked=True),
+        Section(notes=(*sure, *audit.advice), marked=True),
         Section(notes=notes, where="terminal"),
+        *([*shown, copies, unlike] if pictures else []),
         _ways_section(audit),
         *_template_sections(audit),
         class_section(audit),
         confusion_section(audit, pictures),
-        _copies_section(audit.near_copies, pictures),
-        _unlike_section(audit, pictures),
+        *([] if pictures else [copies, unlike]),
         Section("Method", notes=(*method_lines(audit), *notes, versions(audit.environment)), where="page"),
     )
-    return Page(f"Audit of {Path(audit.data).name}", subtitle, sections, (f"{folder / AUDIT_FILE}",))
+    title, ends = f"Audit of {Path(audit.data).name}", (f"{folder / AUDIT_FILE}",)
+    return Page(title, subtitle, sections, ends, audit_verdict(audit))
+
+
+def audit_verdict(audit: Audit) -> Verdict:
+    """Whether distilling can pay, the teacher, the best of what else there is, and leaks."""
+    told, numbers = f"Distilling: {audit.verdict}", []
+    if audit.ways:
+        first, others = audit.ways[0], sorted(audit.ways[1:], key=lambda row: -row.correct)
+        told += f"; the teacher answers {percent(first)} of {audit.judges.n:,} {judging_split(audit)} images rightly"
+        low, high = first.interval
+        of = f"of {first.n:,} images right, zero-shot ({100 * low:.1f}-{100 * high:.1f})"
+        numbers.append(KeyNumber(f"{share(first.accuracy)} %", of))
+        for row in others[:1]:
+            model = "the teacher" if row.model == audit.teacher.name else row.model
+            numbers.append(KeyNumber(f"{row.difference:+.1f}", f"points with {row.way} on {model}"))
+    near = audit.near_copies
+    exact, judging = near.validation.exact + near.test.exact, near.validation.n + near.test.n
+    numbers.append(KeyNumber(f"{exact:,}", f"of {judging:,} validation and test images are copies of training images"))
+    return Verdict(f"{told}.", tuple(numbers))
 
 
 def _ways_section(audit: Audit) -> Section:
@@ -146,7 +178,7 @@ def confusion_section(audit: Audit, pictures: Pictures | None) -> Section:
 
 def examples(row: Confusion, pictures: Pictures | None) -> Cell:
     """The pictures of two classes."""
-    return Cell("", pictures=tuple(pictures.of(name, name) for name in row.examples) if pictures else ())
+    return Cell("", pictures=pictures.album.pictures(Wanted(name, name) for name in row.examples) if pictures else ())
 
 
 def _copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
@@ -154,12 +186,12 @@ def _copies_section(near: NearCopies, pictures: Pictures | None) -> Section:
     parts = [
         Section(
             f"The nearest pairs of {name}",
-            pictures=tuple(
-                picture
+            pictures=pictures.album.pictures(
+                wanted
                 for pair in found.pairs[:MOST_PAIRS]
-                for picture in (
-                    pictures.of(pair.image, f"{pair.cosine:.4f}: {pair.image}"),
-                    pictures.of(pair.training_image, f"in training: {pair.training_image}"),
+                for wanted in (
+                    Wanted(pair.image, f"{pair.cosine:.4f} like"),
+                    Wanted(pair.training_image, "in training:"),
                 )
             ),
         )
@@ -193,11 +225,8 @@ def _unlike_section(audit: Audit, pictures: Pictures | None) -> Section:
         f"text{ranked}."
     )
     names = [entry.name for entry in audit.classes]
-    shown = tuple(
-        pictures.of(row.image, f"{row.image}, nearest: {names[row.nearest_class]}")
-        for row in audit.unlike.images
-        if pictures
-    )
+    wanted = (Wanted(row.image, f"nearest: {names[row.nearest_class]}") for row in audit.unlike.images)
+    shown = pictures.album.pictures(wanted) if pictures else ()
     return Section(
         "Images unlike any class",
         (_unlike_sentence(audit.unlike),),

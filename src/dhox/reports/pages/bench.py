@@ -31,6 +31,7 @@ from dhox.reports.pages.bench_findings import (
 )
 from dhox.reports.pages.device import card_lines, device_sentence
 from dhox.reports.pages.export import ledger_cells, ledger_table, loss_sentence
+from dhox.reports.pages.gallery import confusion_table
 from dhox.reports.sections import Cell, Column, Page, Section, Table, cells, table
 from dhox.reports.text import (
     STAGES,
@@ -299,20 +300,6 @@ def confusion_tables(row: AccuracyRow) -> tuple[Table, ...]:
     if row.confusion is None:
         return ()
     return (confusion_table(np.array(row.confusion), [entry.name for entry in row.per_class]),)
-
-
-def confusion_table(matrix: np.ndarray, classes: list[str]) -> Table:
-    """A confusion matrix [true, predicted] with shades by the share of the true class."""
-    shades = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    lines = [
-        (
-            Cell(name),
-            *(Cell(str(n), "strong" if i == j else "", shade=float(shades[i, j])) for j, n in enumerate(counts)),
-        )
-        for i, (name, counts) in enumerate(zip(classes, matrix.tolist(), strict=True))
-    ]
-    columns = (Column("", "name"), *(Column(name, "name") for name in classes))
-    return Table(columns, tuple(lines), "Rows: true class; columns: predicted.", heat=True)
 
 
 def _cross_check_sentence(bench: Bench, row: CrossCheck) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dhox.artefacts.bench import Bench
+from dhox.artefacts.bench_latency import LatencyRow
 from dhox.artefacts.machine import Clock, Conditions, DeviceCard, GpuCard, JetsonCard
 from dhox.reports.text import size_text
 
@@ -12,6 +13,16 @@ def device_sentence(card: DeviceCard) -> str:
     if card.jetson:
         return ", ".join([f"{card.host}: {card.jetson.model}", *_board_facts(card.jetson)])
     return f"{card.host}: {card.cpu}, {card.cpu_cores} cores" + (f", {card.gpu.name}" if card.gpu else "")
+
+
+def chip(bench: Bench, row: LatencyRow) -> str:
+    """What a row was computed on: the CPU where its runner is of the CPU, else the board or the GPU."""
+    card = bench.device
+    asked = (row.model, row.runner)
+    on_cpu = any((one.model, one.runner) == asked and one.facts.device == "cpu" for one in bench.runners)
+    if card.jetson and not on_cpu:
+        return card.jetson.model
+    return card.gpu.name if card.gpu and not on_cpu else card.cpu
 
 
 def _board_facts(board: JetsonCard) -> list[str]:

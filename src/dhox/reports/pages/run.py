@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dhox.artefacts.bench import Bench
 from dhox.artefacts.common import Accuracy
 from dhox.artefacts.files import AUDIT_FILE, BENCH_FILE, EXPORT_FILE, RUN_FILE, SWEEP_FILE, newest, settle_any, sha256
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
-from dhox.artefacts.manifest import Manifest
+from dhox.artefacts.manifest import Fold, Manifest
 from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
 from dhox.artefacts.record import read_record, schema_of
 from dhox.artefacts.run import Run, read_run
@@ -22,27 +22,27 @@ from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError
 from dhox.evidence.calibration import calibration_text
-from dhox.evidence.dho_inference import dho_probs
-from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, confusion_matrix
 from dhox.export.folding.fold import fold_probs
+from dhox.reports.album import open_album
 from dhox.reports.charts import svg
 from dhox.reports.html import write_page
+from dhox.reports.judged import Judged, Split, judged_by_file, judged_by_probs
 from dhox.reports.pages.audit import write_audit_page
 from dhox.reports.pages.bench import (
     Beside,
     bench_page,
-    confusion_table,
-    confusion_tables,
     golden_sentence,
     ledger_sections,
     read_bench,
 )
 from dhox.reports.pages.bench_charts import latency_charts
 from dhox.reports.pages.device import device_sentence
-from dhox.reports.pages.export import export_sections
+from dhox.reports.pages.export import export_page, export_sections
+from dhox.reports.pages.gallery import Gallery, gallery_sections, threshold_of
+from dhox.reports.pages.run_verdict import export_verdict, run_verdict
 from dhox.reports.pages.selection import selection_section
 from dhox.reports.pages.sweep import write_sweep_page
-from dhox.reports.sections import Chart, Page, Section, cells, table
+from dhox.reports.sections import Chart, Page, Section, Verdict, cells, table
 from dhox.reports.text import STAGES, decimals, percent, sentence, versions
 
 
@@ -70,16 +70,22 @@ class Line:
     labels_only: Run | None = None
 
 
-def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Path:
+def write_report(
+    folder: Path,
+    costs: dict[str, Cost] | None = None,
+    labels_only: Path | None = None,
+    gallery: int | None = None,
+) -> Path:
     """Write the page of a directory: FOLDER/report.html of a run (with its own export and newest bench) or of a bench,
     FOLDER/audit.html, or FOLDER/sweep.html.
 
-    `costs` and `labels_only`: see `Line`. Raises DhoxError for a directory that is none of these, and for files that
+    `costs` and `labels_only`: see `Line`. `gallery`: pictures of each kind, whatever they weigh; None: as many as 200
+    kB hold. Raises DhoxError for a directory that is none of these, and for files that
     dhox did not write.
     """
     settle_any(folder)
     if (folder / AUDIT_FILE).exists():
-        return write_audit_page(folder)
+        return write_audit_page(folder, gallery)
     if (folder / SWEEP_FILE).exists():
         return write_sweep_page(folder)
     if (folder / BENCH_FILE).exists():
@@ -88,7 +94,7 @@ def write_report(folder: Path, costs: dict[str, Cost] | None = None, labels_only
     if not (folder / RUN_FILE).exists():
         fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE} or {SWEEP_FILE}."
         raise DhoxError(f"{folder} is neither a run nor a bench, an audit or a sweep.", fix)
-    return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only)))
+    return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only), gallery))
 
 
 def read_line(run: Path, costs: dict[str, Cost] | None = None, labels_only: Path | None = None) -> Line:
@@ -115,16 +121,24 @@ def own_part(bench: Bench, manifest_sha256: str) -> Bench | None:
     def own(rows: list[Any]) -> list[Any]:
         return [row for row in rows if row.model in names and row.runner == runner]
 
-    replace = msgspec.structs.replace
-    ledgers = [replace(ledger, rows=own(ledger.rows)) for ledger in bench.ledgers]
-    accuracy = replace(bench.accuracy, rows=own(bench.accuracy.rows))
+    changed = msgspec.structs.replace
+    ledgers = [changed(ledger, rows=own(ledger.rows)) for ledger in bench.ledgers]
+    accuracy = changed(bench.accuracy, rows=own(bench.accuracy.rows))
     parts = {"runners": own(bench.runners), "latency": own(bench.latency), "golden": own(bench.golden)}
-    return replace(bench, **parts, accuracy=accuracy, ledgers=ledgers)
+    return changed(bench, **parts, accuracy=accuracy, ledgers=ledgers)
 
 
 def run_page(path: Path, run: Run, selection: Selection) -> Page:
     """What `dhox distill`, `retune` and `import-dho` print."""
-    return Page(f"{path}: {run.student.name}", _run_sentence(run), _run_sections(run, selection))
+    line = Line(open_run(path))
+    verdict = line_verdict(line, judge(line))
+    return Page(f"{path}: {run.student.name}", _run_sentence(run), _run_sections(run, selection), verdict=verdict)
+
+
+def exported_page(run: Path, export: Path, manifest: Manifest, ledger: Ledger) -> Page:
+    """What `dhox export` prints: the export, with what it and its run come to."""
+    line = Line(open_run(run), manifest, ledger)
+    return replace(export_page(export, manifest, ledger), verdict=line_verdict(line, judge(line)))
 
 
 def _run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
@@ -147,7 +161,7 @@ def _run_sentence(run: Run) -> str:
     )
 
 
-def _line_page(line: Line) -> Page:
+def _line_page(line: Line, gallery: int | None) -> Page:
     run, selection = line.folder.run, line.folder.selection
     subtitle = _run_sentence(run)
     if line.bench:
@@ -155,15 +169,18 @@ def _line_page(line: Line) -> Page:
     here = ledger_sections(line.bench, line.beside) if line.bench else []
     exported = export_sections(line.manifest, line.ledger, here) if line.manifest and line.ledger else tuple(here)
     times = latency_charts(line.bench, line.beside.samples)[:1] if line.bench else ()
+    judged = judge(line)
+    pictures = gallery_sections(line_gallery(line, judged, gallery)) if judged else ()
     sections = (
+        *pictures,
+        Section("Training and latency", charts=(*_training_charts(line.folder), *times)),
         line_section(line),
         *exported,
-        Section("Training and latency", charts=(*_training_charts(line.folder), *times)),
         selection_section(selection, run.method),
-        confusion_section(line),
         Section("Method", notes=tuple(method_lines(line))),
     )
-    return Page(f"{line.folder.path.name}: {run.student.name}", subtitle, sections)
+    title = f"{line.folder.path.name}: {run.student.name}"
+    return Page(title, subtitle, sections, verdict=line_verdict(line, judged))
 
 
 def line_section(line: Line) -> Section:
@@ -212,19 +229,54 @@ def _cost_texts(cost: Cost | None) -> tuple[str, str]:
     return f"{cost.bytes / 1e6:.2f}", latency
 
 
-def confusion_section(line: Line) -> Section:
-    """The confusion matrix on test: of the benched file (the last, which is the default), else of the run."""
-    run, test, selection = line.folder.run, line.folder.test, line.folder.selection
-    if line.bench and line.bench.accuracy.rows:
-        row = line.bench.accuracy.rows[-1]
-        intro = (f"Test images through the {row.precision} ONNX file.",)
-        return Section("Confusion matrix", intro if row.confusion else (), confusion_tables(row))
-    if test is None or len(run.classes) > MOST_CONFUSION_CLASSES:
-        return Section()
-    answers = dho_probs(test.ce_logits, test.kd_logits, selection.alpha, selection.beta).argmax(-1)
-    matrix = confusion_matrix(test.labels, answers, len(run.classes))
-    tables = (confusion_table(matrix, run.labels),)
-    return Section("Confusion matrix", ("Test images through the student in torch.",), tables)
+def judge(line: Line) -> Judged | None:
+    """What the line's last model answered to the test images, else to the validation images; None without either.
+
+    The last model: the default file of the export where a bench ran it, else the student's stored logits, folded as the
+    export folds them.
+    """
+    run, manifest, bench = line.folder.run, line.manifest, line.bench
+    if manifest and bench and bench.accuracy.rows:
+        rows = sorted(bench.accuracy.rows, key=lambda row: row.precision == manifest.default)
+        answers = line.beside.predictions.get((rows[-1].model, rows[-1].runner), {})
+        if judged := judged_by_file(answers, run.labels, f"the {rows[-1].precision} ONNX file"):
+            return judged
+    logits, fold = line.folder.test, fold_of(line)
+    split: Split = "validation" if logits is None else "test"
+    logits = line.folder.validation if logits is None else logits
+    if not len(logits):
+        return None
+    by = "the student in torch" + (", folded" if manifest and fold.rule in {"linear", "exact"} else "")
+    return judged_by_probs(fold_probs(logits, fold), logits, run.labels, split, by)
+
+
+def fold_of(line: Line) -> Fold:
+    """How the heads answer together: as the export has it, else as the run says."""
+    if line.manifest:
+        return line.manifest.fold
+    selection = line.folder.selection
+    return Fold("exact" if line.folder.run.student.two_heads else "single", selection.alpha, selection.beta)
+
+
+def line_gallery(line: Line, judged: Judged, most: int | None) -> Gallery:
+    """The pictures of a run: of DATA where the run found them, as they were then."""
+    run, val = line.folder.run, line.folder.validation
+    tested = judged.split == "test"
+    places = [run.data, *([line.bench.accuracy.data] if line.bench and line.bench.accuracy.data else [])]
+    source = "test" if tested else "train" if run.sets.selection == "held-out" else "val"
+    known = line.folder.images.by_name("test" if tested else "val")
+    album = open_album(places, judged.names, source, most, known)
+    reject = line.manifest.reject if line.manifest else None
+    return Gallery(judged, album, most, threshold_of(reject, val if len(val) else None, fold_of(line)))
+
+
+def line_verdict(line: Line, judged: Judged | None) -> Verdict:
+    """What the run comes to."""
+    selection = line.folder.selection
+    chosen_on_it = judged is not None and judged.split == "validation" and selection.searched
+    if line.manifest and line.ledger:
+        return export_verdict(line.manifest, line.ledger, line.bench, judged, chosen_on_it)
+    return run_verdict(line.folder, judged, chosen_on_it)
 
 
 def method_lines(line: Line) -> list[str]:
