@@ -42,7 +42,7 @@ def test_the_page_has_its_sections_and_pictures_and_nothing_from_outside(audited
     assert not re.findall(r"url\(|@import", page)
 
 
-def test_it_begins_with_the_teachers_accuracy_and_its_surest_mistakes(audited: Path) -> None:
+def test_it_begins_with_the_teachers_accuracy_and_its_doubts(audited: Path) -> None:
     page = write_audit_page(audited).read_text(encoding="utf-8")
     content = read_json(audited / "audit.json")
     (answers,) = read_predictions(audited / "predictions.csv").values()
@@ -53,10 +53,9 @@ def test_it_begins_with_the_teachers_accuracy_and_its_surest_mistakes(audited: P
     assert f"Distilling: {content['verdict']}; the teacher answers {100 * first['accuracy']:.1f} % (" in start
     assert "of 80 validation images rightly." in start
     assert len(re.findall("<dt>", start)) == 3
-    wrong = {name: answer for name, answer in answers.items() if answer.label != answer.predicted}
-    surest = max(wrong, key=lambda name: wrong[name].probability)
-    part = page[page.index("<h2>Most confident mistakes") :]
-    assert re.findall(r"<small>(.*?)</small>", part)[0].replace("<wbr>", "") == surest
+    right = {name: answer.probability for name, answer in answers.items() if answer.label == answer.predicted}
+    part = page[page.index("<h2>Least confident right answers") :]
+    assert re.findall(r"<small>(.*?)</small>", part)[0].replace("<wbr>", "") == min(right, key=lambda name: right[name])
     assert part.index("<h2>What there is to beat") > part.index("<h2>Images unlike any class")
 
 
