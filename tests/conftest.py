@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from loopback import NO_INDEX, NO_SSHD, SSHD
 from PIL import Image
+from serving import CHROMIUM, NO_CHROMIUM
 
 import dhox
 
@@ -41,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync; a file's tests run in one process, so that
-    what they share is made once."""
+    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync, browser without chromium; a file's tests run
+    in one process, so that what they share is made once."""
     import torch
 
     for item in items:
@@ -52,14 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for: pytest -m gpu"))
         if item.get_closest_marker("sshd") and SSHD is None:
             item.add_marker(pytest.mark.skip(reason=NO_SSHD))
+        if item.get_closest_marker("browser") and CHROMIUM is None:
+            item.add_marker(pytest.mark.skip(reason=NO_CHROMIUM))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A bench over ssh that was not tested is said aloud."""
-    for reason in (NO_SSHD, NO_INDEX):
+    """A bench over ssh, or a page, that was not tested is said aloud."""
+    whose = {NO_SSHD: "dhox bench --host", NO_INDEX: "dhox bench --host", NO_CHROMIUM: "dhox serve's page"}
+    for reason, what in whose.items():
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
         if skipped:
-            terminalreporter.write_line(f"{len(skipped)} tests of dhox bench --host were skipped: {reason}")
+            terminalreporter.write_line(f"{len(skipped)} tests of {what} were skipped: {reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.bench.options import check_host
-from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, sweep
+from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, serve, sweep
 from dhox.cli.common import Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.cli.quiet import with_quiet
@@ -56,6 +56,7 @@ app.command(epilog=export.EXAMPLES)(with_quiet(export.export))
 app.command(epilog=sweep.EXAMPLES)(with_quiet(sweep.sweep))
 app.command(epilog=bench.EXAMPLES)(with_quiet(bench.bench))
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 
 
 @app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))

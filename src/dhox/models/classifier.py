@@ -57,8 +57,12 @@ class ExportedModel:
         batch = [images] if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Item)) else list(images)
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
+        return self.answer(batch)
+
+    def answer(self, images: np.ndarray | Sequence[ImageLike]) -> np.ndarray:
+        """Probabilities float32 [N, C] of at least one image, or of pixels as `pixels_of` gives them."""
         with self.lock:
-            probs = predict(self.session, self.tensors, batch)
+            probs = predict(self.session, self.tensors, images)
         if not np.isfinite(probs).all():
             raise DhoxError(
                 f"{self.entry.file} answers with values that are no numbers.",

@@ -1,0 +1,68 @@
+"""The server process: its port, its address, and its end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from threading import Event, Thread
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from dhox.errors import DhoxError
+
+END_SECONDS = 10  # for requests that are being answered when the server ends
+LISTEN_ON = "Use --host 127.0.0.1, or 0.0.0.0 for all networks of this machine."
+BACKLOG = 512  # connections that wait while the models load
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any free one. Raises DhoxError where that port or address is not to be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except socket.gaierror as err:
+        raise DhoxError(f"--host {host} is no name or address ({err.strerror}).", LISTEN_ON) from err
+    except OSError as err:
+        why = {
+            errno.EADDRINUSE: (f"Port {port} of {host} is in use.", "Use another one: --port 0 takes any free port."),
+            errno.EACCES: (f"Port {port} of {host} is not for this user.", "Use one from 1024 on: --port 8000"),
+            errno.EADDRNOTAVAIL: (f"{host} is no address of this machine.", LISTEN_ON),
+        }
+        unknown = (f"Could not listen on port {port} of {host} ({err}).", LISTEN_ON)
+        raise DhoxError(*why.get(err.errno or 0, unknown)) from err
+
+
+def address_of(listener: socket.socket, host: str, token: str) -> str:
+    """What to open in a browser."""
+    name = socket.gethostname() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}/?token={token}"
+
+
+def run_server(app: ASGIApp, listener: socket.socket) -> None:
+    """Answer until a KeyboardInterrupt, which is raised again when the requests of that moment are answered.
+
+    The server has a thread of its own, since in the main thread it would take the signals for itself.
+    """
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=END_SECONDS,
+        )
+    )  # fmt: skip
+    ended = Event()  # Thread.join, once interrupted, believes that the thread has ended (Python < 3.13)
+
+    def answer() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            ended.set()
+
+    Thread(target=answer, daemon=True).start()
+    try:
+        ended.wait()
+    finally:
+        server.should_exit = True
+        ended.wait()
