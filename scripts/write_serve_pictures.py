@@ -54,6 +54,7 @@ def camera_file(path: Path, image: Image.Image) -> Path:
 def photograph(page: Page, url: str, images: list[tuple[str, Image.Image]], file: Path, camera: bool) -> None:
     """Open the page, give it the images, and save what it shows, in 128 colours."""
     page.goto(url)
+    page.wait_for_load_state("networkidle")
     page.locator("#files").set_input_files(
         [FilePayload(name=name, mimeType="image/png", buffer=encoded(image, "PNG")) for name, image in images]
     )
