@@ -18,6 +18,7 @@ from loopback import call
 from serving import TOKEN, Server, serving
 
 import dhox
+from dhox.serve.run import listen
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,12 @@ def test_without_its_extra_it_says_what_to_install(export: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, export], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'dhox[serve]'" in done.stderr
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as one,
+    ):
+        assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -20,8 +20,10 @@ BACKLOG = 512  # connections that wait while the models load
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 is any free one. Raises DhoxError where that port or address is not to be had."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(found[4][:2], family=found[0], backlog=BACKLOG)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for its connections: asyncio does not set it
+        return listener
     except socket.gaierror as err:
         raise DhoxError(f"--host {host} is no name or address ({err.strerror}).", LISTEN_ON) from err
     except OSError as err:
