@@ -61,7 +61,7 @@ def test_what_is_not_read_is_counted_and_said(tmp_path: Path, capsys: pytest.Cap
     )  # fmt: skip
     list_images(tmp_path)
     said = capsys.readouterr().out
-    assert all(words in said for words in ("2 images in extra/", "1 images beside", "2 .raw, 1 .txt", "4 system files"))
+    assert all(words in said for words in ("2 images in extra/", "1 image beside", "2 .raw, 1 .txt", "4 system files"))
 
 
 def test_data_that_is_read_whole_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

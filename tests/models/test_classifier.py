@@ -14,6 +14,7 @@ from refusals import refuses
 import dhox
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
+from dhox.data.images import UnreadableImageError
 from dhox.models.export_directory import open_export
 
 ROW = {"n": 80, "correct": 40, "accuracy": 0.5, "interval": [0.4, 0.6]}
@@ -55,7 +56,6 @@ def test_predictions_equal_the_golden_probs(line: Path) -> None:
         (lambda e: dhox.load(e / "none"), "models.export_directory", ["none", "manifest.json"], "dhox export RUN"),
         (lambda e: dhox.load(e, precision="int8"), "models.export_directory.entry", ["int8"], "fp32, fp16"),
         (lambda e: dhox.load(e, device="tpu"), "models.classifier.load", ["'tpu'"], ("cpu", "cuda", "tensorrt")),
-        (lambda e: dhox.load(e)("none.png"), "runtimes.predict.opened", ["none.png"], ()),
         (lambda e: dhox.load(e)(np.zeros((4, 4))), "runtimes.predict", ["uint8", "[H, W, 3]", "float64 [4, 4]"], ()),
     ],
 )
@@ -64,13 +64,18 @@ def test_mistakes_are_named(line: Path, call: object, at: str, facts: list, fix:
         call(line / "runs/tiny/export")  # type: ignore[operator]
 
 
+def test_a_path_to_nothing_is_an_image_that_cannot_be_read(line: Path) -> None:
+    with refuses("none.png", at="runtimes.predict.opened", kind=UnreadableImageError):
+        dhox.load(line / "runs/tiny/export")("none.png")
+
+
 def test_table_and_json(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [str(path) for path in sorted((line / "data/test/sandal").iterdir())[:2]]
     main_quietly(["predict", str(line / "runs/tiny/export"), *images, "--top", "2", "--json"])
     answers = json.loads(capsys.readouterr().out)
     assert [answer["path"] for answer in answers] == images
     assert [len(answer["top"]) for answer in answers] == [2, 2]
-    assert [(answer["label"], answer["unknown"]) for answer in answers] == [
+    assert [(answer["predicted"], answer["unknown"]) for answer in answers] == [
         (answer["top"][0]["class"], False) for answer in answers
     ]
     assert answers[0]["top"][0]["probability"] >= answers[0]["top"][1]["probability"]
@@ -92,7 +97,7 @@ def test_below_the_threshold_the_answer_is_unknown(own_line: Path, capsys: pytes
     assert [answer["unknown"] for answer in answers] == (tops < threshold).tolist()
     assert sum(answer["unknown"] for answer in answers) == 5
     for answer in answers:
-        assert answer["label"] == (None if answer["unknown"] else answer["top"][0]["class"])
+        assert answer["predicted"] == (None if answer["unknown"] else answer["top"][0]["class"])
         assert len(answer["top"]) == 3
     main_quietly(["predict", str(export), *images])
     assert capsys.readouterr().out.count("unknown") == 5
@@ -115,5 +120,5 @@ def test_answers_that_are_no_numbers_are_an_error(own_line: Path) -> None:
     entry = next(entry for entry in manifest["artefacts"] if entry["file"] == "model.onnx")
     entry |= {"sha256": sha256(export / "model.onnx"), "bytes": (export / "model.onnx").stat().st_size}
     write_json(export / "manifest.json", manifest)
-    with refuses("model.onnx", at="models.classifier", fix="dhox verify"):
+    with refuses("model.onnx", at="models.classifier.probs_of", fix="dhox verify"):
         dhox.load(export, "cpu", "fp32")(np.zeros((28, 28, 3), np.uint8))

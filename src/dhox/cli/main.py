@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.bench.options import check_host
-from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, retune, serve, sweep
+from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, predict, retune, serve, sweep
 from dhox.cli.common import Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.cli.quiet import with_quiet
@@ -55,6 +55,7 @@ app.command(epilog=import_dho.EXAMPLES)(with_quiet(import_dho.import_dho))
 app.command(epilog=export.EXAMPLES)(with_quiet(export.export))
 app.command(epilog=sweep.EXAMPLES)(with_quiet(sweep.sweep))
 app.command(epilog=bench.EXAMPLES)(with_quiet(bench.bench))
+app.command(epilog=predict.EXAMPLES)(with_quiet(predict.predict))
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 
@@ -67,35 +68,6 @@ def report(
     from dhox.reports.pages.run import write_report
 
     say(f"Report: {write_report(directory)}")
-
-
-@app.command(
-    epilog=examples(
-        "dhox predict runs/photos/export image.jpg",
-        "dhox predict runs/photos/export a.jpg b.jpg --device tensorrt --json",
-    )
-)
-@with_quiet
-def predict(
-    export: Annotated[Path, typer.Argument(help="Export directory.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 3,
-    device: Annotated[str, typer.Option(help="tensorrt: the newest engine of the export that fits this machine.", metavar="auto|cpu|cuda|tensorrt")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|int8", show_default="the export's choice; fp32 on the CPU")] = None,
-    trust_engine: Annotated[bool, typer.Option("--trust-engine", help="Load a TensorRT engine that you did not build here. It can run any code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
-    """Classify images with an exported model. Needs no torch."""
-    from dhox.models.classifier import load
-    from dhox.reports.pages.predictions import first_classes, prediction_json, prediction_page
-
-    model = load(export, device, precision, trust_engine)
-    probs = [model(path)[0] for path in images]
-    names = [str(path) for path in images]
-    answers = [first_classes(row, model.classes, top) for row in probs]
-    limit = model.reject_threshold
-    unknown = [limit is not None and float(row.max()) < limit for row in probs]
-    answer(prediction_page(names, answers, unknown), prediction_json(names, answers, unknown), as_json)
 
 
 @app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))

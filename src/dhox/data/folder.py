@@ -60,7 +60,7 @@ def count_strangers(root: Path, leftovers: Leftovers) -> None:
 
 
 def image_files(folder: Path, leftovers: Leftovers | None = None) -> Iterator[tuple[str, str]]:
-    """(file, its name below the folder with /) of every image file below a folder, links followed once each.
+    """(file, its name below the folder with /) of every image file below a folder in order, links followed once each.
 
     Raises DhoxError for names that are not UTF-8.
     """
@@ -72,8 +72,8 @@ def image_files(folder: Path, leftovers: Leftovers | None = None) -> Iterator[tu
             continue
         seen.add(real)
         left.system += sum(map(is_system, folders))
-        folders[:] = [name for name in folders if not is_system(name)]
-        for name in names:
+        folders[:] = sorted(name for name in folders if not is_system(name))
+        for name in sorted(names):
             if is_system(name):
                 left.system += 1
             elif name[name.rfind(".") :].lower() not in SUFFIXES:

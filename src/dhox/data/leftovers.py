@@ -14,6 +14,11 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
 
+def counted(n: int, thing: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
 @dataclass
 class Leftovers:
     """Counts. `suffixes`: files of no image format that this machine reads; `folders`: images, by the folder at the top
@@ -31,13 +36,14 @@ class Leftovers:
     def lines(self) -> list[str]:
         """A line for each kind, for people; none where everything was read."""
         lines = [
-            f"Not read: {count:,} images in {name}/, which is no split." if name
-            else f"Not read: {count:,} images beside the folders of the splits."
+            f"Not read: {counted(count, 'image')} in {name}/, which is no split." if name
+            else f"Not read: {counted(count, 'image')} beside the folders of the splits."
             for name, count in self.folders.items()
         ]  # fmt: skip
         if self.suffixes:
             each = ", ".join(f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common())
-            lines.append(f"Not read: {sum(self.suffixes.values()):,} files that are no image here ({each}).")
+            files = counted(sum(self.suffixes.values()), "file")
+            lines.append(f"Not read: {files} of no image format that is read here ({each}).")
         if self.system:
-            lines.append(f"Not read: {self.system:,} system files.")
+            lines.append(f"Not read: {counted(self.system, 'system file')}.")
         return lines

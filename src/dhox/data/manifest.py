@@ -44,8 +44,7 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
             split, label = "unlabelled", None
         if split not in wanted:
             continue
-        if not (manifest.parent / path).is_file():
-            path = path.replace("\\", "/")  # as Windows writes it
+        path = picture_path(manifest, path)
         if not (manifest.parent / path).is_file():
             raise DhoxError(
                 f"{where}: {path} does not exist below {manifest.parent}.", "Mend the path or drop the row."
@@ -59,16 +58,21 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
     return splits
 
 
-def named_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def picture_path(manifest: Path, path: str) -> str:
+    """A path below a manifest's folder as it stands there, or with / for \\ as Windows writes it."""
+    return path if "\\" not in path or (manifest.parent / path).is_file() else path.replace("\\", "/")
+
+
+def named_rows(manifest: Path, needed: tuple[str, ...] = ("path", "label")) -> Iterator[tuple[int, dict[str, str]]]:
     """(row number of the file, texts by dhox's names of the columns); a missing value is an empty text.
 
-    Raises DhoxError where path or label is missing, and for a cell that breaks a line: a quote was not closed. (A copy
-    of DATA that dhox wrote has a column `name`, and names of files may hold anything.)
+    Raises DhoxError where a column that is `needed` is missing, and for a cell that breaks a line: a quote was not
+    closed. (A copy of DATA that dhox wrote has a column `name`, and names of files may hold anything.)
     """
     names: dict[str, str] | None = None
     for number, row in read_rows(manifest):
         if names is None:
-            names = columns(manifest, list(row))
+            names = columns(manifest, list(row), needed)
         texts = {name: row[column] for name, column in names.items()}
         broken = [name for name, text in texts.items() if "\n" in text or "\r" in text]
         if broken and "name" not in names:
@@ -79,8 +83,8 @@ def named_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, texts
 
 
-def columns(manifest: Path, found: list[str]) -> dict[str, str]:
-    """dhox's name of a column -> the file's. Raises DhoxError where path or label is missing or meant by several."""
+def columns(manifest: Path, found: list[str], needed: tuple[str, ...]) -> dict[str, str]:
+    """dhox's name of a column -> the file's. Raises DhoxError where one is missing, or meant by several."""
     lowered = {column.strip().lower(): column for column in found}
     names = {}
     for name, others in COLUMNS.items():
@@ -91,8 +95,8 @@ def columns(manifest: Path, found: list[str]) -> dict[str, str]:
             )
         if meant:
             names[name] = meant[0]
-    if not {"path", "label"} <= names.keys():
-        raise DhoxError(f"{manifest} has the columns {shorten(found)}.", "Name at least these two: path, label.")
+    if not names.keys() >= set(needed):
+        raise DhoxError(f"{manifest} has the columns {shorten(found)}.", f"Name at least: {', '.join(needed)}.")
     return names
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -15,6 +15,9 @@ from dhox.errors import DhoxError, GateFailedError
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import Export, open_export
 from dhox.models.golden import check_inputs
+from dhox.predicting.answers import answers
+from dhox.predicting.picture import Prediction
+from dhox.predicting.sources import Reading, find_source, given
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import ImageLike, predict
@@ -25,7 +28,8 @@ class ExportedModel:
     """A loaded export: call it with images to get class probabilities. Threads take turns.
 
     `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
-    probability below which the answer is "unknown"; None where the export has none (--reject-coverage).
+    probability below which the answer is "unknown"; None where the export has none (--reject-coverage). `file_id`: the
+    model's file and the beginning of its SHA-256.
     """
 
     def __init__(self, export: Export, device: str, precision: str | None, trust_engine: bool = False) -> None:
@@ -50,6 +54,7 @@ class ExportedModel:
         self.reject_threshold = manifest.reject.threshold if manifest.reject else None
         self.preprocessing = manifest.preprocessing
         self.tensors = export.tensors(self.entry)
+        self.file_id = f"{self.entry.file} {self.entry.sha256[:12]}{' tensorrt' * (device == 'tensorrt')}"
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Probabilities float32 [N, C] of one image or several: paths, encoded images, PIL images, or uint8 RGB arrays
@@ -57,12 +62,30 @@ class ExportedModel:
         batch = [images] if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Item)) else list(images)
         if not batch:
             return np.zeros((0, len(self.classes)), np.float32)
-        return self.answer(batch)
+        return self.probs_of(batch)
 
-    def answer(self, images: np.ndarray | Sequence[ImageLike]) -> np.ndarray:
-        """Probabilities float32 [N, C] of at least one image, or of pixels as `pixels_of` gives them."""
+    def stream(
+        self, *sources: str | Path | Iterable[ImageLike], every: int = 1, smooth: int = 1, timeout_s: float = 10.0
+    ) -> Iterator[Prediction]:
+        """Predictions of any number of images, one after the other, while others are decoded on all cores.
+
+        `sources`: files, folders, patterns, manifests, videos, `camera:0`, `rtsp://...`, as `dhox predict` takes them;
+        or any iterable of images. `every`: of a video, every N-th frame; `smooth`: the mean of the probabilities over
+        the last so many of them; `timeout_s`: how long a stream may send nothing. An image that cannot be read has
+        `probs` None and an `error`. Raises DhoxError for a source that is none.
+        """
+        reading = Reading(frozenset(self.classes), every, timeout_s)
+        found = [find_source(str(of), reading) if isinstance(of, (str, Path)) else given(of) for of in sources]
+        return (prediction for batch in answers(self, found, smooth) for prediction in batch)
+
+    def probs_of(self, images: np.ndarray | Sequence[ImageLike], least: int = 1) -> np.ndarray:
+        """Probabilities float32 [N, C] of at least one image, or of pixels uint8 [N, crop, crop, 3] as `preprocessing`
+        makes them; a graph gets `least` of them at a time, the first ones again where they are fewer."""
+        n = len(images)
+        if isinstance(images, np.ndarray) and n < least:
+            images = np.resize(images, (least, *images.shape[1:]))
         with self.lock:
-            probs = predict(self.session, self.tensors, images)
+            probs = predict(self.session, self.tensors, images)[:n]
         if not np.isfinite(probs).all():
             raise DhoxError(
                 f"{self.entry.file} answers with values that are no numbers.",

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dhox.artefacts.common import Preprocessing
-from dhox.data.images import decode, model_input, to_rgb
+from dhox.data.images import UnreadableImageError, decode, model_input, to_rgb
 from dhox.data.items import Item, read_image
 from dhox.errors import DhoxError
 from dhox.progress import progress_bar
@@ -66,5 +66,5 @@ def opened(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(ImageOps.exif_transpose(image), "image")
     if not Path(image).is_file():
-        raise DhoxError(f"{image} does not exist.", "Check the path.")
+        raise UnreadableImageError(str(image), "there is no such file")
     return decode(Path(image))

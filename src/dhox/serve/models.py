@@ -72,7 +72,7 @@ def open_models(asked: list[Asked], device: str, trust_engine: bool) -> list[Ser
     """Load the models and run each once, in the thread that will run them. Raises what `dhox.load` raises."""
     loaded = [load(one.export, device, one.precision, trust_engine) for one in asked]
     for model in loaded:
-        model.answer(np.zeros((1, model.preprocessing.crop, model.preprocessing.crop, 3), np.uint8))
+        model.probs_of(np.zeros((1, model.preprocessing.crop, model.preprocessing.crop, 3), np.uint8))
     names = model_names([(one.export, model.entry.precision) for one, model in zip(asked, loaded, strict=True)])
     return [ServedModel(*rest) for rest in zip(names, [one.export for one in asked], loaded, strict=True)]
 

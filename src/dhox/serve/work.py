@@ -77,7 +77,7 @@ class Work:
         for served, (pixels, decoding) in zip(self.models, inputs, strict=True):
             model = served.model
             begin = perf_counter()
-            probs = model.answer(pixels)[0]
+            probs = model.probs_of(pixels)[0]
             end = perf_counter()
             times = StageTimes(1000 * decoding, 1000 * (end - begin), 1000 * (end - upload.arrived - beside))
             beside += end - begin

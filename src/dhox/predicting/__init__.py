@@ -1,0 +1,1 @@
+"""`dhox predict` and `dhox.load(...).stream`: images from anywhere, their answers to anywhere. Needs no torch."""
