@@ -105,7 +105,7 @@ class Newest:
 
     def __init__(self, feeds: list[Feed]) -> None:
         self.frames: dict[str, Picture] = {}
-        self.running, self.dropped = len(feeds), 0
+        self.running = len(feeds)
         self.changed = Condition()
         self.stopped = False
         for feed in feeds:
@@ -130,7 +130,6 @@ class Newest:
         with self.changed:
             while picture.error and name in self.frames and not self.stopped:
                 self.changed.wait(0.1)
-            self.dropped += name in self.frames
             self.frames[name] = picture
             self.changed.notify()
 
