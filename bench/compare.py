@@ -171,15 +171,15 @@ def _open_side(path: Path) -> Side:
 def _latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[LatencyChange], str, list[str]]:
     """Matched rows, where their intervals come from, and what has no partner or is emulated."""
     before, after = ({row.key: row for row in side.bench.latency} for side in (old, new))
+    emulated = old.bench.emulated | new.bench.emulated
     changes, alone = [], []
     for key in dict.fromkeys([*before, *after]):
+        if key[:2] in emulated:
+            continue
         if key not in before or key not in after:
             alone.append(f"{key.text}: only in the {'old' if key in before else 'new'} bench")
             continue
         rows = before[key], after[key]
-        if any(row.emulated for row in rows):
-            alone.append(f"times of {key.model} by {key.runner}: its precision is emulated here")
-            continue
         intervals = rows[0].p50_interval, rows[1].p50_interval
         if old.samples and new.samples:
             intervals = sampled_interval(old.samples, key), sampled_interval(new.samples, key)
@@ -188,7 +188,8 @@ def _latency_changes(old: Side, new: Side, limit: float | None) -> tuple[list[La
         changes.append(LatencyChange(*key, *medians, ratio, interval, verdict(ratio, interval, limit)))
     both = old.samples and new.samples
     source = "samples.npz of both benches" if both else "bench.json (a samples.npz is missing)"
-    return changes, source, list(dict.fromkeys(alone))
+    alone += [f"times of {model} by {runner}: its precision is emulated here" for model, runner in emulated]
+    return changes, source, alone
 
 
 def sampled_interval(samples: Samples, key: Key) -> Interval:

@@ -6,7 +6,7 @@ the round, not the call, as the unit of chance, and widens where rounds resemble
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, hypot, inf, lgamma, log, log1p, sqrt
 
@@ -288,7 +288,7 @@ def signed_rank_cut(n: int, alpha: float) -> int | None:
     return cut - 1 if cut >= 1 else None
 
 
-def comparisons(rounds: dict[Key, Sequence[np.ndarray]]) -> list[ComparisonRow]:
+def comparisons(rounds: Mapping[Key, Sequence[np.ndarray]]) -> list[ComparisonRow]:
     """Every model and runner against the first one of the same batch and scope.
 
     `rounds`: nanoseconds, measured interleaved. Where an interruption left one round more of some, the common ones

@@ -51,24 +51,18 @@ class Found:
     memory: Memory | None = None
     cross_checks: list[CrossCheck] = field(default_factory=list)
 
-    def emulated(self) -> dict[tuple[str, str], str]:
-        """(model, runner) whose time on this device says nothing about the one they are made for, and why."""
-        return {(row.model, row.runner): row.facts.emulated for row in self.runners if row.facts.emulated}
-
     def whole(self) -> dict[Key, Timed]:
         """The cells that an interruption left with two rounds or more."""
         return {key: timed for key, timed in self.timed.items() if len(timed.rounds) >= 2}
 
     def latency_rows(self) -> list[LatencyRow]:
         """`latency` of bench.json. Models of one batch size take turns, so throttling is theirs in common."""
-        emulated = self.emulated()
         rows = []
         for key, timed in self.whole().items():
             numbers = latency_statistics(timed.rounds, key.batch, np.array(timed.started_s))
             more = ["not steady"] * (not timed.warm_up.steady) + ["throttled"] * (key.batch in self.throttled)
             row = msgspec.structs.asdict(numbers) | {"flags": [*numbers.flags, *more]}
-            why = emulated.get((key.model, key.runner))
-            row |= {"emulated": why, "samples": samples_name(*key), "warm_up": timed.warm_up}
+            row |= {"samples": samples_name(*key), "warm_up": timed.warm_up}
             rows.append(LatencyRow(**key._asdict(), **row))
         return rows
 
@@ -88,7 +82,6 @@ def write_results(folder: Path, found: Found, status: str) -> Bench:
 
 
 def _bench_content(found: Found, status: str) -> Bench:
-    emulated = found.emulated()
     rounds = {key: timed.rounds for key, timed in found.timed.items() if timed.rounds}  # an interruption can leave none
     return Bench(
         status=status,  # type: ignore[arg-type]
@@ -100,7 +93,7 @@ def _bench_content(found: Found, status: str) -> Bench:
         models=[model.row() for model in found.models],
         runners=found.runners,
         latency=found.latency_rows(),
-        comparisons=comparisons({key: one for key, one in rounds.items() if key[:2] not in emulated}),
+        comparisons=comparisons(rounds),
         streams=found.streams,
         conditions=found.conditions,
         memory=found.memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -166,7 +167,7 @@ def measure_all(plan: Plan, found: Found, folder: Path) -> None:
         able = _evaluate_all(plan, found, stop)
         with ConditionsWatch(plan.device) as conditions:
             try:
-                for batch in plan.options.how.batches:
+                for batch in plan.options.how.batches if able else ():
                     if found.runners:  # after the last one they are written as they are
                         write_results(folder, found, "running")
                     _measure_batch(plan, able, batch, found, conditions, stop)
@@ -187,15 +188,18 @@ def _idle_power(found: Found) -> None:
 
 
 def _evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
-    """Evaluate every pair that can be opened and run, and answer with these; the others go to `not_run`.
+    """Evaluate every pair that can be opened and run, and answer with those to be timed; the others go to `not_run`.
 
-    Raises the first error where none can be run, and UnreadableImageError for an image that nobody can read.
+    One pass is enough of a precision that this device emulates, whose time says nothing. Raises the first error where
+    none can be run, and UnreadableImageError for an image that nobody can read.
     """
     able: list[Pair] = []
     errors: list[DhoxError] = []
     for model, name in plan.pairs:
+        start = time.perf_counter()
         try:
             with closing(open_runner(model, name, plan.device, plan.trust_engine)) as runner:
+                open_s, facts = time.perf_counter() - start, runner.facts
                 evaluate(model, runner, plan.options.what.data, found.answers)
         except UnreadableImageError:
             raise
@@ -206,10 +210,24 @@ def _evaluate_all(plan: Plan, found: Found, stop: Stop) -> list[Pair]:
             errors.append(err if isinstance(err, DhoxError) else _not_runnable(missing, err))
             continue
         stop.check()
-        able.append((model, name))
-    if not able:
+        if facts.emulated:
+            batch = plan.options.how.batches[0]
+            row = RunnerRow(model=model.name, runner=name, batch=batch, open_s=open_s, facts=facts)
+            _leave_untimed(plan, found, row)
+        else:
+            able.append((model, name))
+    if len(errors) == len(plan.pairs):
         raise errors[0]
     return able
+
+
+def _leave_untimed(plan: Plan, found: Found, row: RunnerRow) -> None:
+    """Say of an emulated model what ran it, and that nothing is timed."""
+    say(f"{row.model} by {row.runner} is not timed: {row.facts.emulated}.")
+    found.runners.append(row)
+    if plan.options.how.stream_counts:
+        reason = "this device emulates its precision"
+        found.not_run.append(NotRun(what="streams", model=row.model, runner=row.runner, reason=reason))
 
 
 def _not_runnable(missing: NotRun, err: Exception) -> DhoxError:
@@ -244,14 +262,13 @@ def _measure_batch(
 
 
 def _energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
-    """A window of its own for every model that this device really computes, at ENERGY_SCOPE."""
+    """A window of its own for every model, at ENERGY_SCOPE."""
     if found.meter is None or found.idle is None:
         return
-    emulated = found.emulated()
     models = {model.name: model for model in found.models}
     for cell in cells:
         key = cell.key
-        if key.scope != ENERGY_SCOPE or key[:2] in emulated:
+        if key.scope != ENERGY_SCOPE:
             continue
         say(f"Energy of {key.model} by {key.runner}, batch {key.batch}: {seconds:g} s")
         accuracy = found.answers.accuracy_of(models[key.model], key.runner)
@@ -268,10 +285,6 @@ def _energy_of(cells: list[Cell], seconds: float, found: Found) -> None:
 def _measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
     """Every number of streams that was asked for, one after the other; what cannot be run goes to `not_run`."""
     (model, runner), counts = pair, plan.options.how.stream_counts
-    if counts and (model.name, runner) in found.emulated():
-        missing = NotRun(what="streams", model=model.name, runner=runner, reason="this device emulates its precision")
-        found.not_run += [] if missing in found.not_run else [missing]
-        return
     for count in counts:
         try:
             model.check_batch(batch)

@@ -94,6 +94,9 @@ class Example:
     def scopes(self) -> list[str]:
         return ["e2e", "pipeline"] if self.kind == "cpu" else ["device", "e2e", "pipeline"]
 
+    def emulates(self, name: str) -> bool:
+        return self.kind == "cpu" and self.precision(name) != "fp32"
+
     def precision(self, name: str) -> str:
         return name if name in {"fp32", "fp16", "bf16", "int8"} else "fp16"
 
@@ -114,7 +117,8 @@ def example(
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = Example(kind, models, batches, classes, drifting)
-    latency = [row for number in range(len(models)) for row in latency_rows(about, number)]
+    timed = [number for number, name in enumerate(models) if not about.emulates(name)]
+    latency = [row for number in timed for row in latency_rows(about, number)]
     accuracy, ledger = answers(about, folder)
     bench = Bench(
         status="complete", finished_at="2026-11-23T06:03:10.265294+00:00",
@@ -210,7 +214,8 @@ def runner_row(about: Example, name: str, batch: int) -> RunnerRow:
     facts = RunnerFacts(
         device=DEVICE[kind], provider_asked=PROVIDER[kind], provider=PROVIDER[kind], graph_asked=kind != "cpu",
         graph=kind != "cpu" and not off, graph_note="3 nodes run on the CPU" if off else None,
-        precision_asked=precision, precision_proven=precision if kind != "cpu" or precision == "fp32" else None,
+        precision_asked=precision, precision_proven=None if about.emulates(name) else precision,
+        precision_note="the CPU provider computes half precision and Q/DQ in fp32" if about.emulates(name) else None,
         nodes_off_device=off,
     )  # fmt: skip
     return RunnerRow(model=name, runner=about.runner, batch=batch, open_s=1.25, facts=facts)
@@ -230,15 +235,13 @@ def latency_rows(about: Example, number: int) -> Iterator[LatencyRow]:
             about.samples.calls[key] = Calls(
                 [np.round(one * 1e6).astype(np.int64) for one in rounds], 1000 + np.arange(ROUNDS) * 2.5 + number * 0.7
             )
-            emulated = kind == "cpu" and about.precision(name) != "fp32"
-            yield latency_row(key, np.concatenate(rounds), drifting, kind == "cuda", emulated)
+            yield latency_row(key, np.concatenate(rounds), drifting, kind == "cuda")
 
 
-def latency_row(key: Key, samples: np.ndarray, drifting: bool, throttled: bool, emulated: bool) -> LatencyRow:
+def latency_row(key: Key, samples: np.ndarray, drifting: bool, throttled: bool) -> LatencyRow:
     p50 = percentile(samples, 50)
     return LatencyRow(
         model=key.model, runner=key.runner, batch=key.batch, scope=key.scope, samples=samples_name(*key),
-        emulated="the CPU provider computes half precision and Q/DQ in fp32" if emulated else None,
         n=len(samples), rounds=ROUNDS,
         latency_ms=LatencyMs(
             **{f"p{p}": percentile(samples, p) for p in (50, 90, 95, 99)}, max=float(samples.max()),
@@ -257,7 +260,7 @@ def comparisons(about: Example, latency: list[LatencyRow]) -> list[ComparisonRow
     rows = []
     for batch in about.batches:
         for scope in about.scopes:
-            for name in about.models[1:]:
+            for name in [one for one in about.models[1:] if not about.emulates(one)]:
                 ratio = p50[name, batch, scope] / p50[about.models[0], batch, scope]
                 verdict = "faster" if ratio < 0.99 else "slower" if ratio > 1.01 else "no difference shown"
                 rows.append(

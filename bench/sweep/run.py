@@ -176,7 +176,6 @@ def _measured_row(candidate: Candidate, measured: Bench, precision: str) -> Swee
         p99_interval=latency.p99_interval,
         images_per_s=latency.images_per_s,
         flags=latency.flags,
-        emulated=latency.emulated,
         runner=latency.runner,
         mj_per_image=energy.mj_per_image if energy else None,
         net_mj_per_image=energy.net_mj_per_image if energy else None,
@@ -189,6 +188,7 @@ def reason_of(candidate: Candidate, measured: Bench) -> str:
     if failed := [row for row in measured.golden if row.model == name and not row.passed]:
         return f"it fails its golden check on this machine ({failed[0].failure})"
     reasons = [missing.reason for missing in measured.not_run if missing.model is not None and missing.model == name]
+    reasons += [why for (model, _), why in measured.emulated.items() if model == name]
     return reasons[0] if reasons else "the sweep was interrupted before it was measured"
 
 

@@ -46,7 +46,10 @@ def test_the_bench_directory_holds_the_contract(line: Path) -> None:
     found = read_bench(folder)
     scopes = ("device", "e2e", "pipeline")
     cells = [(row.model, row.batch, row.scope) for row in found.latency]
-    assert sorted(cells) == sorted(product(("fp32", "fp16"), (1, 8), scopes))
+    assert sorted(cells) == sorted(product(("fp32",), (1, 8), scopes))
+    assert [*found.emulated] == [("fp16", "onnxruntime")]
+    assert [(row.model, row.batch) for row in found.runners] == [("fp16", 1), ("fp32", 1), ("fp32", 8)]
+    assert [row.model for row in found.accuracy.rows] == ["fp32", "fp16"]
     samples = read_samples(folder / "samples.npz", found)
     assert samples is not None
     for row in found.latency:
@@ -57,7 +60,6 @@ def test_the_bench_directory_holds_the_contract(line: Path) -> None:
         for p in (50, 90, 95, 99):
             assert getattr(row.latency_ms, f"p{p}") == percentile(taken / 1e6, p)
         assert row.images_per_s == pytest.approx(row.batch * len(taken) / taken.sum() * 1e9)
-        assert bool(row.emulated) == (row.model == "fp16")
     assert {row.facts.provider for row in found.runners} == {"CPUExecutionProvider"}
     assert found.passed
     assert (found.device.cpu_cores or 0) >= 1
@@ -352,10 +354,12 @@ def test_a_model_that_goes_missing_leaves_the_others(own_line: Path, monkeypatch
         (export / "model.onnx").unlink(missing_ok=True)
         return measure(cells, *arguments)
 
+    other = Path(shutil.copytree(export, "other"))
     monkeypatch.setattr("dhox.bench.run.measure", remove)
-    content = quick(export, batch="1,2")
-    assert {(row.model, row.batch) for row in content.latency} == {("fp32", 1), ("fp16", 1), ("fp16", 2)}
-    assert any((one.what, one.model, one.batch) == ("model", "fp32", None) for one in content.not_run)
+    content = quick(export, other, batch="1,2", precision=("fp32",))
+    gone, kept = (model.name for model in content.models)
+    assert {(row.model, row.batch) for row in content.latency} == {(gone, 1), (kept, 1), (kept, 2)}
+    assert any((one.what, one.model, one.batch) == ("model", gone, None) for one in content.not_run)
 
 
 def test_a_recording_is_never_taken_for_this_machine(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,10 +399,23 @@ def test_torch_in_half_precision_on_a_cpu_is_emulated_whatever_else_runs(own_lin
     for runners in (("torch",), ("onnxruntime", "torch")):
         export = own_line / "runs/tiny/export"
         content = quick(export, out=f"b{len(runners)}", precision=("fp16",), runner=runners)
-        reasons = {row.runner: row.emulated for row in content.latency}
+        reasons = {runner: why for (_, runner), why in content.emulated.items()}
         assert reasons["torch"]
         assert reasons.get("onnxruntime") != reasons["torch"]
-        assert content.comparisons == []
+        assert content.comparisons == content.latency == []
+        assert {row.runner for row in content.accuracy.rows} == {*runners}
+
+
+def test_what_is_emulated_costs_one_pass_and_no_clock(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Any] = []
+    monkeypatch.setattr("dhox.bench.run.measure", lambda cells, *rest: timed.extend(cells) or measure(cells, *rest))
+    content = quick(own_line / "runs/tiny/export", batch="1,2")
+    assert {(cell.key.model, cell.key.batch) for cell in timed} == {("fp32", 1), ("fp32", 2)}
+    assert {row.model for row in content.golden} == {row.model for row in content.accuracy.rows} == {"fp32", "fp16"}
+    timed.clear()
+    content = quick(own_line / "runs/tiny/export", out="c", precision=("fp16",))
+    assert timed == content.latency == []
+    assert content.status == "complete"
 
 
 def test_the_names_of_samples_are_unique() -> None:

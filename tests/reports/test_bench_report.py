@@ -55,10 +55,10 @@ def test_every_section_is_drawn_in_order(tmp_path: Path, kind: str, charts: int)
     example(tmp_path, kind, batches=(1, 8), drifting="fp16" if kind == "cuda" else None)
     page = page_of(tmp_path)
     expected = [
-        "Latency, throughput, energy and accuracy", "Not as asked, or not steady", "Which is faster",
+        "Confusion matrix", "Latency, throughput, energy and accuracy", "Not as asked, or not steady", "Which is faster",
         "Concurrent streams", "Times in charts", "Latency distribution", "Latency over time", "Batch size", "Energy",
         "Power", "Accuracy on this device", "Calibration", "Accuracy against latency", "Accuracy ledger",
-        "Golden images", "Classes", "Confusion", "Cross-checks", "Not measured", "Method", "Device", "What was measured",
+        "Golden images", "Classes", "Confusion of the other models", "Cross-checks", "Not measured", "Method", "Device", "What was measured",
     ]  # fmt: skip
     absent = {
         "cpu": {"Which is faster", "Power", "Accuracy against latency"},  # the rest is emulated

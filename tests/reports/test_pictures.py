@@ -9,22 +9,29 @@ import shutil
 from html import unescape
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from bench_example import example
 from PIL import Image
 from plain_files import read_json, write_json
 
+from dhox.artefacts.bench import Bench
 from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.predictions import Answer, read_predictions
+from dhox.cli.main import main
 from dhox.evidence.ledger import make_ledger
+from dhox.evidence.statistics import wilson_interval
 from dhox.reports.album import MOST_BYTES, SIDE, Album, Wanted, find_items, open_album
 from dhox.reports.html import write_page
 from dhox.reports.judged import Judged, judged_by_file
+from dhox.reports.pages.bench_verdict import bench_verdict, best_of
 from dhox.reports.pages.gallery import Gallery, Threshold, gallery_sections
 from dhox.reports.pages.run import write_report
 from dhox.reports.pages.run_verdict import lost_since_training
 from dhox.reports.sections import Page
 
+replace = msgspec.structs.replace
 HOSTILE = ['<script>alert("1")</script>', "\"'&<b>", "{{ 7 * 7 }}", "a/b:c_d"]
 
 
@@ -250,3 +257,108 @@ def test_answers_of_other_classes_are_not_taken() -> None:
     assert (found.labels.tolist(), found.answers.tolist(), found.sure.tolist()) == ([1, 0], [0, 0], [0.5, 0.25])
     assert judged_by_file(answers, ["a", "c"], "m") is None
     assert judged_by_file({}, ["a", "b"], "m") is None
+
+
+def test_a_bench_page_ships_the_fastest_that_is_not_worse_with_its_own_pictures(own_line: Path) -> None:
+    (folder,) = (own_line / "runs/tiny/bench").iterdir()
+    page = write_report(folder).read_text(encoding="utf-8")
+    answers = read_predictions(folder / "predictions.csv")["fp32", "onnxruntime"]
+    right = [(name, a) for name, a in answers.items() if a.label == a.predicted]
+    start = page[page.index('<div class="verdict">') : page.index("<section")]
+    assert f"Ship fp32 (model.onnx): {100 * len(right) / 48:.1f} % (" in start
+    assert " ms per image on " in start
+    assert len(re.findall("<dt>", start)) == 3
+    least = sorted(right, key=lambda answer: answer[1].probability)[:16]
+    assert captions(page, "Least confident right answers") == [(said_of(answer), name) for name, answer in least]
+    assert "the answer would be unknown below" in page
+    assert page.index("<h2>Confusion matrix") < page.index("<h2>Latency, throughput")
+
+
+def test_a_bench_from_a_board_shows_everything_but_pictures(tmp_path: Path) -> None:
+    example(tmp_path, "jetson", batches=(1, 8))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "No pictures: the images are not on this machine (/data/shop)." in page
+    assert uris(page) == []
+    assert "Ship fp32 (model.fp32.onnx): " in page or "Ship fp16" in page
+    assert "per image on NVIDIA Jetson AGX Orin Developer Kit" in page
+
+
+def with_accuracy(bench: Bench, **correct: int) -> Bench:
+    """The bench with so many of 100 images right by each model."""
+    rows = []
+    for row in bench.accuracy.rows:
+        n, few = 100, correct[row.model]
+        changed = {"n": n, "correct": few, "accuracy": few / n, "interval": wilson_interval(few, n)}
+        paired = row.reference and replace(row.reference, gained=0, lost=0, mcnemar_p=1.0)
+        rows.append(replace(row, **changed, reference=paired))
+    return replace(bench, accuracy=replace(bench.accuracy, rows=rows))
+
+
+def test_the_model_that_ships(tmp_path: Path) -> None:
+    bench = example(
+        tmp_path, "jetson", models=("fp32", "fp16", "int8"), batches=(1,)
+    )  # each faster than the one before
+
+    def ships(bench: Bench) -> str:
+        best = best_of(bench)
+        return best.model if best else ""
+
+    assert ships(with_accuracy(bench, fp32=90, fp16=90, int8=90)) == "int8"
+    lossy = with_accuracy(bench, fp32=90, fp16=90, int8=84)
+    first, second, third = lossy.accuracy.rows
+    assert third.reference is not None
+
+    def paired(lost: int, p: float) -> Bench:
+        row = replace(third, reference=replace(third.reference, lost=lost, mcnemar_p=p))
+        return replace(lossy, accuracy=replace(lossy.accuracy, rows=[first, second, row]))
+
+    assert ships(paired(6, 0.05)) == "int8"
+    assert ships(paired(6, 0.0499)) == "fp16"
+    assert ships(replace(bench, golden=[replace(row, passed=row.model == "fp32") for row in bench.golden])) == "fp32"
+    failed = replace(bench, golden=[replace(row, passed=False) for row in bench.golden])
+    assert bench_verdict(failed).sentence == "Do not ship: fp32 fails its golden check here."
+    untimed = replace(bench, latency=[], comparisons=[])
+    assert "no time" in bench_verdict(untimed).sentence
+    no_answers = replace(bench, accuracy=replace(bench.accuracy, rows=[], note="not run: no test split at x."))
+    assert bench_verdict(no_answers).sentence.endswith("not run: no test split at x.")
+
+
+def test_export_and_bench_draw_the_page_of_their_run_again(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = own_line / "runs/tiny"
+    shutil.rmtree(run / "export")
+    shutil.rmtree(run / "bench")
+    write_report(run)
+    assert "ONNX fp32" not in (run / "report.html").read_text(encoding="utf-8")
+    main_ends("export", str(run), "--gallery", "2")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Ship model.onnx" in page
+    assert "not timed yet" in page
+    assert len(captions(page, "Least confident right answers")) == 2
+    main_ends("bench", str(run / "export"), "--device", "cpu", "--duration", "0.05", "--energy", "0", "--batch", "1")
+    said = capsys.readouterr().out
+    assert f"Report: {run / 'report.html'}" in said
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<td" in page[page.index("ONNX fp32") :]
+    assert "not timed yet" not in page
+    assert "Ship model.onnx: " in said
+    assert "Ship fp32 (model.onnx): " in said
+
+
+def main_ends(*arguments: str, code: str = "0") -> None:
+    with pytest.raises(SystemExit, match=code):
+        main(list(arguments))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("distill", "data", "--gallery", "1", "--dry-run"),
+        ("distill", "data", "--gallery", "1", "--method", "dho,ce"),
+        ("export", "RUN", "--gallery", "1", "--out", "elsewhere"),
+        ("export", "RUN/export", "--gallery", "1", "--emit", "triton"),
+        ("report", "RUN", "--gallery", "-1"),
+    ],
+)
+def test_a_gallery_that_no_page_would_have_is_refused(line: Path, words: tuple[str, ...]) -> None:
+    shutil.copytree(line / "data", "data")
+    main_ends(*(word.replace("RUN", str(line / "runs/tiny")) for word in words), code="2")

@@ -157,6 +157,14 @@ class Bench(Kind, kw_only=True):
         return all(row.passed for row in self.golden)
 
     @property
+    def emulated(self) -> dict[tuple[str, str], str]:
+        """(model, runner) whose precision the device emulates, so that no time is given, and why."""
+        rows = [(row.model, row.runner, row.facts.emulated) for row in self.runners]
+        rows += [(row.model, row.runner, row.emulated) for row in self.latency]
+        return {(model, runner): why for model, runner, why in rows if why}
+
+    @property
     def measured_latency(self) -> list[LatencyRow]:
         """The latencies of precisions that the device really computes."""
-        return [row for row in self.latency if row.emulated is None]
+        emulated = self.emulated
+        return [row for row in self.latency if (row.model, row.runner) not in emulated]

@@ -93,9 +93,11 @@ class LatencyRow(LatencyStatistics, kw_only=True):
     runner: Name
     batch: AtLeastOne
     scope: Scope
-    emulated: Annotated[str | None, Meta(description="why it says nothing about a device with that precision")]
     samples: Annotated[str, Meta(description="its name in samples.npz")]
     warm_up: WarmUp
+    emulated: Annotated[
+        str | None, Meta(description="of benches that timed it nevertheless: why that says nothing")
+    ] = None
 
     @property
     def key(self) -> Key:

@@ -53,10 +53,12 @@ class SweepRow(Record, kw_only=True):
     p99_interval: MsInterval | None
     images_per_s: Positive
     flags: list[Name]
-    emulated: str | None
     runner: Name
     mj_per_image: float | None
     net_mj_per_image: float | None
+    emulated: Annotated[str | None, Meta(description="of sweeps that timed it nevertheless: why that says nothing")] = (
+        None
+    )
     accuracy: KnownAccuracy | None = None
     within: Annotated[bool | None, Meta(description="whether it is within the budget; null without one")] = None
     memory_bytes: Annotated[int | None, Meta(description="by its own process, see `method`")] = None

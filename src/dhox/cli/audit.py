@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import quiet_training_libraries, say_next, say_report
+from dhox.cli.common import Gallery, quiet_training_libraries, say_next, say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
@@ -23,6 +23,7 @@ EXAMPLES = examples(
 def audit(
     data: Annotated[Path, typer.Argument(help="DATA, as for distill.")],
     out: Annotated[Path | None, typer.Option(help="Audit directory.", show_default="audits/NAME-OF-DATA")] = None,
+    gallery: Gallery = None,
     options: AuditOptions = AuditOptions(),
 ) -> None:
     """Before training: what the teacher knows of DATA, leaks and odd images, and whether distilling can pay."""
@@ -38,5 +39,5 @@ def audit(
     with on_interrupt(nothing_written):
         content = run_audit(data, out, options)
     show(audit_page(out, content))
-    say_report(out, "audit.html")
+    say_report(out, "audit.html", gallery=gallery)
     say_next("distill", data, *command_line(options, {"small_clip", "overwrite"}))

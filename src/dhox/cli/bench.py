@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhox.bench.options import BenchOptions, check
-from dhox.cli.common import find_newest, say_report
+from dhox.cli.common import Gallery, find_newest, redraw, say_report
 from dhox.cli.interrupts import on_interrupt, typed
 from dhox.options.command import examples, with_options
 from dhox.options.declare import replaced
@@ -26,6 +26,7 @@ EXAMPLES = examples(
 @with_options
 def bench(
     models: Annotated[list[Path] | None, typer.Argument(help="Export directories, model files of exports, or ONNX files with --contract; several are measured interleaved.", metavar="EXPORT|MODEL", show_default="the newest export below here")] = None,
+    gallery: Gallery = None,
     options: BenchOptions = BenchOptions(),
 ) -> None:  # fmt: skip
     """Measure latency, throughput, energy and accuracy of the very files that ship. Needs no torch."""
@@ -45,7 +46,7 @@ def bench(
 
     for result in results:
         show(bench_page(result.bench, result.directory))
-    finish(results, ended)
+    finish(results, ended, gallery)
 
 
 def measure(paths: list[Path], options: BenchOptions) -> tuple[list[BenchResult], Exception | None]:
@@ -65,13 +66,30 @@ WRONG_PREPROCESSING = (
 )
 
 
-def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
-    """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early."""
+def runs_of(results: list[BenchResult]) -> list[Path]:
+    """The runs whose page shows one of these benches: those that hold the export and the bench."""
+    from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, holds
+
+    found: dict[Path, bool] = {}
+    for result in results:
+        for export in (Path(model.export.path) for model in result.bench.models if model.export):
+            run = export.parent
+            inside = result.directory.resolve().is_relative_to((run / "bench").resolve())
+            if export.name == "export" and inside and holds(run, RUN_FILE, RUN_SCHEMA):
+                found[run] = True
+    return list(found)
+
+
+def finish(results: list[BenchResult], ended: Exception | None = None, gallery: int | None = None) -> None:
+    """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early;
+    `gallery`: pictures of each kind."""
     from dhox.artefacts.files import BENCH_FILE
     from dhox.errors import DhoxError, GateFailedError, StoppedError
 
     for result in results:
-        say_report(result.directory)
+        say_report(result.directory, gallery=gallery)
+    for run in runs_of(results):
+        redraw(run, gallery)
     if ended is not None:
         raise ended
     for result in results:
@@ -87,6 +105,6 @@ def finish(results: list[BenchResult], ended: Exception | None = None) -> None:
             "The bench was interrupted.", f"{results[-1].directory} holds what it measured; run it again for the rest."
         )
     for result in results:
-        if not result.bench.latency:
+        if not result.bench.latency and not result.bench.emulated:
             why = "; ".join(dict.fromkeys(missing.text for missing in result.bench.not_run)) or "nothing says why"
             raise DhoxError(f"No latency was measured ({why}).", "Choose other batch sizes, scopes or runners.")

@@ -8,6 +8,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,13 @@ from dhox.errors import DhoxError, UsageError, dhox_command
 if TYPE_CHECKING:
     from dhox.reports.sections import Page
 
+Gallery = Annotated[
+    int | None,
+    typer.Option(
+        "--gallery", help="Pictures of each kind on the page, whatever they weigh; 0: none.", metavar="N", min=0,
+        show_default="as many as 200 kB hold",
+    ),
+]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output directory of the same kind.")]
 
 
@@ -74,8 +82,14 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_report(directory: Path, name: str = "report.html", write: Callable[[Path], Path] | None = None) -> None:
+def say_report(
+    directory: Path,
+    name: str = "report.html",
+    write: Callable[[Path], Path] | None = None,
+    gallery: int | None = None,
+) -> None:
     """Write the page of a directory where the report's libraries are installed, by default with `write_report`.
+    `gallery`: pictures of each kind.
 
     Results do not depend on their page: where it cannot be written, that is said, with the command that writes it.
     """
@@ -86,9 +100,18 @@ def say_report(directory: Path, name: str = "report.html", write: Callable[[Path
     with on_interrupt(lambda: f"{directory} is complete but for its page. To write that: {later}"):
         try:
             missing = report_libraries_missing()
-            say(f"No {name}: {missing}" if missing else f"Report: {(write or write_report)(directory)}")
+            drawn = write or partial(write_report, gallery=gallery)
+            say(f"No {name}: {missing}" if missing else f"Report: {drawn(directory)}")
         except (DhoxError, OSError) as err:
             say(f"No {name}: {err} The results stand without it. To write it later: {later}")
+
+
+def redraw(run: Path, gallery: int | None = None) -> None:
+    """Draw the page of a run again, once there is more to show; nothing where the report's libraries are missing."""
+    from dhox.reports.html import report_libraries_missing
+
+    if report_libraries_missing() is None:
+        say_report(run, gallery=gallery)
 
 
 def say_next(*words: object) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import is_first_process, quiet_training_libraries, say_next, say_report
+from dhox.cli.common import Gallery, is_first_process, quiet_training_libraries, say_next, say_report
 from dhox.cli.interrupts import on_interrupt, typed
 from dhox.distill.options import DistillOptions, check
 from dhox.errors import UsageError
@@ -34,6 +34,7 @@ def distill(
     recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=_use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, hours), and stop.")] = False,
+    gallery: Gallery = None,
     options: DistillOptions = DistillOptions(),
 ) -> None:  # fmt: skip
     """Train a dual-head student (DHO) on few labels, many unlabelled images and a CLIP teacher."""
@@ -42,6 +43,8 @@ def distill(
     if data is None:
         raise UsageError("dhox distill needs DATA.", f"{WHAT_DATA_MAY_BE} To see the whole line at work: dhox demo")
     check(options)
+    if gallery is not None and (dry_run or options.training.compares):
+        raise UsageError("--gallery is for the page of a run, and this writes none.", "Leave it out.")
     check_exists(data)
     out = out or Path("runs") / data_name(data)
     quiet_training_libraries()
@@ -70,7 +73,7 @@ def distill(
         leave()
     show(run_page(result.run, result.summary, result.selection))
     if is_first_process():
-        say_report(result.run)
+        say_report(result.run, gallery=gallery)
     say_next("export", result.run, "--fold-heads", "--fp16")
 
 

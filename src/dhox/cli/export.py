@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import find_newest, say_next
+from dhox.cli.common import Gallery, find_newest, redraw, say_next
 from dhox.cli.interrupts import nothing_written, on_interrupt
 from dhox.console import say
 from dhox.errors import UsageError, dhox_command, require
@@ -27,6 +27,7 @@ def export(
     directory: Annotated[Path | None, typer.Argument(help="Run directory; or export directory, for --tensorrt and --emit.", metavar="RUN|EXPORT", show_default="the newest run below here")] = None,
     out: Annotated[Path | None, typer.Option(help="Export directory.", show_default="RUN/export")] = None,
     options: ExportOptions = ExportOptions(),
+    gallery: Gallery = None,
     target: TargetOptions = TargetOptions(),
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and more from them."""
@@ -41,6 +42,8 @@ def export(
         check_present(directory, options, target)
         if out is not None:
             raise UsageError(f"{directory} is an export, and --out needs the run.", "Leave it out.")
+        if gallery is not None:
+            raise UsageError(f"{directory} is an export, and --gallery is for the page of a run.", "Leave it out.")
         place = directory
     else:
         check_new(options, target)
@@ -53,10 +56,15 @@ def export(
         from dhox.export.run import export as run_export
         from dhox.reports.pages.run import exported_page
 
+        own_place = (directory / "export").resolve()
+        if gallery is not None and out is not None and out.resolve() != own_place:
+            raise UsageError(f"The page of {directory} shows {own_place} alone.", "Leave out --gallery, or --out.")
         with on_interrupt(nothing_written):
             result = run_export(directory, out or directory / "export", options)
         place = result.export
         show(exported_page(directory, place, result.manifest, result.ledger))
+        if place.resolve() == own_place:
+            redraw(directory, gallery)
     _serve_targets(place, target, options.files.overwrite)
     say_next("bench", place, "--device", "auto")
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 import dhox
 from dhox.bench.options import check_host
 from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, predict, retune, serve, sweep
-from dhox.cli.common import Overwrite, answer, check_choice
+from dhox.cli.common import Gallery, Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.cli.quiet import with_quiet
 from dhox.console import console, say
@@ -63,11 +63,12 @@ app.command(epilog=serve.EXAMPLES)(serve.serve)
 @app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))
 def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run, a bench, an audit or a sweep.")],
+    gallery: Gallery = None,
 ) -> None:
     """Write the page of a run, a bench, an audit or a sweep again, for example of one that was brought from a board."""
     from dhox.reports.pages.run import write_report
 
-    say(f"Report: {write_report(directory)}")
+    say(f"Report: {write_report(directory, gallery=gallery)}")
 
 
 @app.command(epilog=examples("dhox verify runs/photos/export", "dhox verify runs/photos/export --device cuda"))

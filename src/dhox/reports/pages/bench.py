@@ -16,10 +16,12 @@ from dhox.artefacts.predictions import PREDICTIONS_FILE, Answers, read_predictio
 from dhox.artefacts.record import read_record
 from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
 from dhox.errors import DhoxError, dhox_command
+from dhox.models.export_directory import Export, open_export
+from dhox.reports.album import open_album
+from dhox.reports.judged import judged_by_file
 from dhox.reports.pages.bench_charts import calibration_charts, latency_charts, pareto_charts, power_charts
 from dhox.reports.pages.bench_findings import (
     MARKS,
-    emulated,
     energy_lines,
     interval_lines,
     marks,
@@ -29,9 +31,10 @@ from dhox.reports.pages.bench_findings import (
     several_runners,
     who,
 )
+from dhox.reports.pages.bench_verdict import bench_verdict, best_of
 from dhox.reports.pages.device import card_lines, device_sentence
 from dhox.reports.pages.export import ledger_cells, ledger_table, loss_sentence
-from dhox.reports.pages.gallery import confusion_table
+from dhox.reports.pages.gallery import Gallery, Threshold, confusion_table, gallery_sections, threshold_of
 from dhox.reports.sections import Cell, Column, Page, Section, Table, cells, table
 from dhox.reports.text import (
     STAGES,
@@ -52,10 +55,12 @@ MOST_COLUMNS = 6  # models in the table of classes
 
 @dataclass(frozen=True)
 class Beside:
-    """What a page takes from the files beside bench.json, and the terminal does without; `ledgers` by export."""
+    """What a page takes from the files beside bench.json, and the terminal does without; `exports` and `ledgers`: by
+    the path of an export, where it is still the very one."""
 
     samples: Samples | None = None
     predictions: dict[tuple[str, str], Answers] = field(default_factory=dict)
+    exports: dict[str, Export] = field(default_factory=dict)
     ledgers: dict[str, Ledger] = field(default_factory=dict)
 
 
@@ -66,26 +71,72 @@ def read_bench(folder: Path) -> tuple[Bench, Beside]:
     """bench.json and the files beside it. Raises DhoxError where one of them is damaged."""
     bench = read_record(folder / BENCH_FILE, Bench)
     digests = {model.export.path: model.export.manifest_sha256 for model in bench.models if model.export}
-    found = {path: export_ledger(Path(path), digest) for path, digest in digests.items()}
-    ledgers = {path: ledger for path, ledger in found.items() if ledger is not None}
+    found = {path: own_export(Path(path), digest) for path, digest in digests.items()}
+    exports = {path: export for path, export in found.items() if export is not None}
+    ledgers = {path: ledger for path, export in exports.items() if (ledger := export_ledger(export)) is not None}
     samples = read_samples(folder / SAMPLES_FILE, bench)
-    return bench, Beside(samples, read_predictions(folder / PREDICTIONS_FILE), ledgers)
+    return bench, Beside(samples, read_predictions(folder / PREDICTIONS_FILE), exports, ledgers)
 
 
-def export_ledger(export: Path, manifest_sha256: str) -> Ledger | None:
-    """ledger.json of the very export that was benched; None where that is gone, was replaced or is damaged."""
+def own_export(path: Path, manifest_sha256: str) -> Export | None:
+    """The very export that was benched; None where that is gone, was replaced or is damaged."""
     try:
-        same = sha256(export / EXPORT_FILE) == manifest_sha256
-        return read_record(export / LEDGER_FILE, Ledger) if same else None
+        return open_export(path) if sha256(path / EXPORT_FILE) == manifest_sha256 else None
     except (DhoxError, OSError):
         return None
 
 
-def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
-    """The whole bench. `beside`: what the charts need; without it the page is for the terminal."""
+def export_ledger(export: Export) -> Ledger | None:
+    """ledger.json of an export; None where it is damaged."""
+    try:
+        return read_record(export.path / LEDGER_FILE, Ledger)
+    except DhoxError:
+        return None
+
+
+def bench_gallery(bench: Bench, beside: Beside, most: int | None) -> Gallery | None:
+    """The pictures of what the model of the verdict answered; None where it answered no image."""
+    best = best_of(bench)
+    if best is None or best.right is None:
+        return None
+    answers = beside.predictions.get((best.model, best.runner), {})
+    judged = judged_by_file(answers, bench.accuracy.classes, who(bench, best.right))
+    if judged is None:
+        return None
+    link = next(model.export for model in bench.models if model.name == best.model)
+    export = beside.exports.get(link.path) if link else None
+    places = [bench.accuracy.data or "", export.manifest.data if export else ""]
+    album = open_album([place for place in places if place], judged.names, "test", most, _known(bench, export))
+    return Gallery(judged, album, most, _threshold(export) if export else None)
+
+
+def _known(bench: Bench, export: Export | None) -> dict[str, str]:
+    """What the test images were, by name, where the bench found them as the run did."""
+    images = bench.accuracy.images
+    if export is None or images is None or images.changed or images.new:
+        return {}
+    try:
+        return export.images().by_name("test")
+    except DhoxError:
+        return {}
+
+
+def _threshold(export: Export) -> Threshold | None:
+    manifest = export.manifest
+    try:
+        return threshold_of(manifest.reject, export.validation(), manifest.fold)
+    except DhoxError:
+        return None
+
+
+def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING, most: int | None = None) -> Page:
+    """The whole bench. `beside`: what the charts need; without it the page is for the terminal. `most`: pictures of
+    each kind, whatever they weigh; None: as many as the page may embed."""
+    gallery = bench_gallery(bench, beside, most)
     halted = "Interrupted: this is what was measured until then."
     sections = (
         Section(intro=(halted,) if bench.status != "complete" else (), marked=True),
+        *(gallery_sections(gallery) if gallery else ()),
         _latency_section(bench),
         Section("Not as asked, or not steady", notes=tuple(not_as_asked(bench)), marked=True),
         _comparison_section(bench),
@@ -96,7 +147,7 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
         *ledger_sections(bench, beside),
         Section("Golden images", notes=tuple(golden_sentence(row) for row in bench.golden)),
         class_section(bench),
-        confusion_section(bench),
+        confusion_section(bench, gallery.judged.by if gallery else ""),
         *_method_sections(bench),
     )
     ends = [f"{folder / BENCH_FILE}"]
@@ -107,20 +158,22 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING) -> Page:
         f"{device_sentence(bench.device)}; {bench.finished_at[:10]}",
         sections,
         tuple(ends),
+        bench_verdict(bench),
     )
 
 
 def _latency_section(bench: Bench) -> Section:
     """The first table: a row per model, runner, batch and scope, in groups that may be compared."""
-    if not bench.latency:
+    if not bench.measured_latency:
         return Section("Latency, throughput, energy and accuracy", intro=("No latency was measured.",))
     scopes = bench.settings.scopes
-    rows = sorted(bench.latency, key=lambda row: (scopes.index(row.scope), row.batch))
+    rows = sorted(bench.measured_latency, key=lambda row: (scopes.index(row.scope), row.batch))
     energy = {(row.model, row.runner, row.batch, row.scope): row for row in bench.energy.rows}
     correct = {(row.model, row.runner): row for row in bench.accuracy.rows}
     runners, found = several_runners(bench), [marks(bench, row) for row in rows]
     keys = [Column("model", "name"), *[Column("runner", "name")] * runners, Column("batch"), Column("scope", "text")]
-    keys += [Column("", "text")] * any(found)
+    marked = any(found) or bool(bench.emulated)
+    keys += [Column("", "text")] * marked
     values = [Column("p50"), Column("p99", where="terminal"), Column("p99", where="page"), Column("max", where="page")]
     values += [Column("images/s"), *[Column("mJ/image", spare=True)] * bool(energy)]
     values += [Column("top-1, %", spare=True)] * bool(correct)
@@ -129,7 +182,7 @@ def _latency_section(bench: Bench) -> Section:
         ms, spent, right = row.latency_ms, energy.get(row.key), correct.get((row.model, row.runner))
         tip = "; ".join(MARKS[letter] for letter in letters)
         key: list[Cell | str | int | None] = [row.model, *[row.runner] * runners, row.batch, row.scope]
-        key += [Cell(letters, tip=tip)] * any(found)
+        key += [Cell(letters, tip=tip)] * marked
         times = [
             milliseconds_interval(ms.p50, row.p50_interval),
             milliseconds(ms.p99),
@@ -139,20 +192,28 @@ def _latency_section(bench: Bench) -> Section:
         ]
         spent_cell = [count_text(spent.mj_per_image) if spent else "-"] * bool(energy)
         right_cell = [percent(right, "") if right else "-"] * bool(correct)
-        lines.append(
-            cells(*key, *(["emulated", "-", "-", "-", "-"] if row.emulated else times), *spent_cell, *right_cell)
-        )
+        lines.append(cells(*key, *times, *spent_cell, *right_cell))
     groups = [(row.scope, row.batch) for row in rows]
     breaks = frozenset(number for number in range(1, len(rows)) if groups[number] != groups[number - 1])
+    breaks |= {len(rows)} if bench.emulated else set()
+    for (model, runner), why in bench.emulated.items():
+        right = correct.get((model, runner))
+        right_cell = [percent(right, "") if right else "-"] * bool(correct)
+        key = [model, *[runner] * runners, "", "", Cell("E", tip=why)]
+        lines.append(cells(*key, "not timed", "-", "-", "-", "-", *["-"] * bool(energy), *right_cell))
     caption = "Times in ms per call, with 95 % intervals" + ("" if runners else f"; runner {rows[0].runner}")
     whole = Table((*keys, *values), tuple(lines), f"{caption}. Compare rows of one group.", len(keys), breaks)
-    legend = [f"{mark}: {meaning}." for mark, meaning in MARKS.items() if mark in "".join(found)]
+    legend = [
+        f"{mark}: {meaning}."
+        for mark, meaning in MARKS.items()
+        if mark in "".join([*found, *["E"] * len(bench.emulated)])
+    ]
     return Section("Latency, throughput, energy and accuracy", tables=(whole,), notes=tuple(legend))
 
 
 def _told_comparisons(bench: Bench) -> list[ComparisonRow]:
     """The comparisons of which both sides were really measured (an emulated time compares with nothing)."""
-    left_out = emulated(bench)
+    left_out = {*bench.emulated}
     return [
         row
         for row in bench.comparisons
@@ -285,14 +346,14 @@ def class_section(bench: Bench) -> Section:
     return Section("Classes", tables=(Table(columns, tuple(lines), caption, 2),), where="page")
 
 
-def confusion_section(bench: Bench) -> Section:
-    """A confusion matrix per model and runner that has one."""
+def confusion_section(bench: Bench, shown: str) -> Section:
+    """A confusion matrix per model and runner that has one, but for the one that is `shown` with its pictures."""
     parts = tuple(
         Section(who(bench, row), tables=confusion_tables(row), folded=True)
         for row in bench.accuracy.rows
-        if row.confusion is not None
+        if row.confusion is not None and who(bench, row) != shown
     )
-    return Section("Confusion", parts=parts, where="page")
+    return Section("Confusion of the other models" if shown else "Confusion", parts=parts, where="page")
 
 
 def confusion_tables(row: AccuracyRow) -> tuple[Table, ...]:

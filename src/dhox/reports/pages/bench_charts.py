@@ -75,7 +75,7 @@ def latency_charts(bench: Bench, samples: Samples | None) -> tuple[Chart, ...]:
 
 
 def _distribution_caption(bench: Bench) -> str:
-    rows, left_out = _told_rows(bench), list(dict.fromkeys(row.model for row in bench.latency if row.emulated))
+    rows, left_out = _told_rows(bench), list(dict.fromkeys(model for model, _ in bench.emulated))
     return (
         f"Timing scope {rows[0].scope}, batch {rows[0].batch}: share of calls that took at most so long, from every "
         "raw sample; the slowest 0.1 % lie outside."

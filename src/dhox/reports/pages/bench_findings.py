@@ -9,7 +9,7 @@ from dhox.bench.latency_statistics import order_statistic_ranks
 from dhox.reports.text import named, sentence
 
 MARKS = {  # letter in the tables -> what it means
-    "E": "emulated: this device lacks the precision, so its time says nothing",
+    "E": "emulated: this device lacks the precision, so its time would say nothing",
     "F": "part of the graph fell back to the CPU",
     "G": "CUDA graph asked for, not captured",
     "P": "not proven to be computed in the precision that was asked",
@@ -43,11 +43,6 @@ def who(bench: Bench, row: OfModel) -> str:
     return f"{row.model} by {row.runner}" if several_runners(bench) else row.model
 
 
-def emulated(bench: Bench) -> set[tuple[str, str]]:
-    """The models and runners whose times mean nothing here."""
-    return {(row.model, row.runner) for row in bench.latency if row.emulated}
-
-
 def _facts_of(bench: Bench, row: LatencyRow) -> RunnerFacts | None:
     wanted = (row.model, row.runner, row.batch)
     return next((one.facts for one in bench.runners if (one.model, one.runner, one.batch) == wanted), None)
@@ -59,13 +54,13 @@ def unproven(facts: RunnerFacts) -> bool:
 
 
 def marks(bench: Bench, row: LatencyRow) -> str:
-    """The letters of MARKS that hold for a latency row."""
+    """The letters of MARKS that hold for a row that was timed."""
     facts = _facts_of(bench, row)
-    found = {"E"} if row.emulated else {FLAG_MARKS[flag] for flag in row.flags if flag in FLAG_MARKS}
+    found = {FLAG_MARKS[flag] for flag in row.flags if flag in FLAG_MARKS}
     if facts is not None:
         found |= {"F"} if facts.nodes_off_device else set()
         found |= {"G"} if facts.graph_asked and not facts.graph else set()
-        found |= {"P"} if unproven(facts) and not row.emulated else set()
+        found |= {"P"} if unproven(facts) else set()
     return "".join(mark for mark in MARKS if mark in found)
 
 
@@ -73,12 +68,12 @@ def not_as_asked(bench: Bench) -> list[str]:
     """What differs from what was asked or hoped for, a sentence per finding; empty where all is well."""
     found: dict[str, list[str]] = {}
     for row in bench.runners:
-        reasons = _runner_findings(row.facts, (row.model, row.runner) in emulated(bench))
+        reasons = _runner_findings(row.facts, (row.model, row.runner) in bench.emulated)
         for reason in reasons:
             found.setdefault(reason, []).append(f"{who(bench, row)}, batch {row.batch}")
-    for timed in bench.latency:
-        if timed.emulated:
-            found.setdefault(f"Emulated, no time given: {timed.emulated}", []).append(who(bench, timed))
+    for (model, runner), why in bench.emulated.items():
+        name = f"{model} by {runner}" if several_runners(bench) else model
+        found.setdefault(f"Emulated, not timed: {why}", []).append(name)
     root = bench.device.sysroot
     recorded = f"Board, clocks and sensors were read below {root}: a recording, not this machine."
     lines = [f"{reason} - {named(names)}." for reason, names in found.items()]

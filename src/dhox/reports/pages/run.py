@@ -20,7 +20,7 @@ from dhox.artefacts.record import read_record, schema_of
 from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, UsageError
 from dhox.evidence.calibration import calibration_text
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.album import open_album
@@ -48,7 +48,7 @@ from dhox.reports.text import STAGES, decimals, percent, sentence, versions
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights in bytes, and the median of one image in ms; None where the CPU emulated the precision."""
+    """Weights in bytes, and the median of one image in ms; None where the CPU emulates the precision."""
 
     bytes: int
     latency_ms: float | None
@@ -87,10 +87,12 @@ def write_report(
     if (folder / AUDIT_FILE).exists():
         return write_audit_page(folder, gallery)
     if (folder / SWEEP_FILE).exists():
+        if gallery is not None:
+            raise UsageError(f"{folder} is a sweep, whose page has no pictures.", "Leave out --gallery.")
         return write_sweep_page(folder)
     if (folder / BENCH_FILE).exists():
         bench, beside = read_bench(folder)
-        return write_page(folder / "report.html", bench_page(bench, folder, beside))
+        return write_page(folder / "report.html", bench_page(bench, folder, beside, gallery))
     if not (folder / RUN_FILE).exists():
         fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE} or {SWEEP_FILE}."
         raise DhoxError(f"{folder} is neither a run nor a bench, an audit or a sweep.", fix)
@@ -213,13 +215,9 @@ def _stage_rows(line: Line) -> list[tuple[str, Accuracy]]:
 
 def _onnx_costs(bench: Bench) -> dict[str, Cost]:
     models = {model.name: model for model in bench.models}
-    return {
-        f"onnx_{models[row.model].precision}": Cost(
-            models[row.model].bytes, None if row.emulated else row.latency_ms.p50
-        )
-        for row in bench.latency
-        if row.batch == 1 and row.scope == "e2e"
-    }
+    times: dict[str, float | None] = {model: None for model, _ in bench.emulated}
+    times |= {row.model: row.latency_ms.p50 for row in bench.measured_latency if (row.batch, row.scope) == (1, "e2e")}
+    return {f"onnx_{models[name].precision}": Cost(models[name].bytes, time) for name, time in times.items()}
 
 
 def _cost_texts(cost: Cost | None) -> tuple[str, str]:
@@ -291,7 +289,7 @@ def method_lines(line: Line) -> list[str]:
         )
     if bench:
         lines += map(sentence, bench.method)
-        lines += sorted({f"{row.model}: {row.emulated}." for row in bench.latency if row.emulated})
+        lines += [f"{model}, not timed: {why}." for (model, _), why in bench.emulated.items()]
         lines += map(golden_sentence, bench.golden)
     return [*lines, versions(bench.environment if bench else run.environment)]
 
