@@ -287,6 +287,11 @@ def test_a_sweep_measures_joins_and_chooses(cache: Path, own_line: Path, capsys:
     assert {one.scope for one in bench.latency} == {"e2e"}
     page = Path("swept/sweep.html").read_text()
     assert page.count("<svg") == 2
+    start = page[page.index('<div class="verdict">') : page.index("<section")]
+    assert start.count("<dt>") == 3
+    assert "Distill " in start
+    assert f"within {found.settings.budget_ms:g} ms" in start
+    assert page.index("<h2>Against latency") < page.index("<h2>Students")
     assert "&lt;/" not in page  # no tag is shown
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""

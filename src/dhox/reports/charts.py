@@ -11,10 +11,12 @@ import numpy as np
 from dhox.errors import require
 
 COLOURS = ["#3b82d6", "#e0802b", "#3a9e6b", "#b660c4", "#c2a21c", "#d4526e", "#3aa7b8", "#8a8f98"]
+WIDTH = 4.6  # inches; a phone of 400 pixels shows five sixths of it
+SMALL = 9.5  # points, of legends and names in a chart: more than 10 pixels on that phone
 INK = "#010203"  # stands for the page's text colour
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "dhox", "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.color": INK, "ytick.color": INK, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False,
 }  # fmt: skip
 
@@ -30,19 +32,26 @@ def svg(draw: Callable[[Any], None], panels: int = 1, labels: Iterable[str] = ()
     from matplotlib.figure import Figure
 
     longest = max(map(len, labels), default=0)
-    columns = 3 if longest < 18 else 2 if longest < 30 else 1
-    height = 2.7 * panels + 0.4 + 0.17 * -(-len([*labels]) // columns)
+    columns = 3 if longest < 12 else 2 if longest < 23 else 1
+    height = 2.6 * panels + 0.4 + 0.21 * -(-len([*labels]) // columns)
     with matplotlib.rc_context(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = np.atleast_1d(figure.subplots(panels, 1, sharex=panels > 1 and share_x))
         draw(axes)
         if longest:
-            axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=8)
+            axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=SMALL)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     drawn: str = markupsafe.Markup(text[text.index("<svg") :].replace(INK, "currentColor"))
     return drawn
+
+
+def whole_ticks(axis: Any) -> None:
+    """Whole numbers alone: epochs and steps have no fractions."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
 
 def plain_ticks(axis: Any) -> None:

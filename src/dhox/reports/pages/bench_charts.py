@@ -12,12 +12,12 @@ from dhox.artefacts.bench import Bench
 from dhox.artefacts.predictions import Answers
 from dhox.artefacts.samples import Samples
 from dhox.bench.sweep.choose import pareto_front
-from dhox.reports.charts import COLOURS, plain_ticks, svg
+from dhox.reports.charts import COLOURS, SMALL, plain_ticks, svg
 from dhox.reports.pages.bench_findings import OfModel, who
 from dhox.reports.sections import Chart
 
 MOST_LINES = 8  # in one chart; the fastest are drawn
-LONGEST_LABEL = 60
+LONGEST_LABEL = 48
 POINTS = 250  # of a distribution, whatever the number of calls
 LINES = ("-", "--", ":", "-.")  # beyond as many models as there are colours
 BINS = 15  # of the calibration, as the calibration error has
@@ -54,7 +54,7 @@ def label(bench: Bench, row: OfModel) -> str:
     """A model and runner in a legend: the middle of a long name is left out, dollar signs are no mathematics, and a
     leading underscore hides no entry."""
     name = who(bench, row)
-    shown = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 26]}…{name[-25:]}"
+    shown = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 24]}…{name[-23:]}"
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -241,7 +241,7 @@ def pareto_charts(bench: Bench) -> tuple[Chart, ...]:
             style |= {} if one in best else {"markerfacecolor": "none"}
             axes[0].errorbar(one.ms, one.accuracy, yerr=error, **style)
         for one in points if len(points) <= 12 else best:
-            place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
+            place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": SMALL}
             axes[0].annotate(label(bench, one), (one.ms, one.accuracy), **place)
         axes[0].set(xlabel="p50 per call, ms", ylabel="top-1 accuracy, %", xscale="log")
         axes[0].margins(x=0.2)

@@ -24,7 +24,7 @@ from dhox.errors import DhoxError, UsageError
 from dhox.evidence.calibration import calibration_text
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.album import open_album
-from dhox.reports.charts import svg
+from dhox.reports.charts import SMALL, svg, whole_ticks
 from dhox.reports.html import write_page
 from dhox.reports.judged import Judged, Split, judged_by_file, judged_by_probs
 from dhox.reports.pages.audit import write_audit_page
@@ -44,6 +44,8 @@ from dhox.reports.pages.selection import selection_section
 from dhox.reports.pages.sweep import write_sweep_page
 from dhox.reports.sections import Chart, Page, Section, Verdict, cells, table
 from dhox.reports.text import STAGES, decimals, percent, sentence, versions
+
+FEW_EPOCHS = 5  # whose curves are marked point by point: one epoch alone draws no line
 
 
 @dataclass(frozen=True)
@@ -304,30 +306,33 @@ def _training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
     )
     charts = []
     if metrics:
-        charts.append(Chart("Learning curves", partial(_learning_curves, metrics), curves))
+        charts.append(Chart("Learning curves", partial(learning_curves, metrics), curves))
     if gradients:
         charts.append(Chart("Gradient conflict", partial(_gradient_chart, gradients), conflict))
     return tuple(charts)
 
 
-def _learning_curves(metrics: Metrics) -> str:
+def learning_curves(metrics: Metrics) -> str:
+    """Losses, and accuracies on validation where there is one, over the epochs."""
     accuracies = [name for name in metrics.columns if name.startswith("val_")]
+    marker = "o" if len(metrics.epochs) < FEW_EPOCHS else ""
 
     def draw(axes: Any) -> None:
         for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
-            axes[0].plot(metrics.epochs, metrics.columns[name], label=label)
+            axes[0].plot(metrics.epochs, metrics.columns[name], marker=marker, label=label)
         axes[0].set(ylabel="loss", yscale="log")
         for name in accuracies:
             label = STAGES.get(name.removeprefix("val_"), "student")
-            axes[-1].plot(metrics.epochs, 100 * np.array(metrics.columns[name]), label=label)
+            axes[-1].plot(metrics.epochs, 100 * np.array(metrics.columns[name]), marker=marker, label=label)
         if "head_agreement" in metrics.columns:
             agreement = 100 * np.array(metrics.columns["head_agreement"])
             axes[-1].plot(metrics.epochs, agreement, linestyle=":", color="gray", label="heads agree")
         if accuracies:
             axes[-1].set_ylabel("validation accuracy, %")
         for ax in axes:
-            ax.legend()
+            ax.legend(fontsize=SMALL)
         axes[-1].set_xlabel("epoch")
+        whole_ticks(axes[-1].xaxis)
 
     return svg(draw, panels=2 if accuracies else 1)
 
@@ -342,6 +347,7 @@ def _gradient_chart(rows: list[GradientRow]) -> str:
         axes[0].plot([row.step for row in whole], [row.cosine for row in whole], label="whole backbone")
         axes[0].axhline(0, color="gray", linewidth=0.8)
         axes[0].set(xlabel="step", ylabel="cosine")
+        whole_ticks(axes[0].xaxis)
         axes[1].barh(stages[::-1], means[::-1])
         axes[1].axvline(0, color="gray", linewidth=0.8)
         axes[1].set(xlabel="mean cosine, by stage")

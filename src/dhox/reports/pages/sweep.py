@@ -10,9 +10,9 @@ from typing import Any
 from dhox.artefacts.files import SWEEP_FILE
 from dhox.artefacts.record import read_record
 from dhox.artefacts.sweep import KnownAccuracy, Sweep, SweepRow
-from dhox.reports.charts import svg
+from dhox.reports.charts import SMALL, plain_ticks, svg
 from dhox.reports.html import write_page
-from dhox.reports.sections import Cell, Chart, Column, Page, Section, Table, cells
+from dhox.reports.sections import Cell, Chart, Column, KeyNumber, Page, Section, Table, Verdict, cells
 from dhox.reports.text import count_text, percent, sentence, versions
 
 
@@ -29,13 +29,44 @@ def sweep_page(folder: Path, sweep: Sweep) -> Page:
     subtitle += "" if sweep.status == "complete" else f"; {sweep.status}"
     known = [f"{row.student}: {source(row.accuracy)}." for row in sweep.rows if row.accuracy]
     sections = (
-        Section(intro=tuple(sweep.choice.reasons) if sweep.choice else (), marked=True),
-        _student_section(sweep),
+        Section(intro=tuple(sweep.choice.reasons[1:]) if sweep.choice else (), marked=True),
         Section("Against latency", charts=_sweep_charts(sweep)),
+        _student_section(sweep),
         Section("Where the accuracies come from", notes=tuple(known)),
         Section("Method", notes=(*map(sentence, sweep.method), versions(sweep.environment)), where="page"),
     )
-    return Page("Sweep of students by latency", subtitle, sections, (f"{folder / SWEEP_FILE}",))
+    return Page("Sweep of students by latency", subtitle, sections, (f"{folder / SWEEP_FILE}",), sweep_verdict(sweep))
+
+
+def sweep_verdict(sweep: Sweep) -> Verdict:
+    """Which student to distill for the budget; without one, which is the fastest and which is known to be the best."""
+    rows, budget = sweep.rows, sweep.settings.budget_ms
+    if not rows:
+        return Verdict("No student was measured.")
+    advised = sweep.choice.distill if sweep.choice else []
+    named = next((row for student in advised for row in rows if row.student == student), rows[0])
+    low, high = named.p50_interval
+    numbers = [
+        KeyNumber(f"{named.latency_ms.p50:.3g} ms", f"median of {named.student} ({low:.3g}-{high:.3g})"),
+        KeyNumber(f"{named.parameters / 1e6:.1f} M", f"parameters of {named.student}, {named.bytes / 1e6:.1f} MB"),
+    ]
+    known = [row for row in rows if row.accuracy]
+    if budget is not None:
+        fit = sum(row.within is True for row in rows)
+        numbers.append(KeyNumber(f"{fit} of {len(rows)}", f"students within {budget:g} ms"))
+    elif known:
+        best = max(known, key=lambda row: row.accuracy.accuracy if row.accuracy else 0)
+        assert best.accuracy is not None
+        numbers.append(KeyNumber(percent(best.accuracy), f"the best known accuracy, {best.student}"))
+    else:
+        numbers.append(KeyNumber(f"{len(rows)}", f"students measured, {len(sweep.failed)} not"))
+    if sweep.choice:
+        why, what = sweep.choice.reasons[0], f"Distill {'and compare ' * (len(advised) > 1)}{', '.join(advised)}"
+        why = why[0].lower() + why[1:] if why.startswith("Within") else why
+        return Verdict(f"{what}: {why}" if advised else sweep.choice.reasons[0], tuple(numbers))
+    slowest = f", the slowest {rows[-1].student} with {rows[-1].latency_ms.p50:.3g} ms" if len(rows) > 1 else ""
+    told = f"Fastest of {len(rows)}: {rows[0].student} with {rows[0].latency_ms.p50:.3g} ms{slowest}"
+    return Verdict(f"{told}; no budget was given.", tuple(numbers))
 
 
 def _student_section(sweep: Sweep) -> Section:
@@ -117,19 +148,20 @@ def scatter(rows: list[SweepRow], what: str, front: list[str], budget_ms: float 
             sides = {"xerr": [[max(0, x - low)], [max(0, high - x)]], "yerr": error}
             ax.errorbar(x, y, **sides, fmt="none", ecolor=colour, elinewidth=1)
             ax.scatter([x], [y], s=20 + 180 * row.bytes / largest, color=colour, alpha=0.7, linewidths=0)
-            ax.annotate(row.student, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            ax.annotate(row.student, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=SMALL)
         steps = sorted((row.latency_ms.p50, height(row, what)[0]) for row in rows if row.student in front)
         if len(steps) > 1:
             ax.step(*zip(*steps, strict=True), where="post", color="C1", linewidth=1, alpha=0.6)
         if budget_ms is not None:
             ax.axvline(budget_ms, color="gray", linestyle="--", linewidth=1)
-            ax.annotate("budget", (budget_ms, 0.02), xycoords=("data", "axes fraction"), fontsize=8, rotation=90)
+            ax.annotate("budget", (budget_ms, 0.02), xycoords=("data", "axes fraction"), fontsize=SMALL, rotation=90)
         ax.set(xlabel="median latency, ms (95 % interval)", ylabel=what, xscale="log")
         ax.set_yscale("linear" if what.startswith("accuracy") else "log")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
         ax.margins(0.15)
+        ax.autoscale_view()
+        plain_ticks(ax.xaxis)
+        if ax.get_yscale() == "log":
+            plain_ticks(ax.yaxis)
 
     return svg(draw)
 
