@@ -212,7 +212,7 @@ def test_the_ledger_of_the_export_is_joined_with_this_device(own_line: Path) -> 
     write_record(folder / "bench.json", bench)
     page = page_of(folder)
     ledger = page[page.index("<h2>Accuracy ledger") : page.index("<h2>Golden")]
-    assert re.findall(r'<td class="name[^>]*>([^<]*)</td>', ledger) == [
+    assert re.findall(r'<td data-title="stage"[^>]*>([^<]*)</td>', ledger) == [
         "teacher, zero-shot", "as trained", "two heads, torch", "folded, torch", "ONNX fp32", "ONNX fp16", "fp32 by onnxruntime, here",
         "fp16 by onnxruntime, here",
     ]  # fmt: skip

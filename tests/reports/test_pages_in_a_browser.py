@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ def browser() -> Iterator[Any]:
 def pages(line: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Pages of a run, of its bench, and of a bench of long names on a board."""
     folder = tmp_path_factory.mktemp("pages")
+    shutil.copytree(line, folder / "line")
     long = tuple(f"a_rather_long_run_name_of_a_model_{number}/fp16" for number in range(9))
     example(
         folder / "board", "jetson", models=long, batches=(1, 8, 32), classes=[f"class_of_{i}_goods" for i in range(12)]
     )
-    (bench,) = (line / "runs/tiny/bench").iterdir()
-    found = {"run": line / "runs/tiny", "bench": bench, "board": folder / "board"}
+    (bench,) = (folder / "line/runs/tiny/bench").iterdir()
+    found = {"run": folder / "line/runs/tiny", "bench": bench, "board": folder / "board"}
     return {name: write_report(place).absolute() for name, place in found.items()}
 
 
