@@ -8,8 +8,8 @@ Five ways to answer the same JPEG files with the same graph, in random order wit
 - bare loop: the graph alone, over batches of 32 that are decoded and cut already;
 - arrays: `stream` over those same arrays, so that decoding costs nothing.
 
-Aims: predict at least 1.8 times decode on two cores where decoding is most of the work; arrays at least 0.95 of the bare
-loop. Random weights: times do not depend on them.
+Aims: predict at least 1.8 times decode on two cores where decoding is most of the work; arrays at least 0.95 of the
+bare loop. Random weights: times do not depend on them.
 """
 
 from __future__ import annotations
@@ -111,10 +111,7 @@ def main(n: int, width: int, height: int) -> None:
                 ratio(found["predict"], found["one thread"]), ratio(found["predict"], found["decode"]),
                 f"{np.median(found['bare loop']):.0f}", ratio(found["arrays"], found["bare loop"]),
             )  # fmt: skip
-    size_kb = sum(path.stat().st_size for path in paths) / n / 1000 if paths[0].exists() else 0
-    console.print(
-        f"{n} JPEG files of {width} x {height}{f', {size_kb:.0f} kB' * bool(size_kb)}; {os.cpu_count()} cores; {ROUNDS} rounds: median (range)"
-    )
+    console.print(f"{n} JPEG files, {width} x {height}; {os.cpu_count()} cores; {ROUNDS} rounds: median (range)")
     console.print(table)
 
 
