@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from dhox.artefacts.files import free_bytes
 from dhox.data.dataset import read_image, spread
+from dhox.distill.images.draw_splits import draw_splits
 from dhox.distill.images.listing import Listing, list_images
 from dhox.distill.images.packed import packed_side
 from dhox.distill.images.sets import choose_sets
@@ -138,7 +139,8 @@ def _steps_of(listing: Listing, options: DistillOptions, world: int, out: Path) 
     """The steps of one training, if no image is a copy of another. Raises DhoxError where `out` has no room for it."""
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
-    sets = choose_sets(listing.splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
+    splits = draw_splits(listing.splits, names, options.labels)
+    sets = choose_sets(splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
     whole = WholeSets.of(sets, two_heads=options.training.method == "dho", given=options.choosing.fixed is not None)
     check_room(sets, whole, len(listing.classes), out)
     return count_steps(sets, options, world)

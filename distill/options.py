@@ -58,6 +58,9 @@ SkipBadImages = Annotated[bool, Option("Continue without unreadable images.")]
 Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.", how=True)]
 
 
+Part = Annotated[float, Meta(ge=0, le=0.8)]
+
+
 class Labels(Group):
     """Labels and classes"""
 
@@ -67,6 +70,12 @@ class Labels(Group):
         Literal["dhox", "few-shot-reference", "percent-reference"],
         Option("How labelled images are drawn; the DHO authors' two ignore --split-seed."),
     ] = "dhox"
+    val_fraction: Annotated[
+        Part | None, Option("Share of each class of train to validate on, where DATA has no val.", shown="none")
+    ] = None
+    test_fraction: Annotated[
+        Part | None, Option("Share of each class of train to test on, where DATA has no test.", shown="none")
+    ] = None
     split_seed: SplitSeed = 0
     balance_labels: Annotated[bool, Option("Draw every class equally often from the labelled images.")] = False
     classes: Classes = None
@@ -75,6 +84,11 @@ class Labels(Group):
         Option("Pattern whose first group, searched in an image's name, is its camera or recording.", metavar="REGEX"),
     ] = None
     skip_bad_images: SkipBadImages = False
+
+    @property
+    def draws_splits(self) -> bool:
+        """Whether validation or test images are drawn from train."""
+        return bool(self.val_fraction or self.test_fraction)
 
 
 class Teacher(Group):

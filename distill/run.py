@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,10 +20,12 @@ from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, Training
-from dhox.artefacts.run_directory import write_run_file
+from dhox.artefacts.run_directory import SPLITS_FILE, write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import say
 from dhox.data.dataset import Item, class_numbers, data_address
+from dhox.data.manifest import write_manifest
+from dhox.distill.images.draw_splits import draw_splits
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingImages, student_inputs
@@ -143,7 +145,11 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
         with working("Answering the validation and test images"):
             outcome = judge(student, material, targets, place)
         summary = describe(student, job, material, targets, outcome, settings, place)
+        if options.labels.draws_splits:
+            summary = msgspec.structs.replace(summary, data=str(out.absolute() / SPLITS_FILE))
         if fabric.is_global_zero:
+            if options.labels.draws_splits:
+                write_manifest(run / SPLITS_FILE, material.images.splits)
             summary = write_run(run, student.model, outcome, targets, material.hashes, summary)
     return RunResult(out, summary, outcome.selection)
 
@@ -198,6 +204,7 @@ def gather(listing: Listing, place: Place) -> Material:
     use_labels, use_teacher = options.training.uses
     with first_then_all(place.fabric):
         images = look(listing, skip_bad_images=options.labels.skip_bad_images, cache=place.root)
+    images = replace(images, splits=draw_splits(images.splits, images.content, options.labels))
     sets = choose_sets(
         images.splits, listing.labels, images.content, options.labels, use_labels=use_labels,
         tune_on=options.choosing.tune_on,
@@ -348,10 +355,14 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
     notes, skipped = [], material.images.skipped
     if skipped:
         notes.append(f"{len(skipped)} unreadable images were skipped")
+    if options.labels.draws_splits:
+        fractions = {"val": options.labels.val_fraction, "test": options.labels.test_fraction}
+        drawn = [f"{len(material.images.splits[split])} for {split}" for split, share in fractions.items() if share]
+        notes.append(f"DATA's train was divided by content, {' and '.join(drawn)}: {SPLITS_FILE} lists every image")
     if all(options.training.uses) and not material.sets.unlabelled:
         notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
     if not material.sets.test:
-        notes.append("DATA has no test: no test accuracy is reported")
+        notes.append("DATA has no test (--test-fraction draws one): no test accuracy is reported")
     if targets is not None and targets.adapter is not None:
         notes.append(adapter_sentence(targets.adapter, options.teacher.adapter))
     warning = calibration_warning(targets.entry.calibration, targets.entry.scale) if targets else ""

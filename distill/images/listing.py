@@ -13,6 +13,7 @@ from dhox.data.dataset import Item, Splits, class_names, listed_labels, own_clas
 from dhox.data.leftovers import Leftovers
 from dhox.distill.images.scan import Seen, scan, scan_memory
 from dhox.distill.images.shards import row_keys
+from dhox.distill.images.summary import data_lines
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,8 @@ def look(listing: Listing, *, skip_bad_images: bool, cache: Path | None = None) 
     Raises DhoxError for unreadable images, unless they are to be skipped.
     """
     memory = None if cache is None else scan_memory(cache, listing.data)
-    return Images(*scan(listing.splits, skip_bad_images, memory))
+    images = Images(*scan(listing.splits, skip_bad_images, memory))
+    everything = [item for items in images.splits.values() for item in items]
+    for line in data_lines(images.splits, images.content, images.sizes(everything)):
+        say(line)
+    return images

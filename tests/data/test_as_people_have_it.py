@@ -17,6 +17,7 @@ import dhox
 from dhox.data.dataset import read_dataset
 from dhox.data.images import SUFFIXES
 from dhox.data.leftovers import Leftovers
+from dhox.data.manifest import write_manifest
 from dhox.distill.images.listing import list_images
 
 
@@ -159,3 +160,67 @@ def test_a_training_on_other_names_is_the_same_training(tmp_path: Path) -> None:
     (tmp_path / "data/val").rename(tmp_path / "data/valid")
     result = quick(tmp_path / "data", method="ce")
     assert result.summary.sets.n_validation == 4 * PER_CLASS["val"]
+
+
+def test_class_folders_without_splits_are_train_and_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
+    for name in ("c/dog/1.png", "c/dog/far/2.png", "c/cat/3.png", "c/4.png", "c/notes.txt", "f/5.png", "f/6.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name) if "." in name and not name.endswith("txt") else (
+            tmp_path / name
+        ).touch()
+    leftovers = Leftovers()
+    splits = read_dataset(tmp_path / "c", leftovers=leftovers)
+    assert [(item.name, item.label) for item in splits["train"]] == [
+        ("cat/3.png", "cat"), ("dog/1.png", "dog"), ("dog/far/2.png", "dog"),
+    ]  # fmt: skip
+    assert not splits["unlabelled"] + splits["val"] + splits["test"]
+    assert leftovers.lines() == [
+        "Not read: 1 image beside the folders.",
+        "Not read: 1 file of no image format that is read here (1 .txt).",
+    ]
+    flat = read_dataset(tmp_path / "f")
+    assert [(item.name, item.label) for item in flat["unlabelled"]] == [("5.png", None), ("6.jpg", None)]
+    assert not flat["train"] + flat["val"] + flat["test"]
+
+
+def test_a_list_of_the_images_gives_the_same_images(tmp_path: Path) -> None:
+    (tmp_path / "d/cat").mkdir(parents=True)
+    for name in ("a, b.png", 'q"x.png', "line\nbreak.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / "d/cat" / name)
+    splits = read_dataset(tmp_path / "d")
+    write_manifest(tmp_path / "m.csv", splits)
+    again = read_dataset(tmp_path / "m.csv")
+    assert [(item.file, item.name, item.label) for item in again["train"]] == [
+        (item.file, item.name, item.label) for item in splits["train"]
+    ]
+
+
+def test_class_folders_go_down_the_whole_line(tmp_path: Path) -> None:
+    """The splits are drawn once: export and bench judge by the images that were held back, which no training saw."""
+    write_data(tmp_path / "data")
+    (tmp_path / "data/train").rename(tmp_path / "photos")
+    run = quick(tmp_path / "photos", val_fraction=0.25, test_fraction=0.25, epochs=1)
+    assert (run.summary.sets.n_validation, run.summary.sets.n_test) == (4 * 6, 4 * 6)
+    splits = read_dataset(Path(run.summary.data))
+    assert len(splits["train"]) == 4 * 12
+    assert {item.name for item in splits["val"]} == set(run.summary.sets.validation)
+    exported = dhox.export(run.run, run.run / "export")  # type: ignore[operator]
+    assert exported.manifest.data == run.summary.data
+    measured = dhox.bench(run.run / "export", duration=0.05, energy=0, device="cpu")  # type: ignore[operator]
+    (row,) = measured.bench.accuracy.rows
+    assert (measured.bench.accuracy.split, row.n) == ("test", 4 * 6)
+    again = quick(tmp_path / "photos", "runs/again", val_fraction=0.25, test_fraction=0.25, epochs=1)
+    assert (again.run / "splits.csv").read_bytes() == (run.run / "splits.csv").read_bytes()
+
+
+def test_a_flat_folder_of_images_trains_by_the_teacher_alone(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "data/train").rglob("*.png"))):
+        path.rename(flat / f"{number}.png")
+    Path("classes.txt").write_text("bag\ndress\nsandal\ntrousers\n")
+    run = quick(flat, method="kd", classes=Path("classes.txt"))
+    assert (run.summary.sets.n_labelled, run.summary.sets.n_unlabelled) == (0, 96)
+    with refuses("none", at="data.dataset.class_names", fix="--classes"):
+        quick(flat, "runs/y")

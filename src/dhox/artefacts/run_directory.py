@@ -20,7 +20,8 @@ from dhox.errors import DhoxError
 
 WEIGHTS_FILE = "student.safetensors"
 RETUNE = "Choose again with dhox retune RUN."
-HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, IMAGES_FILE, SELECTION_FILE)
+SPLITS_FILE = "splits.csv"  # DATA with the splits that were drawn from it
+HASHED = (WEIGHTS_FILE, VAL_FILE, TEST_FILE, IMAGES_FILE, SELECTION_FILE, SPLITS_FILE)
 
 
 @dataclass(frozen=True)

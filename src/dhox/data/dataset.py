@@ -26,7 +26,8 @@ __all__ = [  # with what dhox.data.items says about one image, so that a reader 
 ]  # fmt: skip
 
 WHAT_DATA_MAY_BE = (
-    "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*) "
+    "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*; or CLASS/* "
+    "alone, or unlabelled images alone) "
     "or a manifest (.csv or .parquet with the columns path, label and optionally split, group); WebDataset shards "
     "(train/*.tar), a saved Hugging Face dataset, hf:ORG/NAME and the CoOp datasets are read too (docs/data.md)."
 )

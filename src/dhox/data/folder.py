@@ -17,15 +17,31 @@ from dhox.errors import DhoxError
 def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftovers | None = None) -> Splits:
     """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`, by any name of `split_names`.
 
-    Symbolic links are followed. What is not read is counted in `leftovers`.
+    Without any of these folders: `CLASS/**` as train, or a folder of images alone as unlabelled. Symbolic links are
+    followed. What is not read is counted in `leftovers`.
     """
     splits: Splits = {split: [] for split in SPLITS}
-    for split, folder in split_folders(root).items():
+    folders = split_folders(root)
+    if not folders:
+        return splits | {split: items for split, items in read_unsplit(root, leftovers).items() if split in wanted}
+    for split, folder in folders.items():
         if split in wanted:
             splits[split] = read_split(folder, split, leftovers)
     if leftovers is not None:
         count_strangers(root, leftovers)
     return splits
+
+
+def read_unsplit(root: Path, leftovers: Leftovers | None) -> Splits:
+    """The images of a folder without splits: those in folders are train, by class; else all are unlabelled."""
+    left = leftovers or Leftovers()
+    found = list(image_files(root, left))
+    if not any("/" in inside for _, inside in found):
+        return {"unlabelled": [Item(file, inside) for file, inside in found]}
+    if outside := sum("/" not in inside for _, inside in found):
+        left.folders[""] = outside
+    parts = [(file, inside, inside.partition("/")[0]) for file, inside in found if "/" in inside]
+    return {"train": [Item(file, inside, sys.intern(label)) for file, inside, label in parts]}
 
 
 def read_split(folder: Path, split: str, leftovers: Leftovers | None) -> list[Item]:

@@ -15,8 +15,8 @@ def is_system(name: str) -> bool:
 
 
 def counted(n: int, thing: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{n:,} {thing}{'s' * (n != 1)}"
+    """`1 image`, `2 images`, `2 classes`."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Leftovers:
         """A line for each kind, for people; none where everything was read."""
         lines = [
             f"Not read: {counted(count, 'image')} in {name}/, which is no split." if name
-            else f"Not read: {counted(count, 'image')} beside the folders of the splits."
+            else f"Not read: {counted(count, 'image')} beside the folders."
             for name, count in self.folders.items()
         ]  # fmt: skip
         if self.suffixes:

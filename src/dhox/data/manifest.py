@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dhox.artefacts.files import write_bytes
 from dhox.data.items import SPLITS, Item, Splits, shorten
 from dhox.data.split_names import SPLIT_OF, split_of
 from dhox.errors import DhoxError, require
@@ -56,6 +58,22 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
         label, group = label and sys.intern(label), sys.intern(row.get("group") or "") or None
         splits[split].append(Item(str(manifest.parent / path), name, label, group, index))
     return splits
+
+
+def write_manifest(manifest: Path, splits: Splits) -> None:
+    """List images by their absolute paths, with their names in DATA, labels, splits and groups. Raises DhoxError for
+    images that are no files of their own."""
+    everything = (item for items in splits.values() for item in items)
+    packed = next((item for item in everything if item.span is not None or item.column is not None), None)
+    if packed is not None:
+        raise DhoxError(f"{packed.name} lies in an archive, and a list of files cannot name it.", "Unpack DATA first.")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "split", "group", "name"])
+    for split, items in splits.items():
+        for item in items:
+            writer.writerow([str(item.path.absolute()), item.label or "", split, item.group or "", item.name])
+    write_bytes(manifest, text.getvalue().encode())
 
 
 def picture_path(manifest: Path, path: str) -> str:
