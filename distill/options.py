@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import Meta
 
 from dhox.distill.teachers.templates import ENSEMBLES, template_list
+from dhox.distill.training.trackers import check_clients
 from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share, replaced
 
@@ -16,6 +17,7 @@ Method = Literal["dho", "sho", "ce", "kd"]
 METHODS = {  # (trains on labels, trains on the teacher)
     "dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True),
 }  # fmt: skip
+LOGS = ("tensorboard", "csv", "mlflow", "wandb")
 Metric = Literal["accuracy", "balanced", "macro-f1"]
 Pixels = Annotated[int, Meta(ge=8)]
 AtLeastTwo = Annotated[int, Meta(ge=2)]
@@ -229,8 +231,20 @@ class Speed(Group):
 class Output(Group):
     """Output"""
 
+    log: Annotated[
+        str,
+        Option(
+            "Where epochs are logged beside metrics.csv: tensorboard, mlflow, wandb; csv: nowhere else.",
+            metavar="NAME,NAME", how=True,
+        ),
+    ] = "tensorboard"  # fmt: skip
     resume: Annotated[bool, Option("Continue an interrupted training of the same settings.", how=True)] = False
     overwrite: Overwrite = False
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """What --log names, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.log.split(",")))
 
 
 class DistillOptions(Options):
@@ -291,8 +305,17 @@ def check(options: DistillOptions) -> None:
         )
     if training.probe_gradients and not methods <= {"dho", "sho"}:
         raise UsageError("--probe-gradients compares two losses.", "Use it with --method dho or sho.")
+    _check_log(options.output)
     if methods == {"ce"} and (teacher.from_files or teacher.online_teacher or teacher.top_k):
         raise UsageError("--method ce has no teacher.", "Leave the teacher's options out, or choose another method.")
+
+
+def _check_log(output: Output) -> None:
+    """Raise UsageError for a name that --log does not know, and DhoxError where the client of one cannot be used."""
+    for name in output.trackers:
+        if name not in LOGS:
+            raise UsageError(f"--log {name} is unknown.", f"Use one or more of: {', '.join(LOGS)}.")
+    check_clients(output.trackers)
 
 
 def check_labels(labels: Labels, *, uses_labels: bool) -> None:

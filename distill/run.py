@@ -53,6 +53,7 @@ from dhox.distill.training.metrics_log import MetricsLog
 from dhox.distill.training.out_of_memory import out_of_memory
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps, count_steps
+from dhox.distill.training.trackers import Subject
 from dhox.distill.training.train import Job, train
 from dhox.errors import DhoxError
 from dhox.evidence.calibration import calibration_warning
@@ -141,10 +142,15 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     )
     job = _training_job(material, targets, inputs, place)
     with shared_output(fabric, out, RUN_FILE, RUN_SCHEMA, output.overwrite, output.resume) as run:
-        _train_student(student, job, material, run, settings, place)
-        with working("Answering the validation and test images"):
-            outcome = judge(student, material, targets, place)
-        summary = describe(student, job, material, targets, outcome, settings, place)
+        if fabric.is_global_zero:
+            write_record(run / RUN_FILE, RunState(status="running", settings=settings))
+        subject = Subject(run, str(out), settings) if fabric.is_global_zero else None
+        with MetricsLog(subject, output.trackers) as log:
+            _train_student(student, job, material, run, settings, place, log)
+            with working("Answering the validation and test images"):
+                outcome = judge(student, material, targets, place)
+            summary = describe(student, job, material, targets, outcome, settings, place)
+            log.results = results_of(summary, outcome.selection)
         if options.labels.draws_splits:
             summary = msgspec.structs.replace(summary, data=str(out.absolute() / SPLITS_FILE))
         if fabric.is_global_zero:
@@ -262,12 +268,10 @@ def _training_job(material: Material, targets: TeacherTargets | None, inputs: St
 
 
 def _train_student(
-    student: CreatedStudent, job: Job, material: Material, run: Path, settings: Settings, place: Place
+    student: CreatedStudent, job: Job, material: Material, run: Path, settings: Settings, place: Place, log: MetricsLog
 ) -> None:
-    """Train the student in place; run.json says that it is running, or that it diverged."""
+    """Train the student in place; run.json says where it diverged."""
     fabric, model, spec = place.fabric, student.model, student.spec
-    if fabric.is_global_zero:
-        write_record(run / RUN_FILE, RunState(status="running", settings=settings))
     items = material.sets.validation
     numbers = class_numbers(items, material.listing.labels)
     pixels: Iterable[torch.Tensor] = loader(items, student.preprocessing, place)
@@ -280,13 +284,11 @@ def _train_student(
         logits = predict_logits(fabric, model, pixels, len(items), student.preprocessing)
         return validation_metrics(logits, numbers, spec.two_heads)
 
-    log = MetricsLog(run if fabric.is_global_zero else None)
     with (
         on_divergence(run, settings, writes=fabric.is_global_zero),
         out_of_memory(model, spec.image_size, fabric, job.steps.batch_labelled, job.steps.batch_unlabelled),
     ):
         train(fabric, model, job, run, validate, log.add)
-    log.close()
 
 
 def loader(items: list[Item], preprocessing: Preprocessing, place: Place) -> Iterable[torch.Tensor]:
@@ -348,6 +350,13 @@ def describe(
         settings=settings,
         environment=versions(),
     )  # fmt: skip
+
+
+def results_of(summary: Run, selection: Selection) -> dict[str, float]:
+    """What the tools of --log show at the end: accuracies on test, and alpha and beta."""
+    return {f"test_{row.stage}": row.accuracy for row in summary.test or []} | {
+        "alpha": selection.alpha, "beta": selection.beta
+    }  # fmt: skip
 
 
 def notes_on(material: Material, targets: TeacherTargets | None, options: DistillOptions) -> list[str]:
