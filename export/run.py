@@ -47,6 +47,7 @@ from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
 from dhox.export.half_precision.convert import Converted
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
+from dhox.export.model_card import write_card
 from dhox.export.options import ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, stored_stages
 from dhox.export.precisions import converted
@@ -121,6 +122,7 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
         result = Result(entries, *proof, reject)
         _write_side_files(folder, source, folded.heads, golden, result)
         manifest = make_manifest(folder, source, folded.choice, result, options)
+        write_card(folder, manifest, source)
         write_record(folder / EXPORT_FILE, manifest)
     return ExportResult(out, manifest, result.ledger)
 

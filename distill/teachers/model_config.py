@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from msgspec import Meta
 
 from dhox.artefacts.common import Side
 from dhox.artefacts.record import AtLeastOne, Name, Positive, Record, field_error, read_text
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, require
 
 CONFIG_FILE = "open_clip_config.json"
 LOCAL = "local-dir:"
@@ -95,3 +96,27 @@ def check_config(name: str) -> None:
         raise DhoxError(f"{path} describes no OpenCLIP model: {field_error(err, content)}.", advice) from err
     except (ValueError, RecursionError) as err:
         raise DhoxError(f"{path} is not valid JSON ({err}).", advice) from err
+
+
+def license_of(name: str) -> str | None:
+    """The licence that the model card beside a teacher's weights names; None where there is none."""
+    try:
+        if name.startswith(LOCAL):
+            text = (Path(name.removeprefix(LOCAL)) / "README.md").read_text(encoding="utf-8")
+        else:
+            hub = require("huggingface_hub", "distill")
+            text = Path(hub.hf_hub_download(hub_address(name), "README.md")).read_text(encoding="utf-8")
+    except Exception:  # a card is no reason to stop: the hub's client raises many types
+        return None
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license(?:_name)?:\s*(\S.*)$", head[1], re.MULTILINE) if head else None
+    return found[1].strip().strip("'\"") if found else None
+
+
+def hub_address(name: str) -> str:
+    """ORG/MODEL on the hub, of `hf-hub:ORG/MODEL` or of ARCHITECTURE/TAG. Raises LookupError where there is none."""
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    open_clip = require("open_clip", "distill")
+    architecture, _, tag = name.rpartition("/")
+    return str((open_clip.get_pretrained_cfg(architecture, tag) or {})["hf_hub"]).rstrip("/")

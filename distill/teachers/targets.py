@@ -18,6 +18,7 @@ from dhox.distill.options import Teacher as TeacherOptions
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter
 from dhox.distill.teachers.embeddings import CachedTeacher
+from dhox.distill.teachers.model_config import license_of
 from dhox.distill.teachers.view_targets import (
     Logits,
     ViewTargets,
@@ -108,6 +109,7 @@ def targets_of_model(
     entry = TeacherEntry(
         name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
         templates=templates, views=views, online=online, adapter=options.adapter, calibration=found,
+        license=license_of(teacher.name),
     )  # fmt: skip
     return TeacherTargets(of_views, of_whole, entry, adapter)
 

@@ -32,6 +32,7 @@ from dhox.export.folding.head_weights import head_weights
 from dhox.export.folding.refold import refold
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
+from dhox.export.model_card import CARD_FILE, write_card
 from dhox.export.retuning.numbers import Before, Numbers, check_asked, new_numbers
 from dhox.export.retuning.proof import ledger_again, proof
 from dhox.models.export_directory import open_export
@@ -104,7 +105,7 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
         write_bytes(folder / name, (export.path / name).read_bytes())
     write_arrays(folder / GOLDEN_FILE, after.golden)
     write_record(folder / LEDGER_FILE, after.ledger)
-    known = {*before.models, *SIDE_FILES}
+    known = {*before.models, *SIDE_FILES, CARD_FILE}
     reject = old.reject and reject_threshold(before.val, numbers.fold, old.reject.asked)
     write_bytes(folder / EXAMPLE_FILE, example_text(export.entry("fp32"), old.preprocessing, reject).encode())
     manifest = replace(
@@ -119,6 +120,7 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
             sorted(path.name for path in export.path.iterdir() if path.name not in {*known, EXPORT_FILE}),
         ),
     )  # fmt: skip
+    write_card(folder, manifest, None)
     write_record(folder / EXPORT_FILE, manifest)
     return manifest
 

@@ -120,7 +120,8 @@ class StudentEntry(StudentSpec, kw_only=True):
 
 
 class TeacherEntry(Record, kw_only=True):
-    """A teacher. `scale` multiplies cosine similarities; None and empty: it was run elsewhere, as arrays."""
+    """A teacher. `scale` multiplies cosine similarities; None and empty: it was run elsewhere, as arrays. `license`: as
+    the model card beside its weights names it; None where that says nothing."""
 
     name: Name
     weights_hash: str | None = None
@@ -131,3 +132,4 @@ class TeacherEntry(Record, kw_only=True):
     online: bool
     adapter: str = "none"
     calibration: Annotated[Calibration | None, Meta(description="null where no image has a label")] = None
+    license: str | None = None

@@ -80,6 +80,16 @@ def runs_of(results: list[BenchResult]) -> list[Path]:
     return list(found)
 
 
+def renew_card(run: Path) -> None:
+    """Write the model card of a run's export again, with what the newest bench of it measured."""
+    from dhox.export.model_card import write_card
+    from dhox.reports.pages.run import read_line
+
+    line = read_line(run)
+    if line.manifest is not None and line.bench is not None:
+        write_card(run / "export", line.manifest, line.folder, line.bench)
+
+
 def finish(results: list[BenchResult], ended: Exception | None = None, gallery: int | None = None) -> None:
     """Write the reports, and raise what the exit code must say of the results; `ended`: what ended them early;
     `gallery`: pictures of each kind."""
@@ -89,6 +99,7 @@ def finish(results: list[BenchResult], ended: Exception | None = None, gallery: 
     for result in results:
         say_report(result.directory, gallery=gallery)
     for run in runs_of(results):
+        renew_card(run)
         redraw(run, gallery)
     if ended is not None:
         raise ended
