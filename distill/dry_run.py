@@ -24,7 +24,7 @@ from dhox.distill.results.room import check_room
 from dhox.distill.small_options import CacheOptions
 from dhox.distill.students.create import check_student, create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
-from dhox.distill.teachers.targets import WholeSets
+from dhox.distill.teachers.targets import WholeSets, teacher_rows
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.training.steps import Steps, count_steps
 from dhox.errors import DhoxError
@@ -95,6 +95,8 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     check_student(options.student)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
     listing = list_images(data, options.labels.classes, options.labels.group_by)
+    if options.teacher.from_files:
+        teacher_rows(options.teacher, listing)
     sample = _decode_sample(listing, worker_count(options.speed.workers))
     training = options.training
     seeds = range(training.seeds or 1)

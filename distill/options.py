@@ -97,7 +97,9 @@ class Teacher(Group):
     """The teacher"""
 
     teacher: TeacherName = DEFAULT_TEACHER
-    teacher_scale: Annotated[AboveZero | None, Option("Factor of its cosines.", shown="the checkpoint's")] = None
+    teacher_scale: Annotated[
+        AboveZero | None, Option("Factor of its cosines; embedding files need it.", shown="the checkpoint's")
+    ] = None
     template: Template = ()
     templates: Templates = None
     views: Views = 8
@@ -332,6 +334,24 @@ def check_labels(labels: Labels, *, uses_labels: bool) -> None:
         raise UsageError("--label-sampler percent-reference draws a share of all images.", "Add --label-fraction.")
 
 
+def _check_files(teacher: Teacher) -> None:
+    """Raise UsageError for options that cannot act where the teacher was run elsewhere, and for a missing scale."""
+    what = "--teacher-logits" if teacher.teacher_logits is not None else "--teacher-embeddings"
+    idle = {
+        "--teacher": teacher.teacher != DEFAULT_TEACHER, "--templates": teacher.templates is not None,
+        "--template": bool(teacher.template),
+        "--teacher-scale": teacher.teacher_logits is not None and teacher.teacher_scale is not None,
+    }  # fmt: skip
+    for option, given in idle.items():
+        if given:
+            raise UsageError(f"{what} stands for a teacher, and {option} cannot act.", f"Leave {option} out.")
+    if teacher.teacher_embeddings is not None and teacher.teacher_scale is None:
+        raise UsageError(
+            "--teacher-embeddings says nothing of the factor of its cosines.",
+            "Give --teacher-scale: exp(logit_scale) of that model, 100 for OpenAI's and most of OpenCLIP's.",
+        )
+
+
 def _check_pairs(options: DistillOptions) -> None:
     """Raise UsageError for options that need or exclude another one, whatever the method."""
     teacher, choosing = options.teacher, options.choosing
@@ -341,6 +361,8 @@ def _check_pairs(options: DistillOptions) -> None:
         raise UsageError("--teacher-embeddings and --class-embeddings belong together.", "Give both.")
     if teacher.teacher_logits is not None and teacher.teacher_embeddings is not None:
         raise UsageError("--teacher-logits and --teacher-embeddings are two teachers.", "Give one of them.")
+    if teacher.from_files:
+        _check_files(teacher)
     if teacher.online_teacher and teacher.from_files:
         raise UsageError("--online-teacher runs a teacher, and the files stand for one.", "Leave one of them out.")
     if teacher.templates is not None and teacher.template:

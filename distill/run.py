@@ -45,6 +45,7 @@ from dhox.distill.teachers.targets import (
     adapter_sentence,
     targets_of_files,
     targets_of_model,
+    teacher_rows,
 )
 from dhox.distill.teachers.teacher import Teacher, load_teacher
 from dhox.distill.teachers.templates import template_list
@@ -132,6 +133,8 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type))
 
     listing = list_images(data, options.labels.classes, options.labels.group_by)
+    if options.teacher.from_files:
+        teacher_rows(options.teacher, listing)
     with working("Loading the models"):
         student, teacher = _load_models(listing, place)
     material = gather(listing, place)

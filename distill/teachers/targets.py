@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from dhox.artefacts.common import TeacherEntry
 from dhox.data.dataset import Item, spread
+from dhox.data.leftovers import counted
 from dhox.distill.images.listing import Listing
 from dhox.distill.images.sets import Sets
 from dhox.distill.images.shards import Rows
@@ -142,8 +143,37 @@ def targets_of_files(
 ) -> TeacherTargets:  # fmt: skip
     """A teacher that was run elsewhere: arrays with one row per manifest row (see docs/distill.md).
 
+    Raises DhoxError as `teacher_rows` does.
+    """
+    array = teacher_rows(options, listing)
+    scale = 1.0
+    logits: Logits = torch.nn.Identity()
+    host_logits = logits
+    if options.teacher_logits is None:
+        assert options.teacher_scale is not None
+        scale = options.teacher_scale
+        text = class_text(options, array.shape[-1], len(listing.classes))
+        logits, host_logits = normalised(text.to(device), scale), normalised(text, scale)
+
+    def first_view(items: list[Item]) -> torch.Tensor:
+        rows = np.array([array[item.row, 0] for item in items], np.float32)
+        return torch.from_numpy(rows.reshape(-1, array.shape[-1]))
+
+    z = {name: first_view(items) for name, items in vars(whole).items()}
+    of_whole = answers(z, host_logits)
+    entry = TeacherEntry(
+        name=str(options.teacher_logits or options.teacher_embeddings), scale=scale, views=array.shape[1], online=False,
+        calibration=calibration(of_whole.validation, validation_labels, "validation"),
+    )  # fmt: skip
+    of_views = cached_targets(rows_of_items(array, images.items), logits)
+    return TeacherTargets(of_views, of_whole, entry)
+
+
+def teacher_rows(options: TeacherOptions, listing: Listing) -> np.ndarray:
+    """What a teacher said elsewhere, float [n, views, D or C], checked before any model is loaded.
+
     Embeddings [n, D] or [n, views, D] with class embeddings [C, D], or logits [n, C] or [n, views, C]. Raises DhoxError
-    for arrays of another length or width.
+    for arrays of another length or width, for other `--views` than they have, and where DATA is no manifest.
     """
     path = options.teacher_logits or options.teacher_embeddings
     assert path is not None
@@ -153,31 +183,19 @@ def targets_of_files(
             "Write a .csv or .parquet manifest.",
         )
     array = read_rows(path, listing.n_rows, "logits" if options.teacher_logits else "embeddings")
-    scale, n_classes = 1.0, len(listing.classes)
-    logits: Logits = torch.nn.Identity()
-    host_logits = logits
-    if options.teacher_logits is None:
-        scale = options.teacher_scale or 100.0
-        text = class_text(options, array.shape[-1], n_classes)
-        logits, host_logits = normalised(text.to(device), scale), normalised(text, scale)
-    elif array.shape[-1] != n_classes:
+    if array.shape[1] > 1 and options.views not in {TeacherOptions().views, array.shape[1]}:
         raise DhoxError(
-            f"{path} has logits of {array.shape[-1]} classes, and DATA has {n_classes}.",
+            f"--views {options.views}, and {path} holds {counted(array.shape[1], 'view')} of each image.",
+            "Leave --views out.",
+        )
+    if options.teacher_logits is None:
+        class_text(options, array.shape[-1], len(listing.classes))
+    elif array.shape[-1] != len(listing.classes):
+        raise DhoxError(
+            f"{path} has logits of {array.shape[-1]} classes, and DATA has {len(listing.classes)}.",
             "Compute them for the classes of DATA in their order (see --classes).",
         )
-
-    def first_view(items: list[Item]) -> torch.Tensor:
-        rows = np.array([array[item.row, 0] for item in items], np.float32)
-        return torch.from_numpy(rows.reshape(-1, array.shape[-1]))
-
-    z = {name: first_view(items) for name, items in vars(whole).items()}
-    of_whole = answers(z, host_logits)
-    entry = TeacherEntry(
-        name=str(path), scale=scale, views=array.shape[1], online=False,
-        calibration=calibration(of_whole.validation, validation_labels, "validation"),
-    )  # fmt: skip
-    of_views = cached_targets(rows_of_items(array, images.items), logits)
-    return TeacherTargets(of_views, of_whole, entry)
+    return array
 
 
 def class_text(options: TeacherOptions, width: int, n_classes: int) -> torch.Tensor:

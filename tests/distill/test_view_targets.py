@@ -15,9 +15,12 @@ from safetensors.numpy import save_file
 
 from dhox.data.dataset import read_image
 from dhox.data.items import Item
+from dhox.distill.dry_run import plan
+from dhox.distill.options import DEFAULT_TEACHER, DistillOptions
 from dhox.distill.teachers.adapter import ADAPTER_FILE
 from dhox.distill.teachers.teacher import DEFAULT_TEMPLATES, load_teacher
 from dhox.distill.teachers.view_targets import read_rows
+from dhox.options.declare import build
 
 CLASSES = ["bag", "dress", "sandal", "trousers"]
 
@@ -49,9 +52,9 @@ def test_files_of_a_teacher_give_what_the_teacher_gives(elsewhere: tuple[Path, n
     by_model = quick(data, "runs/model", shots=4)
     by_embeddings = quick(
         data, "runs/z", shots=4, teacher_embeddings=Path("z.npy"), class_embeddings=Path("w.safetensors"),
-        teacher_scale=scale, teacher="not loaded/at all",
+        teacher_scale=scale, teacher=DEFAULT_TEACHER,
     )  # fmt: skip
-    by_logits = quick(data, "runs/l", shots=4, teacher_logits=Path("logits.npy"), teacher="not loaded/at all")
+    by_logits = quick(data, "runs/l", shots=4, teacher_logits=Path("logits.npy"), teacher=DEFAULT_TEACHER)
     teacher_rows = [result.summary.test[0] for result in (by_model, by_embeddings, by_logits)]
     assert teacher_rows[0].stage == "teacher"
     assert teacher_rows[0] == teacher_rows[1] == teacher_rows[2]
@@ -65,8 +68,12 @@ def test_views_computed_elsewhere_are_drawn(elsewhere: tuple[Path, np.ndarray, n
     data, z, w = elsewhere
     np.save("z.npy", np.stack([z, z], axis=1))
     np.save("w.npy", w)
-    result = quick(data, shots=4, teacher_embeddings=Path("z.npy"), class_embeddings=Path("w.npy"))
+    files = {"teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy"), "teacher": DEFAULT_TEACHER}
+    result = quick(data, shots=4, **files, teacher_scale=50)
     assert result.summary.teacher.views == 2
+    assert result.summary.teacher.scale == 50
+    with refuses("--views", 5, 2, at="distill.teachers.targets.teacher_rows"):
+        quick(data, "runs/y", shots=4, **files, teacher_scale=50, views=5)
 
 
 def test_files_that_do_not_fit_are_refused(line: Path, elsewhere: tuple[Path, np.ndarray, np.ndarray]) -> None:
@@ -79,17 +86,20 @@ def test_files_that_do_not_fit_are_refused(line: Path, elsewhere: tuple[Path, np
     np.save("three.npy", z[:, :3])
     np.save("ints.npy", np.zeros((5, 4), int))
     np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    files = {"teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy")}
+    files = {
+        "teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy"), "teacher": DEFAULT_TEACHER,
+        "teacher_scale": 100,
+    }  # fmt: skip
     with refuses("short.npy", 223, 224, at="distill.teachers.view_targets.read_rows"):
         quick(data, **(files | {"teacher_embeddings": Path("short.npy")}))
     with refuses("w3.npy", 3, 4, at="distill.teachers.view_targets.read_rows"):
         quick(data, **(files | {"class_embeddings": Path("w3.npy")}))
     with refuses("narrow.npy", 8, "z.npy", 64, at="distill.teachers.targets.class_text"):
         quick(data, **(files | {"class_embeddings": Path("narrow.npy")}))
-    with refuses("three.npy", 3, 4, at="distill.teachers.targets.targets_of_files", fix="--classes"):
-        quick(data, teacher_logits=Path("three.npy"))
-    with refuses("DATA", at="distill.teachers.targets.targets_of_files", fix=(".csv", ".parquet")):
-        quick(line / "data", teacher_logits=write_four())
+    with refuses("three.npy", 3, 4, at="distill.teachers.targets.teacher_rows", fix="--classes"):
+        quick(data, teacher_logits=Path("three.npy"), teacher=DEFAULT_TEACHER)
+    with refuses("DATA", at="distill.teachers.targets.teacher_rows", fix=(".csv", ".parquet")):
+        quick(line / "data", teacher_logits=write_four(), teacher=DEFAULT_TEACHER)
     for name in ("objects.npy", "missing.npy"):
         with refuses(name, "logits", at="distill.teachers.view_targets.read_rows", fix=(".npy", ".safetensors")):
             read_rows(Path(name), 1, "logits")
@@ -127,3 +137,11 @@ def test_a_few_shot_teacher_is_fitted_used_and_kept(line: Path, online: bool) ->
     assert (len(adapter.keys), adapter.chosen_on, adapter.n) == (32, "validation", 80)
     assert any("Tip-Adapter-F on 32 labelled images" in note for note in result.summary.notes)
     assert result.summary.teacher.adapter == "tip-f"
+
+
+def test_a_plan_refuses_the_files_that_the_training_refuses(elsewhere: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    data, z, _ = elsewhere
+    np.save("short.npy", z[:-1, :4])
+    options = build(DistillOptions, teacher_logits=Path("short.npy"), student="test_resnet", student_weights="none")
+    with refuses("short.npy", 223, 224, at="distill.teachers.view_targets.read_rows"):
+        plan(data, Path("runs/x"), options)
