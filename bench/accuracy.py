@@ -14,7 +14,7 @@ from dhox.artefacts.bench_accuracy import AccuracyRow, ClassAccuracy, Paired, Te
 from dhox.artefacts.ledger import StageRow
 from dhox.bench.bench_models import BenchModel
 from dhox.data.dataset import Item, class_numbers, data_exists, read_dataset, shorten
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 from dhox.evidence.ledger import stage_row
 from dhox.evidence.same_images import against_run
 from dhox.evidence.statistics import MOST_CONFUSION_CLASSES, class_counts, confusion_matrix, negative_log_likelihood
@@ -46,7 +46,7 @@ def evaluation_images(data: Path | None, models: list[BenchModel]) -> Evaluation
     manifests = [model.manifest for model in models if model.manifest]
     where = data or (Path(manifests[0].data) if manifests else None)
     if data is not None and not data_exists(data):
-        raise DhoxError(f"--data {data} does not exist.", "Give the image folder or manifest with the test split.")
+        raise not_there(data, "Give the image folder or manifest with the test split.", "--data")
     if where is None or not data_exists(where):
         return Evaluation([], where, f"not run: no test split{f' at {where}' if where else ''}. Give --data.")
     skipped = {name for manifest in manifests for name in manifest.skipped}

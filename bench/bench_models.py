@@ -15,7 +15,7 @@ from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.contract import read_contract
 from dhox.artefacts.files import EXPORT_FILE, settle_any, sha256
 from dhox.artefacts.manifest import Artefact, Manifest
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, not_there
 from dhox.models.contract import check_model
 from dhox.models.export_directory import Export, open_export
 from dhox.models.onnx_file import check_onnx
@@ -89,7 +89,7 @@ def open_models(paths: list[Path], contract: Path | None = None, precisions: tup
     for path in paths:
         settle_any(path)
         if not path.exists():
-            raise DhoxError(f"{path} does not exist.", "Give an export directory, or the file of a model.")
+            raise not_there(path, "Give an export directory, or the file of a model.")
         if path.is_dir():
             found += _export_models(path, precisions)
         elif (path.parent / EXPORT_FILE).is_file() and path.suffix == ".onnx":

@@ -7,6 +7,7 @@ both at once, and tells smaller differences apart.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import exp, hypot, log, log1p, sqrt
 from pathlib import Path
@@ -21,7 +22,7 @@ from dhox.artefacts.record import Interval, read_head, read_record
 from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
 from dhox.bench.compare_warnings import differences
 from dhox.bench.latency_statistics import NO_DIFFERENCE, OPENING, median_interval
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 from dhox.evidence.statistics import mcnemar_p, paired_difference_interval
 
 RULE = (
@@ -30,6 +31,9 @@ RULE = (
     "limit, what the old bench measured and the new one did not fails too, and a failed golden check of the new one"
 )
 LONGER = "measure both again with a longer --duration on an idle machine with locked clocks, or both at once"
+
+
+MOST_NAMED = 6  # models that one sentence names
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def compare(
     accuracy, uncompared = _accuracy_changes(*sides, max_accuracy_drop)
     if not latency and not accuracy:
         raise DhoxError(
-            f"The two benches have no (model, runner, batch, scope) in common: {'; '.join(alone)}.",
+            f"The two benches have no (model, runner, batch, scope) in common: {summary(alone)}.",
             "Measure both with the same options of dhox bench.",
         )
     if max_slowdown is not None and not latency:
@@ -155,9 +159,27 @@ def compare(
     )
 
 
+def summary(not_compared: list[str]) -> str:
+    """What has no partner, by the reason and by the model: `WHY: MODEL (ROWS), ...; WHY: ...`."""
+    found: dict[str, Counter[str]] = {}
+    for line in not_compared:
+        what, _, why = line.rpartition(": ")
+        found.setdefault(why, Counter())[what.partition(", batch ")[0]] += 1
+    return "; ".join(f"{why}: {_counted(models)}" for why, models in found.items())
+
+
+def _counted(models: Counter[str]) -> str:
+    """Models with how many of their rows, the first few of many."""
+    shown = [f"{name} ({count} rows)" if count > 1 else name for name, count in [*models.items()][:MOST_NAMED]]
+    rest = len(models) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
 def _open_side(path: Path) -> Side:
     """A complete bench with what lies beside it. Raises DhoxError."""
     settle_any(path)
+    if not path.exists():
+        raise not_there(path, f"Give a bench directory, or its {BENCH_FILE}.")
     file = path / BENCH_FILE if path.is_dir() else path
     if file.exists() and file.suffix != ".json":
         raise DhoxError(f"{path} is no bench.", f"Give a bench directory, or its {BENCH_FILE}.")

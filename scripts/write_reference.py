@@ -21,6 +21,16 @@ HEAD = """# Reference: commands and options
 Written by scripts/write_reference.py. In Python, `dhox.distill(DATA, ...)`, `dhox.export(RUN, ...)` and
 `dhox.bench(EXPORT, ...)` take the same options, with _ for - (`shots=16`, `image_size=224`); a recipe of `dhox distill`
 (`--recipe FILE.toml`) takes them as keys without --.
+
+Exit codes:
+
+| code | |
+| --- | --- |
+| 0 | done |
+| 1 | what was given cannot be used, or the work failed; the message says what mends it |
+| 2 | the command line: something is missing, wrong or contradictory, or it names what does not exist |
+| 3 | the work was done, and a gate failed: accuracy, latency, golden images |
+| 130 | stopped by Ctrl-C or a signal; the message says what is kept |
 """
 
 

@@ -103,7 +103,7 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (2, "distill x --template 'a {} of {}'", "distill.teachers.templates", ["--template 'a {} of {}'"], "{}"),
         (2, "distill x --template {} --templates simple", "distill.options", ["--templates", "--template"], ()),
         (2, "distill x --templates foo", "distill.teachers.templates", ["--templates foo", "simple", "imagenet"], ()),
-        (1, "audit missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
+        (2, "audit missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
         (2, "retune x --alpha 0.5", "distill.small_options", ["--alpha", "--beta"], ()),
         (1, "retune .", "artefacts.run.read_run", ["run.json"], "dhox distill"),
         (2, "distill x --method kd --shots 2", "distill.options", ["--method kd"], "--shots"),
@@ -121,17 +121,22 @@ def test_audit_and_retune_from_the_command_line(own_line: Path, monkeypatch: pyt
         (1, "bench .", "models.export_directory.open_export", ["manifest.json"], "dhox export RUN"),
         (2, "export", "cli.common.find_newest", ["run"], "dhox distill DATA"),
         (2, "bench", "cli.common.find_newest", ["export"], "dhox export RUN"),
-        (1, "distill missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
-        (1, "export missing", "artefacts.run.read_run", ["missing", "run.json"], "dhox distill"),
-        (1, "bench missing", "bench.bench_models.open_models", ["missing"], ()),
+        (2, "distill missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
+        (2, "export missing", "artefacts.run.read_run", ["missing", "exist"], "dhox distill"),
+        (2, "bench missing", "bench.bench_models.open_models", ["missing"], ()),
         (1, "report .", "reports.pages.run.write_report", [], ("run.json", "bench.json")),
         (
-            1,
+            2,
             "predict missing x.png",
             "models.export_directory.open_export",
-            ["missing", "manifest.json"],
+            ["missing", "exist"],
             "dhox export RUN",
         ),
+        (2, "report missing", "reports.pages.run.write_report", ["missing", "exist"], "run.json"),
+        (2, "compare missing missing", "bench.compare", ["missing", "exist"], "bench.json"),
+        (2, "verify missing", "models.export_directory.open_export", ["missing", "exist"], "dhox export RUN"),
+        (2, "export x --data missing", "data.dataset.check_exists", ["missing", "exist"], "train/CLASS/*"),
+        (2, "distill --recipe missing.toml", "options.recipe", ["missing.toml", "exist"], ()),
     ],
 )
 def test_user_errors_are_one_message_and_an_exit_code(
@@ -205,7 +210,7 @@ def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
 def test_data_that_is_not_there_is_told_before_torch_is_imported(command: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; from dhox.cli.main import main; main(['{command}', 'nowhere'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "nowhere does not exist" in done.stderr
 
 

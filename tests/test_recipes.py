@@ -160,7 +160,7 @@ def test_values_have_the_types_of_their_options() -> None:
         (2, 'schedule = "flat"', "--schedule.*cosine, linear"),
         (2, 'method = "best"', "--method best.*dho"),
         (1, "epochs =", "r.toml"),
-        (1, "epochs = 3", "missing"),
+        (2, "epochs = 3", "missing"),
     ],
 )
 def test_wrong_recipes_are_one_message(capsys: pytest.CaptureFixture[str], code: int, text: str, message: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from math import ceil
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
 
 from dhox.artefacts.manifest import Int8Conversion, Returned
 from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.evidence.statistics import Z_95_ONE_SIDED, paired_difference_lower_bound
 from dhox.export.half_precision.convert import QUANTISED_OPSET, Converted, convert
 from dhox.export.quantization.cost import advice, multiply_adds
 from dhox.export.quantization.qdq import Ranges, calibrate, layers, quantise
@@ -38,12 +40,12 @@ class Judges:
 class Int8Choices:
     """What may be chosen.
 
-    `max_drop`: points of top-1 (without labels: the percentage of answers) that may change for the worse against fp32
-    on the judging images. `kept`: nodes that fp16 conversion keeps in fp32, and why; they are never quantised.
-    `method`: one of `qdq.METHODS`.
+    `max_drop`: points of top-1 (without labels: the percentage of answers) that may be lost against fp32: the one-sided
+    95 % bound of what the judging images show, so that a few of them prove nothing. `kept`: nodes that fp16 conversion
+    keeps in fp32, and why; they are never quantised. `method`: one of `qdq.METHODS`.
     """
 
-    max_drop: float = 1.0
+    max_drop: float = 2.0
     quantize_head: bool = False
     kept: Mapping[str, str] = field(default_factory=dict)
     method: Literal["minmax", "percentile"] = "minmax"
@@ -66,10 +68,10 @@ class _Search:
         chosen = [name for name in self.ops if name not in set(returned)]
         return quantise(self.model, self.ranges, chosen).SerializeToString()
 
-    def drop(self, content: bytes, progress: str) -> float:
+    def loss(self, content: bytes, progress: str) -> Loss:
         """What a file loses against fp32."""
         answers = predict(OnnxSession(content), self.tensors, self.judges.pixels, progress)
-        return lost_points(answers, self.expected, self.judges.labels)
+        return loss_of(answers, self.expected, self.judges.labels)
 
     @cached_property
     def damage(self) -> dict[str, float]:
@@ -83,11 +85,11 @@ class _Search:
 
     def first_guess(self) -> int:
         """How many layers to return, judged with an fp32 rest: several times faster on a CPU than the file itself."""
-        if self.drop(self.without([]), "int8 answers") <= self.max_drop:
+        if self.loss(self.without([]), "int8 answers").bound <= self.max_drop:
             return 0
 
         def holds(k: int) -> bool:
-            return self.drop(self.without(self.worst(k)), f"int8 but the worst {k}") <= self.max_drop
+            return self.loss(self.without(self.worst(k)), f"int8 but the worst {k}").bound <= self.max_drop
 
         return fewest(len(self.ops), holds)
 
@@ -104,12 +106,13 @@ def to_int8(
 
     `calibration`: preprocessed pixels uint8 [N, H, W, 3]. The file has opset 19, the first with half-precision scales,
     and IR 10. Raises DhoxError without images or layers, UsageError for a negative `max_drop`, and GateFailedError
-    where no layer is left in int8 before the gate holds.
+    where no layer is left in int8 before the gate holds, or where the judging images are too few for any to be.
     """
     if choices.max_drop < 0:
         raise UsageError(f"An accuracy drop of {choices.max_drop:g} points is a gain.", "Allow 0 or more.")
     if not len(judges.pixels):
         raise DhoxError("int8 needs images to judge it by, and there are none.", "Give DATA with validation images.")
+    _check_judges(len(judges.pixels), choices.max_drop, judges.unit)
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fp32))
     free = [node for node in layers(model.graph, choices.quantize_head) if node.name not in choices.kept]
     if not free:
@@ -122,18 +125,32 @@ def to_int8(
     count, step = search.first_guess(), 1
     while count < len(free):
         content = convert(search.without(search.worst(count)), metadata, choices.kept)
-        drop = search.drop(content, "int8 file")
-        if drop <= choices.max_drop:
-            return Converted(content, QUANTISED_OPSET, _account(search, choices, count, drop, len(calibration)))
+        loss = search.loss(content, "int8 file")
+        if loss.bound <= choices.max_drop:
+            return Converted(content, QUANTISED_OPSET, _account(search, choices, count, loss, len(calibration)))
         count, step = count + step, 2 * step
     raise GateFailedError(
-        f"int8 loses more than {choices.max_drop:g} {judges.unit} against fp32 on {len(judges.pixels)} images, "
-        f"whichever of the {len(free)} layers stay int8.",
+        f"That int8 loses at most {choices.max_drop:g} {judges.unit} against fp32 is not shown on "
+        f"{len(judges.pixels)} images, whichever of the {len(free)} layers stay int8.",
         "Use --fp16 instead of --int8, or allow more with --max-accuracy-drop.",
     )
 
 
-def _account(search: _Search, choices: Int8Choices, count: int, drop: float, n_calibration: int) -> Int8Conversion:
+def _check_judges(n: int, max_drop: float, unit: str) -> None:
+    """Raise GateFailedError where so few images would show no `max_drop` even if every answer were the same."""
+    same = np.ones(n, bool)
+    least = -100 * paired_difference_lower_bound(same, same)
+    if least > max_drop:
+        needed = "more images" if max_drop == 0 else f"{ceil(100 * Z_95_ONE_SIDED / max_drop - 2)} images"
+        raise GateFailedError(
+            f"That int8 loses at most {max_drop:g} {unit} cannot be shown on {n} images: without one difference the "
+            f"95 % bound is {least:.2f}.",
+            f"Give DATA a validation split of which {needed} select, allow more with --max-accuracy-drop, or use "
+            "--fp16 instead of --int8.",
+        )
+
+
+def _account(search: _Search, choices: Int8Choices, count: int, loss: Loss, n_calibration: int) -> Int8Conversion:
     """What the manifest says of the file in which the worst `count` layers went back."""
     returned = search.worst(count)
     quantised = [name for name in search.ops if name not in returned]
@@ -142,18 +159,26 @@ def _account(search: _Search, choices: Int8Choices, count: int, drop: float, n_c
     back = [Returned(name, search.ops[name], search.damage[name]) for name in returned]
     return Int8Conversion(
         quantised, back, share, choices.method, n_calibration, len(search.expected), search.judges.labels is not None,
-        search.max_drop, drop, advice(search.model, share, costs),
+        search.max_drop, loss.points, advice(search.model, share, costs), bound=loss.bound,
     )  # fmt: skip
 
 
-def lost_points(probs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> float:
-    """Points of top-1 that probs [N, C] lose against `expected`, or without labels the percentage that differs.
+class Loss(NamedTuple):
+    """Points of top-1 that a file loses against fp32 (negative: gains), or without labels the percentage of answers
+    that differ; and the one-sided 95 % upper bound of it."""
 
-    100 where an answer is not finite.
+    points: float
+    bound: float
+
+
+def loss_of(probs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> Loss:
+    """What probs [N, C] lose against `expected` on the same images, by the bound that judges the fold.
+
+    Without labels an answer that differs counts as lost. 100 where an answer is not finite.
     """
     if not np.isfinite(probs).all():
-        return 100.0
+        return Loss(100.0, 100.0)
     new, old = probs.argmax(-1), expected.argmax(-1)
-    if labels is None:
-        return float(100 * (new != old).mean())
-    return float(100 * ((old == labels).mean() - (new == labels).mean()))
+    right, before = (new == old, np.ones(len(new), bool)) if labels is None else (new == labels, old == labels)
+    points = 100 * (float(before.mean()) - float(right.mean()))
+    return Loss(points, -100 * paired_difference_lower_bound(right, before))

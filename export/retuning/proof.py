@@ -17,7 +17,7 @@ from dhox.export.check_images import load_pixels
 from dhox.export.folding.fold import fold_probs
 from dhox.export.folding.refold import with_features
 from dhox.export.parity import STAGES, check_rewritten, onnx_probs, stored_stages, val_rows
-from dhox.export.quantization.int8 import lost_points
+from dhox.export.quantization.int8 import loss_of
 from dhox.export.retuning.numbers import Before
 from dhox.runtimes.onnxruntime_session import OnnxSession
 
@@ -94,11 +94,12 @@ def ledger_again(before: Before, models: dict[str, bytes], fold: Fold, data: Pat
 
 
 def _check_int8(entry: Artefact, probs: np.ndarray, fp32: np.ndarray, labels: np.ndarray) -> None:
-    """Raise GateFailedError where int8 loses more points to fp32 than its export allowed."""
+    """Raise GateFailedError where it is not shown that int8 loses no more points to fp32 than its export allowed."""
     if isinstance(entry.conversion, Int8Conversion):
-        lost, allowed = lost_points(probs, fp32, labels), entry.conversion.max_drop
-        if lost > allowed:
+        loss, allowed = loss_of(probs, fp32, labels), entry.conversion.max_drop
+        if loss.bound > allowed:
             raise GateFailedError(
-                f"With these numbers int8 loses {lost:.2f} points of top-1 against fp32 (allowed: {allowed:g}).",
+                f"With these numbers int8 loses {loss.points:.2f} points of top-1 against fp32, and by the 95 % bound "
+                f"up to {loss.bound:.2f} (allowed: {allowed:g}).",
                 "Export the run again with them.",
             )

@@ -28,7 +28,7 @@ class DhoxError(Exception):
 
 
 class UsageError(DhoxError):
-    """The command line itself is incomplete or contradictory."""
+    """The command line itself is incomplete, contradictory, or names what is not there."""
 
     exit_code = 2
 
@@ -43,6 +43,11 @@ class StoppedError(DhoxError):
     """Ctrl-C or its kin ended the command; the message says what was kept."""
 
     exit_code = 130
+
+
+def not_there(path: object, fix: str, what: str = "") -> UsageError:
+    """The error for a file or folder that the command line names and that is not there; `what`: what it is to be."""
+    return UsageError(f"{what}{' ' * bool(what)}{path} does not exist.", fix)
 
 
 def error_line(err: DhoxError) -> str:

@@ -37,7 +37,7 @@ from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.distill.results.outcome import select
 from dhox.distill.results.retune import retune
 from dhox.distill.small_options import Chosen
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, UsageError
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -96,7 +96,7 @@ def test_fields_that_contradict_each_other_are_named(tmp_path: Path, change: dic
 
 
 def test_what_is_no_run_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
-    with refuses("r", RUN_FILE, at="artefacts.run.read_run"):
+    with refuses("r", "exist", at="artefacts.run.read_run", kind=UsageError):
         open_run(tmp_path / "r")
     (tmp_path / "r.partial").mkdir()
     write_record(tmp_path / "r.partial" / RUN_FILE, RunState(status="running"))

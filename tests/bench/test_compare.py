@@ -24,10 +24,14 @@ from dhox.artefacts.machine import SetPowerMode, Spread
 from dhox.artefacts.predictions import Answer, write_predictions
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.samples import Calls, Samples, write_samples
-from dhox.bench.compare import compare, difference_interval, verdict
+from dhox.bench.compare import compare, difference_interval, summary, verdict
 from dhox.bench.latency_statistics import latency_statistics
 from dhox.cli.main import main
+from dhox.console import console
+from dhox.errors import DhoxError, UsageError
 from dhox.evidence.statistics import wilson_interval
+from dhox.reports.pages.compare import compare_page
+from dhox.reports.terminal import show
 
 DHOX = Path(sysconfig.get_path("scripts")) / "dhox"
 LABELS = ["bag", "sandal"] * 100
@@ -276,7 +280,7 @@ def test_a_gated_row_that_is_missing_or_wrong_fails(tmp_path: Path) -> None:
 
 def test_files_that_are_no_complete_bench_are_refused(tmp_path: Path) -> None:
     old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
-    with refuses("nothing", "No such file", at="artefacts.record.read_text"):
+    with refuses("nothing", "exist", at="bench.compare._open_side", kind=UsageError):
         compare(old, tmp_path / "nothing")
     damage(new, status="interrupted")
     with refuses("new/bench.json", "interrupted", at="bench.compare._open_side"):
@@ -327,7 +331,7 @@ def test_the_command_s_exit_codes_json_and_width(tmp_path: Path) -> None:
     assert [row["verdict"] for row in printed["latency"]] == ["too slow", "too slow"]
     assert printed["accuracy"][0]["lost"] == 20
     assert run(str(new), "--max-slowdown", "0").returncode == 2
-    assert run(str(tmp_path / "missing")).returncode == 1
+    assert run(str(tmp_path / "missing")).returncode == 2
 
 
 def test_two_real_benches_compare(line: Path, tmp_path: Path) -> None:
@@ -339,3 +343,32 @@ def test_two_real_benches_compare(line: Path, tmp_path: Path) -> None:
     assert all(row.ratio == 1 for row in found.latency)
     assert all(row.paired and row.drop == 0 for row in found.accuracy)
     assert found.failures == []
+
+
+def test_benches_that_do_not_match_are_one_sentence(tmp_path: Path) -> None:
+    old, new = write_bench(tmp_path / "old"), write_bench(tmp_path / "new")
+    rows, answers = read_bench(new).latency, read_bench(new).accuracy.rows
+    renamed = [replace(row, runner="torch") for row in rows]
+    change(new, latency=renamed, accuracy=replace(read_bench(new).accuracy, rows=[replace(answers[0], runner="torch")]))
+    (new / "samples.npz").unlink()
+    with pytest.raises(DhoxError) as refused:
+        compare(old, new)
+    assert len(str(refused.value)) < 300
+    assert "only in the old bench: fp32 by onnxruntime (2 rows)" in refused.value.reason
+    change(
+        new,
+        latency=renamed,
+        accuracy=read_bench(old).accuracy,
+        device=replace(read_bench(new).device, host="b", cpu="c"),
+    )
+    found = compare(old, new)
+    assert len(found.not_compared) == 4
+    assert summary([*found.not_compared, "accuracy of fp32 by torch: only in the new bench"]).startswith(
+        "only in the old bench: fp32 by onnxruntime (2 rows); only in the new bench: fp32 by torch (2 rows)"
+    )
+    many = [f"m{i} by r, batch {batch}, e2e: only in the old bench" for i in range(8) for batch in (1, 2)]
+    assert summary(many).endswith("m5 by r (2 rows) and 2 more")
+    with console.capture() as capture:
+        show(compare_page(found))
+    told = [line for line in capture.get().splitlines() if line.startswith(("Not compared", "The benches differ"))]
+    assert len(told) == 2

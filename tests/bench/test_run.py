@@ -27,7 +27,7 @@ from dhox.bench.rounds import FEWEST_ROUNDS, measure
 from dhox.bench.runners.runner import open_runner
 from dhox.bench.runners.streams import concurrent_streams
 from dhox.data.images import UnreadableImageError
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, UsageError
 from dhox.evidence.statistics import percentile
 from dhox.runtimes.onnxruntime_session import OnnxSession
 
@@ -100,7 +100,7 @@ def test_without_the_test_split_accuracy_is_not_run_and_says_so(own_line: Path) 
     assert "/nowhere" in (content.accuracy.note or "")
     assert content.settings.images == "the golden JPEG of the export"
     assert quick(export, out="c", data=own_line / "data").accuracy.rows[0].n == 48
-    with refuses("--data missing", at="bench.accuracy.evaluation_images"):
+    with refuses("--data missing", at="bench.accuracy.evaluation_images", kind=UsageError):
         quick(export, out="d", data=Path("missing"))
 
 

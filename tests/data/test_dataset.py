@@ -9,6 +9,7 @@ from pyarrow import parquet
 from refusals import refuses
 
 from dhox.data.dataset import class_names, read_dataset
+from dhox.errors import UsageError
 
 READ = "data.manifest.read_manifest"
 
@@ -109,7 +110,7 @@ def test_one_split_alone_asks_nothing_of_the_others(tmp_path: Path) -> None:
 
 
 def test_missing_empty_and_flat_data(tmp_path: Path) -> None:
-    with refuses("none", "exist", at="data.dataset.check_exists"):
+    with refuses("none", "exist", at="data.dataset.check_exists", kind=UsageError):
         read_dataset(tmp_path / "none")
     with refuses(tmp_path.name, "image", at="data.dataset.read_dataset"):
         read_dataset(tmp_path)
@@ -139,7 +140,7 @@ def test_class_file_gives_order_and_prompt_names(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("n01\nn01\n")
     with refuses("classes.txt", "n01", at="data.dataset.read_class_file"):
         class_names(splits, tmp_path / "classes.txt")
-    with refuses("none.txt", "No such file", at="data.dataset.read_class_file"):
+    with refuses("none.txt", "exist", at="data.dataset.read_class_file", kind=UsageError):
         class_names(splits, tmp_path / "none.txt")
 
 

@@ -174,7 +174,7 @@ def test_a_small_model_is_measured_on_the_same_images(line: Path, small_clip: st
 
 
 def test_wrong_data_writes_nothing_and_foreign_folders_stay(line: Path) -> None:
-    with refuses("missing", "exist", at="data.dataset.check_exists"):
+    with refuses("missing", "exist", at="data.dataset.check_exists", kind=UsageError):
         run_audit(Path("missing"))
     assert not Path("a").exists()
     run_audit(line / "data")

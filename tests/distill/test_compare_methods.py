@@ -7,7 +7,7 @@ import pytest
 from quick_distill import DEMO_TEACHER, QUICK, quick
 from refusals import refuses
 
-from dhox.artefacts.comparison import Comparison
+from dhox.artefacts.comparison import Comparison, ComparisonRow
 from dhox.artefacts.files import COMPARISON_FILE, RUN_FILE
 from dhox.artefacts.record import read_record
 from dhox.artefacts.run import read_run
@@ -17,6 +17,7 @@ from dhox.distill.dry_run import plan
 from dhox.distill.options import DistillOptions
 from dhox.evidence.statistics import mean_interval, student_t
 from dhox.options.declare import build
+from dhox.reports.pages.training import comparison_page
 
 OPTIONS = QUICK | {"device": "cpu", "epochs": 3, "shots": 4, "workers": 0}
 
@@ -116,3 +117,16 @@ def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.Captur
         assert "Nothing was written" in said.out
         assert max(map(len, said.out.splitlines())) <= 140
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "caption"), [(1, "one seed, which gives no interval"), (2, "2 seeds, 95 % intervals over seeds")]
+)
+def test_one_seed_has_no_interval_and_says_none(seeds: int, caption: str) -> None:
+    row = ComparisonRow(mean=0.5, interval=None, method="dho", stage="dho", accuracies=[0.5] * seeds)
+    content = Comparison(
+        finished_at="2026-01-01T00:00:00+00:00", methods=["dho"], seeds=seeds, data="/d", first_seed=0,
+        first_split_seed=0, n_test=48, rows=[row], environment={},
+    )  # fmt: skip
+    (section,) = comparison_page(Path("c"), content).sections
+    assert section.tables[0].caption == f"48 test images, {caption}."

@@ -230,7 +230,7 @@ def test_earlier_runs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     run = save_run(tmp_path / "first", first, spec, "abc")
     with refuses("--init-from", "test_resnet", "resnet18", at="distill.students", fix="--student test_resnet"):
         create("resnet18", "none", 28, init_from=run)
-    with refuses("nowhere", "run.json", at="artefacts.run.read_run"):
+    with refuses("nowhere", "exist", at="artefacts.run.read_run", kind=UsageError):
         create("test_resnet", "none", 28, init_from=tmp_path / "nowhere")
     (run / "student.safetensors").write_bytes(b"nothing")
     with refuses("student.safetensors", at="distill.students.init_from.earlier_student"):

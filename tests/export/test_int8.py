@@ -21,12 +21,12 @@ from timm.layers import set_fused_attn
 
 from dhox.artefacts.common import Preprocessing
 from dhox.distill.students.student import create_backbone, preprocessing_of
-from dhox.errors import GateFailedError, UsageError
+from dhox.errors import DhoxError, GateFailedError, UsageError
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, LinearHead
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import Converted
-from dhox.export.quantization.int8 import Int8Choices, Judges, lost_points, to_int8
+from dhox.export.quantization.int8 import Int8Choices, Judges, loss_of, to_int8
 from dhox.export.quantization.qdq import METHODS, calibrate, layers, quantise, shortcuts
 from dhox.export.quantization.sensitivity import fewest
 from dhox.runtimes.onnxruntime_session import OnnxSession
@@ -114,7 +114,7 @@ def test_int8_answers_as_fp32_and_tensorrt_builds_it(student: str, agreement: fl
     fp32, quantised = answers(trained(student), judge), answers(result.content, judge)
     assert (fp32.argmax(-1) == labels).mean() > 0.5  # a classifier worth quantising
     assert (fp32.argmax(-1) == quantised.argmax(-1)).mean() >= agreement
-    assert result.account.drop == lost_points(quantised, fp32, labels)
+    assert (result.account.drop, result.account.bound) == loss_of(quantised, fp32, labels)
     model = onnx.load_from_string(result.content)
     assert (model.ir_version, model.opset_import[0].version) == (10, 19)
     assert {entry.key: entry.value for entry in model.metadata_props} == {"dhox.classes": '["a"]'}
@@ -207,7 +207,8 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     assert [layer.node for layer in result.account.returned] == [name]
     assert result.account.returned[0].op == "Conv"
     assert result.account.returned[0].damage > 0.01
-    assert result.account.drop <= 3
+    assert result.account.bound is not None
+    assert result.account.drop < result.account.bound <= 3
     assert name not in result.account.quantised
     assert build(result.content)["INT8"] >= len(result.account.quantised)
     alone = {node.name: "" for node in onnx.load_from_string(content).graph.node if node.name != name}
@@ -232,14 +233,14 @@ def test_bad_input_is_refused() -> None:
     content = trained("test_resnet")
     judge, labels = images(28, "test", 8)
     with refuses("int8", at="export.quantization.qdq.calibrate", fix="DATA"):
-        to_int8(content, {}, TENSORS, judge[:0], Judges(judge, labels))
+        to_int8(content, {}, TENSORS, judge[:0], Judges(judge, labels), Int8Choices(max_drop=20))
     with refuses("int8", at=TO_INT8, fix="DATA"):
         to_int8(content, {}, TENSORS, judge, Judges(judge[:0], labels))
     with refuses(-1, at=TO_INT8, fix=(0,), kind=UsageError):
         to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(max_drop=-1))
     everything = {node.name: "" for node in onnx.load_from_string(content).graph.node}
     with refuses("int8", at=TO_INT8, fix="--int8"):
-        to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(kept=everything))
+        to_int8(content, {}, TENSORS, judge, Judges(judge, labels), Int8Choices(max_drop=20, kept=everything))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -257,10 +258,36 @@ def test_points_lost_by_hand() -> None:
     fp32 = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
     other = np.eye(3, dtype=np.float32)[[0, 1, 0, 0]]
     labels = np.array([0, 1, 2, 1])
-    assert lost_points(fp32, fp32, labels) == lost_points(fp32, fp32, None) == 0
-    assert lost_points(other, fp32, labels) == lost_points(other, fp32, None) == 25
-    assert lost_points(fp32, other, labels) == -25
-    assert lost_points(np.full_like(fp32, np.nan), fp32, labels) == 100
+    assert loss_of(fp32, fp32, labels).points == loss_of(fp32, fp32, None).points == 0
+    assert loss_of(other, fp32, labels).points == loss_of(other, fp32, None).points == 25
+    assert loss_of(fp32, other, labels).points == -25
+    assert loss_of(np.full_like(fp32, np.nan), fp32, labels) == (100, 100)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_image_of_a_hundred_does_not_pass_a_limit_of_one_point(labelled: bool) -> None:
+    fp32 = np.eye(2, dtype=np.float32)[np.zeros(100, int)]
+    labels = np.zeros(100, int) if labelled else None
+    one = fp32.copy()
+    one[0] = [0, 1]
+    loss = loss_of(one, fp32, labels)
+    assert loss.points == pytest.approx(1)
+    n, gained, lost = 102, 0.5, 1.5  # half an observation in each cell
+    spread = ((gained + lost) / n - ((gained - lost) / n) ** 2) ** 0.5 / n**0.5
+    assert loss.bound == pytest.approx(100 * (1 / n + 1.644854 * spread))
+    assert loss.bound > 3
+
+
+@pytest.mark.parametrize(("n", "enough"), [(162, False), (163, True)])
+def test_how_many_images_a_limit_needs_is_said_before_anything_is_quantised(n: int, enough: bool) -> None:
+    content = trained("test_resnet")
+    pixels, labels = images(28, "train", n)
+    everything = {node.name: "" for node in onnx.load_from_string(content).graph.node}
+    told = "no layer" if enough else f"cannot be shown on {n} images"
+    with pytest.raises(DhoxError, match=told) as refused:
+        to_int8(content, {}, TENSORS, pixels, Judges(pixels, labels), Int8Choices(max_drop=1, kept=everything))
+    assert isinstance(refused.value, GateFailedError) != enough
+    assert ("163 images" in str(refused.value)) != enough
 
 
 @given(st.integers(1, 300), st.data())

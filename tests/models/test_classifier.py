@@ -15,6 +15,7 @@ import dhox
 from dhox.artefacts.files import sha256
 from dhox.cli.main import main
 from dhox.data.images import UnreadableImageError
+from dhox.errors import UsageError
 from dhox.models.export_directory import open_export
 
 ROW = {"n": 80, "correct": 40, "accuracy": 0.5, "interval": [0.4, 0.6]}
@@ -53,7 +54,6 @@ def test_predictions_equal_the_golden_probs(line: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "at", "facts", "fix"),
     [
-        (lambda e: dhox.load(e / "none"), "models.export_directory", ["none", "manifest.json"], "dhox export RUN"),
         (lambda e: dhox.load(e, precision="int8"), "models.export_directory.entry", ["int8"], "fp32, fp16"),
         (lambda e: dhox.load(e, device="tpu"), "models.classifier.load", ["'tpu'"], ("cpu", "cuda", "tensorrt")),
         (lambda e: dhox.load(e)(np.zeros((4, 4))), "runtimes.predict", ["uint8", "[H, W, 3]", "float64 [4, 4]"], ()),
@@ -62,6 +62,11 @@ def test_predictions_equal_the_golden_probs(line: Path) -> None:
 def test_mistakes_are_named(line: Path, call: object, at: str, facts: list, fix: str) -> None:
     with refuses(*facts, at=at, fix=fix):
         call(line / "runs/tiny/export")  # type: ignore[operator]
+
+
+def test_an_export_that_is_not_there_is_a_usage_error() -> None:
+    with refuses("none", "exist", at="models.export_directory", fix="dhox export RUN", kind=UsageError):
+        dhox.load("none")
 
 
 def test_a_path_to_nothing_is_an_image_that_cannot_be_read(line: Path) -> None:

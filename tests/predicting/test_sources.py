@@ -13,6 +13,7 @@ from PIL import Image
 from refusals import refuses
 
 import dhox
+from dhox.errors import UsageError
 from dhox.models.classifier import ExportedModel
 from dhox.predicting.sources import Reading, find_source
 
@@ -85,7 +86,7 @@ def test_what_holds_no_image_is_refused() -> None:
     Path("empty/x.txt").touch()
     with refuses("empty", at="predicting.sources.folder", fix=".txt"):
         find_source("empty", READING)
-    with refuses("nothing.png", at="predicting.sources.find_source", fix=("camera:0", "-")):
+    with refuses("nothing.png", at="predicting.sources.find_source", fix=("camera:0", "-"), kind=UsageError):
         find_source("nothing.png", READING)
 
 
@@ -101,7 +102,7 @@ def test_a_program_gets_the_same_as_an_iterator(line: Path) -> None:
     assert np.stack([one.probs for one in again]) == pytest.approx(model([*paths, *paths[:3]]), abs=1e-6)
     assert [one.picture.name for one in again[-3:]] == ["image 0", "image 1", "image 2"]
     assert list(model.stream()) == []
-    with refuses("nowhere", at="predicting.sources.find_source"):
+    with refuses("nowhere", at="predicting.sources.find_source", kind=UsageError):
         model.stream("nowhere")
 
 

@@ -299,7 +299,7 @@ def test_exports_and_files_of_exports(export: Path) -> None:
     assert asked_models([export], ["fp32", "fp16"]) == [Asked(export, "fp32"), Asked(export, "fp16")]
     with refuses("heads.npz", at="serve.models", fix=("model.onnx", "model.fp16.onnx")):
         asked_models([export / "heads.npz"], [])
-    with refuses("nowhere", at="models.export_directory"):
+    with refuses("nowhere", at="models.export_directory", kind=UsageError):
         asked_models([Path("nowhere")], [])
     with refuses("2 times", at="serve.models", kind=UsageError):
         asked_models([export, export / "../export"], [])

@@ -117,7 +117,7 @@ def test_the_address_and_the_models_are_printed(export: Path) -> None:
         (["--precision", "int4"], 2, ["int4", "fp32"]),
         (["--precision", "int8"], 1, ["int8", "fp32, fp16"]),
         (["--device", "tpu"], 2, ["tpu", "cpu"]),
-        (["nowhere"], 1, ["nowhere", "dhox export"]),
+        (["nowhere"], 2, ["nowhere", "dhox export"]),
     ],
 )
 def test_what_is_refused(export: Path, words: list[str], code: int, names: list[str]) -> None:

@@ -143,7 +143,8 @@ class Int8Conversion(Record, tag="int8", tag_field="to"):
 
     `quantised`: nodes with int8 inputs and weights. `share`: their part of the graph's multiply-adds. `drop`: points of
     top-1 lost against fp32 on `n_judge` images (negative: gained), or where these are not `labelled`, the percentage of
-    answers that differ; at most `max_drop`. `advice`: a sentence where int8 is not expected to pay.
+    answers that differ. `bound`: its one-sided 95 % upper bound, at most `max_drop`; None in exports that held `drop`
+    itself against that. `advice`: a sentence where int8 is not expected to pay.
     """
 
     quantised: list[str]
@@ -157,6 +158,7 @@ class Int8Conversion(Record, tag="int8", tag_field="to"):
     drop: float
     advice: str | None
     before_retuning: bool = False
+    bound: float | None = None
 
 
 class Artefact(Record, kw_only=True):

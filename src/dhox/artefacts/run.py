@@ -21,7 +21,7 @@ from dhox.artefacts.record import (
     Share,
     read_record,
 )
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 
 Method = Literal["dho", "sho", "ce", "kd", "untrained"]
 Source = Literal["val", "held-out", "none", "given", "imported", "untrained"]  # of the validation images
@@ -145,6 +145,8 @@ def read_run(path: Path) -> Run:
             raise DhoxError(
                 f"The training of {path} was interrupted ({partial} is unfinished).", "Run dhox distill again."
             )
+        if not path.exists():
+            raise not_there(path, "Give the directory that dhox distill wrote.")
         raise DhoxError(f"{path} is not a run directory: no {RUN_FILE}.", "Give the directory that dhox distill wrote.")
     if read_record(path / RUN_FILE, RunState).status != "complete":
         raise DhoxError(f"The training in {path} was interrupted.", "Run dhox distill again.")

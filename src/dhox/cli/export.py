@@ -32,6 +32,7 @@ def export(
 ) -> None:  # fmt: skip
     """Fold the heads and write ONNX files, proven on real images; TensorRT engines and more from them."""
     from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, RUN_FILE, RUN_SCHEMA, holds, settle_any
+    from dhox.data.dataset import check_exists
     from dhox.reports.terminal import show
 
     check(options)
@@ -47,6 +48,8 @@ def export(
         place = directory
     else:
         check_new(options, target)
+        if options.files.data is not None:
+            check_exists(options.files.data)
         if target.engines.tensorrt:
             from dhox.runtimes.tensorrt_api import import_tensorrt
 

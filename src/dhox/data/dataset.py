@@ -16,7 +16,7 @@ from dhox.data.items import SPLITS, Item, Splits, image_bytes, read_image, short
 from dhox.data.leftovers import Leftovers
 from dhox.data.manifest import read_manifest
 from dhox.data.tar_shards import read_shards, shard_files
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 from dhox.system.regular_file import regular
 
 __all__ = [  # with what dhox.data.items says about one image, so that a reader of DATA imports this module alone
@@ -80,9 +80,9 @@ def _is_hf(data: Path) -> bool:
 
 
 def check_exists(data: Path) -> None:
-    """Raise DhoxError where DATA is not there: what a command asks first, before it imports anything heavy."""
+    """Raise UsageError where DATA is not there: what a command asks first, before it imports anything heavy."""
     if not data_exists(data):
-        raise DhoxError(f"{data} does not exist.", f"{WHAT_DATA_MAY_BE}")
+        raise not_there(data, WHAT_DATA_MAY_BE)
 
 
 def data_exists(data: Path) -> bool:
@@ -179,6 +179,8 @@ def class_names(
 
 def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     """Read `--classes FILE`."""
+    if not class_file.exists():
+        raise not_there(class_file, "Write it: one class on each line.", "The class list")
     try:
         text = regular(class_file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:

@@ -16,7 +16,7 @@ from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE, Logits
 from dhox.artefacts.manifest import Artefact, Manifest, model_metadata
 from dhox.artefacts.record import check_schema, read_head, read_record
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 from dhox.models.onnx_file import OnnxFile, check_onnx
 from dhox.models.onnx_tensor import Tensor
 from dhox.runtimes.tensors import Tensors, input_of
@@ -85,6 +85,8 @@ def open_export(path: Path) -> Export:
     """Read the manifest of an export directory. Raises DhoxError where there is none, or an unfinished one."""
     settle(path, EXPORT_FILE, EXPORT_SCHEMA)
     file = path / EXPORT_FILE
+    if not path.exists() and not partial_directory(path).exists():
+        raise not_there(path, "Give the directory that dhox export wrote: dhox export RUN")
     if not file.exists():
         partial = " (an export there did not finish)" if partial_directory(path).exists() else ""
         raise DhoxError(f"{path} is not an export directory{partial}: no {EXPORT_FILE}.", "Run: dhox export RUN")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, not_there
 from dhox.options.declare import Options, checked, closest, fields_of
 from dhox.system.regular_file import regular
 
@@ -21,6 +21,8 @@ def read_toml(file: Path, kind: str, advice: str) -> dict[str, Any]:
 
     `kind`: what it is, for messages.
     """
+    if not file.exists():
+        raise not_there(file, advice, f"The {kind}")
     try:
         return tomllib.loads(regular(file).read_text(encoding="utf-8"))
     except OSError as err:

@@ -14,7 +14,7 @@ from dhox.data.folder import image_files
 from dhox.data.items import Item
 from dhox.data.leftovers import Leftovers
 from dhox.data.manifest import named_rows, picture_path
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, not_there
 from dhox.predicting.picture import Picture
 from dhox.predicting.video import VIDEO_SUFFIXES, Feed, count_frames, frames
 from dhox.runtimes.predict import ImageLike
@@ -66,8 +66,8 @@ def find_source(word: str, reading: Reading) -> Source:
         return file(path, reading)
     if glob.has_magic(word):
         return pattern(word, reading)
-    raise DhoxError(
-        f"{word} does not exist.",
+    raise not_there(
+        word,
         "Give files, folders, patterns in quotes ('photos/*.jpg'), a .csv or .parquet manifest, videos, camera:0, "
         "rtsp://..., or - for paths on standard input.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dhox.bench.compare import summary
 from dhox.reports.sections import Cell, Page, Section, Tone, cells, table
 from dhox.reports.text import milliseconds, share
 
@@ -35,8 +36,8 @@ def compare_page(found: BenchComparison) -> Page:
         Section(
             "Accuracy", tables=table(drops, answers), notes=(unpaired,) * any(not row.paired for row in found.accuracy)
         ),
-        Section(notes=tuple(f"Not compared: {line}." for line in found.not_compared)),
-        Section(notes=tuple(f"Note: {line}." for line in found.warnings)),
+        Section(notes=(f"Not compared: {summary(found.not_compared)}.",) if found.not_compared else ()),
+        Section(notes=(f"The benches differ: {'; '.join(found.warnings)}.",) if found.warnings else ()),
         Section(notes=tuple(f"Undecided: {line}." for line in found.undecided)),
     )
     return Page("", f"Old: {found.old}, new: {found.new}", sections)

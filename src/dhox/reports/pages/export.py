@@ -228,10 +228,11 @@ def _half_sentence(found: HalfConversion) -> str:
 
 def _int8_sentence(found: Int8Conversion) -> str:
     unit = f"points of top-1 {'gained' if found.drop < 0 else 'lost'}"
+    bound = "" if found.bound is None else f"95 % bound {found.bound:.1f}, "
     text = (
         f"{len(found.quantised)} layers, {100 * found.share:.0f} % of the multiply-adds; ranges ({found.method}) of "
         f"{found.n_calibration} images; {abs(found.drop):.1f} {unit if found.labelled else '% of the answers differ'} "
-        f"against fp32 on {found.n_judge} images (allowed {found.max_drop:g})"
+        f"against fp32 on {found.n_judge} images ({bound}allowed {found.max_drop:g})"
     )
     if found.returned:
         text += f"; back to fp16, the most damaging first: {', '.join(layer.node for layer in found.returned)}"

@@ -20,7 +20,7 @@ from dhox.artefacts.record import read_record, schema_of
 from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.run_directory import RunDirectory, open_run
 from dhox.artefacts.selection import Selection
-from dhox.errors import DhoxError, UsageError
+from dhox.errors import DhoxError, UsageError, not_there
 from dhox.evidence.calibration import calibration_text
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.album import open_album
@@ -97,6 +97,8 @@ def write_report(
         return write_page(folder / "report.html", bench_page(bench, folder, beside, gallery))
     if not (folder / RUN_FILE).exists():
         fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE} or {SWEEP_FILE}."
+        if not folder.exists():
+            raise not_there(folder, fix.replace("one", "a directory"))
         raise DhoxError(f"{folder} is neither a run nor a bench, an audit or a sweep.", fix)
     return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only), gallery))
 

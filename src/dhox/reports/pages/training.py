@@ -29,7 +29,8 @@ def comparison_page(out: Path, comparison: Comparison) -> Page:
         for row in comparison.rows
     ]
     seeds = comparison.seeds
-    caption = f"{comparison.n_test} test images, {seeds} seed{'s' * (seeds > 1)}, 95 % intervals over seeds."
+    over = f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, which gives no interval"
+    caption = f"{comparison.n_test} test images, {over}."
     tables = table("method|accuracy, %|<each seed|minus dho, points", rows, caption)
     return Page(sections=(Section("Methods", tables=tables),), ends=(f"{out / COMPARISON_FILE}",))
 
