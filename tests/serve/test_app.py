@@ -93,7 +93,7 @@ def test_top_and_stages(client: TestClient, line: Path) -> None:
             probabilities = [one.probability for one in answer.top]
             assert len(probabilities) == expected
             assert probabilities == sorted(probabilities, reverse=True)
-            assert answer.label == answer.top[0].name
+            assert answer.predicted == answer.top[0].name
             times = answer.latency_ms
             assert min(times.decode, times.model) > 0
             assert times.all >= times.model
@@ -102,7 +102,7 @@ def test_top_and_stages(client: TestClient, line: Path) -> None:
 def test_below_the_threshold_is_unknown() -> None:
     times, probs = StageTimes(1.0, 1.0, 2.0), np.array([0.25, 0.5, 0.25], np.float32)
     sure, exact, unsure = (model_answer("m", probs, ["a", "b", "c"], limit, 3, times) for limit in (None, 0.5, 0.51))
-    assert [(one.label, one.unknown) for one in (sure, exact, unsure)] == [("b", False), ("b", False), (None, True)]
+    assert [(one.predicted, one.unknown) for one in (sure, exact, unsure)] == [("b", False), ("b", False), (None, True)]
     assert [one.name for one in unsure.top] == ["b", "a", "c"]
 
 

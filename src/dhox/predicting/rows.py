@@ -8,17 +8,18 @@ import io
 import msgspec
 import numpy as np
 
+from dhox.artefacts.record import Record, Share
 from dhox.predicting.picture import Prediction
 
 
-class ClassProbability(msgspec.Struct, frozen=True):
-    """A class and its probability in [0, 1]."""
+class ClassProbability(Record):
+    """A class and its probability."""
 
     name: str = msgspec.field(name="class")
-    probability: float
+    probability: Share
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(Record):
     """The answer to one image or frame.
 
     `label`: what the source says of it. `predicted`: the answer; null where it is unknown (less sure than the export's

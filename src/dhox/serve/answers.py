@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
-from dhox.artefacts.record import AtLeastOne, Count, Name, NotNegative, Record, Share
-
-
-class ClassProbability(Record):
-    """A class and its probability."""
-
-    name: str = msgspec.field(name="class")
-    probability: Share
+from dhox.artefacts.record import AtLeastOne, Count, Name, NotNegative, Record
+from dhox.predicting.rows import ClassProbability
 
 
 class StageTimes(Record):
@@ -25,11 +18,11 @@ class StageTimes(Record):
 
 
 class ModelAnswer(Record):
-    """What one model says of an image. `label`: None where the export's threshold makes it `unknown`. `top`: the most
-    probable classes, the first one first."""
+    """What one model says of an image. `predicted`: None where the export's threshold makes it `unknown`. `top`: the
+    most probable classes, the first one first."""
 
     model: Name
-    label: str | None
+    predicted: str | None
     unknown: bool
     top: list[ClassProbability]
     latency_ms: StageTimes

@@ -56,7 +56,7 @@ const ms = (value) => `${value < 10 ? value.toFixed(2) : value.toFixed(value < 1
 function answerBlock(answer) {
   const block = element("div", undefined, "answer");
   block.append(element("div", answer.model, "dim model"));
-  block.append(element("div", answer.unknown ? "unknown" : answer.label, answer.unknown ? "label unknown" : "label"));
+  block.append(element("div", answer.unknown ? "unknown" : answer.predicted, answer.unknown ? "label unknown" : "label"));
   const top = element("ol", undefined, "top");
   for (const one of answer.top) {
     const row = element("li");
@@ -76,7 +76,7 @@ function answerBlock(answer) {
 }
 
 function differ(answers) {
-  return new Set(answers.map((answer) => answer.label)).size > 1;
+  return new Set(answers.map((answer) => answer.predicted)).size > 1;
 }
 
 // Images that are dropped, chosen or pasted
@@ -276,7 +276,7 @@ async function watch(mine) {
     $("rate").textContent = `${rate}there and back ${ms(end - begin)}, ${video.videoWidth} x ${video.videoHeight}`;
     $("live-answers").replaceChildren(...answers.map(answerBlock));
     if (end - spoken > SPOKEN_MS) {
-      $("spoken").textContent = `Camera: ${answers.map((one) => (one.unknown ? "unknown" : one.label)).join(", ")}.`;
+      $("spoken").textContent = `Camera: ${answers.map((one) => (one.unknown ? "unknown" : one.predicted)).join(", ")}.`;
       spoken = end;
     }
   }
