@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dhox.artefacts.record import AtLeastOne, Count, Name, NotNegative, Record
+from dhox.artefacts.record import AtLeastOne, Count, Name, NotNegative, Record, Share
 from dhox.predicting.rows import ClassProbability
 
 
