@@ -14,12 +14,11 @@ from torch import nn
 from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.artefacts.files import write_bytes
 from dhox.artefacts.run_directory import WEIGHTS_FILE
-from dhox.data.dataset import shorten
 from dhox.distill.students.clip_tower import PREFIX, build_tower
 from dhox.distill.students.image_size import create_timm
 from dhox.distill.students.kd_head import create_kd_head
+from dhox.distill.students.student_weights import load_backbone_weights
 from dhox.distill.teachers.teacher import closest
-from dhox.distill.weights_file import check_finite, reason_of
 from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
 
@@ -83,34 +82,9 @@ def create_backbone(name: str, weights: str, image_size: int | None) -> tuple[nn
             "local state dict, or --student-weights none to train from scratch.",
         ) from err
     if weights not in {"pretrained", "none"}:
-        _load_backbone_weights(backbone, Path(weights))
+        load_backbone_weights(backbone, name, Path(weights))
     data = timm.data.resolve_data_config({}, model=backbone)
     return backbone, data | {"image_size": image_size or data["input_size"][-1]}
-
-
-def _load_backbone_weights(backbone: nn.Module, path: Path) -> None:
-    """Load a state dict into a backbone, ignoring a classifier in it. Raises DhoxError where it does not fit."""
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(regular(path))
-        else:
-            state = torch.load(regular(path), map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
-    except Exception as err:
-        raise DhoxError(
-            f"The student weights {path} could not be loaded ({reason_of(err)}).",
-            "Pass a .safetensors or .pth state dict.",
-        ) from err
-    own = backbone.state_dict()
-    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
-    if unfit:
-        raise DhoxError(
-            f"{path} lacks {len(unfit)} of the {len(own)} tensors of this student, or has them in other shapes: "
-            f"{shorten(unfit, 3)}.",
-            "Pass the weights of the same timm model.",
-        )
-    check_finite({name: state[name] for name in own}, str(path))
-    backbone.load_state_dict({name: state[name] for name in own})
 
 
 def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bool, kd_kind: str = "linear") -> Student:
