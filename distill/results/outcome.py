@@ -33,7 +33,7 @@ def select(
     """Choose alpha and beta on the selecting part of validation.
 
     `source`: where validation comes from. `fixed`: (alpha, beta) of the user instead of the search; the source is then
-    `given`.
+    `given`. Where the search's point does worse than (0.4, 0.5) on images that did not choose it, that one stays.
     """
     selecting = val.of(selecting_half(val))
     chosen = Chosen(1.0, 1.0, None)
@@ -42,17 +42,23 @@ def select(
     elif two_heads:
         chosen = choose_of(selecting, metric)
     unsearched = two_heads and not chosen.searched
+    found = evidence(val, chosen, metric) if two_heads and len(val) else None
+    kept_fixed = chosen.searched and metric == "accuracy" and found is not None and found.difference < 0
+    asked = len(selecting) if chosen.searched else 0
+    if kept_fixed:
+        chosen = Chosen(FIXED_ALPHA, FIXED_BETA, None)
     return Selection(
         alpha=chosen.alpha,
         beta=chosen.beta,
         searched=chosen.searched,
+        kept_fixed=kept_fixed,
         metric=metric,
         source=source,
         n_validation=len(val),
-        n_selection_labels=len(selecting) if chosen.searched else 0,
+        n_selection_labels=asked,
         fewest_images=FEWEST_IMAGES,
         grid=chosen.grid,
-        evidence=evidence(val, chosen, metric) if two_heads and len(val) else None,
+        evidence=found,
         label_free=label_free(val, chosen.alpha, chosen.beta) if unsearched else None,
     )
 

@@ -49,14 +49,25 @@ def test_the_evidence_is_of_images_that_did_not_choose() -> None:
 
 
 def test_heads_that_leave_nothing_to_choose_are_not_distinguishable_from_fixed() -> None:
-    found = 0
+    found, kept = 0, []
     for seed in range(10):
         selection = select(validation(200, 0.5, 0.5, seed), "val", two_heads=True, metric="accuracy")
-        evidence = selection.evidence
+        evidence, said = selection.evidence, selection_sentence(selection, "dho")
         assert (evidence.images, evidence.chosen.n) == ("cross-fitted", 200)
         found += evidence.distinguishable
+        kept.append(selection.kept_fixed)
+        assert selection.kept_fixed == (evidence.difference < 0)
+        assert selection.searched != selection.kept_fixed
+        assert selection.n_selection_labels == 200
+        if selection.kept_fixed:  # the evidence is against the choice
+            assert (selection.alpha, selection.beta, selection.grid) == (0.4, 0.5, None)
+            assert said.startswith("fixed at (0.4, 0.5), since what the search chose is worse")
+        elif not evidence.distinguishable:
+            assert "not distinguishable from the fixed (0.4, 0.5)" in said
     assert found <= 2  # a one-sided 95 % bound
-    assert "not distinguishable from the fixed (0.4, 0.5)" in selection_sentence(selection, "dho")
+    assert {True, False} == set(kept)
+    by_recall = select(validation(200, 0.5, 0.5, 9), "val", two_heads=True, metric="balanced")
+    assert by_recall.searched  # the evidence is of accuracy
 
 
 def test_given_alpha_and_beta_are_stored_and_judged_on_all_of_validation() -> None:

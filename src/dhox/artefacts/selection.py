@@ -96,9 +96,12 @@ class Selection(Kind, kw_only=True):
         None
     )
     label_free: Annotated[LabelFree | None, Meta(description="null where labels chose, or without images")] = None
+    kept_fixed: Annotated[bool, Meta(description="what a search chose is worse on images that did not choose")] = False
 
     def __post_init__(self) -> None:
         if self.n_selection_labels > self.n_validation:
             raise ValueError("n_selection_labels is above n_validation")
         if self.searched != (self.grid is not None):
             raise ValueError("there is a grid where something was searched, and only there")
+        if self.kept_fixed and (self.searched or self.evidence is None):
+            raise ValueError("kept_fixed is of a search that evidence speaks against")

@@ -54,6 +54,8 @@ def selection_sentence(selection: Selection, method: str) -> str:
         by = "" if selection.metric == "accuracy" else f" by {METRICS[selection.metric].lower()}"
         text = f"{point}, chosen{by} with {selection.n_selection_labels} labels of {source}"
         text += f" ({selection.n_validation} in all)"
+    elif selection.kept_fixed and selection.evidence is not None:
+        return f"fixed at {point}, since what the search chose is worse: {_difference(selection.evidence)}"
     elif selection.source == "given":
         text = f"{point}, given"
     else:
@@ -66,14 +68,19 @@ def _evidence_sentence(evidence: Evidence | None) -> str:
     """The chosen point against the fixed one, on validation images that did not choose."""
     if evidence is None:
         return "whether it is better than the fixed one is not known: too few images are left that did not choose"
+    verdict = "better than" if evidence.distinguishable else "not distinguishable from"
+    return f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {_difference(evidence)}"
+
+
+def _difference(evidence: Evidence) -> str:
+    """The chosen point's accuracy against the fixed one's."""
     images = {
         "cross-fitted": "validation images, cross-fitted",
         "gate-half": "validation images that did not choose",
         "validation": "validation images",
     }[evidence.images]
-    verdict = "better than" if evidence.distinguishable else "not distinguishable from"
     return (
-        f"{verdict} the fixed ({FIXED_ALPHA}, {FIXED_BETA}): {percent(evidence.chosen)} against "
+        f"{percent(evidence.chosen)} against "
         f"{percent(evidence.fixed)}, difference {evidence.difference:+.1f} points, one-sided 95 % lower bound "
         f"{evidence.lower_bound:+.1f}, {evidence.chosen.n} {images}"
     )
