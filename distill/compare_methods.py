@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dhox.artefacts.comparison import Comparison, ComparisonRow, MeanInterval
-from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, mark_running
+from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, make_folder, mark_running
 from dhox.artefacts.record import read_head, write_record
 from dhox.artefacts.run import Method, TestStage
 from dhox.console import say
@@ -39,7 +39,7 @@ def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
     check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume or begun)
     fabric.barrier()
     if fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, "Choose another --out.")
         mark_running(out / COMPARISON_FILE, COMPARISON_SCHEMA)
     first, first_split = options.training.seed, options.labels.split_seed
     results: dict[Method, list[RunResult]] = {method: [] for method in methods}

@@ -14,8 +14,9 @@ from quick_distill import quick
 from refusals import refuses
 
 import dhox
-from dhox.data.dataset import read_dataset
+from dhox.data.dataset import check_labels, class_names, read_dataset
 from dhox.data.images import SUFFIXES
+from dhox.data.items import Item
 from dhox.data.leftovers import Leftovers
 from dhox.data.manifest import write_manifest
 from dhox.distill.images.listing import list_images
@@ -224,3 +225,54 @@ def test_a_flat_folder_of_images_trains_by_the_teacher_alone(tmp_path: Path) -> 
     assert (run.summary.sets.n_labelled, run.summary.sets.n_unlabelled) == (0, 96)
     with refuses("none", at="data.dataset.class_names", fix="--classes"):
         quick(flat, "runs/y")
+
+
+NFC, NFD = "Caf\u00e9", "Cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "places"),
+    [
+        ([f"train/{NFC}", "train/tea", f"val/{NFD}"], None, ["in train", "in val"]),
+        ([f"train/{NFC}", "train/tea", f"train/{NFD}"], None, ["in train"]),
+        ([f"train/{NFD}", "train/tea"], [NFC, "tea"], ["classes.txt", "in train"]),
+    ],
+)
+def test_two_spellings_of_one_class_name_are_both_shown(
+    tmp_path: Path, folders: list[str], classes: list[str] | None, places: list[str]
+) -> None:
+    for folder in folders:
+        picture(tmp_path / "data" / folder / "1.png")
+    file = None
+    if classes is not None:
+        file = tmp_path / "classes.txt"
+        file.write_text("\n".join(classes), encoding="utf-8")
+    with refuses(
+        r"'Caf\xe9' (NFC)", r"'Cafe\u0301' (NFD)", *places, at="data.spellings.check_spellings", fix=("NFC", "NFD")
+    ):
+        class_names(read_dataset(tmp_path / "data"), file)
+
+
+def test_one_spelling_is_no_other_whichever_it_is(tmp_path: Path) -> None:
+    for folder in (f"train/{NFD}", "train/Cafe", f"val/{NFD}"):
+        picture(tmp_path / folder / "1.png")
+    assert [label for label, _ in class_names(read_dataset(tmp_path), None)] == ["Cafe", NFD]
+    with refuses(r"'Cafe\u0301' (NFD)", "the training", "these images", at="data.spellings.check_spellings"):
+        check_labels([Item("1.png", "1.png", NFC)], ["Cafe", NFD])
+
+
+@pytest.mark.parametrize("split", ["train/", ""])
+def test_two_classes_that_are_one_folder_by_links_are_named(tmp_path: Path, split: str) -> None:
+    picture(tmp_path / split / "cat/1.png")
+    picture(tmp_path / split / "dog/2.png")
+    (tmp_path / split / "cat/more").symlink_to(tmp_path / split / "cat")  # of the same class: followed once
+    assert counts(tmp_path)["train"] == 2
+    (tmp_path / split / "wolf").symlink_to(tmp_path / split / "dog")
+    with refuses(tmp_path / split / "dog", tmp_path / split / "wolf", at="data.folder.check_links", fix="link"):
+        read_dataset(tmp_path)
+
+
+def test_unlabelled_images_may_be_linked_twice(tmp_path: Path) -> None:
+    picture(tmp_path / "unlabelled/a/1.png")
+    (tmp_path / "unlabelled/b").symlink_to(tmp_path / "unlabelled/a")
+    assert counts(tmp_path)["unlabelled"] == 1

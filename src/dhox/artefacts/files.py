@@ -59,7 +59,8 @@ def write_files(contents: Mapping[Path, bytes | Callable[[BinaryIO], None]]) -> 
             temporary.replace(path)
     except (OSError, KeyboardInterrupt) as err:
         for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # none is there, or on a disk that is read-only
+                temporary.unlink()
         if isinstance(err, KeyboardInterrupt):
             raise
         raise DhoxError(

@@ -15,6 +15,7 @@ from dhox.data.hf_dataset import ADDRESS, hf_classes, is_saved, read_hf
 from dhox.data.items import SPLITS, Item, Splits, image_bytes, read_image, shorten, spread
 from dhox.data.leftovers import Leftovers
 from dhox.data.manifest import read_manifest
+from dhox.data.spellings import check_spellings
 from dhox.data.tar_shards import read_shards, shard_files
 from dhox.errors import DhoxError, not_there
 from dhox.system.regular_file import regular
@@ -150,7 +151,7 @@ def class_names(
 
     `own`: DATA's own list (see `own_classes`). train's labels stand in code-point order. A line of `class_file` is a
     label, or a label and its prompt name with a tab or comma between. The default prompt name is the label with `_` as
-    space. Raises DhoxError for fewer than two classes, repeats, and labels outside.
+    space. Raises DhoxError for fewer than two classes, repeats, labels outside, and one name in two spellings.
     """
     found = {item.label for item in splits["train"] if item.label is not None}
     if class_file is not None:
@@ -160,6 +161,9 @@ def class_names(
     else:
         classes = [(label, label.replace("_", " ")) for label in sorted(found)]
     labels = [label for label, _ in classes]
+    listed = str(class_file) if class_file is not None else "train" if own is None else "the data set's own list"
+    of_splits = {split: {item.label for item in splits[split]} for split in ("train", "val", "test")}
+    check_spellings({listed: labels, **of_splits})
     known = {None, *labels}
     for split in ("train", "val", "test"):
         outside = sorted({str(item.label) for item in splits[split] if item.label not in known})
@@ -205,6 +209,7 @@ def check_labels(items: list[Item], labels: list[str]) -> None:
     found = {item.label for item in items if item.label is not None}
     new, gone = sorted(found - set(labels)), sorted(set(labels) - found)
     if new:
+        check_spellings({"the training": labels, "these images": new})
         raise DhoxError(
             f"The classes of these images are not those of the training. New: {shorten(new)}. "
             f"Missing: {shorten(gone) if gone else 'none'}.",

@@ -35,7 +35,7 @@ def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftove
 def read_unsplit(root: Path, leftovers: Leftovers | None) -> Splits:
     """The images of a folder without splits: those in folders are train, by class; else all are unlabelled."""
     left = leftovers or Leftovers()
-    found = list(image_files(root, left))
+    found = list(image_files(root, left, classes=True))
     if not any("/" in inside for _, inside in found):
         return {"unlabelled": [Item(file, inside) for file, inside in found]}
     if outside := sum("/" not in inside for _, inside in found):
@@ -48,7 +48,7 @@ def read_split(folder: Path, split: str, leftovers: Leftovers | None) -> list[It
     """The images of one split. Raises DhoxError for images in no class folder, and class folders without images."""
     labels = {path.name for path in folder.glob("*") if path.is_dir() and not is_system(path.name)}
     items = []
-    for file, inside in image_files(folder, leftovers):
+    for file, inside in image_files(folder, leftovers, classes=split != "unlabelled"):
         label, slash, _ = inside.partition("/")
         if split != "unlabelled" and not slash:
             raise DhoxError(
@@ -75,18 +75,34 @@ def count_strangers(root: Path, leftovers: Leftovers) -> None:
             leftovers.folders[""] += 1
 
 
-def image_files(folder: Path, leftovers: Leftovers | None = None) -> Iterator[tuple[str, str]]:
+def check_links(folder: Path, first: str, second: str) -> None:
+    """Raise DhoxError where two places below a folder of classes are one folder by links, and of two classes."""
+    classes = [Path(place).relative_to(folder).parts[:1] for place in (first, second)]
+    if all(classes) and classes[0] != classes[1]:
+        raise DhoxError(
+            f"{first} and {second} are the same folder by links, and its images cannot be of both classes.",
+            "Remove the link, or give each class a folder of its own.",
+        )
+
+
+def image_files(
+    folder: Path, leftovers: Leftovers | None = None, *, classes: bool = False
+) -> Iterator[tuple[str, str]]:
     """(file, its name below the folder with /) of every image file below a folder in order, links followed once each.
 
-    Raises DhoxError for names that are not UTF-8.
+    `classes`: the folders in it are classes. Raises DhoxError for names that are not UTF-8, and for two classes that
+    are one folder by links.
     """
-    left, seen = leftovers or Leftovers(), set()
+    left = leftovers or Leftovers()
+    seen: dict[Path, str] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
         if real in seen:
+            if classes:
+                check_links(folder, seen[real], place)
             folders[:] = []
             continue
-        seen.add(real)
+        seen[real] = place
         left.system += sum(map(is_system, folders))
         folders[:] = sorted(name for name in folders if not is_system(name))
         for name in sorted(names):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dhox.artefacts.files import make_folder
 from dhox.errors import DhoxError
 
 HERE = Path(__file__).parent
@@ -26,7 +27,7 @@ def write_image_folder(folder: Path) -> bool:
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists() and any(partial.iterdir()) and not (partial / MARKER).exists():
         raise DhoxError(f"{partial} is in the way and is not the demo's.", "Move it, or choose another --data.")
-    partial.mkdir(parents=True, exist_ok=True)  # what a killed command left there is written again
+    make_folder(partial, "Choose another --data.")  # what a killed command left there is written again
     (partial / MARKER).write_text((HERE / "LICENSE.fashion-mnist").read_text(encoding="utf-8"), encoding="utf-8")
     with np.load(HERE / "fashion_mnist.npz", allow_pickle=False) as archive:
         classes = archive["classes"].tolist()
