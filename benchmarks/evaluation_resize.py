@@ -19,9 +19,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tf
 
-from dhox.console import progress_bar
 from dhox.data.dataset import spread
 from dhox.data.images import decode
+from dhox.progress import progress_bar
 
 BICUBIC, BILINEAR = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
 STUDENT, TEACHER = 224, 378  # px

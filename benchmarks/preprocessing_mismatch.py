@@ -25,11 +25,11 @@ from msgspec.structs import replace
 from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
-from dhox.console import progress_bar
 from dhox.data.images import INTERPOLATIONS, model_input
 from dhox.data.items import Item, image_bytes, read_image
 from dhox.evidence.statistics import Z_95_TWO_SIDED, mcnemar_p, wilson_interval
 from dhox.models.classifier import load
+from dhox.progress import progress_bar
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.tensors import Tensors
 

@@ -91,9 +91,9 @@ class Seen:
         def bar(*args: Any) -> Iterator[Any]:
             with progress_bar(*args) as advance:
 
-                def and_end_the_step(n: int) -> None:
+                def and_end_the_step(n: int, note: str | None = None) -> None:
                     self.in_step = False
-                    advance(n)
+                    advance(n, note)
 
                 yield and_end_the_step
 
