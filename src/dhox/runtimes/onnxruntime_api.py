@@ -101,12 +101,14 @@ def open_session(
     profile: Path | None = None,
     provider_options: dict[str, str] | None = None,
     precision: str = "fp32",
+    spinning: bool = True,
 ) -> Any:
     """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
 
     The file is read by dhox first (see check_onnx): what is no ONNX, or reaches out of its folder, never gets there.
     `precision`: fp32 means fp32 on a GPU too, without TF32; a half-precision file keeps its tensor cores.
     `profile`: the beginning of the name of the file that `nodes_run` reads. `provider_options`: of the first provider.
+    `spinning`: whether its threads wait for the next call busily, as ONNX Runtime does by itself.
     """
     check_onnx(model)
     ort = require("onnxruntime", "cpu")
@@ -121,6 +123,8 @@ def open_session(
     options.log_severity_level = 3
     # int8 as a GPU computes it: the CPU provider's own fusions of Q/DQ saturate, and with an fp16 rest answer wrongly.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     # The golden tolerance of 1e-4 needs it. ONNX Runtime's convolutions take no tensor core then, in fp16 neither.

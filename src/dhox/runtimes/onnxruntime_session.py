@@ -45,11 +45,13 @@ class OnnxSession:
         names: tuple[str, str] = ("image", "probs"),
         options: frozenset[str] = frozenset(),
         name: str = "onnxruntime",
+        spinning: bool = True,
     ) -> None:
         """`precision`: what the file states. `names`: of its input and its output. `options`: of {"graph", "nhwc"}, on
-        `cuda` only. Raises DhoxError where the provider does not start or does not take the file."""
+        `cuda` only. `spinning`: see open_session. Raises DhoxError where the provider does not start or does not take the
+        file."""
         self.name, self.model, self.device, self.names = name, model, device, names
-        self.precision = precision
+        self.precision, self.spinning = precision, spinning
         self.options, self.graph_asked = provider_options(precision, device, options), "graph" in options
         proven, note = precision_facts(precision, device)
         self.facts = RunnerFacts(
@@ -82,7 +84,11 @@ class OnnxSession:
         capture = {"enable_cuda_graph": "1"} if graph else {}
         try:
             self.session = open_session(
-                self.model, self.device, provider_options=self.asked() | capture, precision=self.precision
+                self.model,
+                self.device,
+                provider_options=self.asked() | capture,
+                precision=self.precision,
+                spinning=self.spinning,
             )
         except Exception as err:  # ONNX Runtime's own exceptions share no type
             if not graph:
