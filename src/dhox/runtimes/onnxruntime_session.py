@@ -48,8 +48,8 @@ class OnnxSession:
         spinning: bool = True,
     ) -> None:
         """`precision`: what the file states. `names`: of its input and its output. `options`: of {"graph", "nhwc"}, on
-        `cuda` only. `spinning`: see open_session. Raises DhoxError where the provider does not start or does not take the
-        file."""
+        `cuda` only. `spinning`: see open_session. Raises DhoxError where the provider does not start or does not take
+        the file."""
         self.name, self.model, self.device, self.names = name, model, device, names
         self.precision, self.spinning = precision, spinning
         self.options, self.graph_asked = provider_options(precision, device, options), "graph" in options
