@@ -13,7 +13,7 @@ from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Manifest
 from dhox.artefacts.run import Run
 from dhox.artefacts.run_directory import RunDirectory
-from dhox.evidence.statistics import expected_calibration_error, wilson_interval
+from dhox.evidence.statistics import expected_calibration_error
 from dhox.export.folding.fold import fold_probs
 
 CARD_FILE = "MODEL_CARD.md"
@@ -36,20 +36,13 @@ class Judged:
     calibration_error: float | None
 
 
-def accuracy(correct: int, n: int) -> Accuracy:
-    """An accuracy with its interval."""
-    return Accuracy(n=n, correct=correct, accuracy=correct / n if n else 0.0, interval=wilson_interval(correct, n))
-
-
 def judged_by_logits(logits: Logits | None, manifest: Manifest, split: str, images: str) -> Judged | None:
     """The folded student in torch on images whose logits are kept; None without them."""
     if logits is None or not len(logits):
         return None
     probs = fold_probs(logits, manifest.fold)
     right = probs.argmax(-1) == logits.labels
-    classes = [
-        accuracy(int(right[of].sum()), int(of.sum())) for of in (logits.labels == i for i in range(len(manifest.names)))
-    ]
+    classes = [Accuracy.of(right[logits.labels == number]) for number in range(len(manifest.names))]
     error = expected_calibration_error(probs, logits.labels)
     return Judged(split, images, "the folded student in torch", Accuracy.of(right), classes, error)
 
@@ -60,7 +53,7 @@ def judged_by_bench(bench: Bench, manifest: Manifest) -> Judged | None:
     row = next((row for row in bench.accuracy.rows if row.model in names), None)
     if row is None:
         return None
-    classes = [accuracy(round((of.recall or 0.0) * of.n), of.n) for of in row.per_class]
+    classes = [Accuracy.of_counts(round((of.recall or 0.0) * of.n), of.n) for of in row.per_class]
     by = f"{default_file(manifest)} by {row.runner}"
     return Judged(
         bench.accuracy.split, f"{row.n:,} {bench.accuracy.split} images", by, row, classes, row.calibration_error
@@ -86,17 +79,17 @@ def write_card(folder: Path, manifest: Manifest, source: RunDirectory | None, be
 def card(manifest: Manifest, run: Run | None, judged: Judged | None, bench: Bench | None) -> str:
     """The whole card."""
     parts = [
-        front_matter(manifest, run, judged), f"# {title(manifest, run)}", *what_it_does(manifest),
+        front_matter(manifest, run, judged), f"# {title(manifest)}", *what_it_does(manifest),
         "## Training", *training_lines(manifest, run),
         "## Accuracy", *accuracy_lines(manifest, judged),
         "## Files", *file_lines(manifest), *latency_lines(bench),
-        "## Use", *use_lines(manifest),
+        "## Use", *use_lines(),
         "## Limits", *limit_lines(manifest, run, judged),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def title(manifest: Manifest, run: Run | None) -> str:
+def title(manifest: Manifest) -> str:
     """The run's name and the student's."""
     return f"{Path(manifest.run.path).name}: {manifest.student.name}"
 
@@ -117,7 +110,7 @@ def front_matter(manifest: Manifest, run: Run | None, judged: Judged | None) -> 
         lines.append(f"base_model: {json.dumps(f'timm/{manifest.student.name}')}")
     if judged is not None:
         lines += [
-            "metrics: [accuracy]", "model-index:", f"- name: {json.dumps(title(manifest, run), ensure_ascii=False)}",
+            "metrics: [accuracy]", "model-index:", f"- name: {json.dumps(title(manifest), ensure_ascii=False)}",
             "  results:", "  - task: {type: image-classification}",
             f"    dataset: {{type: imagefolder, name: {json.dumps(data_name(manifest, run), ensure_ascii=False)}, "
             f"split: {judged.split}}}",
@@ -220,7 +213,7 @@ def device_name(bench: Bench) -> str:
     return f"{card.cpu}, {card.cpu_cores} cores{f', {card.gpu.name}' if card.gpu else ''}"
 
 
-def use_lines(manifest: Manifest) -> list[str]:
+def use_lines() -> list[str]:
     """How to get an answer."""
     return ['```python\nimport dhox\n\nmodel = dhox.load("PATH OF THIS FOLDER")\nprobs = model(["image.jpg"])\n```']
 

@@ -81,7 +81,11 @@ class Accuracy(Record, kw_only=True):
     @classmethod
     def of(cls: type[A], right: np.ndarray, **others: Any) -> A:
         """From bool [N], right or wrong; `others`: the fields that a subclass adds."""
-        n, correct = len(right), int(right.sum())
+        return cls.of_counts(int(right.sum()), len(right), **others)
+
+    @classmethod
+    def of_counts(cls: type[A], correct: int, n: int, **others: Any) -> A:
+        """The same from how many of `n` are right."""
         accuracy = correct / n if n else 0.0
         return cls(n=n, correct=correct, accuracy=accuracy, interval=wilson_interval(correct, n), **others)
 

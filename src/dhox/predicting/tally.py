@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from dhox.artefacts.common import Accuracy
-from dhox.evidence.statistics import wilson_interval
 from dhox.predicting.rows import Row
 
 NAMED = 8  # unreadable images that are named
@@ -59,16 +58,10 @@ class Tally:
     @property
     def accuracy(self) -> Accuracy | None:
         """Of the labelled images; None where there is none."""
-        return share(self.right, self.labelled)
+        return Accuracy.of_counts(self.right, self.labelled) if self.labelled else None
 
     @property
     def accuracy_of_answered(self) -> Accuracy | None:
         """The same of those that were not unknown; None where all were answered, or none."""
-        return share(self.right_of_answered, self.answered) if self.answered < self.labelled else None
-
-
-def share(correct: int, n: int) -> Accuracy | None:
-    """An accuracy with its interval; None of no image."""
-    if not n:
-        return None
-    return Accuracy(n=n, correct=correct, accuracy=correct / n, interval=wilson_interval(correct, n))
+        some = 0 < self.answered < self.labelled
+        return Accuracy.of_counts(self.right_of_answered, self.answered) if some else None
