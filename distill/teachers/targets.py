@@ -10,7 +10,9 @@ from torch.nn.functional import normalize
 
 from dhox.artefacts.common import TeacherEntry
 from dhox.data.dataset import Item, spread
+from dhox.data.label_studio import is_label_studio
 from dhox.data.leftovers import counted
+from dhox.data.manifest import MANIFESTS
 from dhox.distill.images.listing import Listing
 from dhox.distill.images.sets import Sets
 from dhox.distill.images.shards import Rows
@@ -177,10 +179,10 @@ def teacher_rows(options: TeacherOptions, listing: Listing) -> np.ndarray:
     """
     path = options.teacher_logits or options.teacher_embeddings
     assert path is not None
-    if listing.data.suffix.lower() not in {".csv", ".parquet"}:
+    if listing.data.suffix.lower() not in MANIFESTS or is_label_studio(listing.data):
         raise DhoxError(
             "Embeddings or logits computed elsewhere are aligned to the rows of a manifest, and DATA is none.",
-            "Write a .csv or .parquet manifest.",
+            "Write a .csv, .tsv or .parquet manifest.",
         )
     array = read_rows(path, listing.n_rows, "logits" if options.teacher_logits else "embeddings")
     if array.shape[1] > 1 and options.views not in {TeacherOptions().views, array.shape[1]}:

@@ -27,7 +27,7 @@ EXAMPLES = examples(
 
 def predict(
     export: Annotated[Path, typer.Argument(help="Export directory.")],
-    sources: Annotated[list[str], typer.Argument(help="Image files, folders, patterns in quotes, .csv or .parquet manifests, videos, camera:0, rtsp://..., or - for paths on standard input.", metavar="SOURCE...")],
+    sources: Annotated[list[str], typer.Argument(help="Image files, folders, patterns in quotes, .csv, .tsv or .parquet manifests, exports of Label Studio and CVAT, videos, camera:0, rtsp://..., or - for paths on standard input.", metavar="SOURCE...")],
     top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 3,
     device: Annotated[str, typer.Option(help="tensorrt: the newest engine of the export that fits this machine.", metavar="auto|cpu|cuda|tensorrt")] = "auto",
     precision: Annotated[str | None, typer.Option(help="Which model.", metavar="fp32|fp16|int8", show_default="the export's choice; fp32 on the CPU")] = None,

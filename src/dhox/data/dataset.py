@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from dhox.data.coop import coop_classes, is_coop, read_coop
+from dhox.data.cvat import is_cvat, read_cvat
 from dhox.data.folder import read_folder
 from dhox.data.hf_dataset import ADDRESS, hf_classes, is_saved, read_hf
 from dhox.data.items import SPLITS, Item, Splits, image_bytes, read_image, shorten, spread
+from dhox.data.label_studio import is_label_studio, read_label_studio
 from dhox.data.leftovers import Leftovers
-from dhox.data.manifest import read_manifest
+from dhox.data.manifest import MANIFESTS, read_manifest
 from dhox.data.spellings import check_spellings
 from dhox.data.tar_shards import read_shards, shard_files
 from dhox.errors import DhoxError, not_there
@@ -29,8 +31,9 @@ __all__ = [  # with what dhox.data.items says about one image, so that a reader 
 WHAT_DATA_MAY_BE = (
     "DATA is an image folder (train/CLASS/*, and optionally unlabelled/**, val/CLASS/*, test/CLASS/*; or CLASS/* "
     "alone, or unlabelled images alone) "
-    "or a manifest (.csv or .parquet with the columns path, label and optionally split, group); WebDataset shards "
-    "(train/*.tar), a saved Hugging Face dataset, hf:ORG/NAME and the CoOp datasets are read too (docs/data.md)."
+    "or a manifest (.csv, .tsv or .parquet with the columns path, label and optionally split, group); exports of Label "
+    "Studio and CVAT, WebDataset shards (train/*.tar), a saved Hugging Face dataset, hf:ORG/NAME and the CoOp datasets "
+    "are read too (docs/data.md)."
 )
 
 
@@ -53,9 +56,13 @@ def read_dataset(
     wanted = SPLITS if only is None else (only,)
     if _is_hf(data):
         splits = read_hf(data, wanted, labels)
+    elif is_label_studio(data):
+        splits = read_label_studio(data, wanted, leftovers)
+    elif is_cvat(data):
+        splits = read_cvat(data, wanted, leftovers)
     elif not data.is_dir():
-        if data.suffix.lower() not in {".csv", ".parquet"}:
-            raise DhoxError(f"{data} is neither a folder nor a .csv or .parquet file.", f"{WHAT_DATA_MAY_BE}")
+        if data.suffix.lower() not in MANIFESTS:
+            raise DhoxError(f"{data} is neither a folder nor a .csv, .tsv or .parquet file.", f"{WHAT_DATA_MAY_BE}")
         splits = read_manifest(data, wanted)
     elif is_coop(data):
         splits = read_coop(data, wanted)

@@ -13,6 +13,8 @@ from dhox.data.leftovers import Leftovers, is_system
 from dhox.data.split_names import split_folders, split_of
 from dhox.errors import DhoxError
 
+NO_LABEL = "no_label"  # CVAT's folder beside the classes
+
 
 def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftovers | None = None) -> Splits:
     """Read `train/CLASS/**`, `val/CLASS/**`, `test/CLASS/**` and `unlabelled/**`, by any name of `split_names`.
@@ -33,7 +35,10 @@ def read_folder(root: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftove
 
 
 def read_unsplit(root: Path, leftovers: Leftovers | None) -> Splits:
-    """The images of a folder without splits: those in folders are train, by class; else all are unlabelled."""
+    """The images of a folder without splits: those in folders are train, by class; else all are unlabelled.
+
+    So are those in `no_label/`, beside the classes of CVAT's ImageNet export.
+    """
     left = leftovers or Leftovers()
     found = list(image_files(root, left, classes=True))
     if not any("/" in inside for _, inside in found):
@@ -41,7 +46,10 @@ def read_unsplit(root: Path, leftovers: Leftovers | None) -> Splits:
     if outside := sum("/" not in inside for _, inside in found):
         left.folders[""] = outside
     parts = [(file, inside, inside.partition("/")[0]) for file, inside in found if "/" in inside]
-    return {"train": [Item(file, inside, sys.intern(label)) for file, inside, label in parts]}
+    return {
+        "train": [Item(file, inside, sys.intern(label)) for file, inside, label in parts if label != NO_LABEL],
+        "unlabelled": [Item(file, inside) for file, inside, label in parts if label == NO_LABEL],
+    }
 
 
 def read_split(folder: Path, split: str, leftovers: Leftovers | None) -> list[Item]:

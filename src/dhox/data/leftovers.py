@@ -22,11 +22,14 @@ def counted(n: int, thing: str) -> str:
 @dataclass
 class Leftovers:
     """Counts. `suffixes`: files of no image format that this machine reads; `folders`: images, by the folder at the top
-    that is no split; `system`: the system's own files and folders."""
+    that is no split; `system`: the system's own files and folders; `unlisted`: images beside a list that does not name
+    them. `unsure`: images that people gave several classes, and so none."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
     system: int = 0
+    unlisted: int = 0
+    unsure: list[str] = field(default_factory=list)
 
     def file(self, name: str) -> None:
         """A file that is no image."""
@@ -46,4 +49,9 @@ class Leftovers:
             lines.append(f"Not read: {files} of no image format that is read here ({each}).")
         if self.system:
             lines.append(f"Not read: {counted(self.system, 'system file')}.")
+        if self.unlisted:
+            lines.append(f"Not read: {counted(self.unlisted, 'image')} that the list beside them does not name.")
+        if self.unsure:
+            some = ", ".join(self.unsure[:4]) + (" ..." if len(self.unsure) > 4 else "")
+            lines.append(f"Unlabelled: {counted(len(self.unsure), 'image')} that people gave several classes ({some}).")
         return lines

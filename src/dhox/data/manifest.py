@@ -1,4 +1,4 @@
-"""DATA as a manifest: a .csv or .parquet file that lists images."""
+"""DATA as a manifest: a .csv, .tsv or .parquet file that lists images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dhox.data.split_names import SPLIT_OF, split_of
 from dhox.errors import DhoxError, require
 from dhox.system.regular_file import regular
 
+MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
 ROWS = 4096  # of a Parquet file that are texts at a time
 SEPARATORS = ",;\t"
 # What other tools call the columns, in any case of letters; dhox's own names come first.
@@ -120,7 +121,7 @@ def columns(manifest: Path, found: list[str], needed: tuple[str, ...]) -> dict[s
 
 def read_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(number in the file, texts by column) of a manifest's rows, one after the other."""
-    if manifest.suffix.lower() == ".csv":
+    if manifest.suffix.lower() != ".parquet":
         yield from csv_rows(manifest)
         return
     parquet = require("pyarrow.parquet", "parquet")

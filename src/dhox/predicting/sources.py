@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dhox.data.dataset import read_dataset
 from dhox.data.folder import image_files
 from dhox.data.items import Item
+from dhox.data.label_studio import is_label_studio
 from dhox.data.leftovers import Leftovers
-from dhox.data.manifest import named_rows, picture_path
+from dhox.data.manifest import MANIFESTS, named_rows, picture_path
 from dhox.errors import DhoxError, not_there
 from dhox.predicting.picture import Picture
 from dhox.predicting.video import VIDEO_SUFFIXES, Feed, count_frames, frames
 from dhox.runtimes.predict import ImageLike
 
-MANIFESTS = {".csv", ".parquet"}
 ALWAYS_LIVE = {"rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt"}
 ADDRESSES = ALWAYS_LIVE | {"http", "https"}
 CHUNK = 8  # images that a thread reads at a time, where all of them are there
@@ -68,8 +69,8 @@ def find_source(word: str, reading: Reading) -> Source:
         return pattern(word, reading)
     raise not_there(
         word,
-        "Give files, folders, patterns in quotes ('photos/*.jpg'), a .csv or .parquet manifest, videos, camera:0, "
-        "rtsp://..., or - for paths on standard input.",
+        "Give files, folders, patterns in quotes ('photos/*.jpg'), a .csv, .tsv or .parquet manifest, videos, "
+        "camera:0, rtsp://..., or - for paths on standard input.",
     )
 
 
@@ -84,10 +85,13 @@ def given(images: Iterable[ImageLike]) -> Source:
 
 
 def file(path: Path, reading: Reading) -> Source:
-    """A video, a manifest, or else an image."""
+    """A video, a manifest, an export of Label Studio or CVAT, or else an image."""
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return video(str(path), reading)
+    if is_label_studio(path) or suffix == ".xml":
+        items = [item for items in read_dataset(path).values() for item in items]
+        return Source(str(path), lambda: (Picture(item.file, item, item.label) for item in items), len(items))
     if suffix in MANIFESTS:
         rows = sum(1 for _ in named_rows(path, ("path",)))
         if not rows:
