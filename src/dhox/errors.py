@@ -69,9 +69,11 @@ def run_failure(err: Exception) -> str | None:
 
 
 def first_line(err: BaseException) -> str:
-    """What a runtime says of its failure, without the pages that follow and the place in its C++ code before it."""
+    """What a runtime says of its failure, without the pages that follow and the places in its C++ code; of a long line
+    the beginning and the end, where the reason stands."""
     line = (str(err).strip() or type(err).__name__).splitlines()[0]
-    return re.sub(r"^\S+\.(?:cc|cpp|cu|h):\d+ .*?\) (?:const )?(?=\[?[A-Z])", "", line)[:300]
+    line = re.sub(r"[^\s:]+\.(?:cc|cpp|cu|h):\d+ .*?\) (?:const )?(?:\[with [^]]*\] )?(?=\[?[A-Z])", "", line)
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-195:]}"
 
 
 def require(module: str, extra: str) -> ModuleType:

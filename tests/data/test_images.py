@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from dhox.artefacts.common import Preprocessing
 from dhox.data.images import UnreadableImageError, decode, model_input, normalise
+from dhox.runtimes.predict import pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -143,3 +144,14 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
         "src/dhox/data/images.py", "src/dhox/models/golden.py", "src/dhox/runtimes/predict.py", "export/untrained.py",
         "bench/cells.py", "src/dhox/serve/work.py",
     }  # fmt: skip
+
+
+def test_an_array_of_the_models_size_is_its_input_unless_it_is_to_be_resized() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
+    same, larger = preprocessing(24, 24), preprocessing(28, 24)
+    assert pixels(array, same) is array
+    for each in (same, larger):
+        np.testing.assert_array_equal(pixels(array, each), model_input(Image.fromarray(array), each))
+    assert not np.array_equal(pixels(array, larger), array)
+    with refuses("float32", at="runtimes.predict.opened"):
+        pixels(array.astype(np.float32), same)

@@ -140,11 +140,11 @@ def floats(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def old_ir(model: onnx.ModelProto) -> None:
+def new_ir(model: onnx.ModelProto) -> None:
     model.ir_version = 99
 
 
-@pytest.mark.parametrize(("edit", "about"), [(rename, "picture"), (floats, "image"), (old_ir, "IR")])
+@pytest.mark.parametrize(("edit", "about"), [(rename, "picture"), (floats, "image"), (new_ir, "IR")])
 @pytest.mark.parametrize("name", ["verify", "bench", "predict", "retune"])
 def test_a_model_that_is_not_the_contract_is_one_message(
     export: Path, capsys: pytest.CaptureFixture[str], edit: Callable[[onnx.ModelProto], object], about: str, name: str
@@ -159,3 +159,22 @@ def test_a_model_that_is_not_the_contract_is_one_message(
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
     assert about in printed.out + printed.err
+
+
+@pytest.mark.parametrize("name", ["verify", "bench", "predict"])
+def test_a_model_too_new_for_the_runtime_is_told_in_the_runtimes_words(
+    export: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    change(export, new_ir)
+    manifest = read_json(export / "manifest.json")
+    manifest["artefacts"][0]["ir"] = 99
+    write_json(export / "manifest.json", manifest)
+    image = next((export.parents[2] / "data/test").rglob("*.png"))
+    arguments: dict[str, tuple[object, ...]] = {
+        "verify": (export,), "predict": (export, image),
+        "bench": (export, "--precision", "fp32", "--batch", "1", "--duration", "0.2", "--out", "b"),
+    }  # fmt: skip
+    assert command(name, *arguments[name]) == (3 if name == "verify" else 1)
+    printed = capsys.readouterr()
+    assert "Unsupported model IR version: 99" in " ".join((printed.out + printed.err).split())
+    assert "onnxruntime::" not in printed.out + printed.err

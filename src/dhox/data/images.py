@@ -50,7 +50,8 @@ def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     try:
         image = Image.open(source)
         image.load()
-        return to_rgb(ImageOps.exif_transpose(image), name)
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image, name)
     except Image.DecompressionBombError as err:
         raise UnreadableImageError(name, f"a decompression bomb: {err}") from err
     except UnidentifiedImageError as err:
@@ -62,7 +63,7 @@ def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Any Pillow mode to RGB, by the rules of `decode`."""
+    """Any Pillow mode to RGB, by the rules of `decode`; an RGB image is given back as it is."""
     if image.mode.startswith("I"):
         samples = np.asarray(image, np.int64) >> 8
         image = Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8))
@@ -73,7 +74,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
@@ -90,6 +91,8 @@ def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     )
     if target != image.size:
         image = image.resize(target, INTERPOLATIONS[preprocessing.interpolation])
+    if target == (preprocessing.crop, preprocessing.crop):
+        return np.asarray(image)
     left = round((target[0] - preprocessing.crop) / 2)
     top = round((target[1] - preprocessing.crop) / 2)
     return np.asarray(image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop)))

@@ -17,7 +17,7 @@ from dhox.data.images import UnreadableImageError
 from dhox.errors import DhoxError
 from dhox.predicting.picture import Picture
 from dhox.predicting.sources import Source
-from dhox.runtimes.predict import pixels_of
+from dhox.runtimes.predict import pixels
 
 WAIT_S = 0.2  # what a batch that is not full waits for more
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def prepare(picture: Picture, preprocessing: Preprocessing) -> Prepared:
     if picture.image is None:
         return Prepared(picture, None, picture.error)
     try:
-        return Prepared(picture, pixels_of([picture.image], preprocessing)[0])
+        return Prepared(picture, pixels(picture.image, preprocessing))
     except UnreadableImageError as err:
         return Prepared(picture, None, err.why)
     except DhoxError as err:

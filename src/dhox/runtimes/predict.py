@@ -35,17 +35,25 @@ def predict(
     with progress_bar(description, len(images)) if description else nullcontext(lambda n: None) as advance:
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            pixels = chunk if isinstance(chunk, np.ndarray) else pixels_of(chunk, tensors.preprocessing)
+            batch = chunk if isinstance(chunk, np.ndarray) else pixels_of(chunk, tensors.preprocessing)
             if tensors.fixed_batch or start:  # images again fill the last batch: some runtimes build for every size
-                pixels = np.resize(pixels, (size, *pixels.shape[1:]))
-            parts.append(tensors.probs(session.infer(tensors.graph_input(pixels)))[: len(chunk)])
+                batch = np.resize(batch, (size, *batch.shape[1:]))
+            parts.append(tensors.probs(session.infer(tensors.graph_input(batch)))[: len(chunk)])
             advance(len(chunk))
     return np.concatenate(parts)
 
 
 def pixels_of(images: Sequence[ImageLike], preprocessing: Preprocessing) -> np.ndarray:
     """Images (see `opened`) as preprocessed pixels, uint8 [N, crop, crop, 3]."""
-    return np.stack([model_input(opened(image), preprocessing) for image in images])
+    return np.stack([pixels(image, preprocessing) for image in images])
+
+
+def pixels(image: ImageLike, preprocessing: Preprocessing) -> np.ndarray:
+    """An image (see `opened`) as preprocessed pixels, uint8 [crop, crop, 3]; an array that is that already as it is."""
+    wanted = (preprocessing.resize, preprocessing.crop, 3)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == wanted and wanted[0] == wanted[1]:
+        return image
+    return model_input(opened(image), preprocessing)
 
 
 def opened(image: ImageLike) -> Image.Image:
