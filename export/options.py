@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from dhox.artefacts.frame import Camera, Colour, FrameFormat, Range
 from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, fields_of, flat
 
@@ -104,7 +105,8 @@ class Engines(Group):
         False
     )
     precision: Annotated[
-        tuple[Precision, ...], Option("Model to build; repeatable.", shown="the export's default")
+        tuple[Precision, ...],
+        Option("Model to build an engine or make a camera file of; repeatable.", shown="the export's default"),
     ] = ()
     batch: Annotated[str, Option("Batch sizes, smallest, usual, largest.", metavar="MIN:OPT:MAX")] = "1:8:16"
     workspace: Annotated[
@@ -130,6 +132,65 @@ class Engines(Group):
         return smallest, usual, largest
 
 
+class Cameras(Group):
+    """Camera files"""
+
+    camera: Annotated[
+        tuple[str, ...],
+        Option(
+            "Add a model that takes the raw frames of a camera of this size: crop, resize and colours in the graph; "
+            "repeatable, one file each.", shown="none", metavar="WIDTHxHEIGHT", common=True,
+        ),
+    ] = ()  # fmt: skip
+    camera_format: Annotated[
+        FrameFormat, Option("How the camera lays out a frame.", metavar="rgb|bgr|nv12|yuyv|gray")
+    ] = "rgb"
+    camera_colour: Annotated[
+        Colour, Option("nv12 and yuyv: how colours became luma and chroma.", metavar="bt601|bt709")
+    ] = "bt601"
+    camera_range: Annotated[
+        Range, Option("nv12 and yuyv: luma from 16 to 235, or from 0 to 255.", metavar="limited|full")
+    ] = "limited"
+    rotate: Annotated[
+        Literal["0", "90", "180", "270"],
+        Option("Degrees clockwise that make the picture upright.", metavar="0|90|180|270"),
+    ] = "0"
+    roi: Annotated[
+        str | None,
+        Option("The part of the upright picture to classify.", shown="all of it", metavar="X,Y,WIDTH,HEIGHT"),
+    ] = None
+
+    @property
+    def cameras(self) -> list[Camera]:
+        """One camera per size. Raises UsageError for what is no size or region, or contradicts itself."""
+        return [self._camera(size) for size in dict.fromkeys(self.camera)]
+
+    def _camera(self, size: str) -> Camera:
+        from msgspec import ValidationError, convert
+
+        width, height = _numbers("--camera", size, r"(\d+)x(\d+)", "WIDTHxHEIGHT, such as 1920x1080")
+        yuv = self.camera_format in ("nv12", "yuyv")
+        found = {
+            "width": width, "height": height, "format": self.camera_format, "rotate": int(self.rotate),
+            "colour": self.camera_colour if yuv else None, "range": self.camera_range if yuv else None,
+        }  # fmt: skip
+        if self.roi is not None:
+            sides = _numbers("--roi", self.roi, r"(\d+),(\d+),(\d+),(\d+)", "X,Y,WIDTH,HEIGHT, such as 420,0,1080,1080")
+            found["roi"] = dict(zip(("x", "y", "width", "height"), sides, strict=True))
+        try:
+            return convert(found, Camera)
+        except ValidationError as err:
+            raise UsageError(f"--camera {size}: {err}.", "Give what the camera delivers.") from err
+
+
+def _numbers(option: str, text: str, pattern: str, form: str) -> list[int]:
+    """The numbers of a text. Raises UsageError where it has another form."""
+    found = re.fullmatch(pattern, text.strip())
+    if not found:
+        raise UsageError(f"{option} {text} is not {form}.", "Write it so.")
+    return [int(number) for number in found.groups()]
+
+
 class Integrations(Group):
     """Other programs"""
 
@@ -143,7 +204,13 @@ class TargetOptions(Options):
     """The options of what is made from an export."""
 
     engines: Engines = Engines()
+    cameras: Cameras = Cameras()
     integrations: Integrations = Integrations()
+
+
+def _flags(group: str) -> set[str]:
+    """The flags of a group of a target's options."""
+    return {field.flag for field in fields_of(TargetOptions).values() if field.group == group}
 
 
 def changed(options: Options) -> list[str]:
@@ -162,12 +229,23 @@ def check(options: ExportOptions) -> None:
 
 
 def check_target(target: TargetOptions) -> None:
-    """Raise UsageError for options of engines that contradict each other, or that belong to none."""
-    engines = target.engines
-    alone = [flag for flag in changed(target) if flag not in {"--tensorrt", "--emit"}]
-    if alone and not engines.tensorrt:
-        raise UsageError(f"{', '.join(alone)} only has a meaning with --tensorrt.", "Add it.")
+    """Raise UsageError for options of engines and cameras that contradict each other, or that belong to none."""
+    engines, given = target.engines, changed(target)
+    of_engines = _flags("engines") - ({"--precision"} if target.cameras.camera else set())
+    for needed, own in (("--tensorrt", of_engines), ("--camera", _flags("cameras"))):
+        flags = [flag for flag in given if flag in own]
+        if flags and needed not in given:
+            raise UsageError(f"{', '.join(flags)} only has a meaning with {needed}.", "Add it.")
+    check_cameras(target.cameras, given)
     check_engines(engines)
+
+
+def check_cameras(options: Cameras, given: list[str]) -> None:
+    """Raise UsageError for cameras that cannot be, and for colours of formats that have none of their own."""
+    encoded = [flag for flag in given if flag in ("--camera-colour", "--camera-range")]
+    if encoded and options.camera_format not in ("nv12", "yuyv"):
+        raise UsageError(f"{', '.join(encoded)} is for nv12 and yuyv.", "Add --camera-format, or leave it out.")
+    _ = options.cameras
 
 
 def check_engines(engines: Engines) -> None:
@@ -194,7 +272,9 @@ def check_present(directory: Path, options: ExportOptions, target: TargetOptions
     if foreign:
         raise UsageError(
             f"{directory} is an export, and an export never changes: {', '.join(foreign)} needs the run.",
-            "Give the run directory, or only --tensorrt and --emit.",
+            "Give the run directory, or only --tensorrt, --camera and --emit.",
         )
-    if not target.engines.tensorrt and not target.integrations.emit:
-        raise UsageError(f"{directory} is an export already.", "Give --tensorrt or --emit, or the run directory.")
+    if not target.engines.tensorrt and not target.integrations.emit and not target.cameras.camera:
+        raise UsageError(
+            f"{directory} is an export already.", "Give --tensorrt, --camera or --emit, or the run directory."
+        )

@@ -19,12 +19,13 @@ EXAMPLES = examples(
     "dhox export runs/photos --fp16",
     "dhox export runs/photos --int8 --max-accuracy-drop 1",
     "dhox export runs/photos/export --tensorrt --batch 1:8:16",
+    "dhox export runs/photos/export --camera 1920x1080 --camera-format nv12",
 )
 
 
 @with_options
 def export(
-    directory: Annotated[Path | None, typer.Argument(help="Run directory; or export directory, for --tensorrt and --emit.", metavar="RUN|EXPORT", show_default="the newest run below here")] = None,
+    directory: Annotated[Path | None, typer.Argument(help="Run directory; or export directory, for --tensorrt, --camera and --emit.", metavar="RUN|EXPORT", show_default="the newest run below here")] = None,
     out: Annotated[Path | None, typer.Option(help="Export directory.", show_default="RUN/export")] = None,
     options: ExportOptions = ExportOptions(),
     gallery: Gallery = None,
@@ -82,6 +83,12 @@ def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
             from dhox.export.integrations.emit import emit
 
             say(f"{emit(place, program)}: for {program}")
+        if target.cameras.camera:
+            from dhox.export.camera.run import add_cameras
+            from dhox.reports.pages.export import cameras_page
+
+            wanted = target.engines.precision
+            show(cameras_page(place, add_cameras(place, target.cameras.cameras, wanted, overwrite)))
         if target.engines.tensorrt:
             from dhox.export.engines.engine import build_engines
             from dhox.reports.pages.export import engines_page

@@ -83,19 +83,24 @@ def model_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     Shorter side to `resize`, longer to int(resize * long / short) (`squash`: to `resize` too), with the named Pillow
     kernel; then the centre crop whose corner is int(round((side - crop) / 2)), as torchvision rounds.
     """
-    width, height = image.size
+    target, left, top = placed(image.size, preprocessing)
+    if target != image.size:
+        image = image.resize(target, INTERPOLATIONS[preprocessing.interpolation])
+    if target == (preprocessing.crop, preprocessing.crop):
+        return np.asarray(image)
+    return np.asarray(image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop)))
+
+
+def placed(image: tuple[int, int], preprocessing: Preprocessing) -> tuple[tuple[int, int], int, int]:
+    """(width, height) of an image after the resize, and left and top of the crop in it (see `model_input`)."""
+    width, height = image
     short, size = min(width, height), preprocessing.resize
     target = (
         size if width == short or preprocessing.squash else int(size * width / short),
         size if height == short or preprocessing.squash else int(size * height / short),
     )
-    if target != image.size:
-        image = image.resize(target, INTERPOLATIONS[preprocessing.interpolation])
-    if target == (preprocessing.crop, preprocessing.crop):
-        return np.asarray(image)
-    left = round((target[0] - preprocessing.crop) / 2)
-    top = round((target[1] - preprocessing.crop) / 2)
-    return np.asarray(image.crop((left, top, left + preprocessing.crop, top + preprocessing.crop)))
+    left, top = (round((side - preprocessing.crop) / 2) for side in target)
+    return target, left, top
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

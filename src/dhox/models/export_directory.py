@@ -50,7 +50,8 @@ class Export:
     def model(self, entry: Artefact) -> Path:
         """The ONNX file of an artefact, its hash and what it says of itself checked: every command opens it here."""
         path = check_file(self.path, entry.file, entry.sha256)
-        _check_metadata(check_onnx(path), self.manifest, entry)
+        shape, dtype = input_of(entry.input, self.manifest.preprocessing.crop)
+        check_metadata(check_onnx(path), self.manifest, Said(entry.file, entry.ir, entry.opset, dtype, shape))
         return path
 
     def images(self) -> ImageHashes:
@@ -103,20 +104,32 @@ def check_file(export: Path, name: str, expected: str) -> Path:
     return check_hash(export / name, expected, EXPORT_FILE, lost=lost, changed=AGAIN)
 
 
-def _check_metadata(found: OnnxFile, manifest: Manifest, entry: Artefact) -> None:
-    """Raise DhoxError, naming the first difference, where a model says of itself what the manifest does not."""
-    expected = model_metadata(manifest.names, manifest.preprocessing, manifest.fold)
-    said: dict[str, tuple[Any, Any]] = {key: (found.dhox(key), value) for key, value in expected.items()}
-    shape, dtype = input_of(entry.input, manifest.preprocessing.crop)
+@dataclass(frozen=True)
+class Said:
+    """What an ONNX `file` must say of itself beside the manifest: its versions, and its input without the batch."""
+
+    file: str
+    ir: int
+    opset: int
+    dtype: str
+    shape: tuple[int, ...]
+    camera: dict[str, Any] | None = None
+
+
+def check_metadata(found: OnnxFile, manifest: Manifest, expected: Said) -> None:
+    """Raise DhoxError, naming the first difference, where a model says of itself what its JSON file does not."""
+    metadata = {**model_metadata(manifest.names, manifest.preprocessing, manifest.fold), "camera": expected.camera}
+    said: dict[str, tuple[Any, Any]] = {key: (found.dhox(key), value) for key, value in metadata.items()}
     said |= {
-        "IR version": (found.ir, entry.ir), "opset": (found.opset, entry.opset),
-        "inputs": (_shapes(found.inputs), [["image", dtype, *shape]]),
+        "IR version": (found.ir, expected.ir), "opset": (found.opset, expected.opset),
+        "inputs": (_shapes(found.inputs), [["image", expected.dtype, *expected.shape]]),
         "outputs": (_shapes(found.outputs), [["probs", "float32", len(manifest.classes)]]),
     }  # fmt: skip
     for key, (has, want) in said.items():
         if has != want:
+            described = EXPORT_FILE if expected.camera is None else "camera.json"
             raise DhoxError(
-                f"{entry.file} does not belong to {EXPORT_FILE}: {key} in the file: {_brief(has)}; expected: "
+                f"{expected.file} does not belong to {described}: {key} in the file: {_brief(has)}; expected: "
                 f"{_brief(want)}.",
                 "Copy both again, or export again.",
             )

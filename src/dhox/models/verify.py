@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from dhox.artefacts.camera import FRAMES_FILE
 from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE
 from dhox.artefacts.files import sha256
 from dhox.artefacts.golden import GOLDEN_FILE, JPEG_TOLERANCE, Golden, GoldenResult
 from dhox.artefacts.manifest import Artefact
+from dhox.data.frames import frame_input
 from dhox.errors import DhoxError
+from dhox.models.camera_files import CameraFile, camera_files, camera_folders, open_camera
 from dhox.models.engines import read_sidecar
 from dhox.models.export_directory import AGAIN, Export, check_file, open_export
 from dhox.models.golden import TOLERANCE, check_inputs, run_golden
@@ -60,6 +65,8 @@ def verify(export: Path, device: str = "auto") -> list[Check]:
             rows.append(Check(name, "content", False, str(err)))
     for entry in opened.manifest.artefacts:
         rows += _artefact_rows(opened, entry, golden, device)
+    for folder in camera_folders(export):
+        rows += _camera_rows(opened, folder, device)
     for sidecar in sorted((export / "engines").glob(f"*/{ENGINE_FILE}")):
         if sidecar.parent.suffix == ".partial":  # of a build that was killed
             continue
@@ -124,6 +131,54 @@ def _result_words(result: GoldenResult) -> str:
     )
 
 
+def _camera_rows(export: Export, folder: Path, device: str) -> list[Check]:
+    """Hashes, self-description, preprocessing and golden frames of one camera file."""
+    name = folder.relative_to(export.path).as_posix()
+    try:
+        opened = open_camera(export, folder)
+    except DhoxError as err:
+        return [Check(name, "camera file", False, str(err))]
+    rows = [
+        attempt(f"{name}/{opened.model.file}", "metadata", lambda: _camera_words(opened)),
+        attempt(f"{name}/{FRAMES_FILE}", "preprocessing", lambda: _frames_words(opened)),
+    ]
+    if all(row.passed for row in rows):
+        rows.append(attempt(rows[0].file, "golden frames", lambda: _golden_frames_words(opened, device)))
+    return rows
+
+
+def _camera_words(opened: CameraFile) -> str:
+    digest = sha256(opened.onnx())
+    camera = opened.camera
+    return f"{camera.size} {camera.format}, classes and preprocessing as in the manifest; SHA-256 {digest[:12]}"
+
+
+def _frames_words(opened: CameraFile) -> str:
+    """Pillow makes of the golden frames here what it made of them there."""
+    golden, camera, preprocessing = opened.frames(), opened.camera, opened.manifest.preprocessing
+    for frame, pixels in zip(golden.frames, golden.pixels, strict=True):
+        if not np.array_equal(frame_input(frame.reshape(camera.shape), camera, preprocessing), pixels):
+            raise DhoxError(
+                "Another model input than the exporting machine's.", "Compare the versions of Pillow and numpy."
+            )
+    return f"{len(golden.frames)} frames, bit-equal"
+
+
+def _golden_frames_words(opened: CameraFile, device: str) -> str:
+    """The golden frames through a camera file. Raises DhoxError where it answers otherwise than where it was made."""
+    golden, precision = opened.frames(), opened.model.precision
+    session = OnnxSession(opened.onnx(), device, precision=precision)
+    probs = opened.tensors.probs(session.infer(golden.frames.reshape(-1, *opened.camera.shape)))
+    difference = float(abs(probs - golden.probs).max()) if np.isfinite(probs).all() else None
+    same = float((probs.argmax(-1) == golden.probs.argmax(-1)).mean())
+    allowed = TOLERANCE.get(precision, 1.0)
+    largest = "not finite" if difference is None else f"{difference:.1e}"
+    words = f"{len(probs)} frames, largest difference of a probability {largest}, same label {100 * same:.0f} %"
+    if difference is None or difference > allowed or (precision not in TOLERANCE and same < 1):
+        raise DhoxError(f"{words} (allowed: {allowed:g}).", f"Do not ship it. {AGAIN}")
+    return f"{device}: {words}{f'; {EMULATED}' if session.facts.emulated else ''}"
+
+
 def _contract_rows(export: Export, golden: Golden) -> list[Check]:
     """This machine decodes and preprocesses as the exporting one did."""
     same, difference = check_inputs(golden, export.manifest.preprocessing)
@@ -142,6 +197,8 @@ def _engine_words(export: Export, folder: Path) -> str:
     engine, path = read_sidecar(folder), folder / PLAN_FILE
     if not path.is_file() or sha256(path) != engine.engine.sha256:
         raise DhoxError(f"{path} is missing, or not the file that its sidecar describes.", "Build the engine again.")
-    if engine.onnx.sha256 not in [entry.sha256 for entry in export.manifest.artefacts]:
+    known = [entry.sha256 for entry in export.manifest.artefacts]
+    known += [one.model.sha256 for one in camera_files(export)]
+    if engine.onnx.sha256 not in known:
         raise DhoxError(f"{path} was built from an ONNX file that is not in this export.", "Build the engine again.")
     return f"SHA-256 {engine.engine.sha256[:12]}; its answers are checked where it is loaded"

@@ -16,6 +16,7 @@ from dhox.evidence.statistics import softmax
 
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 FOREIGN_KINDS = ("float-nhwc", "uint8-nchw")  # of models of other tools
+FRAMES = "frames"  # of camera files: raw frames, as they are
 
 
 def input_of(kind: str, size: int) -> tuple[tuple[int, ...], str]:
@@ -27,8 +28,9 @@ def input_of(kind: str, size: int) -> tuple[tuple[int, ...], str]:
 class Tensors:
     """What a graph takes and gives; the defaults are those of an export.
 
-    `kind`: of the input, one of INPUT_KINDS or FOREIGN_KINDS; `dtype`: of float inputs. `bgr`: it takes blue first.
-    `logits`: it gives logits, not probabilities. `fixed_batch`: the only batch size that it takes.
+    `kind`: of the input, one of INPUT_KINDS or FOREIGN_KINDS, or FRAMES, and then `graph_input` takes frames; `dtype`:
+    of float inputs. `bgr`: it takes blue first. `logits`: it gives logits, not probabilities. `fixed_batch`: the only
+    batch size that it takes.
     """
 
     preprocessing: Preprocessing
@@ -44,7 +46,7 @@ class Tensors:
         """Preprocessed pixels uint8 [B, crop, crop, 3] as the graph takes them; DhoxError for an unknown kind."""
         if self.bgr:
             pixels = np.ascontiguousarray(pixels[..., ::-1])
-        if self.kind == "uint8-nhwc":
+        if self.kind in ("uint8-nhwc", FRAMES):
             return pixels
         if self.kind == "uint8-nchw":
             return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

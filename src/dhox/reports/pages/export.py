@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dhox.artefacts.bench_accuracy import AccuracyRow, Paired
+from dhox.artefacts.camera import CameraModel
 from dhox.artefacts.engine import Engine
 from dhox.artefacts.ledger import Ledger, StageRow
 from dhox.artefacts.manifest import Artefact, ComparisonRow, Fold, HalfConversion, Int8Conversion, Manifest
+from dhox.models.camera_files import camera_folder
 from dhox.models.verify import Check
 from dhox.reports.charts import svg
 from dhox.reports.sections import Cell, Chart, Column, Page, Section, Table, cells, table
@@ -278,6 +280,45 @@ def _engine_lines(export: Path, engine: Engine) -> list[str]:
         )
     if engine.options.dla is not None:
         lines.append(f"{engine.folder}: on the GPU, not on DLA: {', '.join(engine.dla_fallback) or 'nothing'}")
+    return lines
+
+
+def cameras_page(export: Path, cameras: list[CameraModel]) -> Page:
+    """What adding camera files prints: a row per file, then where each is, and what it answered."""
+    rows = [
+        cells(
+            f"{one.camera.size} {one.camera.format}",
+            one.precision,
+            f"{100 * one.pixels.equal:.2f}",
+            f"{100 * one.pixels.within_one:.3f}",
+            f"{one.pixels.largest:.0f}",
+            f"{100 * one.check.agreement:.1f}",
+            f"{one.cost.mac / 1e9:.3f}",
+            f"{one.cost.frame_bytes / 1e6:.2f}",
+        )
+        for one in cameras
+    ]
+    title = "camera|precision|equal %|within one level %|largest|same label %|GMAC|MB a frame"
+    notes = (
+        "equal, within one level, largest: the backbone's input against Pillow's on the same frames, of 255.",
+        "same label: as the ordinary file behind Pillow. GMAC: of the preprocessing in the graph.",
+    )
+    lines = [line for one in cameras for line in _camera_lines(export, one)]
+    return Page(sections=(Section("", tables=table(title, rows), notes=notes),), ends=tuple(lines))
+
+
+def _camera_lines(export: Path, model: CameraModel) -> list[str]:
+    """Where a camera file is, and its row of the ledger."""
+    file = camera_folder(export, model.camera, model.precision) / model.file
+    lines = [f"{file}: held against Pillow on {model.pixels.frames}"]
+    if row := model.ledger:
+        p = f", McNemar p = {row.mcnemar_p:.2g}" if row.mcnemar_p is not None else ""
+        lines.append(
+            f"As frames, with labels: {percent(row)} on {row.n} images; {row.gained} gained, {row.lost} lost against "
+            f"{model.source.file} behind Pillow{p}."
+        )
+    else:
+        lines.append(f"Ledger: {model.ledger_note}.".replace("..", "."))
     return lines
 
 
