@@ -170,7 +170,7 @@ class Cameras(Group):
 
         width, height = _numbers("--camera", size, r"(\d+)x(\d+)", "WIDTHxHEIGHT, such as 1920x1080")
         yuv = self.camera_format in ("nv12", "yuyv")
-        found = {
+        found: dict[str, object] = {
             "width": width, "height": height, "format": self.camera_format, "rotate": int(self.rotate),
             "colour": self.camera_colour if yuv else None, "range": self.camera_range if yuv else None,
         }  # fmt: skip

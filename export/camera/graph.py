@@ -1,8 +1,8 @@
 """Preprocessing as ONNX nodes: a raw frame to the model's pixels, by two matrix products (no torch).
 
-Pillow resizes 8-bit images by a horizontal product, rounded to 8 bits, then a vertical one, rounded again; both weights
-are constant for a camera of known size. rgb, bgr and gray follow it step by step. Of nv12 and yuyv luma and chroma are
-resized apart and become colours at the model's size: linear as well, so that only roundings differ.
+Pillow resizes 8-bit images by two products, a horizontal and a vertical one, each rounded to 8 bits; both weights are
+constant for a camera of known size. rgb, bgr and gray follow it step by step, in its order. Of nv12 and yuyv luma and
+chroma are resized apart and become colours at the model's size: linear as well, so that only roundings differ.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Nodes:
     def constant(self, values: np.ndarray) -> str:
         """A constant tensor; floats become `dtype`."""
         name = f"camera_constant_{len(self.constants)}"
-        typed = values.astype(self.dtype if values.dtype.kind == "f" else np.int64)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(typed), name))
+        typed = np.ascontiguousarray(values, self.dtype if values.dtype.kind == "f" else np.int64)
+        self.constants.append(numpy_helper.from_array(typed, name))
         return name
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: object) -> str:
@@ -110,14 +110,14 @@ def frame_to_pixels(camera: Camera, resize: Resize, dtype: type) -> Nodes:
 
 
 def _colours(nodes: Nodes, frame: str, camera: Camera, resize: Resize) -> str:
-    """rgb, bgr and gray in Pillow's order: the picture's horizontal product first."""
+    """rgb, bgr and gray, step by step as Pillow."""
     channels, crop = (len(camera.shape[2:]) and 3) or 1, resize.rows.shape[1]
     if channels == 1:
         frame = nodes.shape(frame, camera.height, camera.width, 1)
     (top, bottom), (left, right) = _span(resize.rows), _span(resize.columns)
     frame = _trimmed(nodes, frame, camera, (top, bottom), (left, right))
     rows, columns = resize.rows[top:bottom], resize.columns[left:right]
-    if resize.turned:  # the picture's horizontal is the frame's vertical: rows of all channels at once
+    if resize.rows_first:  # of all channels at once, as they lie
         flat = nodes.shape(frame, len(rows), len(columns) * channels)
         flat = nodes.rounded(nodes.product(flat, rows, -2, len(columns) * channels))
         planes = nodes.add("Transpose", nodes.shape(flat, crop, len(columns), channels), perm=[0, 3, 1, 2])

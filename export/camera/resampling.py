@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.frame import Camera
-from dhox.data.images import placed
+from dhox.data.images import INTERPOLATIONS, placed
 
 PRECISION_BITS = 22  # of Pillow's weights for 8-bit images
 
@@ -57,12 +58,26 @@ class Resize:
     """The way from a frame to the model's input as two matrices.
 
     `rows` [H, crop] and `columns` [W, crop]: of the frame as delivered, zero outside the region and the crop.
-    `turned`: rows of the frame become columns of the picture.
+    `turned`: rows of the frame become columns of the picture. `rows_first`: the order of Pillow, which rounds between.
     """
 
     rows: np.ndarray
     columns: np.ndarray
     turned: bool
+    rows_first: bool
+
+
+def vertical_first(before: tuple[int, int], after: tuple[int, int], interpolation: str) -> bool:
+    """Whether the Pillow that is installed resizes such images, (width, height), vertically first.
+
+    It always began with the horizontal; from 13.0 on tall images may be resized vertically first. So it is asked.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, before[::-1], np.uint8)
+    image, kernel = Image.fromarray(noise), INTERPOLATIONS[interpolation]
+    at_once = np.asarray(image.resize(after, kernel))
+    down_then_across = np.asarray(image.resize((before[0], after[1]), kernel).resize(after, kernel))
+    across_then_down = np.asarray(image.resize((after[0], before[1]), kernel).resize(after, kernel))
+    return not np.array_equal(at_once, across_then_down) and np.array_equal(at_once, down_then_across)
 
 
 def resize_of(camera: Camera, preprocessing: Preprocessing) -> Resize:
@@ -75,10 +90,11 @@ def resize_of(camera: Camera, preprocessing: Preprocessing) -> Resize:
     kernel = preprocessing.interpolation
     across[region.x : region.x + region.width] = resize_weights(region.width, width, kernel)[:, left : left + crop]
     down[region.y : region.y + region.height] = resize_weights(region.height, height, kernel)[:, top : top + crop]
+    down_first = vertical_first((region.width, region.height), (width, height), kernel)
     if camera.rotate == 90:
-        return Resize(across[::-1], down, turned=True)
+        return Resize(across[::-1], down, True, not down_first)
     if camera.rotate == 180:
-        return Resize(down[::-1], across[::-1], turned=False)
+        return Resize(down[::-1], across[::-1], False, down_first)
     if camera.rotate == 270:
-        return Resize(across, down[::-1], turned=True)
-    return Resize(down, across, turned=False)
+        return Resize(across, down[::-1], True, not down_first)
+    return Resize(down, across, False, down_first)

@@ -83,7 +83,7 @@ def test_a_model_that_says_otherwise_than_the_manifest_is_opened_by_no_command(
 
     monkeypatch.setattr(engine, "find_gpu", lambda trt: None)
     change(export, edit)
-    with refuses("manifest.json", key, at="models.export_directory._check_metadata"):
+    with refuses("manifest.json", key, at="models.export_directory.check_metadata"):
         command(export)
     assert not Path("retuned").exists()
 

@@ -17,7 +17,6 @@ from dhox.options.declare import command_line
 
 EXAMPLES = examples(
     "dhox export runs/photos --fp16",
-    "dhox export runs/photos --int8 --max-accuracy-drop 1",
     "dhox export runs/photos/export --tensorrt --batch 1:8:16",
     "dhox export runs/photos/export --camera 1920x1080 --camera-format nv12",
 )
