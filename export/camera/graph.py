@@ -35,7 +35,7 @@ class Nodes:
     def constant(self, values: np.ndarray) -> str:
         """A constant tensor; floats become `dtype`."""
         name = f"camera_constant_{len(self.constants)}"
-        typed = np.ascontiguousarray(values, self.dtype if values.dtype.kind == "f" else np.int64)
+        typed: np.ndarray = np.ascontiguousarray(values, self.dtype if values.dtype.kind == "f" else np.int64)
         self.constants.append(numpy_helper.from_array(typed, name))
         return name
 
