@@ -23,12 +23,19 @@ from dhox.artefacts.samples import SAMPLES_FILE, Samples, read_samples
 from dhox.bench.compare_warnings import differences
 from dhox.bench.latency_statistics import NO_DIFFERENCE, OPENING, median_interval
 from dhox.errors import DhoxError, not_there
-from dhox.evidence.statistics import mcnemar_p, paired_difference_interval
+from dhox.evidence.statistics import (
+    Z_95_ONE_SIDED,
+    mcnemar_p,
+    paired_difference_interval,
+    paired_lower_bound,
+    wilson_interval,
+)
 
 RULE = (
     "a latency fails where the ratio of medians exceeds the limit and its 95 % interval excludes 1; where noise alone "
-    "could explain the ratio it is undecided; an accuracy fails where the drop in points exceeds the limit; with a "
-    "limit, what the old bench measured and the new one did not fails too, and a failed golden check of the new one"
+    "could explain the ratio it is undecided; an accuracy fails where images were lost and the one-sided 95 % bound of "
+    "the drop exceeds the limit in points; with a limit, what the old bench measured and the new one did not fails "
+    "too, and a failed golden check of the new one"
 )
 LONGER = "measure both again with a longer --duration on an idle machine with locked clocks, or both at once"
 
@@ -61,10 +68,12 @@ class LatencyChange:
 
 @dataclass(frozen=True)
 class AccuracyChange:
-    """One (model, runner) of both benches: accuracies in [0, 1], `drop` = old - new in points with its 95 % interval.
+    """One (model, runner) of both benches: accuracies in [0, 1], `drop` = old - new in points with its 95 % interval;
+    `bound`: one-sided 95 %, 0 where the same images lost not one.
 
     `paired`: both answered the same images, and `gained`, `lost` and McNemar's p are known. `chance`: whether chance
-    could explain the difference. `verdict`: ok, or too low where the drop exceeds the limit.
+    could explain the difference. `verdict`: ok; with a limit too low where the drop exceeds it, and not shown where its
+    bound does.
     """
 
     model: str
@@ -75,12 +84,13 @@ class AccuracyChange:
     n_new: int
     drop: float
     interval: Interval
+    bound: float
     paired: bool
     gained: int | None
     lost: int | None
     mcnemar_p: float | None
     chance: bool
-    verdict: Literal["ok", "too low"]
+    verdict: Literal["ok", "too low", "not shown"]
 
 
 @dataclass(frozen=True)
@@ -142,9 +152,10 @@ def compare(
     ]
     failures += [
         f"{row.model} by {row.runner} lost {row.drop:.2f} points "
-        f"({'chance could explain it' if row.chance else 'beyond chance'}), the limit is {max_accuracy_drop:g}"
+        f"({'chance could explain it' if row.chance else 'beyond chance'}), by the 95 % bound up to {row.bound:.2f}, "
+        f"the limit is {max_accuracy_drop:g}"
         for row in accuracy
-        if row.verdict == "too low"
+        if row.verdict != "ok"
     ]
     failures += _missing_rows(*sides, max_slowdown is not None, max_accuracy_drop is not None)
     undecided = [
@@ -293,12 +304,18 @@ def _accuracy_change(
         lost = sum(right[0][path] and not right[1][path] for path in first)
         p = mcnemar_p(gained, lost)
         low, high = paired_difference_interval(lost, gained, len(first))
+        bound = -100 * paired_lower_bound(gained, lost, len(first)) if lost else 0.0
         chance = p > 0.05
     else:
         _, (low, high) = difference_interval((new.accuracy, old.accuracy), (new.interval, old.interval))
+        ends = [wilson_interval(row.correct, row.n, Z_95_ONE_SIDED) for row in (new, old)]
+        bound = 100 * difference_interval((new.accuracy, old.accuracy), (ends[0], ends[1]))[1][1]
         chance = low <= 0 <= high
+    judged: Literal["ok", "too low", "not shown"] = "ok"
+    if limit is not None and max(drop, bound) > limit + 1e-9:
+        judged = "too low" if drop > limit + 1e-9 else "not shown"
     return AccuracyChange(
         model=old.model, runner=old.runner, old=old.accuracy, new=new.accuracy, n_old=old.n, n_new=new.n, drop=drop,
-        interval=(100 * low, 100 * high), paired=paired, gained=gained, lost=lost, mcnemar_p=p, chance=chance,
-        verdict="too low" if limit is not None and drop > limit + 1e-9 else "ok",
+        interval=(100 * low, 100 * high), bound=bound, paired=paired, gained=gained, lost=lost, mcnemar_p=p,
+        chance=chance, verdict=judged,
     )  # fmt: skip

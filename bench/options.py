@@ -143,8 +143,11 @@ class Gates(Group):
     ] = None  # fmt: skip
     max_accuracy_drop: Annotated[
         Annotated[float, Meta(ge=0, le=100)] | None,
-        Option("Fail where accuracy fell by more points than this.", shown="no gate", metavar="POINTS", common=True),
-    ] = None
+        Option(
+            "Fail where accuracy may have fallen by more points than this, by the one-sided 95 % bound.",
+            shown="no gate", metavar="POINTS", common=True,
+        ),
+    ] = None  # fmt: skip
 
 
 class CompareOptions(Options):

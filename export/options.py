@@ -60,7 +60,8 @@ class Checks(Group):
     max_accuracy_drop: Annotated[
         NotNegative | None,
         Option(
-            "Points of validation accuracy that a file may lose to the student in torch; beyond: exit 3.",
+            "Points of validation accuracy that a file may lose to the student in torch, by the one-sided 95 % bound; "
+            "beyond: exit 3.",
             shown="report only",
         ),
     ] = None

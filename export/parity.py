@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dhox.artefacts.ledger import Ledger, Stage
+from dhox.artefacts.ledger import Stage
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.manifest import Check, Fold, Precision
 from dhox.errors import GateFailedError
-from dhox.evidence.ledger import accuracy_drops, losses
 from dhox.evidence.statistics import softmax
 from dhox.export.folding.fold import fold_probs
 from dhox.models.golden import TOLERANCE
@@ -86,22 +85,3 @@ def stored_stages(names: list[str], val: Logits, rule: Fold) -> dict[Stage, np.n
     if val.teacher_logits is not None:
         stages["teacher"] = softmax(val.teacher_logits[rows])
     return stages | {"trained": fold_probs(val.of(rows), rule)}
-
-
-def check_accuracy_drop(ledger: Ledger, reference: Stage, allowed: float | None) -> None:
-    """Raise GateFailedError where an ONNX stage has more than `allowed` points less accuracy than `reference`.
-
-    Without labels the ledger has no rows, and nothing is judged here.
-    """
-    if allowed is None or not ledger.rows:
-        return
-    drops = accuracy_drops(ledger.rows, reference)
-    worst = max((stage for stage in drops if stage.startswith("onnx_")), key=drops.__getitem__)
-    if drops[worst] > allowed:
-        first = losses(ledger.rows[[row.stage for row in ledger.rows].index(reference) :])[0]
-        raise GateFailedError(
-            f"{worst} is {drops[worst]:.2f} points less accurate than {reference} on {ledger.rows[0].n} images of "
-            f"{ledger.images} (allowed: {allowed:g}); the first stage that lost is {first.stage} "
-            f"({first.points:+.2f} points, McNemar p = {first.mcnemar_p:.2g}).",
-            "Allow more with --max-accuracy-drop, or leave that step out (--fold-rule exact, no --fp16, no --int8).",
-        )

@@ -36,6 +36,7 @@ from dhox.data.dataset import data_address, read_image
 from dhox.distill.students.student import Student, load_student
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import make_ledger
+from dhox.export.accuracy_gate import check_accuracy_drop, check_enough_images
 from dhox.export.check_images import CheckImages, check_images, load_pixels
 from dhox.export.folding.cost import with_costs
 from dhox.export.folding.fold import choose_fold, compare, tuned_linear, why_not_plain
@@ -49,7 +50,7 @@ from dhox.export.half_precision.convert import Converted
 from dhox.export.integrations.example import EXAMPLE_FILE, example_text
 from dhox.export.model_card import write_card
 from dhox.export.options import ExportOptions, Folding, check
-from dhox.export.parity import STAGES, check_accuracy_drop, check_against_torch, onnx_probs, stored_stages
+from dhox.export.parity import STAGES, check_against_torch, onnx_probs, stored_stages
 from dhox.export.precisions import converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
@@ -162,12 +163,20 @@ def choose(source: RunDirectory, heads: Heads, options: Folding) -> Choice:
 
 
 def _check_labels_for_drop(options: ExportOptions, images: CheckImages) -> None:
-    """Raise DhoxError where an accuracy drop is limited and no label can show it."""
-    if options.checks.max_accuracy_drop is not None and images.labels is None and not options.precisions.int8:
+    """Raise DhoxError where an accuracy drop is limited and no label can show it, or too few can."""
+    allowed = options.checks.max_accuracy_drop
+    if allowed is None:
+        return
+    if images.labels is None and not options.precisions.int8:
         raise DhoxError(
             f"--max-accuracy-drop needs labels, and the check images are {images.source}.",
             "Give --data with a val split, or leave the option out.",
         )
+    if images.labels is not None:
+        check_enough_images(
+            len(images.labels), allowed, f"a file loses at most {allowed:g} points",
+            "judge, allow more with --max-accuracy-drop, or leave it out.",
+        )  # fmt: skip
 
 
 def _write_models(

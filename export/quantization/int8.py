@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +12,8 @@ import onnx
 
 from dhox.artefacts.manifest import Int8Conversion, Returned
 from dhox.errors import DhoxError, GateFailedError, UsageError
-from dhox.evidence.statistics import Z_95_ONE_SIDED, paired_difference_lower_bound
+from dhox.evidence.statistics import paired_difference_lower_bound
+from dhox.export.accuracy_gate import check_enough_images
 from dhox.export.half_precision.convert import QUANTISED_OPSET, Converted, convert
 from dhox.export.quantization.cost import advice, multiply_adds
 from dhox.export.quantization.qdq import Ranges, calibrate, layers, quantise
@@ -112,7 +112,10 @@ def to_int8(
         raise UsageError(f"An accuracy drop of {choices.max_drop:g} points is a gain.", "Allow 0 or more.")
     if not len(judges.pixels):
         raise DhoxError("int8 needs images to judge it by, and there are none.", "Give DATA with validation images.")
-    _check_judges(len(judges.pixels), choices.max_drop, judges.unit)
+    check_enough_images(
+        len(judges.pixels), choices.max_drop, f"int8 loses at most {choices.max_drop:g} {judges.unit}",
+        "select, allow more with --max-accuracy-drop, or use --fp16 instead of --int8.",
+    )  # fmt: skip
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fp32))
     free = [node for node in layers(model.graph, choices.quantize_head) if node.name not in choices.kept]
     if not free:
@@ -134,20 +137,6 @@ def to_int8(
         f"{len(judges.pixels)} images, whichever of the {len(free)} layers stay int8.",
         "Use --fp16 instead of --int8, or allow more with --max-accuracy-drop.",
     )
-
-
-def _check_judges(n: int, max_drop: float, unit: str) -> None:
-    """Raise GateFailedError where so few images would show no `max_drop` even if every answer were the same."""
-    same = np.ones(n, bool)
-    least = -100 * paired_difference_lower_bound(same, same)
-    if least > max_drop:
-        needed = "more images" if max_drop == 0 else f"{ceil(100 * Z_95_ONE_SIDED / max_drop - 2)} images"
-        raise GateFailedError(
-            f"That int8 loses at most {max_drop:g} {unit} cannot be shown on {n} images: without one difference the "
-            f"95 % bound is {least:.2f}.",
-            f"Give DATA a validation split of which {needed} select, allow more with --max-accuracy-drop, or use "
-            "--fp16 instead of --int8.",
-        )
 
 
 def _account(search: _Search, choices: Int8Choices, count: int, loss: Loss, n_calibration: int) -> Int8Conversion:

@@ -29,7 +29,7 @@ from dhox.bench.latency_statistics import latency_statistics
 from dhox.cli.main import main
 from dhox.console import console
 from dhox.errors import DhoxError, UsageError
-from dhox.evidence.statistics import wilson_interval
+from dhox.evidence.statistics import paired_lower_bound, wilson_interval
 from dhox.reports.pages.compare import compare_page
 from dhox.reports.terminal import show
 
@@ -156,8 +156,14 @@ def test_the_accuracy_gate_is_paired_on_the_same_images(tmp_path: Path) -> None:
     assert row.mcnemar_p == pytest.approx(0.0129, abs=1e-3)
     assert not row.chance
     assert row.interval[0] < 5 < row.interval[1]
-    assert compare(old, new, None, 5.0).failures == []
-    (failure,) = compare(old, new, None, 4.99).failures
+    assert row.bound == pytest.approx(-100 * paired_lower_bound(2, 12, 200))
+    assert compare(old, new, None, row.bound).failures == []
+    found = compare(old, new, None, 5.0)
+    assert found.accuracy[0].verdict == "not shown"
+    assert all(named(fact, found.failures[0]) for fact in ("5.00", f"{row.bound:.2f}"))
+    found = compare(old, new, None, 4.99)
+    assert found.accuracy[0].verdict == "too low"
+    (failure,) = found.failures
     assert all(named(fact, failure) for fact in ("5.00", "4.99", "beyond chance"))
     little = write_bench(tmp_path / "little", wrong=[0, 1, 2, 3, 4])
     (failure,) = compare(old, little, None, 0.5).failures
@@ -173,7 +179,9 @@ def test_other_images_are_compared_unpaired(tmp_path: Path) -> None:
     assert (row.paired, row.gained, row.mcnemar_p) == (False, None, None)
     assert row.chance
     assert row.drop == pytest.approx(0.5)
-    assert row.interval[0] < 0.5 < row.interval[1]
+    assert row.interval[0] < 0.5 < row.bound < row.interval[1]
+    assert compare(old, new, None, row.bound).failures == []
+    assert [one.verdict for one in compare(old, new, None, row.bound - 0.01).accuracy] == ["not shown"]
     (new / "predictions.csv").unlink()
     assert not compare(old, new).accuracy[0].paired
     (new / "predictions.csv").write_text("a,b\n1,2\n")

@@ -11,9 +11,9 @@ from refusals import refuses
 
 from dhox.artefacts.ledger import Ledger, Loss, StageRow
 from dhox.errors import GateFailedError
-from dhox.evidence.ledger import accuracy_drops, losses, make_ledger, stage_row, top_k_accuracy
-from dhox.evidence.statistics import mcnemar_p
-from dhox.export.parity import check_accuracy_drop
+from dhox.evidence.ledger import losses, make_ledger, stage_row, top_k_accuracy
+from dhox.evidence.statistics import mcnemar_p, paired_lower_bound
+from dhox.export.accuracy_gate import check_accuracy_drop, check_enough_images
 
 LABELS = np.arange(40) % 4
 
@@ -38,7 +38,6 @@ def test_rows_compare_each_stage_with_the_one_before() -> None:
     assert third.largest_difference == pytest.approx(0.8)
     assert found.losses == [Loss("onnx_int8", -25, third.mcnemar_p, True)]
     assert found.predictions["onnx_int8"] == answering(14).argmax(-1).tolist()
-    assert accuracy_drops(found.rows, "torch") == {"onnx_fp32": 0, "onnx_int8": 25}
 
 
 def test_a_loss_beyond_chance_is_named_before_an_earlier_one_within_chance() -> None:
@@ -62,11 +61,25 @@ def test_without_labels_there_are_no_rows() -> None:
 
 def test_the_drop_gate_has_two_sides() -> None:
     found = content(("torch", answering(4)), ("folded_torch", answering(6)), ("onnx_fp32", answering(6)))
-    check_accuracy_drop(found, "torch", 5.0)
+    bound = -100 * paired_lower_bound(0, 2, 40)
+    assert bound == pytest.approx(11.44, abs=0.01)
+    check_accuracy_drop(found, "torch", bound)
     with refuses(
-        "onnx_fp32", "5.00", 40, 4.9, "folded_torch", at="export.parity.check_accuracy_drop", kind=GateFailedError
-    ):
-        check_accuracy_drop(found, "torch", 4.9)
+        "onnx_fp32", "5.00", "11.44", 40, 11.43, "folded_torch", at="export.accuracy_gate.check_accuracy_drop",
+        kind=GateFailedError,
+    ):  # fmt: skip
+        check_accuracy_drop(found, "torch", 11.43)
+    found = content(("torch", answering(4)), ("onnx_fp32", answering(4)))
+    with refuses("onnx_fp32", "0.00", at="export.accuracy_gate.check_accuracy_drop", kind=GateFailedError):
+        check_accuracy_drop(found, "torch", 3.0)
+
+
+def test_one_image_lost_of_a_hundred_is_more_than_a_point_by_the_bound() -> None:
+    assert -100 * paired_lower_bound(0, 1, 100) == pytest.approx(3.26, abs=0.01)
+    for n, allowed in ((81, 2.0), (163, 1.0)):
+        check_enough_images(n, allowed, "it loses at most so much", "judge.")
+        with refuses(n - 1, at="export.accuracy_gate.check_enough_images", fix=str(n), kind=GateFailedError):
+            check_enough_images(n - 1, allowed, "it loses at most so much", "judge.")
 
 
 def test_answers_that_are_not_finite_have_no_calibration() -> None:

@@ -242,7 +242,9 @@ def test_an_accuracy_drop_beyond_what_is_allowed_writes_nothing(line: Path, monk
 
     monkeypatch.setattr(export_module, "onnx_probs", of_another_image)
     monkeypatch.setattr(export_module, "check_against_torch", lambda *_: {"precision": "fp32"})
-    with refuses("onnx_fp32", "trained", 80, at="export.parity.check_accuracy_drop", kind=GateFailedError):
+    with refuses("onnx_fp32", "trained", 80, at="export.accuracy_gate.check_accuracy_drop", kind=GateFailedError):
+        export(line / "runs/tiny", Path("e"), max_accuracy_drop=3.0)
+    with refuses(80, "1 points", at="export.accuracy_gate.check_enough_images", fix="163", kind=GateFailedError):
         export(line / "runs/tiny", Path("e"), max_accuracy_drop=1.0)
     assert not Path("e").exists()
 

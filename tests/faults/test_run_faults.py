@@ -19,7 +19,7 @@ from dhox.distill.results.retune import retune
 def exported(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and message of an export of the run."""
     with pytest.raises(SystemExit) as end:
-        main(["export", str(run), "--out", "e", "--max-accuracy-drop", "1"])
+        main(["export", str(run), "--out", "e", "--max-accuracy-drop", "3"])
     assert not Path("e").exists() or end.value.code == 0
     printed = capsys.readouterr()
     return int(end.value.code or 0), printed.out + printed.err

@@ -85,10 +85,3 @@ def losses(rows: list[StageRow]) -> list[Loss]:
         and row.lost > row.gained
     ]
     return [loss for loss in lost if loss.beyond_chance] or lost[:1]
-
-
-def accuracy_drops(rows: list[StageRow], reference: Stage) -> dict[Stage, float]:
-    """Points of accuracy that each later stage has less than the stage `reference` (negative: more)."""
-    start = [row.stage for row in rows].index(reference)
-    base = rows[start]
-    return {row.stage: 100 * (base.correct - row.correct) / row.n for row in rows[start + 1 :]}

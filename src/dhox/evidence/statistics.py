@@ -19,11 +19,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exp / exp.sum(-1, keepdims=True)
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion, in [0, 1] (Wilson 1927)."""
+def wilson_interval(correct: int, n: int, z: float = Z_95_TWO_SIDED) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, in [0, 1] (Wilson 1927); `z`: 95 % two-sided, or one-sided each end."""
     if n == 0:
         return 0.0, 1.0
-    z, p = Z_95_TWO_SIDED, correct / n
+    p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -35,10 +35,14 @@ def paired_difference_lower_bound(new: np.ndarray, old: np.ndarray) -> float:
     `new`, `old`: bool [N], right or wrong. Wald's bound with half an observation added to each cell of the 2 x 2 table
     (Agresti and Min 2005), so that a few images without a difference prove nothing.
     """
-    n = len(new) + 2
-    gained, lost = (new & ~old).sum() + 0.5, (old & ~new).sum() + 0.5
-    difference = (gained - lost) / n
-    return float(difference - Z_95_ONE_SIDED * sqrt((gained + lost) / n - difference**2) / sqrt(n))
+    return paired_lower_bound(int((new & ~old).sum()), int((old & ~new).sum()), len(new))
+
+
+def paired_lower_bound(gained: int, lost: int, n: int) -> float:
+    """The same of n images, of which `gained` are right in the new answers alone and `lost` in the old alone."""
+    total, plus, minus = n + 2, gained + 0.5, lost + 0.5
+    difference = (plus - minus) / total
+    return difference - Z_95_ONE_SIDED * sqrt((plus + minus) / total - difference**2) / sqrt(total)
 
 
 def paired_difference_interval(gained: int, lost: int, n: int) -> tuple[float, float]:

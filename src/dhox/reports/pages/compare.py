@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from dhox.bench.compare import AccuracyChange, BenchComparison
 
 TONES: dict[str, Tone] = {
-    "faster": "good", "slower": "doubtful", "too slow": "bad", "too low": "bad", "undecided": "doubtful",
+    "faster": "good", "slower": "doubtful", "too slow": "bad", "too low": "bad", "not shown": "bad",
+    "undecided": "doubtful",
 }  # fmt: skip
 
 
