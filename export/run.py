@@ -105,9 +105,9 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     check(options)
     source = open_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite)
-    folded = _fold_student(source, options)
     images = check_images(source, options.files.data)
     _check_labels_for_drop(options, images)
+    folded = _fold_student(source, options)
     pixels = load_pixels(images.items, source.run.preprocessing, "Reading check images")
     with working("Holding the student against its run"):
         check_stored_answers(source, folded.student, images, pixels)
