@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import to_builtins
 
+from dhox.artefacts.camera import CameraModel
 from dhox.artefacts.engine import ENGINE_FILE, Engine, EngineOptions
 from dhox.artefacts.files import check_output, output_directory
 from dhox.artefacts.ledger import DeviceRow
@@ -20,6 +22,7 @@ from dhox.export.engines.precision_proof import check_promise, compiled_precisio
 from dhox.export.engines.sidecar import Job, Proof, untold, write_engine
 from dhox.export.options import Engines, check_engines
 from dhox.models import engines
+from dhox.models.camera_files import CameraFile, camera_folder, golden_frames, open_camera
 from dhox.models.export_directory import Export, open_export
 from dhox.models.golden import run_golden
 from dhox.runtimes.cuda import Gpu, NoGpuError, gpu
@@ -28,30 +31,55 @@ from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import TensorRT, import_tensorrt, message_logger
 from dhox.runtimes.tensorrt_session import EngineSession
 
+CAMERA_LEDGER = "not run: the ledger of a camera file is in its camera.json"
 
-def build_engines(path: Path, options: Engines, overwrite: bool = False) -> list[Engine]:
-    """Build an engine of each precision (the export's default one) into EXPORT/engines/; answers with their sidecars.
+
+@dataclass(frozen=True)
+class Source:
+    """A model of an export that engines are built of: the artefact, or the camera file that was made from it."""
+
+    entry: Artefact
+    camera: CameraFile | None = None
+
+    def job(self, export: Export, options: EngineOptions, trt: TensorRT, device: Gpu | None) -> Job:
+        """What is to be built, its ONNX file checked."""
+        if self.camera is not None:
+            model = self.camera.model
+            return Job(self.camera.onnx(), model.sha256, model.precision, options, trt, device)
+        return Job(export.model(self.entry), self.entry.sha256, self.entry.precision, options, trt, device)
+
+
+def build_engines(
+    path: Path, options: Engines, overwrite: bool = False, cameras: list[CameraModel] | None = None
+) -> list[Engine]:
+    """Build an engine of each precision (the export's default one), or of each of its `cameras`, into EXPORT/engines/;
+    answers with their sidecars.
 
     Raises UsageError for contradictory options, DhoxError where TensorRT, a GPU, memory or an artefact is missing, and
     GateFailedError (nothing kept) where an engine has not the precision that was asked for or fails the golden check.
     """
     check_engines(options)
     export = open_export(path)
-    entries = [export.entry(precision) for precision in dict.fromkeys(options.precision) or [None]]
-    if options.dla is not None and any(entry.precision == "fp32" for entry in entries):
+    if cameras is None:
+        sources = [Source(export.entry(precision)) for precision in dict.fromkeys(options.precision) or [None]]
+    else:
+        folders = [camera_folder(path, one.camera, one.precision) for one in cameras]
+        files = [open_camera(export, folder) for folder in folders]
+        sources = [Source(export.entry(one.model.precision), one) for one in files]
+    if options.dla is not None and any(source.entry.precision == "fp32" for source in sources):
         raise UsageError("DLA computes in fp16 and int8 only.", "Leave out --dla, or build the fp16 model.")
     trt = import_tensorrt()
     device = find_gpu(trt)
     what = EngineOptions(
         *options.batches, options.workspace, options.version_compatible, options.hardware_compatible, options.dla
     )
-    jobs = [Job(export.model(entry), entry.sha256, entry.precision, what, trt, device) for entry in entries]
+    jobs = [source.job(export, what, trt, device) for source in sources]
     folders = [engine_folder(path, job) for job in jobs]
     for folder in folders:
         check_output(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite)
     return [
-        _build_engine(export, entry, job, folder, overwrite)
-        for entry, job, folder in zip(entries, jobs, folders, strict=True)
+        _build_engine(export, source, job, folder, overwrite)
+        for source, job, folder in zip(sources, jobs, folders, strict=True)
     ]
 
 
@@ -75,36 +103,37 @@ def engine_folder(export: Path, job: Job) -> Path:
     return export / "engines" / f"{sm}-{flavour}{trt.version}-{job.precision}-{key}"
 
 
-def _build_engine(export: Export, entry: Artefact, job: Job, folder: Path, overwrite: bool) -> Engine:
+def _build_engine(export: Export, source: Source, job: Job, folder: Path, overwrite: bool) -> Engine:
     """Build, prove and check one engine; it appears in `folder` only when all of that held."""
     with output_directory(folder, ENGINE_FILE, engines.ENGINE_SCHEMA, overwrite) as partial:
         logger = message_logger(job.trt)
         built = compile_onnx(job.onnx, job.precision, job.trt, job.device, job.options, logger)
-        promised = entry.conversion.share if isinstance(entry.conversion, HalfConversion) else None
+        conversion = source.entry.conversion
+        promised = conversion.share if isinstance(conversion, HalfConversion) else None
         if job.device is None:
             compiled = compiled_precision(layers_of_log(logger.layers), built.products, job.precision, "builder's log")
             check_promise(job.precision, built.parsed, compiled, promised)
             proof = Proof(compiled, untold(compiled, "builder's log"))
         else:
-            proof = prove(export, entry, job, built, promised)
+            proof = prove(export, source, job, built, promised)
         return write_engine(partial, folder, job, built, proof)
 
 
-def prove(export: Export, entry: Artefact, job: Job, built: Compiled, promised: float | None) -> Proof:
+def prove(export: Export, source: Source, job: Job, built: Compiled, promised: float | None) -> Proof:
     """Precision, golden outputs and ledger of an engine that this machine can run. Raises GateFailedError."""
-    options = job.options
+    options, entry, camera = job.options, source.entry, source.camera
     with closing(EngineSession(job.trt, built.plan, host_code=options.version_compatible, dla=options.dla)) as session:
         layers = layers_of_inspector(session.layer_information())
         compiled = compiled_precision(layers, built.products, job.precision, "inspector")
         check_promise(job.precision, built.parsed, compiled, promised)
-        golden = run_golden(export, entry, session, export.tensors(entry))
+        golden = golden_frames(camera, session) if camera else run_golden(export, entry, session, export.tensors(entry))
         if not golden.passed:
             raise GateFailedError(
                 f"The {entry.precision} engine fails the golden check of the export ({golden.failure}). Nothing was "
                 "kept.",
                 "Check the ONNX model with `dhox bench`; if it passes, report this with the TensorRT version.",
             )
-        row, note = engine_ledger(export, entry, session)
+        row, note = (None, CAMERA_LEDGER) if camera else engine_ledger(export, entry, session)
     return Proof(compiled, untold(compiled, "inspector"), golden, None, row, note)
 
 

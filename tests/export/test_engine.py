@@ -17,8 +17,10 @@ from refusals import refuses
 
 from dhox.artefacts.engine import Engine, EngineOptions
 from dhox.artefacts.files import sha256
+from dhox.artefacts.frame import Camera
 from dhox.artefacts.manifest import model_metadata
 from dhox.errors import DhoxError, GateFailedError, UsageError
+from dhox.export.camera.run import add_cameras
 from dhox.export.engines import compile_engine, engine
 from dhox.export.engines.compile_engine import build_error
 from dhox.export.engines.engine import build_engines, find_gpu
@@ -27,6 +29,7 @@ from dhox.export.half_precision.convert import convert
 from dhox.export.options import Engines, TargetOptions
 from dhox.models import engines
 from dhox.models.export_directory import Export, open_export
+from dhox.models.verify import verify
 from dhox.options.declare import build
 from dhox.reports.pages.export import engines_page
 from dhox.reports.terminal import show
@@ -302,3 +305,15 @@ def test_the_ledger_of_an_engine_is_of_the_exports_images(export: Path) -> None:
     assert (found.correct, found.n, found.agreement) == (exported.correct, 80, 1)
     moved = Export(export, replace(opened.manifest, data="/nowhere"))
     assert engine.engine_ledger(moved, entry, None) == (None, "not run: no images at /nowhere. Give --data.")  # type: ignore[arg-type]
+
+
+def test_engines_of_camera_files_are_built_and_verified(export: Path) -> None:
+    (camera,) = add_cameras(export, [Camera(96, 64, "nv12", "bt601", "limited")])
+    (sidecar,) = build_engines(export, build(TargetOptions, batch="1:2:4").engines, cameras=[camera])
+    assert sidecar.onnx.file == camera.file
+    assert sidecar.onnx.sha256 == camera.sha256
+    assert sidecar.parsed.share == 1.0  # the products of preprocessing, too
+    assert sidecar.compiled is not None
+    assert all(row.passed is not False for row in verify(export, "cpu"))
+    shutil.rmtree(export / "cameras")
+    assert [row.what for row in verify(export, "cpu") if row.passed is False] == ["engine"]

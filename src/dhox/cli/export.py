@@ -76,6 +76,7 @@ def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
     """Write what other programs need, and build engines; each appears whole or not at all."""
     from dhox.reports.terminal import show
 
+    cameras = None
     rest = dhox_command("export", place, *command_line(target), "--overwrite")
     with on_interrupt(lambda: f"{place} is whole, and what was finished there. For the rest: {rest}"):
         for program in target.integrations.emit:
@@ -87,9 +88,10 @@ def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
             from dhox.reports.pages.export import cameras_page
 
             wanted = target.engines.precision
-            show(cameras_page(place, add_cameras(place, target.cameras.cameras, wanted, overwrite)))
+            cameras = add_cameras(place, target.cameras.cameras, wanted, overwrite)
+            show(cameras_page(place, cameras))
         if target.engines.tensorrt:
             from dhox.export.engines.engine import build_engines
             from dhox.reports.pages.export import engines_page
 
-            show(engines_page(place, build_engines(place, target.engines, overwrite)))
+            show(engines_page(place, build_engines(place, target.engines, overwrite, cameras)))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from msgspec import to_builtins
 
 from dhox.artefacts.arrays import read_arrays
 from dhox.artefacts.camera import CAMERA_FILE, FRAMES_FILE, CameraModel, GoldenFrames
 from dhox.artefacts.files import check_hash
 from dhox.artefacts.frame import Camera
+from dhox.artefacts.golden import GoldenResult
 from dhox.artefacts.manifest import Manifest, Precision
 from dhox.artefacts.record import check_schema, read_head, read_record, schema_of
+from dhox.data.frames import frame_input
 from dhox.errors import DhoxError
 from dhox.models.export_directory import AGAIN, Export, Said, check_metadata
+from dhox.models.golden import TOLERANCE
 from dhox.models.onnx_file import check_onnx
+from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensors import FRAMES, Tensors
 
 CAMERA_SCHEMA = schema_of(CameraModel)
@@ -88,3 +93,27 @@ def camera_files(export: Export, precision: str | None = None) -> list[CameraFil
     """All camera files of an export, or those of a precision. Raises DhoxError where one is damaged."""
     found = [open_camera(export, folder) for folder in camera_folders(export.path)]
     return [one for one in found if precision in (None, one.model.precision)]
+
+
+def golden_frames(one: CameraFile, session: Session) -> GoldenResult:
+    """The golden frames through an opened file or engine of a camera, as `check_golden` judges images.
+
+    `input_equal`: Pillow makes of the frames here what it made of them where the file was made. A quantised file passes
+    where it gives the labels that it gave there.
+    """
+    golden, camera, precision = one.frames(), one.camera, one.model.precision
+    frames = golden.frames.reshape(-1, *camera.shape)
+    seen = [frame_input(frame, camera, one.manifest.preprocessing) for frame in frames]
+    probs = one.tensors.probs(session.infer(frames))
+    finite = bool(np.isfinite(probs).all())
+    difference = float(abs(probs - golden.probs).max()) if finite else None
+    same = probs.argmax(-1) == golden.probs.argmax(-1)
+    allowed = TOLERANCE.get(precision, 1.0)
+    ordered = np.sort(golden.probs, axis=-1)
+    decided = bool(same[ordered[:, -1] - ordered[:, -2] > (2 * allowed if precision in TOLERANCE else 0)].all())
+    right = difference is not None and difference <= allowed and decided
+    return GoldenResult(
+        n=len(frames), input_equal=bool(np.array_equal(seen, golden.pixels)), jpeg_difference=0,
+        largest_difference=difference, decided_argmax_equal=decided, agreement=float(same.mean()),
+        outputs_passed=right, passed=right and bool(np.array_equal(seen, golden.pixels)),
+    )  # fmt: skip

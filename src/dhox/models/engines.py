@@ -12,6 +12,7 @@ from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE, Engine, Trust
 from dhox.artefacts.files import make_folder
 from dhox.artefacts.record import check_schema, read_head, read_record, schema_of, write_record
 from dhox.errors import DhoxError, GateFailedError
+from dhox.models.camera_files import CameraFile, golden_frames
 from dhox.models.export_directory import Export
 from dhox.models.golden import run_golden
 from dhox.runtimes.cuda import Gpu, gpu
@@ -123,8 +124,11 @@ def read_plan(folder: Path, engine: Engine, trust_engine: bool) -> bytes:
     return plan
 
 
-def find_engine(export: Export, precision: str | None, trt: TensorRT, here: Gpu) -> tuple[Path, Engine]:
-    """The newest engine of EXPORT/engines, of a precision or of any, that fits this machine and the export's files.
+def find_engine(
+    export: Export, precision: str | None, trt: TensorRT, here: Gpu, camera: CameraFile | None = None
+) -> tuple[Path, Engine]:
+    """The newest engine of EXPORT/engines, of a precision or of any, that fits this machine and the export's files, or
+    that camera file.
 
     Raises DhoxError with the reason against every other one where there is none.
     """
@@ -136,8 +140,9 @@ def find_engine(export: Export, precision: str | None, trt: TensorRT, here: Gpu)
             if precision not in (None, engine.precision):
                 continue
             reason = mismatch(engine, trt, here, platform_name(), board_name())
-            if reason is None and export.entry(engine.precision).sha256 != engine.onnx.sha256:
-                reason = "it was built from another ONNX file than this export's"
+            source = camera.model if camera else export.entry(engine.precision)
+            if reason is None and source.sha256 != engine.onnx.sha256:
+                reason = f"it was built from another ONNX file than {source.file}"
         except DhoxError as err:
             reason = str(err)
         if reason is None:
@@ -169,23 +174,28 @@ def engine_facts(engine: Engine, plan: Path, graph: bool = False) -> RunnerFacts
     )  # fmt: skip
 
 
-def open_engine(export: Export, precision: str | None, trust_engine: bool, name: str = "tensorrt") -> EngineSession:
-    """The newest engine that fits this machine (see `find_engine`, `read_plan`), of a precision or of any.
+def open_engine(
+    export: Export, precision: str | None, trust_engine: bool, name: str = "tensorrt", camera: CameraFile | None = None
+) -> EngineSession:
+    """The newest engine that fits this machine (see `find_engine`, `read_plan`), of a precision or of any, or of a
+    camera file.
 
     `name`: of the runner; with the option `graph` it replays a CUDA graph. An engine that was built where no GPU could
     run it passes its golden check now, or GateFailedError is raised.
     """
     here = gpu()
     trt = import_tensorrt()
-    folder, engine = find_engine(export, precision, trt, here)
+    folder, engine = find_engine(export, precision, trt, here, camera)
     entry = export.entry(engine.precision)
-    export.model(entry)  # the file that it was built from says which classes it answers with
+    _ = (
+        camera.onnx() if camera else export.model(entry)
+    )  # the file that it was built from says which classes it answers with
     plan = read_plan(folder, engine, trust_engine)
     options = engine.options
     facts = engine_facts(engine, folder / PLAN_FILE, name.endswith(":graph"))
     session = EngineSession(trt, plan, host_code=options.version_compatible, dla=options.dla, facts=facts, name=name)
     if engine.golden is None:
-        result = run_golden(export, entry, session, export.tensors(entry))
+        result = golden_frames(camera, session) if camera else run_golden(export, entry, session, export.tensors(entry))
         if not result.passed:
             session.close()
             raise GateFailedError(f"{folder} fails its golden check ({result.failure}).", f"Delete it. {BUILD}")

@@ -16,7 +16,7 @@ from dhox.artefacts.golden import GOLDEN_FILE, JPEG_TOLERANCE, Golden, GoldenRes
 from dhox.artefacts.manifest import Artefact
 from dhox.data.frames import frame_input
 from dhox.errors import DhoxError
-from dhox.models.camera_files import CameraFile, camera_files, camera_folders, open_camera
+from dhox.models.camera_files import AGAIN_CAMERA, CameraFile, camera_files, camera_folders, golden_frames, open_camera
 from dhox.models.engines import read_sidecar
 from dhox.models.export_directory import AGAIN, Export, check_file, open_export
 from dhox.models.golden import TOLERANCE, check_inputs, run_golden
@@ -123,11 +123,11 @@ def _golden_words(export: Export, entry: Artefact, device: str) -> str:
     return f"{device}: {_result_words(result)}{f'; {EMULATED}' if session.facts.emulated else ''}"
 
 
-def _result_words(result: GoldenResult) -> str:
+def _result_words(result: GoldenResult, what: str = "images") -> str:
     difference = result.largest_difference
     largest = "not finite" if difference is None else f"{difference:.1e}"
     return (
-        f"{result.n} images, largest difference of a probability {largest}, same label {100 * result.agreement:.1f} %"
+        f"{result.n} {what}, largest difference of a probability {largest}, same label {100 * result.agreement:.1f} %"
     )
 
 
@@ -166,17 +166,11 @@ def _frames_words(opened: CameraFile) -> str:
 
 def _golden_frames_words(opened: CameraFile, device: str) -> str:
     """The golden frames through a camera file. Raises DhoxError where it answers otherwise than where it was made."""
-    golden, precision = opened.frames(), opened.model.precision
-    session = OnnxSession(opened.onnx(), device, precision=precision)
-    probs = opened.tensors.probs(session.infer(golden.frames.reshape(-1, *opened.camera.shape)))
-    difference = float(abs(probs - golden.probs).max()) if np.isfinite(probs).all() else None
-    same = float((probs.argmax(-1) == golden.probs.argmax(-1)).mean())
-    allowed = TOLERANCE.get(precision, 1.0)
-    largest = "not finite" if difference is None else f"{difference:.1e}"
-    words = f"{len(probs)} frames, largest difference of a probability {largest}, same label {100 * same:.0f} %"
-    if difference is None or difference > allowed or (precision not in TOLERANCE and same < 1):
-        raise DhoxError(f"{words} (allowed: {allowed:g}).", f"Do not ship it. {AGAIN}")
-    return f"{device}: {words}{f'; {EMULATED}' if session.facts.emulated else ''}"
+    session = OnnxSession(opened.onnx(), device, precision=opened.model.precision)
+    result = golden_frames(opened, session)
+    if not result.outputs_passed:
+        raise DhoxError(f"{_result_words(result, 'frames')}.", f"Do not ship it. {AGAIN_CAMERA}")
+    return f"{device}: {_result_words(result, 'frames')}{f'; {EMULATED}' if session.facts.emulated else ''}"
 
 
 def _contract_rows(export: Export, golden: Golden) -> list[Check]:
