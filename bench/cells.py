@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -15,10 +14,10 @@ from dhox.artefacts.bench_latency import Key, ScopeName
 from dhox.bench.bench_models import BenchModel
 from dhox.bench.rounds import Cell
 from dhox.bench.runners.runner import open_runner
-from dhox.data.images import decode, model_input
 from dhox.data.items import Item, image_bytes, spread
 from dhox.errors import UsageError, run_failure
 from dhox.models.export_directory import Export
+from dhox.runtimes.predict import pixels_of
 from dhox.runtimes.runtime import Session
 
 Pair = tuple[BenchModel, str]  # a model, and the runner asked for
@@ -52,8 +51,7 @@ class TimedImages:
 
     def pixels(self, model: BenchModel, size: int) -> np.ndarray:
         """The same as preprocessed pixels, uint8 [size, crop, crop, 3]."""
-        images = [decode(io.BytesIO(content)) for content in self.encoded[:size]]
-        once = np.stack([model_input(image, model.preprocessing) for image in images])
+        once = pixels_of(self.encoded[:size], model.preprocessing)
         return once[np.arange(size) % len(once)]
 
 
@@ -123,7 +121,6 @@ def scope_calls(
         return tensors.probs(runner.infer(tensors.graph_input(pixels)))
 
     def pipeline() -> np.ndarray:
-        images = [model_input(decode(io.BytesIO(content)), model.preprocessing) for content in encoded]
-        return tensors.probs(runner.infer(tensors.graph_input(np.stack(images))))
+        return tensors.probs(runner.infer(tensors.graph_input(pixels_of(encoded, model.preprocessing))))
 
     return {"device": runner.run, "e2e": e2e, "pipeline": pipeline}

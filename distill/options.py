@@ -133,6 +133,13 @@ class Student(Group):
         ),
     ] = "resnet18"  # fmt: skip
     image_size: Annotated[Pixels | None, Option("Its input in pixels.", shown="the student's", common=True)] = None
+    decode: Annotated[
+        Literal["full", "scaled"],
+        Option(
+            "scaled: the student and its export decode a JPEG at 1/2, 1/4 or 1/8 where twice their input is left: "
+            "cheaper."
+        ),
+    ] = "full"
     student_weights: Annotated[str, Option("Where it starts: pretrained, none, or a file.", metavar="NAME|FILE")] = (
         "pretrained"
     )

@@ -13,9 +13,11 @@ from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, partial_directory, settle
 from dhox.artefacts.record import read_record, write_record
 from dhox.artefacts.run import Run, RunState, Settings, read_run
 from dhox.console import say
+from dhox.distill.options import DistillOptions
 from dhox.distill.training.checkpoint import CHECKPOINT_FILE
 from dhox.distill.training.train import DivergedError
 from dhox.errors import DhoxError
+from dhox.options.declare import settings as settings_of
 
 CURES = ("learning_rate", "precision")  # what may change when a training that diverged goes on
 
@@ -23,7 +25,8 @@ CURES = ("learning_rate", "precision")  # what may change when a training that d
 def earlier_state(out: Path, settings: Settings) -> Run | None:
     """What --resume finds: run.json of the finished run, or None where training starts or goes on.
 
-    Raises DhoxError where the interrupted or finished training had other settings.
+    An option that run.json does not name had its default. Raises DhoxError where the interrupted or finished training
+    had other settings.
     """
     settle(out, RUN_FILE, RUN_SCHEMA)
     partial = partial_directory(out)
@@ -31,7 +34,7 @@ def earlier_state(out: Path, settings: Settings) -> Run | None:
     if not (place / RUN_FILE).exists():
         return None
     state = read_record(place / RUN_FILE, RunState)
-    before = settings if state.settings is None else state.settings
+    before = settings if state.settings is None else settings_of(DistillOptions()) | state.settings
     free = CURES if state.status == "diverged" else ()
     other = [
         f"{name} {before.get(name)!r} there, {value!r} here"

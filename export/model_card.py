@@ -125,11 +125,15 @@ def what_it_does(manifest: Manifest) -> list[str]:
     named = ", ".join(code(entry.name) for entry in classes[:100])
     more = f" and {len(classes) - 100} more (manifest.json)" if len(classes) > 100 else ""
     shape = "both sides" if pre.squash else "the shorter side"
+    smaller = "" if pre.jpeg_side is None else (
+        f" A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, the smallest that leaves {pre.jpeg_side} pixels of the "
+        "shorter one."
+    )  # fmt: skip
     return [
         f"Classifies an image into one of {len(classes)} classes: {named}{more}.",
         f"Input: {pre.crop} x {pre.crop} pixels, RGB, uint8. An image is turned upright by EXIF, transparency is laid "
         f"over black, {shape} resized to {pre.resize} pixels ({pre.interpolation}, Pillow), the middle cut out. Output "
-        "`probs`: float32, a probability per class.",
+        f"`probs`: float32, a probability per class.{smaller}",
     ]  # fmt: skip
 
 

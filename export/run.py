@@ -116,7 +116,9 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
         with working("Holding the graphs against torch"):
             proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
         answers = partial(torch_probs, folded.module, tensors=folded.tensors)
-        golden = make_golden([read_image(item) for item in images.golden], source.run.preprocessing, answers)
+        preprocessing = source.run.preprocessing
+        shown = [read_image(item, preprocessing.jpeg_side) for item in images.golden]
+        golden = make_golden(shown, preprocessing, answers)
         entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
         asked = options.checks.reject_coverage
         reject = None if asked is None else reject_threshold(source.validation, folded.choice.fold, asked)

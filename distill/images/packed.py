@@ -46,30 +46,38 @@ def packed_side(image_size: int, sizes: np.ndarray) -> int:
     return min(ceil(PER_INPUT * image_size), int(sizes.max()))
 
 
-def pack(item: Item, side: int) -> np.ndarray:
-    """One image as uint8 [side, side, 3]."""
-    image = read_image(item)
+def pack(item: Item, side: int, jpeg_side: int | None = None) -> np.ndarray:
+    """One image as uint8 [side, side, 3]. `jpeg_side`: see dhox.data.images.decode."""
+    image = read_image(item, jpeg_side)
     return np.asarray(image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _packed_batches(items: list[Item], side: int) -> Iterator[np.ndarray]:
+def _packed_batches(items: list[Item], side: int, jpeg_side: int | None) -> Iterator[np.ndarray]:
     """The packed images in order, in batches, decoded by as many threads as there are cores (Pillow frees the lock)."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), 16 * threads):
-            yield np.stack(list(pool.map(lambda item: pack(item, side), items[start : start + 16 * threads])))
+            some = items[start : start + 16 * threads]
+            yield np.stack(list(pool.map(lambda item: pack(item, side, jpeg_side), some)))
 
 
-def packed_rows(fabric: Fabric, root: Path, items: list[Item], keys: np.ndarray, side: int) -> Rows:
-    """The images packed to `side` pixels, packed where the directory lacks them, by all processes together."""
-    folder = root / f"packed-{side}"
+def packed_rows(
+    fabric: Fabric, root: Path, items: list[Item], keys: np.ndarray, side: int, jpeg_side: int | None = None
+) -> Rows:
+    """The images packed to `side` pixels, packed where the directory lacks them, by all processes together.
+
+    `jpeg_side`: see dhox.data.images.decode; images that were decoded scaled lie in a directory of their own.
+    """
+    folder = root / (f"packed-{side}" if jpeg_side is None else f"packed-{side}-scaled-{jpeg_side}")
     with first_then_all(fabric):
-        prepare_packed(folder, side)
-    fill_packed(folder, items, keys, side, fabric)
+        prepare_packed(folder, side, jpeg_side)
+    fill_packed(folder, items, keys, side, fabric, jpeg_side)
     return filled_rows(fabric, folder, keys)
 
 
-def fill_packed(folder: Path, items: list[Item], keys: np.ndarray, side: int, fabric: Fabric) -> None:
+def fill_packed(
+    folder: Path, items: list[Item], keys: np.ndarray, side: int, fabric: Fabric, jpeg_side: int | None = None
+) -> None:
     """Pack this process's share of the images that the directory lacks. Raises DhoxError where the disk is full."""
     shape = (side, side, 3)
     per_file = rows_per_file(shape, "uint8")
@@ -87,12 +95,13 @@ def fill_packed(folder: Path, items: list[Item], keys: np.ndarray, side: int, fa
     if len(share):
         with progress_bar("Packing images", len(share)) as advance:
             chosen = [items[i] for i in share]
-            write_rows(folder, keys[share], _packed_batches(chosen, side), per_file, advance)
+            write_rows(folder, keys[share], _packed_batches(chosen, side, jpeg_side), per_file, advance)
 
 
-def prepare_packed(folder: Path, side: int) -> None:
-    """Create the directory of packed images, or check that it is one of this side."""
-    prepare(folder, RECIPE, (side, side, 3), "uint8")
+def prepare_packed(folder: Path, side: int, jpeg_side: int | None = None) -> None:
+    """Create the directory of packed images, or check that it is one of this side and decoding."""
+    recipe = RECIPE if jpeg_side is None else RECIPE | {"jpeg_side": jpeg_side}
+    prepare(folder, recipe, (side, side, 3), "uint8")
 
 
 def to_packed_boxes(boxes: np.ndarray, sizes: np.ndarray, side: int) -> np.ndarray:

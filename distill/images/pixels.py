@@ -13,16 +13,18 @@ from dhox.data.dataset import Item, read_image
 
 
 class WholeImages(Dataset[torch.Tensor]):
-    """Whole images through a transform: RGB image to tensor."""
+    """Whole images through a transform: RGB image to tensor. `jpeg_side`: see dhox.data.images.decode."""
 
-    def __init__(self, items: list[Item], transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.items, self.transform = items, transform
+    def __init__(
+        self, items: list[Item], transform: Callable[[Image.Image], torch.Tensor], jpeg_side: int | None = None
+    ) -> None:
+        self.items, self.transform, self.jpeg_side = items, transform, jpeg_side
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(read_image(self.items[index]))
+        return self.transform(read_image(self.items[index], self.jpeg_side))
 
 
 @lru_cache(maxsize=16)

@@ -112,17 +112,27 @@ class DecodedInputs:
 
     def on_host(self, numbers: np.ndarray, views: np.ndarray, pin: bool) -> HostViews:
         """See PackedInputs."""
-        size = self.preprocessing.crop
+        size, jpeg_side = self.preprocessing.crop, self.preprocessing.jpeg_side
         pixels = torch.empty((len(numbers), size, size, 3), dtype=torch.uint8, pin_memory=pin)
         array = pixels.numpy()
         for i, (number, box) in enumerate(zip(numbers.tolist(), self.boxes.originals(numbers, views), strict=True)):
-            array[i] = render(read_image(self.items[number]), box, size, self.preprocessing.interpolation)
+            image = read_image(self.items[number], jpeg_side)
+            scaled = to_decoded_box(box, self.boxes.sizes[number], image.size)
+            array[i] = render(image, scaled, size, self.preprocessing.interpolation)
         return HostViews(pixels, None)
 
     def on_device(self, numbers: torch.Tensor, views: HostViews) -> torch.Tensor:
         """See PackedInputs."""
         pixels = self.fabric.to_device(views.pixels)
         return to_model(pixels, self.preprocessing.mean, self.preprocessing.std)
+
+
+def to_decoded_box(box: np.ndarray, size: np.ndarray, decoded: tuple[int, int]) -> np.ndarray:
+    """A view box int [5] in pixels of the original (`size`: its width and height, int [2]) to the nearest pixels of the
+    image as it was decoded, the same where that was in full."""
+    factors = np.array(decoded) / size
+    begin, end = np.rint(box[:2] * factors), np.rint((box[:2] + box[2:4]) * factors)
+    return np.concatenate([begin, end - begin, box[4:]]).astype(np.int64)
 
 
 StudentInputs = PackedInputs | DecodedInputs  # where the student's images come from
@@ -136,7 +146,7 @@ def student_inputs(
     side = packed_side(preprocessing.crop, images.boxes.sizes) if packed_size is None else packed_size
     if not side:
         return DecodedInputs(images.items, images.boxes, preprocessing, fabric)
-    rows = packed_rows(fabric, root, images.items, images.keys, side)
+    rows = packed_rows(fabric, root, images.items, images.keys, side, preprocessing.jpeg_side)
     return PackedInputs(rows, resident_images(rows, fabric), images.boxes, preprocessing, fabric, compiled=compiled)
 
 

@@ -35,8 +35,9 @@ def pixel_loader(
 ) -> DataLoader[torch.Tensor]:
     """This process's part items[rank::world] of whole images, in batches uint8 [b, size, size, 3]."""
     mine = WholeImages(
-        items[fabric.global_rank :: fabric.world_size], partial(_student_pixels, preprocessing=preprocessing)
-    )
+        items[fabric.global_rank :: fabric.world_size], partial(_student_pixels, preprocessing=preprocessing),
+        preprocessing.jpeg_side,
+    )  # fmt: skip
     return DataLoader(mine, batch_size=BATCH, num_workers=workers, pin_memory=fabric.device.type == "cuda")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from msgspec.structs import replace
 
 from dhox.artefacts.common import Preprocessing, StudentSpec
 from dhox.distill.options import Student as StudentOptions
@@ -58,6 +59,7 @@ def create_student(
     else:
         backbone, data = create_backbone(name, weights, image_size)
         preprocessing = preprocessing_of(data)
+    preprocessing = replace(preprocessing, decode=options.decode)
     spec = StudentSpec(
         name, preprocessing.crop, len(classes), two_heads, kd_head, None if tower is None else tower.config
     )

@@ -19,11 +19,15 @@ def deepstream_files(export: Export, entry: Artefact) -> dict[str, bytes]:
         )
     contract, reject = export.manifest.preprocessing, export.manifest.reject
     threshold = 0.0 if reject is None else reject.threshold
+    smaller = "" if contract.jpeg_side is None else (
+        f"\n# JPEG files came to it decoded at 1/2, 1/4 or 1/8 where {contract.jpeg_side} px of the shorter side were "
+        "left\n# (--decode scaled); DeepStream decodes in full."
+    )  # fmt: skip
     older = {"fp32": "network-mode=0", "fp16": "network-mode=2"}.get(entry.precision, "another precision")
     text = f"""\
 # Gst-nvinfer classifier of {entry.file} ({entry.precision}); written by dhox export --emit deepstream.
 #
-# The network was evaluated with: shorter side to {contract.resize} px ({contract.interpolation}, antialiased), centre crop {contract.crop} px.
+# The network was evaluated with: shorter side to {contract.resize} px ({contract.interpolation}, antialiased), centre crop {contract.crop} px.{smaller}
 # nvinfer does something else: it stretches the whole frame, bilinear and without antialiasing. On 1,000 photographs
 # (EfficientNet-Lite0, 224 px) that cost 3.7 points of top-1, and padding instead (maintain-aspect-ratio=1)
 # 7.9. What cost nothing there: cutting the centre square before nvinfer ({100 * contract.crop / contract.resize:.0f} % of the shorter side: nvvideoconvert

@@ -11,6 +11,10 @@ GRAPH_INPUTS = {  # the line of example.py that turns an RGB image into the grap
     "float-nchw": "((np.asarray(image, np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1)[None]",
     "float-nchw-255": "np.asarray(image, np.float32).transpose(2, 0, 1)[None]",
 }
+SCALED = """
+    image = Image.open(path)
+    if image.format in ("JPEG", "MPO"):
+        image.draft("RGB", (JPEG_SIDE, JPEG_SIDE))"""
 
 
 def example_text(entry: Artefact, contract: Preprocessing, reject: Reject | None) -> str:
@@ -19,6 +23,10 @@ def example_text(entry: Artefact, contract: Preprocessing, reject: Reject | None
     if entry.input == "float-nchw":
         mean, std = list(contract.mean), list(contract.std)
         constants.append(f"MEAN, STD = np.array({mean}, np.float32), np.array({std}, np.float32)")
+    opened, decoded = "Image.open(path)", ""
+    if contract.jpeg_side is not None:
+        constants.append(f"JPEG_SIDE = {contract.jpeg_side}  # JPEGs are decoded at 1/2, 1/4 or 1/8, never below this")
+        opened, decoded = "image", SCALED
     answer = "print(path, CLASSES[row.argmax()], round(float(row.max()), 6))"
     if reject is not None:
         constants.append(f"REJECT_BELOW = {reject.threshold!r}  # a lower probability means: unknown")
@@ -40,8 +48,8 @@ SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("{entry.file}"),
 CLASSES = json.loads(SESSION.get_modelmeta().custom_metadata_map["dhox.classes"])
 
 
-def graph_input(path):
-    image = ImageOps.exif_transpose(Image.open(path))
+def graph_input(path):{decoded}
+    image = ImageOps.exif_transpose({opened})
     if image.mode.startswith("I"):  # 16 bits
         image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:

@@ -17,10 +17,11 @@ def triton_files(export: Export, entry: Artefact) -> dict[str, bytes]:
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(export.manifest.run.path).name).strip("_") or "dhox"
     data_type = "TYPE_UINT8" if entry.input == "uint8-nhwc" else "TYPE_FP32"
     dims = f"{crop}, {crop}, 3" if entry.input == "uint8-nhwc" else f"3, {crop}, {crop}"
+    smaller = "" if export.manifest.preprocessing.jpeg_side is None else ", JPEG files decoded scaled included"
     text = f"""\
 # {entry.file} ({entry.precision}, input {entry.input}); written by dhox export --emit triton.
 # Serve it with: tritonserver --model-repository=FOLDER, where FOLDER holds {name}/.
-# Clients preprocess as example.py of the export does.
+# Clients preprocess as example.py of the export does{smaller}.
 name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {LARGEST_BATCH}

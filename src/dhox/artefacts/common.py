@@ -51,7 +51,7 @@ class Preprocessing(Record, omit_defaults=True):
 
     `resize`: length of the shorter side; `crop`: side of the centre crop; `mean`, `std`: per channel, for pixels in
     [0, 1], applied inside the exported graph. `squash`: both sides to `resize`, whatever the image's shape; models of
-    other tools only.
+    other tools only. `decode`: scaled decodes a large JPEG at 1/2, 1/4 or 1/8 of its sides (see `jpeg_side`).
     """
 
     resize: Side
@@ -60,6 +60,13 @@ class Preprocessing(Record, omit_defaults=True):
     mean: PerChannel
     std: tuple[Positive, Positive, Positive]
     squash: bool = False
+    decode: Literal["full", "scaled"] = "full"
+
+    @property
+    def jpeg_side(self) -> int | None:
+        """The shorter side in pixels that a JPEG keeps when it is decoded scaled, so that the resize still halves it;
+        None: every image is decoded in full."""
+        return 2 * self.resize if self.decode == "scaled" else None
 
     def __post_init__(self) -> None:
         if self.crop > self.resize:

@@ -29,6 +29,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+DCT_SCALED = {"JPEG", "MPO"}  # what can be decoded smaller; MPO: the JPEGs of many phones
 
 
 class UnreadableImageError(DhoxError):
@@ -39,16 +40,19 @@ class UnreadableImageError(DhoxError):
         super().__init__(f"{name} cannot be read as an image ({reason}).", "Replace or remove it.")
 
 
-def decode(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
+def decode(source: Path | BinaryIO, name: str | None = None, jpeg_side: int | None = None) -> Image.Image:
     """Decode one image to RGB, 8 bits, upright (EXIF orientation applied).
 
-    Alpha is laid over black, palettes go through RGBA, 16-bit samples are shifted right by 8. Raises
-    UnreadableImageError for what is no image, is truncated, or is a decompression bomb by
-    Pillow's limit (more than 178,956,970 pixels).
+    Alpha is laid over black, palettes go through RGBA, 16-bit samples are shifted right by 8. `jpeg_side`: a JPEG is
+    decoded at 1/s of its sides (rounded up), s the largest of 1, 2, 4, 8 with a shorter side of at least
+    s * `jpeg_side` pixels; None, and every other format: in full. Raises UnreadableImageError for what is no image, is
+    truncated, or is a decompression bomb by Pillow's limit (more than 178,956,970 pixels).
     """
     name = name or str(source)
     try:
         image = Image.open(source)
+        if jpeg_side is not None and image.format in DCT_SCALED:
+            image.draft("RGB", (jpeg_side, jpeg_side))  # by the very rule above
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image, name)

@@ -77,13 +77,13 @@ def arrow_table(path: str) -> Any:
         return ipc.open_stream(file).read_all()
 
 
-def read_image(item: Item) -> Image.Image:
+def read_image(item: Item, jpeg_side: int | None = None) -> Image.Image:
     """The decoded image (see dhox.data.images.decode). Raises UnreadableImageError."""
     try:
         content = image_bytes(item)
     except OSError as err:
         raise UnreadableImageError(item.name, err.strerror or str(err)) from err
-    return decode(io.BytesIO(content), item.name)
+    return decode(io.BytesIO(content), item.name, jpeg_side)
 
 
 def label_of_number(number: int, labels: list[str] | None, where: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from msgspec.structs import replace
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.golden import Golden, GoldenResult
@@ -27,15 +27,18 @@ Run = Callable[[np.ndarray], np.ndarray]  # preprocessed pixels uint8 [N, H, W, 
 def make_golden(images: list[Image.Image], preprocessing: Preprocessing, run: Run) -> Golden:
     """Golden images with the answers of `run`.
 
-    Large images are shrunk first, to at most twice the model's input, so that the file stays small.
+    Large images are shrunk first, to at most twice the model's input, so that the file stays small. Where JPEGs are
+    decoded scaled, the one kept here is so large that it is.
     """
     decoded = []
     for full in images:
         image = full.copy()
         image.thumbnail((2 * preprocessing.resize, 2 * preprocessing.resize))
         decoded.append(np.asarray(image))
-    file = io.BytesIO()
-    Image.fromarray(decoded[0]).save(file, "JPEG", quality=90)
+    file, first, side = io.BytesIO(), Image.fromarray(decoded[0]), preprocessing.jpeg_side
+    if side is not None:
+        first = ImageOps.fit(first, (2 * side, 2 * side))
+    first.save(file, "JPEG", quality=90)
     inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in decoded])
     return Golden(
         np.concatenate([image.ravel() for image in decoded]),
@@ -43,7 +46,7 @@ def make_golden(images: list[Image.Image], preprocessing: Preprocessing, run: Ru
         inputs,
         run(inputs),
         np.frombuffer(file.getvalue(), np.uint8),
-        np.asarray(decode(file)),
+        np.asarray(decode(file, jpeg_side=side)),
     )
 
 
@@ -81,7 +84,8 @@ def check_inputs(golden: Golden, preprocessing: Preprocessing) -> tuple[bool, in
     Needs no model. Raises DhoxError where the JPEG is damaged.
     """
     inputs = np.stack([model_input(Image.fromarray(image), preprocessing) for image in golden.decoded])
-    jpeg = np.asarray(decode(io.BytesIO(golden.jpeg.tobytes()), "The golden JPEG")).astype(int)
+    file = io.BytesIO(golden.jpeg.tobytes())
+    jpeg = np.asarray(decode(file, "The golden JPEG", preprocessing.jpeg_side)).astype(int)
     same_size = jpeg.shape == golden.jpeg_pixels.shape
     difference = int(abs(jpeg - golden.jpeg_pixels.astype(int)).max()) if same_size else 255
     return bool(np.array_equal(inputs, golden.input)), difference

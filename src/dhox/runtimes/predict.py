@@ -53,16 +53,17 @@ def pixels(image: ImageLike, preprocessing: Preprocessing) -> np.ndarray:
     wanted = (preprocessing.resize, preprocessing.crop, 3)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == wanted and wanted[0] == wanted[1]:
         return image
-    return model_input(opened(image), preprocessing)
+    return model_input(opened(image, preprocessing.jpeg_side), preprocessing)
 
 
-def opened(image: ImageLike) -> Image.Image:
+def opened(image: ImageLike, jpeg_side: int | None) -> Image.Image:
     """An image of DATA, a path, an encoded or a PIL image, or an array uint8 RGB [H, W, 3], as upright RGB.
 
-    The same image gives the same pixels in every form. Raises DhoxError.
+    The same image gives the same pixels in every form, with one exception: with `jpeg_side` (see `decode`) a large JPEG
+    is decoded smaller, and a PIL image or an array, which the caller decoded, is taken as it is. Raises DhoxError.
     """
     if isinstance(image, Item):
-        return read_image(image)
+        return read_image(image, jpeg_side)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DhoxError(
@@ -70,9 +71,9 @@ def opened(image: ImageLike) -> Image.Image:
             )
         return Image.fromarray(image)
     if isinstance(image, bytes):
-        return decode(io.BytesIO(image), "image")
+        return decode(io.BytesIO(image), "image", jpeg_side)
     if isinstance(image, Image.Image):
         return to_rgb(ImageOps.exif_transpose(image), "image")
     if not Path(image).is_file():
         raise UnreadableImageError(str(image), "there is no such file")
-    return decode(Path(image))
+    return decode(Path(image), jpeg_side=jpeg_side)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from PIL import Image
 
 from dhox.data.images import UnreadableImageError, decode, model_input
 from dhox.serve.answers import ImageAnswer, ModelAnswer, StageTimes, model_answer
@@ -57,17 +58,22 @@ class Work:
 
     def _inputs(self, upload: Upload) -> list[tuple[np.ndarray, float]]:
         """For each model its input, uint8 [1, crop, crop, 3], and the seconds that this took."""
-        begin = perf_counter()
-        image = decode(io.BytesIO(upload.content), upload.name)
-        decoding = perf_counter() - begin
+        decoded: dict[int | None, tuple[Image.Image, float]] = {}  # by jpeg_side, with the seconds it took
         found: list[tuple[np.ndarray, float]] = []
         for place, served in enumerate(self.models):
             same = [i for i in range(place) if self.models[i].model.preprocessing == served.model.preprocessing]
             if same:
                 found.append(found[same[0]])
                 continue
+            preprocessing = served.model.preprocessing
+            side = preprocessing.jpeg_side
             begin = perf_counter()
-            pixels = model_input(image, served.model.preprocessing)[None]
+            if side not in decoded:
+                image = decode(io.BytesIO(upload.content), upload.name, side)
+                decoded[side] = image, perf_counter() - begin
+                begin = perf_counter()
+            image, decoding = decoded[side]
+            pixels = model_input(image, preprocessing)[None]
             found.append((pixels, decoding + perf_counter() - begin))
         return found
 
