@@ -107,11 +107,14 @@ def test_a_file_gives_the_same_pixels_in_every_form(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
     (tmp_path / "list.csv").write_text("path,label,split\nimage.jpg,a,test\n")
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        tar.add(path, "image.jpg")
-        tar.addfile(tarfile.TarInfo("image.cls"), io.BytesIO())
+    (tmp_path / "shards/test").mkdir(parents=True)
+    with tarfile.open(tmp_path / "shards/test/0.tar", "w") as tar:
+        tar.add(path, "0.jpg")
+        label = tarfile.TarInfo("0.cls")
+        label.size = 1
+        tar.addfile(label, io.BytesIO(b"a"))
     listed = read_dataset(tmp_path / "list.csv")["test"]
-    in_tar = [item for items in read_dataset(tmp_path / "shard.tar").values() for item in items]
+    in_tar = read_dataset(tmp_path / "shards", only="test")["test"]
     forms = [path, str(path), content, *listed, *in_tar]
     assert len(forms) == 5
     pixels = pixels_of(forms, SCALED)
