@@ -74,7 +74,9 @@ class CacheContent(Group):
     teacher: TeacherName = DEFAULT_TEACHER
     views: Views = 8
     view_seed: ViewSeed = 0
-    packed_size: Annotated[Natural, Option("Also pack the training images to this side in pixels.", shown="not")] = 0
+    packed_size: Annotated[
+        Natural, Option("Also pack the training images (of --decode full) to this side in pixels.", shown="not")
+    ] = 0
     skip_bad_images: SkipBadImages = False
 
 

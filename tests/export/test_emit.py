@@ -63,7 +63,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def made_export(folder: Path, kind: str, precision: Precision = "fp32", **more: object) -> Path:
+def made_export(
+    folder: Path, kind: str, precision: Precision = "fp32", decode: str = "full", **more: object
+) -> Path:  # fmt: skip
     """An export directory whose graph is one random linear layer on the pixels: every pixel counts."""
     folder.mkdir(parents=True)
     weight = np.random.default_rng(0).normal(size=(3 * CROP * CROP, len(CLASSES))).astype(np.float32)
@@ -83,7 +85,7 @@ def made_export(folder: Path, kind: str, precision: Precision = "fp32", **more: 
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    preprocessing = Preprocessing(20, CROP, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    preprocessing = Preprocessing(20, CROP, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), decode=decode)  # type: ignore[arg-type]
     write_model(folder, model, CLASSES, preprocessing)
     if precision != "fp32":
         shutil.copy(folder / "model.onnx", folder / FILES[precision])
@@ -154,6 +156,35 @@ def test_the_example_answers_as_dhox_does_on_every_kind_of_image(tmp_path: Path,
     for (name, probability), row in zip(run_alone(export / "example.py", images), probs, strict=True):
         assert name == " ".join(CLASSES[row.argmax()].split())
         assert float(probability) == pytest.approx(float(row.max()), abs=2e-6)
+
+
+def test_the_example_decodes_large_jpegs_smaller_where_the_contract_says_so(tmp_path: Path) -> None:
+    scaled = made_export(tmp_path / "scaled", "uint8-nhwc", decode="scaled")
+    full = made_export(tmp_path / "full", "uint8-nhwc")
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (160, 201, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise.save("turned.jpg", exif=turned)
+    noise.convert("CMYK").save("cmyk.jpg")
+    noise.crop((0, 0, 201, 79)).save("small.jpg")
+    noise.save("noise.png")
+    images = [Path(name) for name in ("turned.jpg", "cmyk.jpg", "small.jpg", "noise.png")]
+    probs = dhox.load(scaled, "cpu")(images)
+    answers = [float(probability) for _, probability in run_alone(scaled / "example.py", images)]
+    assert answers == pytest.approx(probs.max(-1), abs=2e-6)
+    differs = ~np.isclose(dhox.load(full, "cpu")(images), probs, atol=1e-6).all(-1)
+    assert differs.tolist() == [True, True, False, False]
+    assert len((scaled / "example.py").read_text().splitlines()) <= 44
+
+
+@pytest.mark.parametrize("program", ["deepstream", "triton"])
+def test_an_emitted_text_says_what_becomes_of_large_jpegs(tmp_path: Path, program: Program) -> None:
+    texts = {}
+    for decode in ("full", "scaled"):
+        folder = emit(made_export(tmp_path / decode, "float-nchw-255", decode=decode), program)
+        texts[decode] = next(path for path in folder.rglob("config*")).read_text()
+    assert "scaled" in texts["scaled"]
+    assert "scaled" not in texts["full"]
 
 
 def test_the_example_of_a_real_export_answers_as_predict_does(line: Path, tmp_path: Path) -> None:
