@@ -86,7 +86,7 @@ def run(model: ExportedModel, sources: list[Source], smooth: int, outputs: Outpu
                 advance(len(batch), outputs.add(batch))
     except KeyboardInterrupt as err:
         stopped = err
-    left = [line for source in sources for line in source.leftovers.lines()]
+    left = [line for source in sources for line in source.leftovers.lines()] + model.notes
     answer(prediction_page(outputs.rows, outputs.tally, left), outputs.plain(), as_json)
     if stopped is not None and not all(source.feed for source in sources):
         raise stopped

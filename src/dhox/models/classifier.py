@@ -9,9 +9,11 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
+from dhox.artefacts.frame import Camera
 from dhox.artefacts.golden import JPEG_TOLERANCE
 from dhox.data.items import Item
 from dhox.errors import DhoxError, GateFailedError
+from dhox.models.camera_files import CameraFile, camera_files, camera_folder, open_camera
 from dhox.models.engines import open_engine
 from dhox.models.export_directory import Export, open_export
 from dhox.models.golden import check_inputs
@@ -29,12 +31,15 @@ class ExportedModel:
 
     `classes`: names in index order. `preprocessing`: what happens before the graph. `reject_threshold`: the top
     probability below which the answer is "unknown"; None where the export has none (--reject-coverage). `file_id`: the
-    model's file and the beginning of its SHA-256.
+    model's file and the beginning of its SHA-256. `notes`: what the frames of cameras cost, in sentences.
     """
 
     def __init__(self, export: Export, device: str, precision: str | None, trust_engine: bool = False) -> None:
         self.session: Session
         self.lock = Lock()
+        self.path, self.export, self.notes = export.path, export, list[str]()
+        self.device, self.trust_engine = device, trust_engine
+        self.frame_sessions: dict[Camera, tuple[CameraFile, Session]] = {}
         if device == "tensorrt":
             self.session = open_engine(export, precision, trust_engine)
             self.entry = export.entry(self.session.facts.precision_asked)
@@ -94,6 +99,32 @@ class ExportedModel:
                 "Check the export with dhox verify, and copy or export it again.",
             )
         return probs
+
+    def cameras(self) -> list[Camera]:
+        """Whose raw frames `frame_probs` takes: of the camera files in the precision of this model, the newest first.
+
+        Raises DhoxError where one is damaged.
+        """
+        found = camera_files(self.export, self.entry.precision)
+        newest = sorted(found, key=lambda one: one.model.finished_at, reverse=True)
+        return [one.camera for one in newest]
+
+    def frame_probs(self, frames: np.ndarray, camera: Camera) -> tuple[str, np.ndarray]:
+        """The name of the file that answers, and probabilities float32 [N, C] of raw frames uint8 [N, *camera.shape].
+
+        Raises DhoxError where the export has no such camera file, or (on TensorRT) no engine of it.
+        """
+        with self.lock:
+            if camera not in self.frame_sessions:
+                one = open_camera(self.export, camera_folder(self.path, camera, self.entry.precision))
+                self.frame_sessions[camera] = (one, self._frame_session(one))
+            one, session = self.frame_sessions[camera]
+            return one.model.file, one.tensors.probs(session.infer(frames))
+
+    def _frame_session(self, one: CameraFile) -> Session:
+        if self.device == "tensorrt":
+            return open_engine(self.export, self.entry.precision, self.trust_engine, camera=one)
+        return OnnxSession(one.onnx(), self.device, precision=self.entry.precision, spinning=False)
 
 
 def load(

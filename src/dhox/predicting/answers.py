@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dhox.errors import DhoxError
-from dhox.predicting.ahead import Prepared, batches, prepare
+from dhox.predicting.ahead import Prepared, batches
+from dhox.predicting.live import Live
 from dhox.predicting.picture import Picture, Prediction
 from dhox.predicting.sources import Source
 from dhox.predicting.video import Newest
@@ -39,8 +40,10 @@ def answers(
     for batch in batches(recorded, model.preprocessing, size, skip):
         yield average.of(predicted(model, batch, 1 if model.session.facts.device == "cpu" else size))
     feeds = [source.feed for source in sources if source.feed is not None]
-    for picture in Newest(feeds) if feeds else ():
-        yield average.of(predicted(model, [prepare(picture, model.preprocessing)], 1))
+    live = Live(model)
+    for picture in Newest(feeds, model.cameras()) if feeds else ():
+        yield average.of([live.answer(picture)])
+        model.notes = live.notes()
 
 
 def predicted(model: ExportedModel, batch: list[Prepared], least: int) -> list[Prediction]:

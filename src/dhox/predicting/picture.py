@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dhox.artefacts.frame import Camera
 from dhox.runtimes.predict import ImageLike
 
 
@@ -14,7 +15,8 @@ class Picture:
     """An image, or a frame of a video, from a source.
 
     `name`: its path, or the video's. `label`: where the source knows it. `frame`, `seconds`: of a video or camera, from
-    0. `arrived`: when a camera's frame was decoded, by time.perf_counter. `error`: why there is no image.
+    0. `arrived`: when a camera's frame was decoded, by time.perf_counter. `error`: why there is no image. `delivered`:
+    size and format of a frame; `camera`: then `image` is a raw frame of it, uint8 of `camera.shape`.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Picture:
     seconds: float | None = None
     arrived: float | None = None
     error: str | None = None
+    delivered: str | None = None
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

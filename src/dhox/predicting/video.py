@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from dhox.artefacts.frame import Camera
 from dhox.errors import DhoxError, require
 from dhox.predicting.picture import Picture
+from dhox.predicting.raw_frames import delivered, raw_frame
 
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
@@ -52,8 +54,11 @@ def count_frames(address: str, every: int, timeout_s: float) -> int | None:
         return -(-stream.frames // every) or None
 
 
-def frames(address: str, every: int, timeout_s: float, format: str | None = None) -> Iterator[Picture]:
-    """Every `every`-th frame, upright RGB; a damaged one, and the end before the end, as pictures with an error."""
+def frames(
+    address: str, every: int, timeout_s: float, format: str | None = None, cameras: Sequence[Camera] = ()
+) -> Iterator[Picture]:
+    """Every `every`-th frame, upright RGB, or raw for one of `cameras`; a damaged one, and the end before the end, as
+    pictures with an error."""
     av = require("av", "video")
     number, seconds = -1, None
     try:
@@ -65,7 +70,8 @@ def frames(address: str, every: int, timeout_s: float, format: str | None = None
                 if frame.is_corrupt:
                     yield Picture(address, None, frame=number, error="a damaged frame")
                 else:
-                    yield Picture(address, upright(frame), None, number, seconds)
+                    image, camera = raw_frame(frame, cameras) or (upright(frame), None)
+                    yield Picture(address, image, None, number, seconds, delivered=delivered(frame), camera=camera)
             if cut := cut_short(container, stream, number + 1, seconds):
                 yield Picture(address, None, frame=number + 1, error=cut)
     except (av.error.FFmpegError, OSError) as err:
@@ -103,7 +109,9 @@ class Feed:
 class Newest:
     """The newest frame of each of several feeds, read by a thread each; a frame that nobody took in time is dropped."""
 
-    def __init__(self, feeds: list[Feed]) -> None:
+    def __init__(self, feeds: list[Feed], cameras: Sequence[Camera] = ()) -> None:
+        """`cameras`: whose frames are wanted raw."""
+        self.cameras = cameras
         self.frames: dict[str, Picture] = {}
         self.running = len(feeds)
         self.changed = Condition()
@@ -114,7 +122,7 @@ class Newest:
     def read(self, feed: Feed) -> None:
         """Keep the newest frame of one feed until it ends, or `stopped`."""
         try:
-            for picture in frames(feed.address, feed.every, feed.timeout_s, feed.format):
+            for picture in frames(feed.address, feed.every, feed.timeout_s, feed.format, self.cameras):
                 if self.stopped:
                     return
                 self.put(feed.name, replace(picture, name=feed.name, arrived=time.perf_counter()))
