@@ -18,6 +18,7 @@ from dhox.export.camera.graph import frame_to_pixels
 from dhox.export.camera.proof import Proof, prove
 from dhox.export.camera.resampling import resize_of
 from dhox.export.graphs.onnx_contract import IR_VERSION
+from dhox.export.integrations.example_camera import EXAMPLE_CAMERA_FILE, example_camera_text
 from dhox.models.camera_files import CAMERA_SCHEMA, camera_folder
 from dhox.models.export_directory import Export, open_export
 from dhox.system.environment import now
@@ -51,11 +52,13 @@ def _write(export: Export, camera: Camera, entry: Artefact, folder: Path, overwr
     with output_directory(folder, CAMERA_FILE, CAMERA_SCHEMA, overwrite) as partial:
         write_bytes(partial / name, content)
         write_arrays(partial / FRAMES_FILE, golden(proof))
+        example = example_camera_text(name, camera, export.manifest.reject)
+        write_bytes(partial / EXAMPLE_CAMERA_FILE, example.encode())
         model = CameraModel(
             finished_at=now(), camera=camera, precision=entry.precision, source=SourceFile(entry.file, entry.sha256),
             file=name, bytes=len(content), sha256=sha256(partial / name), opset=entry.opset, ir=IR_VERSION, cost=cost,
             pixels=proof.pixels, check=proof.check, ledger=proof.ledger, ledger_note=proof.ledger_note,
-            files={FRAMES_FILE: sha256(partial / FRAMES_FILE)},
+            files={beside: sha256(partial / beside) for beside in (FRAMES_FILE, EXAMPLE_CAMERA_FILE)},
         )  # fmt: skip
         write_record(partial / CAMERA_FILE, model)
     return model

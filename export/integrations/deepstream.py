@@ -33,6 +33,8 @@ def deepstream_files(export: Export, entry: Artefact) -> dict[str, bytes]:
 # 7.9. What cost nothing there: cutting the centre square before nvinfer ({100 * contract.crop / contract.resize:.0f} % of the shorter side: nvvideoconvert
 # src-crop, or nvdspreprocess), so that the stretch changes no shape. Measure it on your own images before you ship:
 # compare the labels of the pipeline with those of `dhox predict ../ IMAGE ...`, which are the export's own.
+# A camera file (--camera) does not serve here: nvinfer scales and converts every frame before the network. Only
+# nvdspreprocess with a library of your own (input-tensor-from-meta=1) can hand a network raw frames.
 #
 # Precision is written into the ONNX file: strongly-typed obeys it (network-mode stays 0 then: its flags are refused
 # there). A DeepStream that prints "Unknown or legacy key" for strongly-typed needs {older} instead.

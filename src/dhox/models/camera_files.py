@@ -57,10 +57,13 @@ class CameraFile:
         )
         return path
 
+    def file(self, name: str) -> Path:
+        """One of the files beside the model, its hash checked."""
+        return check_hash(self.folder / name, self.model.files[name], CAMERA_FILE, lost=AGAIN, changed=AGAIN_CAMERA)
+
     def frames(self) -> GoldenFrames:
         """frames.npz, checked."""
-        path, side = self.folder / FRAMES_FILE, self.manifest.preprocessing.crop
-        check_hash(path, self.model.files[FRAMES_FILE], CAMERA_FILE, lost=AGAIN, changed=AGAIN_CAMERA)
+        path, side = self.file(FRAMES_FILE), self.manifest.preprocessing.crop
         bytes_ = self.model.cost.frame_bytes
         return read_arrays(path, GoldenFrames, F=bytes_, H=side, W=side, C=len(self.manifest.classes))
 

@@ -142,9 +142,15 @@ def _camera_rows(export: Export, folder: Path, device: str) -> list[Check]:
         attempt(f"{name}/{opened.model.file}", "metadata", lambda: _camera_words(opened)),
         attempt(f"{name}/{FRAMES_FILE}", "preprocessing", lambda: _frames_words(opened)),
     ]
-    if all(row.passed for row in rows):
+    others = [other for other in opened.model.files if other != FRAMES_FILE]
+    rows += [attempt(f"{name}/{other}", "hash", lambda other=other: _beside_words(opened, other)) for other in others]
+    if rows[0].passed and rows[1].passed:
         rows.append(attempt(rows[0].file, "golden frames", lambda: _golden_frames_words(opened, device)))
     return rows
+
+
+def _beside_words(opened: CameraFile, name: str) -> str:
+    return f"{opened.file(name).stat().st_size:,} bytes, SHA-256 {opened.model.files[name][:12]}"
 
 
 def _camera_words(opened: CameraFile) -> str:

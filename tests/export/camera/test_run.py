@@ -60,7 +60,7 @@ def test_the_export_stays_as_it_is_and_gains_a_folder(line: Path, filmed_line: P
         if path.is_file():
             assert sha256(path) == sha256(filmed_line / path.name)
     assert sorted(path.name for path in (filmed_line / NAME).iterdir()) == [
-        "camera.json", "frames.npz", "model.camera-96x64-nv12.fp16.onnx"
+        "camera.json", "example_camera.py", "frames.npz", "model.camera-96x64-nv12.fp16.onnx"
     ]  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_batches_of_frames_answer_as_frames_alone(filmed_line: Path) -> None:
 def test_verify_passes_and_finds_each_damage(export: Path) -> None:
     assert not failed(export)
     rows = [row for row in verify(export, "cpu") if row.file.startswith("cameras/")]
-    assert [row.what for row in rows] == ["metadata", "preprocessing", "golden frames"]
+    assert [row.what for row in rows] == ["metadata", "preprocessing", "hash", "golden frames"]
     model = export / NAME / "model.camera-96x64-nv12.fp16.onnx"
     whole = model.read_bytes()
     model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
