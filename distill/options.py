@@ -136,8 +136,8 @@ class Student(Group):
     decode: Annotated[
         Literal["full", "scaled"],
         Option(
-            "scaled: the student and its export decode a JPEG at 1/2, 1/4 or 1/8 where twice their input is left: "
-            "cheaper."
+            "scaled: large JPEGs are decoded at 1/2, 1/4 or 1/8, still twice as large as the input; in training and "
+            "by its exports."
         ),
     ] = "full"
     student_weights: Annotated[str, Option("Where it starts: pretrained, none, or a file.", metavar="NAME|FILE")] = (
