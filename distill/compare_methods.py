@@ -10,7 +10,7 @@ from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_outpu
 from dhox.artefacts.record import read_head, write_record
 from dhox.artefacts.run import Method, TestStage
 from dhox.console import say
-from dhox.data.dataset import data_address, read_dataset
+from dhox.data.dataset import Splits, data_address, read_dataset
 from dhox.distill.options import DistillOptions, check, single
 from dhox.distill.processes import create_fabric
 from dhox.distill.results.outcome import RunResult
@@ -32,17 +32,16 @@ def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
     check(options)
     methods, seeds = options.training.methods, options.training.seeds or 1
     overwrite, resume = options.output.overwrite, options.output.resume
-    if not read_dataset(data)["test"]:
-        raise DhoxError(f"{data} has no test images, which methods are compared on.", "Add test/CLASS/*.")
+    check_test_images(data, read_dataset(data), options)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
-    begun = holds(out, COMPARISON_FILE, COMPARISON_SCHEMA) and unfinished(out)
-    check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, overwrite or resume or begun)
+    begun = check_comparison(out, options)
     fabric.barrier()
     if fabric.is_global_zero:
         make_folder(out, "Choose another --out.")
         mark_running(out / COMPARISON_FILE, COMPARISON_SCHEMA)
     first, first_split = options.training.seed, options.labels.split_seed
     results: dict[Method, list[RunResult]] = {method: [] for method in methods}
+    told = False
     for i in range(seeds):
         for method in methods:
             say(f"{method}, seed {first + i}")
@@ -50,7 +49,8 @@ def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
                 single(options, method, i), cache=options.speed.cache or out.absolute().parent / "cache",
                 overwrite=overwrite or resume or begun,
             )  # fmt: skip
-            results[method].append(distill(data, out / f"{method}-{first + i}", of_method))
+            results[method].append(distill(data, out / f"{method}-{first + i}", of_method, tell=not told))
+            told = True
     content = Comparison(
         finished_at=now(), methods=methods, seeds=seeds, data=data_address(data), first_seed=first,
         first_split_seed=first_split, n_test=results[methods[0]][0].summary.sets.n_test,
@@ -59,6 +59,21 @@ def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
     if fabric.is_global_zero:
         write_record(out / COMPARISON_FILE, content)
     return content
+
+
+def check_test_images(data: Path, splits: Splits, options: DistillOptions) -> None:
+    """Raise DhoxError where there is no test image, and none is drawn."""
+    if not splits["test"] and not options.labels.test_fraction:
+        raise DhoxError(
+            f"{data} has no test images, which methods are compared on.", "Add test/CLASS/*, or give --test-fraction."
+        )
+
+
+def check_comparison(out: Path, options: DistillOptions) -> bool:
+    """Whether a comparison was begun there and never completed. Raises DhoxError where `out` may not be written."""
+    begun = holds(out, COMPARISON_FILE, COMPARISON_SCHEMA) and unfinished(out)
+    check_output(out, COMPARISON_FILE, COMPARISON_SCHEMA, options.output.overwrite or options.output.resume or begun)
+    return begun
 
 
 def unfinished(out: Path) -> bool:

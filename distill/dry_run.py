@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from dhox.artefacts.files import free_bytes
+from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, free_bytes
 from dhox.data.dataset import read_image, spread
+from dhox.distill.compare_methods import check_comparison, check_test_images
 from dhox.distill.images.draw_splits import draw_splits
 from dhox.distill.images.listing import Listing, list_images
 from dhox.distill.images.packed import packed_side
@@ -21,6 +22,8 @@ from dhox.distill.images.sets import choose_sets
 from dhox.distill.options import DistillOptions, check, single, worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.results.room import check_room
+from dhox.distill.resume import earlier_state
+from dhox.distill.run import compiles, settings_of_training
 from dhox.distill.small_options import CacheOptions
 from dhox.distill.students.create import check_student, create_student
 from dhox.distill.teachers.cache import FORWARD_BATCH
@@ -92,9 +95,16 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     already is not subtracted. Nothing is written.
     """
     check(options)
+    if options.training.compares:
+        check_comparison(out, options)
+    elif not options.output.resume or earlier_state(out, settings_of_training(data, options)) is None:
+        check_output(out, RUN_FILE, RUN_SCHEMA, options.output.overwrite)
     check_student(options.student)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
+    compiles(options, fabric.device.type)
     listing = list_images(data, options.labels.classes, options.labels.group_by)
+    if options.training.compares:
+        check_test_images(data, listing.splits, options)
     if options.teacher.from_files:
         teacher_rows(options.teacher, listing)
     sample = _decode_sample(listing, worker_count(options.speed.workers))

@@ -69,7 +69,8 @@ HELD_BYTES = 4 << 30  # of decoded validation images that are kept in memory ove
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a training runs. `root`: of all caches; `templates`: of prompts; `compiled`: whether models are."""
+    """Where and how a training runs. `root`: of all caches; `templates`: of prompts; `compiled`: whether models are;
+    `tell`: whether to say what DATA holds."""
 
     options: DistillOptions
     fabric: Fabric
@@ -77,6 +78,7 @@ class Place:
     root: Path
     templates: list[str]
     compiled: bool
+    tell: bool = True
 
     @property
     def workers(self) -> int:
@@ -114,10 +116,11 @@ class Outcome:
     selection: Selection
 
 
-def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
+def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True) -> RunResult:
     """Train a student on DATA and write the run directory `out`; `options` hold a single method.
 
-    Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
+    `tell`: say what DATA holds. Raises DhoxError for every mistake in DATA or the options, before anything is written
+    but caches.
     """
     check(options)
     settings, templates = settings_of_training(data, options), templates_of(options)
@@ -130,15 +133,15 @@ def distill(data: Path, out: Path, options: DistillOptions) -> RunResult:
     check_student(options.student)
     fabric, precision = create_fabric(options.speed.device, options.speed.precision)
     root = options.speed.cache or out.absolute().parent / "cache"
-    place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type))
+    place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type), tell)
 
-    listing = list_images(data, options.labels.classes, options.labels.group_by)
+    listing = list_images(data, options.labels.classes, options.labels.group_by, tell=tell)
     if options.teacher.from_files:
         teacher_rows(options.teacher, listing)
-    with working("Loading the models"):
-        student, teacher = _load_models(listing, place)
     material = gather(listing, place)
     check_room(material.sets, material.whole, len(listing.classes), out)
+    with working("Loading the models"):
+        student, teacher = _load_models(listing, place)
     targets = _teacher_targets(teacher, material, place)
     inputs = student_inputs(
         material.training, student.preprocessing, options.speed.packed_size, place.root, fabric, compiled=place.compiled
@@ -212,7 +215,7 @@ def gather(listing: Listing, place: Place) -> Material:
     options = place.options
     use_labels, use_teacher = options.training.uses
     with first_then_all(place.fabric):
-        images = look(listing, skip_bad_images=options.labels.skip_bad_images, cache=place.root)
+        images = look(listing, skip_bad_images=options.labels.skip_bad_images, cache=place.root, tell=place.tell)
     images = replace(images, splits=draw_splits(images.splits, images.content, options.labels))
     sets = choose_sets(
         images.splits, listing.labels, images.content, options.labels, use_labels=use_labels,

@@ -11,9 +11,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
+from plain_files import read_json, write_json
 
 from dhox.artefacts.arrays import declared, write_npz
+from dhox.artefacts.files import sha256
 from dhox.artefacts.record import Kind, Record
 from dhox.errors import DhoxError
 
@@ -110,3 +114,16 @@ def every_array_is_checked(path: Path, arrays: Any, read: Callable[[], Any]) -> 
     path.write_bytes(whole)
     read()
     return found
+
+
+def answer_no_numbers(export: Path) -> None:
+    """Make the biases of model.onnx no numbers, in a file that the manifest describes."""
+    graph = onnx.load(export / "model.onnx")
+    for tensor in graph.graph.initializer:
+        if tensor.name.endswith("bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
+    onnx.save(graph, export / "model.onnx")
+    manifest = read_json(export / "manifest.json")
+    entry = next(entry for entry in manifest["artefacts"] if entry["file"] == "model.onnx")
+    entry |= {"sha256": sha256(export / "model.onnx"), "bytes": (export / "model.onnx").stat().st_size}
+    write_json(export / "manifest.json", manifest)

@@ -56,19 +56,20 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
         small = load_teacher(name, fabric.device)
         sets = {of: subject.sets[of] for of in ("labelled", "validation")}
         ways += _ways_of(embed(small, prompts, templates, sets, workers, f"with {name}"), subject)
-    content = _record(subject, embedded, ways, images)
+    logits = _logits(subject.judges, embedded)
+    content = _record(subject, embedded, logits, ways, images)
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, images.overwrite) as folder:
-        write_predictions(folder / PREDICTIONS_FILE, _answers(subject, embedded))
+        write_predictions(folder / PREDICTIONS_FILE, _answers(subject, embedded.teacher.name, logits))
         write_record(folder / AUDIT_FILE, content)
     return content
 
 
-def _record(subject: Subject, embedded: Embedded, ways: list[Way], options: AuditImages) -> Audit:
+def _record(subject: Subject, embedded: Embedded, logits: np.ndarray, ways: list[Way], options: AuditImages) -> Audit:
     listing, teacher, judges = subject.listing, embedded.teacher, subject.judges
     counts = {name: len(items) for name, items in subject.sets.items()}
     commonest = float(judges.labels.bincount().max()) / len(judges.items) if judges.items else 0.0
     verdict, advice = advise(ways, counts["unlabelled"], commonest)
-    found = calibration(_logits(judges, embedded), judges.labels.numpy(), "judged")
+    found = calibration(logits, judges.labels.numpy(), "judged")
     if warning := calibration_warning(found, teacher.scale):
         advice.append(f"{warning[0].upper()}{warning[1:]}.")
     return Audit(
@@ -104,12 +105,12 @@ def _logits(judges: Judges, embedded: Embedded) -> np.ndarray:
     return logits
 
 
-def _answers(subject: Subject, embedded: Embedded) -> Iterator[tuple[str, str, str, Answer]]:
-    """The rows of predictions.csv: the teacher's zero-shot answer to every image that judges."""
+def _answers(subject: Subject, teacher: str, logits: np.ndarray) -> Iterator[tuple[str, str, str, Answer]]:
+    """The rows of predictions.csv: the teacher's zero-shot answer to every image that judges, from its `logits`."""
     judges, labels = subject.judges, subject.labels
-    for item, probs in zip(judges.items, softmax(_logits(judges, embedded)), strict=True):
+    for item, probs in zip(judges.items, softmax(logits), strict=True):
         best = int(probs.argmax())
-        yield embedded.teacher.name, ZERO_SHOT, item.name, Answer(str(item.label), labels[best], float(probs[best]))
+        yield teacher, ZERO_SHOT, item.name, Answer(str(item.label), labels[best], float(probs[best]))
 
 
 def _ways_of(embedded: Embedded, subject: Subject) -> list[Way]:

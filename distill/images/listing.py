@@ -78,23 +78,27 @@ class Images:
         return np.fromiter(sides, np.int64, 2 * len(items)).reshape(-1, 2)
 
 
-def list_images(data: Path, class_file: Path | None = None, group_by: str | None = None) -> Listing:
-    """Read DATA's splits, and say what of it is not read. Raises DhoxError for what is no DATA."""
+def list_images(
+    data: Path, class_file: Path | None = None, group_by: str | None = None, *, tell: bool = True
+) -> Listing:
+    """Read DATA's splits, and say (`tell`) what of it is not read. Raises DhoxError for what is no DATA."""
     leftovers = Leftovers()
     splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file), leftovers=leftovers)
-    for line in leftovers.lines():
+    for line in leftovers.lines() if tell else ():
         say(line)
     return Listing(data, splits, class_file)
 
 
-def look(listing: Listing, *, skip_bad_images: bool, cache: Path | None = None) -> Images:
-    """Look at every image. `cache`: the root of all caches, where the results of the last look are remembered.
+def look(listing: Listing, *, skip_bad_images: bool, cache: Path | None = None, tell: bool = True) -> Images:
+    """Look at every image, and say (`tell`) what there is. `cache`: the root of all caches, where the results of the
+    last look are remembered.
 
     Raises DhoxError for unreadable images, unless they are to be skipped.
     """
     memory = None if cache is None else scan_memory(cache, listing.data)
     images = Images(*scan(listing.splits, skip_bad_images, memory))
-    everything = [item for items in images.splits.values() for item in items]
-    for line in data_lines(images.splits, images.content, images.sizes(everything)):
-        say(line)
+    if tell:
+        everything = [item for items in images.splits.values() for item in items]
+        for line in data_lines(images.splits, images.content, images.sizes(everything)):
+            say(line)
     return images

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_data
 from quick_distill import DEMO_TEACHER, QUICK, quick
 from refusals import refuses
 
@@ -15,8 +18,9 @@ from dhox.cli.main import main
 from dhox.distill.compare_methods import compare
 from dhox.distill.dry_run import plan
 from dhox.distill.options import DistillOptions
+from dhox.distill.run import distill
 from dhox.evidence.statistics import mean_interval, student_t
-from dhox.options.declare import build
+from dhox.options.declare import build, replaced
 from dhox.reports.pages.training import comparison_page
 
 OPTIONS = QUICK | {"device": "cpu", "epochs": 3, "shots": 4, "workers": 0}
@@ -66,6 +70,7 @@ def test_the_command_compares_and_prints_one_table(line: Path, capsys: pytest.Ca
     assert "48 test images, 2 seeds" in said.out
     assert "minus dho, points" in said.out
     assert said.out.count("dho, CE head") == 1
+    assert said.out.count("Sizes: ") == 1  # what DATA holds is said of the first training alone
 
 
 def test_intervals_of_a_mean_are_students() -> None:
@@ -94,6 +99,37 @@ def test_a_dry_run_sums_the_trainings_of_a_comparison(line: Path) -> None:
     steps = plan(line / "data", Path("runs/x"), options).training.steps
     assert [of.epoch_steps for of in steps] == [3, 3, 3, 3]
     assert [of.batch_labelled for of in steps] == [8, 8, 0, 0]
+
+
+@pytest.mark.parametrize("run", [plan, distill, compare])
+def test_what_needs_no_model_is_checked_before_any_is_loaded(
+    line: Path, run: Callable[[Path, Path, DistillOptions], object]
+) -> None:
+    """The teacher does not exist, and nobody gets as far as to miss it; a dry run refuses what the real one does."""
+    methods = {"method": "dho,ce"} if run is compare else {}
+    options = build(DistillOptions, **QUICK | {"teacher": "nowhere", "workers": 0} | methods)
+    (Path("taken") / "notes").mkdir(parents=True)
+    Path("file").write_text("")
+    with refuses("taken", at="artefacts.files.check_output", fix="--out"):
+        run(line / "data", Path("taken"), options)
+    with refuses("file/runs/x", "no folder", at="artefacts.files.check_place", fix="--out"):
+        run(line / "data", Path("file/runs/x"), options)
+    many = replaced(options, shots=1000)
+    with refuses(1000, at="distill.images"):
+        run(line / "data", Path("runs/x"), many)
+    with refuses("nowhere", at="distill.teachers"):
+        run(line / "data", Path("runs/y"), options)
+
+
+def test_a_comparison_without_test_images_is_refused_dry_too(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/test")
+    options = build(DistillOptions, **QUICK | {"method": "dho,ce", "workers": 0})
+    for run in (compare, plan):
+        with refuses("test", at="distill.compare_methods.check_test_images", fix="--test-fraction"):
+            run(tmp_path / "data", Path("runs/x"), options)
+    drawn = replaced(options, test_fraction=0.25)
+    assert len(plan(tmp_path / "data", Path("runs/x"), drawn).training.steps) == 2
 
 
 def test_a_dry_run_measures_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,8 @@ def in_read_only(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("words", "place", "advice"),
     [
         ("predict {line}/runs/tiny/export {line}/data/test/bag --csv a.csv", "a.csv", "another disk"),
-        ("demo", "demo-data.partial", "--data"),
+        ("demo", "runs/demo", "--out"),
+        ("audit {line}/data --out runs/a --teacher nowhere", "runs/a", "--out"),
         ("distill {line}/data --method ce,kd --student test_resnet --student-weights none --image-size 28", "runs", "--out"),
     ],
 )  # fmt: skip

@@ -212,7 +212,9 @@ def settle_any(final: Path) -> None:
 
 
 def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> None:
-    """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set."""
+    """Refuse an output directory that is not empty, unless it holds the same schema and `overwrite` is set, and one
+    that cannot be made."""
+    check_place(final)
     settle(final, file_name, schema)
     if not final.exists():
         return
@@ -225,6 +227,17 @@ def check_output(final: Path, file_name: str, schema: str, overwrite: bool) -> N
         )
     if not overwrite:
         raise DhoxError(f"{final} is not empty.", "Add --overwrite to replace it, or choose another --out.")
+
+
+def check_place(folder: Path) -> None:
+    """Raise DhoxError where this user cannot make a folder, or write beside it: before hours of work, not after."""
+    above = folder.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise DhoxError(f"Could not create {folder}: {above} is no folder.", "Choose another --out.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DhoxError(f"Could not create {folder}: {above} cannot be written.", "Choose another --out.")
 
 
 @contextlib.contextmanager

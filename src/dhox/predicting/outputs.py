@@ -48,10 +48,26 @@ class Outputs:
             for file in files:
                 file.begin(overwrite)
             return made
-        made.answered = levelled(files, model.file_id)
-        for row in files[0].resume(model.file_id):
-            made.keep([row])
+        made.resume()
         return made
+
+    def resume(self) -> None:
+        """Read earlier answers. Each file holds all of it afterwards: a kill may part them by a batch."""
+        first, *others = self.files
+        for row in first.resume(self.model.file_id):
+            self.keep([row])
+            self.answered.add(row.key)
+        for other in others:
+            lacking, missing = [], set(self.answered)
+            for row in other.resume(self.model.file_id):
+                missing.discard(row.key)
+                if row.key not in self.answered:
+                    lacking.append(row)
+            if missing:
+                other.append([row for row in first.resume(self.model.file_id) if row.key in missing])
+            first.append(lacking)
+            self.keep(lacking)
+            self.answered.update(row.key for row in lacking)
 
     def is_answered(self, picture: Picture) -> bool:
         """Whether an earlier process answered a picture."""
@@ -77,17 +93,6 @@ class Outputs:
     def plain(self) -> list[Any]:
         """The rows as plain values."""
         return [msgspec.to_builtins(row) for row in self.rows]
-
-
-def levelled(files: list[AnswerFile], model: str) -> set[tuple[str, int | None]]:
-    """The keys of all rows of several files, each of which holds all afterwards: a kill may part them by a batch."""
-    held = [{row.key for row in file.resume(model)} for file in files]
-    for file, keys in zip(files, held, strict=True):
-        for other in files:
-            lacking = [row for row in other.resume(model) if row.key not in keys]
-            file.append(lacking)
-            keys.update(row.key for row in lacking)
-    return held[0]
 
 
 def last_words(row: Row, prediction: Prediction) -> str:
