@@ -25,6 +25,7 @@ OWN = {*ROW, "id", "agreement", "history"}
 ANSWERS = ("choice", "choices", *COLUMNS["label"])  # what a question is called where data stands beside it
 REGION = {"x", "y", "points", "rle", "start"}  # keys of an answer about a part of the image
 Answered = tuple[dict[str, Any], set[str]]  # the data of a task, and the classes that were named
+LONGEST_HEADER = 65536  # characters of a table's first line that are looked at
 EXPORT = "Export the project from Label Studio as JSON."
 
 
@@ -67,9 +68,12 @@ def is_label_studio(data: Path) -> bool:
         return not data.is_dir()
     if suffix not in {".csv", ".tsv"} or not data.is_file():
         return False
-    with data.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
-    return set(ROW) <= set(next(csv.reader([header], delimiter="\t" if "\t" in header else ","), []))
+    try:
+        with data.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(LONGEST_HEADER)
+        return set(ROW) <= set(next(csv.reader([header], delimiter="\t" if "\t" in header else ","), []))
+    except (OSError, csv.Error):
+        return False  # the reader of manifests says why
 
 
 def read_label_studio(file: Path, wanted: tuple[str, ...] = SPLITS, leftovers: Leftovers | None = None) -> Splits:
