@@ -103,11 +103,12 @@ def filmed(image: Image.Image, camera: Camera) -> np.ndarray:
 def _to_yuv(colours: np.ndarray, camera: Camera) -> np.ndarray:
     """RGB [H, W, 3] as a frame; chroma is the mean of the pixels that share it."""
     matrix, offset = rgb_of_yuv(camera)
-    exact = colours.astype(np.float32) @ np.linalg.inv(matrix).T.astype(np.float32) + offset.astype(np.float32)
+    inverse, offset = np.linalg.inv(matrix).astype(np.float32), offset.astype(np.float32)
     height, width, rows = camera.height, camera.width, 2 if camera.format == "nv12" else 1
-    luma = np.clip(np.rint(exact[..., 0]), 0, 255).astype(np.uint8)
-    pairs = exact[..., 1:].reshape(height // rows, rows, width // 2, 2, 2).mean((1, 3))
-    chroma = np.clip(np.rint(pairs), 0, 255).astype(np.uint8)  # [rows, W / 2, 2]
+    exact = colours.astype(np.float32)
+    luma = np.clip(np.rint(exact @ inverse[0] + offset[0]), 0, 255).astype(np.uint8)
+    pairs = exact.reshape(height // rows, rows, width // 2, 2, 3).mean((1, 3))
+    chroma = np.clip(np.rint(pairs @ inverse[1:].T + offset[1:]), 0, 255).astype(np.uint8)  # [rows, W / 2, 2]
     if camera.format == "nv12":
         return np.concatenate([luma, chroma.reshape(height // 2, width)])
     return np.stack([luma, chroma.reshape(height, width)], -1)

@@ -143,7 +143,7 @@ def _camera_rows(export: Export, folder: Path, device: str) -> list[Check]:
         attempt(f"{name}/{FRAMES_FILE}", "preprocessing", lambda: _frames_words(opened)),
     ]
     others = [other for other in opened.model.files if other != FRAMES_FILE]
-    rows += [attempt(f"{name}/{other}", "hash", lambda other=other: _beside_words(opened, other)) for other in others]
+    rows += [attempt(f"{name}/{other}", "hash", partial(_beside_words, opened, other)) for other in others]
     if rows[0].passed and rows[1].passed:
         rows.append(attempt(rows[0].file, "golden frames", lambda: _golden_frames_words(opened, device)))
     return rows
