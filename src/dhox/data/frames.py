@@ -107,7 +107,9 @@ def _to_yuv(colours: np.ndarray, camera: Camera) -> np.ndarray:
     height, width, rows = camera.height, camera.width, 2 if camera.format == "nv12" else 1
     exact = colours.astype(np.float32)
     luma = np.clip(np.rint(exact @ inverse[0] + offset[0]), 0, 255).astype(np.uint8)
-    pairs = exact.reshape(height // rows, rows, width // 2, 2, 3).mean((1, 3))
+    pairs = (exact[:, 0::2] + exact[:, 1::2]) / 2
+    if rows == 2:
+        pairs = (pairs[0::2] + pairs[1::2]) / 2
     chroma = np.clip(np.rint(pairs @ inverse[1:].T + offset[1:]), 0, 255).astype(np.uint8)  # [rows, W / 2, 2]
     if camera.format == "nv12":
         return np.concatenate([luma, chroma.reshape(height // 2, width)])
