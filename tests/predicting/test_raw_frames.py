@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 from small_videos import camera
 
 import dhox
@@ -96,9 +97,15 @@ def test_without_one_the_cost_and_the_command_are_named(export: Path, photograph
         done = subprocess.run([*line, address], capture_output=True, text=True, timeout=120)
     said = " ".join(done.stdout.split())
     assert "64x48 yuvj420p, resized by Pillow" in said
-    command = f"dhox export {export} --camera 64x48 --camera-format nv12 --camera-range full"
+    command = f"dhox export {export} --camera 64x48 --camera-format nv12 --camera-range full --precision fp32"
     assert command in said
-    assert subprocess.run([DHOX, *command.split()[1:], "--precision", "fp32"], capture_output=True).returncode == 0
+    assert subprocess.run([DHOX, *command.split()[1:]], capture_output=True).returncode == 0
     with camera(iter(photographs * 2), 0.05) as address:
-        done = subprocess.run([*line, "--precision", "fp32", address], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*line, address], capture_output=True, text=True, timeout=120)
     assert "raw into model.camera-64x48-nv12.fp32.onnx" in " ".join(done.stdout.split())
+
+
+def test_frames_of_another_shape_are_refused(export: Path) -> None:
+    add_cameras(export, [NV12], ("fp32",))
+    with refuses("[48, 64, 3]", "[72, 64]", at="data.frames.check_frames"):
+        dhox.load(export, "cpu", "fp32").frame_probs(np.zeros((1, 48, 64, 3), np.uint8), NV12)

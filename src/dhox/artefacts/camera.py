@@ -76,3 +76,7 @@ class GoldenFrames:
     frames: Annotated[np.ndarray, Array("uint8", "N F")]
     pixels: Annotated[np.ndarray, Array("uint8", "N H W 3")]
     probs: Annotated[np.ndarray, Array("float32", "N C")]
+
+    def __post_init__(self) -> None:
+        if not len(self.frames):
+            raise ValueError("has no frame")

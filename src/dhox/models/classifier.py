@@ -11,19 +11,22 @@ from PIL import Image
 
 from dhox.artefacts.frame import Camera
 from dhox.artefacts.golden import JPEG_TOLERANCE
+from dhox.data.frames import check_frames
 from dhox.data.items import Item
 from dhox.errors import DhoxError, GateFailedError
 from dhox.models.camera_files import CameraFile, camera_files, camera_folder, open_camera
-from dhox.models.engines import open_engine
+from dhox.models.engines import find_engine, open_engine
 from dhox.models.export_directory import Export, open_export
 from dhox.models.golden import check_inputs
 from dhox.predicting.answers import answers
 from dhox.predicting.picture import Prediction
 from dhox.predicting.sources import Reading, find_source, given
+from dhox.runtimes.cuda import gpu
 from dhox.runtimes.onnxruntime_api import default_device
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.predict import ImageLike, predict
 from dhox.runtimes.runtime import Session
+from dhox.runtimes.tensorrt_api import import_tensorrt
 
 
 class ExportedModel:
@@ -101,19 +104,29 @@ class ExportedModel:
         return probs
 
     def cameras(self) -> list[Camera]:
-        """Whose raw frames `frame_probs` takes: of the camera files in the precision of this model, the newest first.
+        """Whose raw frames `frame_probs` takes: of the camera files in the precision of this model, the newest first;
+        on TensorRT of those that have an engine here.
 
-        Raises DhoxError where one is damaged.
+        Raises DhoxError where a file is damaged.
         """
         found = camera_files(self.export, self.entry.precision)
         newest = sorted(found, key=lambda one: one.model.finished_at, reverse=True)
-        return [one.camera for one in newest]
+        return [one.camera for one in newest if self.device != "tensorrt" or self._has_engine(one)]
+
+    def _has_engine(self, one: CameraFile) -> bool:
+        try:
+            find_engine(self.export, self.entry.precision, import_tensorrt(), gpu(), one)
+        except DhoxError:
+            return False
+        return True
 
     def frame_probs(self, frames: np.ndarray, camera: Camera) -> tuple[str, np.ndarray]:
         """The name of the file that answers, and probabilities float32 [N, C] of raw frames uint8 [N, *camera.shape].
 
-        Raises DhoxError where the export has no such camera file, or (on TensorRT) no engine of it.
+        Raises DhoxError for frames of another shape, and where the export has no such camera file, or (on TensorRT) no
+        engine of it.
         """
+        check_frames(frames, camera)
         with self.lock:
             if camera not in self.frame_sessions:
                 one = open_camera(self.export, camera_folder(self.path, camera, self.entry.precision))

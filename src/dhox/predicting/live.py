@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dhox.data.frames import check_frames
+import numpy as np
+
 from dhox.predicting.ahead import prepare
 from dhox.predicting.picture import Picture, Prediction
 from dhox.predicting.raw_frames import FORMATS
@@ -25,8 +27,8 @@ class Cost:
     delivered: str = ""
     file: str | None = None
 
-    def text(self, name: str, export: str) -> str:
-        """In a sentence, with the command that would make it cheaper."""
+    def text(self, name: str, export: Path, more: str) -> str:
+        """In a sentence, with the command that would make it cheaper; `more`: of that command."""
         ms = 1000 * self.whole / self.frames
         if self.file is not None:
             return f"{name}: {self.delivered}, raw into {self.file}: {ms:.1f} ms a frame."
@@ -36,7 +38,7 @@ class Cost:
         if kind not in FORMATS:
             return f"{said} No camera file takes {kind}: set the camera to yuyv422 or nv12, if it can."
         full = " --camera-range full" if kind.startswith("yuvj") else ""
-        return f"{said} In the graph: dhox export {export} --camera {size} --camera-format {FORMATS[kind]}{full}"
+        return f"{said} In the graph: dhox export {export} --camera {size} --camera-format {FORMATS[kind]}{full}{more}"
 
 
 class Live:
@@ -52,8 +54,8 @@ class Live:
         start = time.perf_counter()
         error, probs, before, file = picture.error, None, 0.0, None
         if picture.camera is not None:
-            frames = check_frames(picture.image[None], picture.camera)  # type: ignore[index, call-overload, arg-type]
-            file, probs = self.model.frame_probs(frames, picture.camera)
+            assert isinstance(picture.image, np.ndarray)
+            file, probs = self.model.frame_probs(picture.image[None], picture.camera)
         else:
             prepared = prepare(picture, self.model.preprocessing)
             before, error = time.perf_counter() - start, prepared.error
@@ -68,4 +70,5 @@ class Live:
 
     def notes(self) -> list[str]:
         """What the frames of each feed cost."""
-        return [cost.text(name, str(self.model.path)) for name, cost in self.costs.items() if cost.frames]
+        more = f" --precision {self.model.entry.precision}" + " --tensorrt" * (self.model.device == "tensorrt")
+        return [cost.text(name, self.model.path, more) for name, cost in self.costs.items() if cost.frames]
