@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from dhox.artefacts.bench import ExportLink, ModelRow
+from dhox.artefacts.bench import CameraWay, ExportLink, ModelRow
 from dhox.artefacts.bench_accuracy import Precision
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.contract import read_contract
 from dhox.artefacts.files import EXPORT_FILE, settle_any, sha256
 from dhox.artefacts.manifest import Artefact, Manifest
 from dhox.errors import DhoxError, UsageError, not_there
+from dhox.models.camera_files import CameraFile
 from dhox.models.contract import check_model
 from dhox.models.export_directory import Export, open_export
 from dhox.models.onnx_file import check_onnx
@@ -30,7 +31,8 @@ class BenchModel:
     `name`: unique in one bench; `file`: the ONNX file, its hash checked; `precision`: what the file states;
     `input_kind`: one of INPUT_KINDS; `output_kind`: probs or logits; `export`, `manifest`: the
     directory it belongs to, None for a model of another tool. Such a model may also have the `input_kind` float-nhwc or
-    uint8-nchw, take blue first (`bgr`), or have its batch size fixed in the file.
+    uint8-nchw, take blue first (`bgr`), or have its batch size fixed in the file. `camera`, `camera_file`: of a model
+    that is timed from raw frames, and whose frames they are.
     """
 
     name: str
@@ -50,6 +52,8 @@ class BenchModel:
     contract: Path | None = None
     bgr: bool = False
     fixed_batch: int | None = None
+    camera: CameraWay | None = None
+    camera_file: CameraFile | None = None
 
     @property
     def tensors(self) -> Tensors:
@@ -76,7 +80,7 @@ class BenchModel:
             "export": ExportLink(str(manifest.parent.absolute()), sha256(manifest)) if manifest else None,
             "contract": str(self.contract.absolute()) if self.contract else None,
         }  # fmt: skip
-        return msgspec.convert(row, ModelRow)
+        return msgspec.structs.replace(msgspec.convert(row, ModelRow), camera=self.camera)
 
 
 def open_models(paths: list[Path], contract: Path | None = None, precisions: tuple[str, ...] = ()) -> list[BenchModel]:

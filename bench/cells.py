@@ -12,6 +12,7 @@ import numpy as np
 from dhox.artefacts.bench import NotRun
 from dhox.artefacts.bench_latency import Key, ScopeName
 from dhox.bench.bench_models import BenchModel
+from dhox.bench.camera_models import camera_call
 from dhox.bench.rounds import Cell
 from dhox.bench.runners.runner import open_runner
 from dhox.data.items import Item, image_bytes, spread
@@ -26,6 +27,7 @@ SCOPES: dict[ScopeName, str] = {  # what lies between the two readings of the cl
     "device": "input on the device to output on the device, synchronised; nothing is copied",
     "e2e": "a preprocessed uint8 image batch in host memory to probabilities in host memory",
     "pipeline": "encoded images (JPEG, PNG ...) in host memory, decoded and preprocessed, to probabilities there",
+    "camera": "raw frames of a camera in host memory to probabilities in host memory",
 }
 
 
@@ -101,12 +103,18 @@ def cells_of_batch(models: list[Opened], batch: int, images: TimedImages, not_ru
         name, runner = one.model.name, one.runner.name
         try:
             one.model.check_batch(batch)
-            calls = scope_calls(one.model, one.runner, images.pixels(one.model, batch), images.batch(batch))
+            calls = _calls(one, batch, images)
         except Exception as err:
             not_run.append(NotRun(what="model", model=name, runner=runner, batch=batch, reason=reason_of(err)))
             continue
         cells += [Cell(Key(name, runner, batch, scope), call) for scope, call in calls.items()]
     return cells
+
+
+def _calls(one: Opened, batch: int, images: TimedImages) -> dict[ScopeName, Callable[[], object]]:
+    if one.model.camera is not None:
+        return {"camera": camera_call(one.model, one.runner, batch)}
+    return scope_calls(one.model, one.runner, images.pixels(one.model, batch), images.batch(batch))
 
 
 def scope_calls(

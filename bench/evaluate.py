@@ -16,6 +16,7 @@ from dhox.bench.accuracy import Evaluation, accuracy_row
 from dhox.bench.bench_models import BenchModel
 from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.evidence.device_ledger import device_row, ledger_items
+from dhox.models.camera_files import golden_frames
 from dhox.models.export_directory import Export
 from dhox.models.golden import run_golden
 from dhox.runtimes.predict import predict
@@ -50,10 +51,16 @@ class Answers:
 
 
 def evaluate(model: BenchModel, runner: Session, data: Path | None, into: Answers) -> None:
-    """Run one opened model over everything that tells how good it is; a model of another tool has test images only.
+    """Run one opened model over everything that tells how good it is; a model of another tool has test images only, a
+    camera file its golden frames.
 
     `data`: where the images of ledgers are, by default where each export says.
     """
+    if model.camera is not None:
+        if model.camera.way == "graph" and model.camera_file is not None:
+            result = golden_frames(model.camera_file, runner)
+            into.golden.append(GoldenRow(model=model.name, runner=runner.name, **msgspec.structs.asdict(result)))
+        return
     if into.evaluation.items:
         title = f"{model.name}, {runner.name}, test images"
         into.probs[model.name, runner.name] = predict(runner, model.tensors, into.evaluation.items, title)

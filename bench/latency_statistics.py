@@ -288,14 +288,17 @@ def signed_rank_cut(n: int, alpha: float) -> int | None:
     return cut - 1 if cut >= 1 else None
 
 
-def comparisons(rounds: Mapping[Key, Sequence[np.ndarray]]) -> list[ComparisonRow]:
-    """Every model and runner against the first one of the same batch and scope.
+def comparisons(
+    rounds: Mapping[Key, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None
+) -> list[ComparisonRow]:
+    """Every model and runner against the first one of the same batch and scope, and of the same of `groups`, by model.
 
     `rounds`: nanoseconds, measured interleaved. Where an interruption left one round more of some, the common ones
     count; pairs with too few rounds to exclude anything are left out.
     """
-    first: dict[tuple[int, str], Key] = {}
-    pairs = [(first.setdefault((key.batch, key.scope), key), key) for key in rounds]
+    first: dict[tuple[int, str, str | None], Key] = {}
+    group = groups or {}
+    pairs = [(first.setdefault((key.batch, key.scope, group.get(key.model)), key), key) for key in rounds]
     pairs = [(reference, key) for reference, key in pairs if reference != key]
     rows = []
     for reference, key in pairs:

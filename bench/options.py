@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
+from dhox.artefacts.bench_latency import ScopeName
 from dhox.errors import UsageError
 from dhox.options.declare import Group, Option, Options
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "jetson"]
-ScopeName = Literal["device", "e2e", "pipeline"]
 Duration = Annotated[float, Meta(ge=0.05, le=3600)]
 Window = Annotated[float, Meta(ge=0, le=3600)]
 DeviceOption = Annotated[
@@ -21,7 +21,7 @@ DeviceOption = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.")]
-ALL_SCOPES: tuple[ScopeName, ...] = ("device", "e2e", "pipeline")
+ALL_SCOPES: tuple[ScopeName, ...] = get_args(ScopeName)
 
 
 class What(Group, kw_only=True):
@@ -49,12 +49,13 @@ class How(Group, kw_only=True):
 
     batch: Annotated[str, Option("Batch sizes.", metavar="N,N,...", common=True)] = "1,8"
     scope: Annotated[
-        str,
+        str | None,
         Option(
             "What lies between the readings of the clock: device (input and output there), e2e (pixels in host memory "
-            "to probabilities), pipeline (encoded images to probabilities).", metavar="NAME,...",
+            "to probabilities), pipeline (encoded images to probabilities), camera (raw frames in host memory to "
+            "probabilities; needs a camera file).", shown="all; camera where there is a file", metavar="NAME,...",
         ),
-    ] = ",".join(ALL_SCOPES)  # fmt: skip
+    ] = None  # fmt: skip
     duration: Annotated[
         Duration, Option("Seconds of timed calls per model, runner, batch and scope, in 40 rounds.", common=True)
     ] = 4.0
@@ -75,8 +76,10 @@ class How(Group, kw_only=True):
         return numbers("--batch", self.batch)
 
     @property
-    def scopes(self) -> tuple[ScopeName, ...]:
-        """The scopes, each once."""
+    def scopes(self) -> tuple[ScopeName, ...] | None:
+        """The scopes that were asked for, each once; None: all that the models have."""
+        if self.scope is None:
+            return None
         names = tuple(dict.fromkeys(self.scope.split(",")))
         for name in names:
             if name not in ALL_SCOPES:

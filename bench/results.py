@@ -17,6 +17,8 @@ from dhox.artefacts.predictions import PREDICTIONS_FILE, write_predictions
 from dhox.artefacts.record import write_record
 from dhox.artefacts.samples import SAMPLES_FILE, Calls, Samples, Trace, samples_name, write_samples
 from dhox.bench.bench_models import BenchModel
+from dhox.bench.camera_models import METHOD as CAMERAS
+from dhox.bench.camera_models import camera_groups
 from dhox.bench.cells import SCOPES
 from dhox.bench.evaluate import Answers, accuracy_content, ledgers_content, prediction_rows
 from dhox.bench.latency_statistics import METHOD as STATISTICS
@@ -93,7 +95,7 @@ def _bench_content(found: Found, status: str) -> Bench:
         models=[model.row() for model in found.models],
         runners=found.runners,
         latency=found.latency_rows(),
-        comparisons=comparisons(rounds),
+        comparisons=comparisons(rounds, camera_groups(found.models)),
         streams=found.streams,
         conditions=found.conditions,
         memory=found.memory,
@@ -112,5 +114,6 @@ def _bench_content(found: Found, status: str) -> Bench:
 def method(found: Found) -> list[str]:
     """How the numbers came about, in sentences."""
     lines = [METHOD, *STATISTICS, *[f"Timing scope {name}: {SCOPES[name]}." for name in found.settings.scopes]]
+    lines += [CAMERAS] if any(model.camera for model in found.models) else []
     lines += [STREAMS] if found.streams else []
     return [*lines, energy.METHOD] if found.energy else lines

@@ -18,6 +18,7 @@ from dhox.artefacts.files import BENCH_FILE, BENCH_SCHEMA, check_output, free_na
 from dhox.artefacts.machine import DeviceCard
 from dhox.bench.accuracy import evaluation_images
 from dhox.bench.bench_models import BenchModel, check_batches, open_models
+from dhox.bench.camera_models import NO_ACCURACY, timed_scopes, with_cameras
 from dhox.bench.cells import Pair, TimedImages, cells_of_batch, opened, reason_of, timed_images
 from dhox.bench.evaluate import Answers, evaluate
 from dhox.bench.interrupts import Stop, stopping_signals
@@ -97,7 +98,7 @@ def bench(paths: list[Path], options: BenchOptions) -> BenchResult:
 def prepare(paths: list[Path], options: BenchOptions) -> tuple[Plan, Found]:
     """Everything that can be refused before anything is measured: models, device, images, sensors."""
     what, how, where = options.what, options.how, options.where
-    models = open_models(paths, what.contract, tuple(dict.fromkeys(what.precision)))
+    models = with_cameras(open_models(paths, what.contract, tuple(dict.fromkeys(what.precision))), how.scopes)
     device = choose_device(where.device, models)
     runners = tuple(dict.fromkeys(what.runner))
     for runner in runners:
@@ -111,15 +112,25 @@ def prepare(paths: list[Path], options: BenchOptions) -> tuple[Plan, Found]:
     pairs = [(model, runner) for model in models for runner in runners or default_runners(device, model)]
     meter, energy_note = _open_meter(device, card) if how.energy else (None, "it was not asked for")
     settings = Settings(
-        batches=list(how.batches), scopes=list(how.scopes), duration_s=how.duration, energy_s=how.energy,
+        batches=list(how.batches), scopes=list(timed_scopes(models, how.scopes)), duration_s=how.duration,
+        energy_s=how.energy,
         streams=list(how.stream_counts), rounds=FEWEST_ROUNDS, seed=SEED,
         runners=list(dict.fromkeys(runner for _, runner in pairs)), images=images.text,
     )  # fmt: skip
     found = Found(
         device_asked=where.device, card=card, settings=settings, models=models, answers=Answers(evaluation),
-        meter=meter, energy_note=energy_note, not_run=[],
+        meter=meter, energy_note=energy_note, not_run=_untested(pairs),
     )  # fmt: skip
     return Plan(options, device, pairs, images), found
+
+
+def _untested(pairs: list[Pair]) -> list[NotRun]:
+    """The camera files, whose accuracy is not measured here."""
+    return [
+        NotRun(what="accuracy", model=model.name, runner=runner, reason=NO_ACCURACY)
+        for model, runner in pairs
+        if model.camera is not None and model.camera.way == "graph"
+    ]
 
 
 def _open_meter(device: str, card: DeviceCard) -> tuple[Meter | None, str]:
@@ -247,7 +258,7 @@ def _measure_batch(
             RunnerRow(model=m.model.name, runner=m.runner.name, batch=batch, open_s=m.open_s, facts=m.runner.facts)
             for m in models
         ]
-        timed = [cell for cell in cells if cell.key.scope in how.scopes]
+        timed = [cell for cell in cells if cell.key.scope in found.settings.scopes]
         conditions.throttled()  # what was before is no row's
         try:
             failed = measure(timed, how.duration, FEWEST_ROUNDS, plan.rng, found.timed, f"batch {batch}", stop)
@@ -255,7 +266,7 @@ def _measure_batch(
             found.throttled |= {batch} if conditions.throttled() else set()
         found.not_run += [NotRun(what="latency", reason=why, **key._asdict()) for key, why in failed.items()]
         _energy_of(cells, how.energy, found)
-        trtexec_checks(models, batch, plan.images, found)
+        trtexec_checks([one for one in models if one.model.camera is None], batch, plan.images, found)
     for pair in able:
         _measure_streams(plan, pair, batch, found)
     stop.check()
@@ -287,6 +298,8 @@ def _measure_streams(plan: Plan, pair: Pair, batch: int, found: Found) -> None:
     (model, runner), counts = pair, plan.options.how.stream_counts
     for count in counts:
         try:
+            if model.camera is not None:
+                raise DhoxError("streams are measured of the ordinary files.", "Leave --streams out.")
             model.check_batch(batch)
             pixels = model.tensors.graph_input(plan.images.pixels(model, batch))
             one = partial(open_runner, model, runner, plan.device, plan.trust_engine)

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhox.artefacts.camera import CAMERA_FILE, FRAMES_FILE
 from dhox.artefacts.contract import read_contract_file
 from dhox.artefacts.files import EXPORT_FILE, sha256
 from dhox.data.dataset import Item, image_bytes
 from dhox.errors import DhoxError
+from dhox.models.camera_files import camera_files
 from dhox.models.export_directory import check_file, open_export
 from dhox.models.onnx_file import check_onnx
 
@@ -92,7 +94,17 @@ def _export_files(export: Path) -> dict[str, Path]:
     """The files of an export directory by name, each checked against the manifest."""
     manifest = open_export(export).manifest
     hashes = {**manifest.files, **{entry.file: entry.sha256 for entry in manifest.artefacts}}
-    return {**{name: check_file(export, name, one) for name, one in hashes.items()}, EXPORT_FILE: export / EXPORT_FILE}
+    own = {name: check_file(export, name, one) for name, one in hashes.items()}
+    return {**own, **_camera_parts(export), EXPORT_FILE: export / EXPORT_FILE}
+
+
+def _camera_parts(export: Path) -> dict[str, Path]:
+    """What a bench needs of every camera file of an export: model, sidecar and frames."""
+    found = {}
+    for one in camera_files(open_export(export)):
+        for path in (one.onnx(), one.file(FRAMES_FILE), one.folder / CAMERA_FILE):
+            found[f"cameras/{one.folder.name}/{path.name}"] = path
+    return found
 
 
 def _class_files(contract: Path) -> list[str]:

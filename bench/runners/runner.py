@@ -12,6 +12,7 @@ from dhox.runtimes.onnxruntime_api import PROVIDERS, default_device, why_not
 from dhox.runtimes.onnxruntime_session import OnnxSession
 from dhox.runtimes.runtime import Session
 from dhox.runtimes.tensorrt_api import import_tensorrt
+from dhox.runtimes.tensors import FRAMES
 from dhox.system.jetson import is_jetson
 from dhox.system.machine import DEVICES
 
@@ -55,8 +56,11 @@ def open_runner(model: BenchModel, runner: str, device: str, trust_engine: bool 
         gpu()
         if model.export is None or model.manifest is None:
             return open_cached_engine(model.file, model.precision, names, runner)
-        return open_engine(Export(model.export, model.manifest), model.precision, trust_engine, runner)
+        file = model.camera_file if model.input_kind == FRAMES else None
+        return open_engine(Export(model.export, model.manifest), model.precision, trust_engine, runner, file)
     if name == "torch":
+        if model.camera is not None:
+            raise DhoxError("torch takes no raw frames.", "Leave it out of the scope camera.")
         from dhox.bench.runners.torch_reference import open_torch_session  # torch is not on a board
 
         return open_torch_session(model, runner, device, options)
@@ -79,7 +83,8 @@ def why_no_engine(model: BenchModel) -> str | None:
     if model.export is None or model.manifest is None:
         return f"{model.file} has no export"
     try:
-        find_engine(Export(model.export, model.manifest), model.precision, import_tensorrt(), gpu())
+        file = model.camera_file if model.input_kind == FRAMES else None
+        find_engine(Export(model.export, model.manifest), model.precision, import_tensorrt(), gpu(), file)
     except DhoxError as err:
         return str(err)
     return None

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dhox.bench.options import DeviceOption, Duration, Overwrite, ScopeName, Window
+from dhox.bench.options import DeviceOption, Duration, Overwrite, Window
 from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Option, Options
 
@@ -69,7 +69,9 @@ class Measuring(Group, kw_only=True):
         ),
     ] = None  # fmt: skip
     batch: Annotated[AtLeastOne, Option("Batch size.", common=True)] = 1
-    scope: Annotated[ScopeName, Option("What lies between the readings of the clock, see bench.")] = "e2e"
+    scope: Annotated[
+        Literal["device", "e2e", "pipeline"], Option("What lies between the readings of the clock, see bench.")
+    ] = "e2e"
     runner: Annotated[str | None, Option("What runs the models.", shown="by device", metavar="NAME[:OPTION]")] = None
     duration: Annotated[Duration, Option("Seconds of timed calls per student, in 40 rounds.")] = 4.0
     energy: Annotated[

@@ -10,6 +10,7 @@ from msgspec import Meta
 from dhox.artefacts.bench_accuracy import Accuracy, DeviceLedger, GoldenRow, Precision
 from dhox.artefacts.bench_energy import Energy
 from dhox.artefacts.bench_latency import ComparisonRow, CrossCheck, LatencyRow, Scope, StreamRow
+from dhox.artefacts.frame import Camera
 from dhox.artefacts.machine import Conditions, DeviceCard, Memory
 from dhox.artefacts.record import AtLeastOne, Count, Kind, Name, NotNegative, Record, Sha256
 from dhox.artefacts.remote import Remote
@@ -36,6 +37,15 @@ class ExportLink(Record):
     manifest_sha256: Sha256
 
 
+class CameraWay(Record):
+    """How a model is reached from a camera's raw frames. `way`: preprocessing in its graph, or the ordinary file behind
+    Pillow or OpenCV. `name`: of the camera."""
+
+    name: Name
+    way: Literal["graph", "Pillow", "OpenCV"]
+    camera: Camera
+
+
 class ModelRow(Record, kw_only=True):
     """One model file. Every other row refers to its `name`."""
 
@@ -45,9 +55,10 @@ class ModelRow(Record, kw_only=True):
     precision: Annotated[Precision, Meta(description="what the file states")]
     bytes: Count
     sha256: Sha256
-    input_kind: Literal["uint8-nhwc", "uint8-nchw", "float-nchw", "float-nchw-255", "float-nhwc"]
+    input_kind: Literal["uint8-nhwc", "uint8-nchw", "float-nchw", "float-nchw-255", "float-nhwc", "frames"]
     export: ExportLink | None
     contract: Annotated[str | None, Meta(description="contract file of a model that dhox did not export")]
+    camera: Annotated[CameraWay | None, Meta(description="only where it is timed from raw frames")] = None
 
 
 class RunnerFacts(Record, kw_only=True):
@@ -85,7 +96,7 @@ class RunnerRow(Record, kw_only=True):
 class NotRun(Record, kw_only=True):
     """What was asked for and not measured, or not to its end, and why."""
 
-    what: Literal["bench", "model", "latency", "energy", "streams", "trtexec"]
+    what: Literal["bench", "model", "latency", "accuracy", "energy", "streams", "trtexec"]
     reason: str
     model: Name | None = None
     runner: Name | None = None

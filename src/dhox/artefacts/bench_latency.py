@@ -10,12 +10,13 @@ from dhox.artefacts.record import AtLeastOne, Count, Interval, Name, NotNegative
 
 Milliseconds = Annotated[float, Meta(ge=1e-9, le=1e9)]
 MsInterval = tuple[Milliseconds, Milliseconds]
-ScopeName = Literal["device", "e2e", "pipeline"]
+ScopeName = Literal["device", "e2e", "pipeline", "camera"]
 Scope = Annotated[
     ScopeName,
     Meta(
         description="device: input on the device to output there; e2e: preprocessed uint8 pixels in host memory to "
-        "probabilities there; pipeline: encoded images to probabilities"
+        "probabilities there; pipeline: encoded images to probabilities; camera: raw frames in host memory to "
+        "probabilities there"
     ),
 ]
 Verdict = Literal["faster", "slower", "no difference shown"]
@@ -106,7 +107,7 @@ class LatencyRow(LatencyStatistics, kw_only=True):
 
 
 class ComparisonRow(Record, kw_only=True):
-    """A model and runner against the first one of the same batch and scope, paired by round."""
+    """A model and runner against the first one of the same batch and scope (and the same camera), paired by round."""
 
     batch: AtLeastOne
     scope: Scope

@@ -19,6 +19,7 @@ from dhox.errors import DhoxError, dhox_command
 from dhox.models.export_directory import Export, open_export
 from dhox.reports.album import open_album
 from dhox.reports.judged import judged_by_file
+from dhox.reports.pages.bench_cameras import camera_section
 from dhox.reports.pages.bench_charts import calibration_charts, latency_charts, pareto_charts, power_charts
 from dhox.reports.pages.bench_findings import (
     MARKS,
@@ -139,6 +140,7 @@ def bench_page(bench: Bench, folder: Path, beside: Beside = NOTHING, most: int |
         *(gallery_sections(gallery) if gallery else ()),
         _latency_section(bench),
         Section("Not as asked, or not steady", notes=tuple(not_as_asked(bench)), marked=True),
+        camera_section(bench),
         _comparison_section(bench),
         _stream_section(bench),
         Section("Times in charts", charts=latency_charts(bench, beside.samples), where="page"),

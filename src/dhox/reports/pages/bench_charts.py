@@ -26,7 +26,7 @@ BINS = 15  # of the calibration, as the calibration error has
 def _told_scope(bench: Bench) -> str | None:
     """The scope that charts show: end to end where it was measured, else the first."""
     scopes = {row.scope for row in bench.measured_latency}
-    return next((name for name in ("e2e", "device", "pipeline") if name in scopes), None)
+    return next((name for name in ("e2e", "device", "pipeline", "camera") if name in scopes), None)
 
 
 def _told_rows(bench: Bench) -> list[Any]:

@@ -29,7 +29,8 @@ class Best:
 def told_latency(bench: Bench) -> list[LatencyRow]:
     """The times that a verdict compares: of the smallest batch, end to end where that was measured."""
     rows = bench.measured_latency
-    scope = next((name for name in ("e2e", "device", "pipeline") if any(row.scope == name for row in rows)), None)
+    measured = {row.scope for row in rows}
+    scope = next((name for name in ("e2e", "device", "pipeline", "camera") if name in measured), None)
     rows = [row for row in rows if row.scope == scope]
     return [row for row in rows if row.batch == min(row.batch for row in rows)]
 
