@@ -39,6 +39,7 @@ from dhox.distill.students.create import CreatedStudent, check_student, create_s
 from dhox.distill.students.student import Student, save_student
 from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
 from dhox.distill.teachers.embeddings import CachedTeacher
+from dhox.distill.teachers.model_config import check_config
 from dhox.distill.teachers.targets import (
     TeacherTargets,
     WholeSets,
@@ -131,6 +132,8 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
             return RunResult(out, finished, read_record(out / SELECTION_FILE, Selection))
     check_output(out, RUN_FILE, RUN_SCHEMA, output.overwrite)
     check_student(options.student)
+    if options.training.uses[1] and not options.teacher.from_files:
+        check_config(options.teacher.teacher)
     fabric, precision = create_fabric(options.speed.device, options.speed.precision)
     root = options.speed.cache or out.absolute().parent / "cache"
     place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type), tell)

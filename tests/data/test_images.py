@@ -142,7 +142,7 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
     }  # example.py carries its own copy, held to this one
     callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
     assert callers == {
-        "src/dhox/data/images.py", "src/dhox/data/frames.py", "src/dhox/models/golden.py", "src/dhox/runtimes/predict.py", "export/untrained.py",
+        "src/dhox/data/images.py", "src/dhox/data/frames.py", "bench/camera_models.py", "src/dhox/models/golden.py", "src/dhox/runtimes/predict.py", "export/untrained.py",
         "src/dhox/serve/work.py",
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dhox.errors import dhox_command
 from dhox.predicting.ahead import prepare
 from dhox.predicting.picture import Picture, Prediction
 from dhox.predicting.raw_frames import FORMATS
@@ -27,7 +28,7 @@ class Cost:
     delivered: str = ""
     file: str | None = None
 
-    def text(self, name: str, export: Path, more: str) -> str:
+    def text(self, name: str, export: Path, more: list[str]) -> str:
         """In a sentence, with the command that would make it cheaper; `more`: of that command."""
         ms = 1000 * self.whole / self.frames
         if self.file is not None:
@@ -37,8 +38,9 @@ class Cost:
         size, _, kind = self.delivered.partition(" ")
         if kind not in FORMATS:
             return f"{said} No camera file takes {kind}: set the camera to yuyv422 or nv12, if it can."
-        full = " --camera-range full" if kind.startswith("yuvj") else ""
-        return f"{said} In the graph: dhox export {export} --camera {size} --camera-format {FORMATS[kind]}{full}{more}"
+        full = ["--camera-range", "full"] if kind.startswith("yuvj") else []
+        made = dhox_command("export", export, "--camera", size, "--camera-format", FORMATS[kind], *full, *more)
+        return f"{said} In the graph: {made}"
 
 
 class Live:
@@ -70,5 +72,5 @@ class Live:
 
     def notes(self) -> list[str]:
         """What the frames of each feed cost."""
-        more = f" --precision {self.model.entry.precision}" + " --tensorrt" * (self.model.device == "tensorrt")
+        more = ["--precision", self.model.entry.precision, *["--tensorrt"] * (self.model.device == "tensorrt")]
         return [cost.text(name, self.model.path, more) for name, cost in self.costs.items() if cost.frames]
