@@ -116,7 +116,8 @@ def _pixel_check(differences: np.ndarray, frames: int, text: str) -> PixelCheck:
         raise GateFailedError(
             f"Only {100 * found.within_one:.2f} % of the backbone's input are within one level of Pillow's (needed: "
             f"{100 * LEAST_WITHIN_ONE:g} %; largest difference {found.largest:g} of 255).",
-            "Nothing was kept. Please report this camera and contract as a bug.",
+            "Nothing was kept. Where nv12 or yuyv frames are full of saturated colours, convert them to rgb first "
+            "(docs/camera.md); else report this camera and contract as a bug.",
         )
     return found
 

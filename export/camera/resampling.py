@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from dhox.artefacts.common import Preprocessing
-from dhox.artefacts.frame import Camera
+from dhox.artefacts.frame import LARGEST_FRAME, Camera
 from dhox.data.images import INTERPOLATIONS, placed
+from dhox.errors import DhoxError
 
 PRECISION_BITS = 22  # of Pillow's weights for 8-bit images
 
@@ -84,6 +85,11 @@ def resize_of(camera: Camera, preprocessing: Preprocessing) -> Resize:
     """Region, resize, crop and rotation of a camera's frames, as `model_input` of the upright picture does them."""
     region, crop = camera.region, preprocessing.crop
     (width, height), left, top = placed((region.width, region.height), preprocessing)
+    if max(width, height) > LARGEST_FRAME:
+        raise DhoxError(
+            f"The region {region.width}x{region.height} becomes {width}x{height} pixels before the crop.",
+            "Give a --roi that is less narrow.",
+        )
     picture_width, picture_height = camera.upright
     across = np.zeros((picture_width, crop))
     down = np.zeros((picture_height, crop))

@@ -52,7 +52,7 @@ def _write(export: Export, camera: Camera, entry: Artefact, folder: Path, overwr
     with output_directory(folder, CAMERA_FILE, CAMERA_SCHEMA, overwrite) as partial:
         write_bytes(partial / name, content)
         write_arrays(partial / FRAMES_FILE, golden(proof))
-        example = example_camera_text(name, camera, export.manifest.reject)
+        example = example_camera_text(name, entry.precision, camera, export.manifest.reject)
         write_bytes(partial / EXAMPLE_CAMERA_FILE, example.encode())
         model = CameraModel(
             finished_at=now(), camera=camera, precision=entry.precision, source=SourceFile(entry.file, entry.sha256),

@@ -19,7 +19,7 @@ import dhox
 from dhox.artefacts.frame import Camera
 from dhox.data.frames import filmed
 from dhox.export.camera.run import add_cameras
-from dhox.predicting.raw_frames import delivered, fits, raw_frame
+from dhox.predicting.raw_frames import camera_of, delivered, fits, raw_frame
 
 DHOX = str(Path(sys.executable).with_name("dhox"))
 NV12 = Camera(64, 48, "nv12", "bt601", "full")
@@ -97,7 +97,7 @@ def test_without_one_the_cost_and_the_command_are_named(export: Path, photograph
         done = subprocess.run([*line, address], capture_output=True, text=True, timeout=120)
     said = " ".join(done.stdout.split())
     assert "64x48 yuvj420p, resized by Pillow" in said
-    command = f"dhox export {export} --camera 64x48 --camera-format nv12 --camera-range full --precision fp32"
+    command = f"dhox export {export} --camera 64x48 --camera-format nv12 --camera-colour bt601 --camera-range full --precision fp32"
     assert command in said
     assert subprocess.run([DHOX, *command.split()[1:]], capture_output=True).returncode == 0
     with camera(iter(photographs * 2), 0.05) as address:
@@ -109,3 +109,25 @@ def test_frames_of_another_shape_are_refused(export: Path) -> None:
     add_cameras(export, [NV12], ("fp32",))
     with refuses("[48, 64, 3]", "[72, 64]", at="data.frames.check_frames"):
         dhox.load(export, "cpu", "fp32").frame_probs(np.zeros((1, 48, 64, 3), np.uint8), NV12)
+
+
+def test_the_advised_camera_fits_the_frame_that_it_is_advised_for() -> None:
+    sent = filmed(noise((32, 16)), Camera(32, 16, "nv12", "bt601", "limited"))
+    for space in (1, 2, 5, 6):
+        for range_ in (0, 1, 2):
+            frame = av.VideoFrame.from_ndarray(sent, format="nv12")
+            frame.colorspace, frame.color_range = space, range_
+            advised = camera_of(frame)
+            assert advised is not None
+            assert fits(frame, advised)
+    frame.colorspace = 9  # BT.2020
+    assert camera_of(frame) is None
+    assert not fits(frame, Camera(32, 16, "nv12", "bt601", "full"))
+    odd = av.VideoFrame(33, 16, "yuv420p")
+    assert camera_of(odd) is None
+
+
+def test_a_damaged_camera_file_stops_no_prediction(export: Path) -> None:
+    add_cameras(export, [NV12, Camera(32, 24, "nv12", "bt601", "full")], ("fp32",))
+    (export / "cameras/32x24-nv12-full-fp32/camera.json").write_text("{")
+    assert dhox.load(export, "cpu", "fp32").cameras() == [NV12]

@@ -79,10 +79,6 @@ def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
     cameras = None
     rest = dhox_command("export", place, *command_line(target), "--overwrite")
     with on_interrupt(lambda: f"{place} is whole, and what was finished there. For the rest: {rest}"):
-        for program in target.integrations.emit:
-            from dhox.export.integrations.emit import emit
-
-            say(f"{emit(place, program)}: for {program}")
         if target.cameras.camera:
             from dhox.export.camera.run import add_cameras
             from dhox.reports.pages.export import cameras_page
@@ -90,6 +86,10 @@ def _serve_targets(place: Path, target: TargetOptions, overwrite: bool) -> None:
             wanted = target.engines.precision
             cameras = add_cameras(place, target.cameras.cameras, wanted, overwrite)
             show(cameras_page(place, cameras))
+        for program in target.integrations.emit:
+            from dhox.export.integrations.emit import emit
+
+            say(f"{emit(place, program)}: for {program}")
         if target.engines.tensorrt:
             from dhox.export.engines.engine import build_engines
             from dhox.reports.pages.export import engines_page

@@ -75,7 +75,7 @@ def camera_folder(export: Path, camera: Camera, precision: Precision) -> Path:
 
 def camera_folders(export: Path) -> list[Path]:
     """The folders of an export's camera files, by name; not those of a command that was killed."""
-    found = sorted(path.parent for path in (export / "cameras").glob(f"*/{CAMERA_FILE}"))
+    found = sorted(path for path in (export / "cameras").glob("*") if path.is_dir())
     return [folder for folder in found if folder.suffix != ".partial" and not folder.name.startswith(".")]
 
 

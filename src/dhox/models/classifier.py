@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -14,7 +15,7 @@ from dhox.artefacts.golden import JPEG_TOLERANCE
 from dhox.data.frames import check_frames
 from dhox.data.items import Item
 from dhox.errors import DhoxError, GateFailedError
-from dhox.models.camera_files import CameraFile, camera_files, camera_folder, open_camera
+from dhox.models.camera_files import CameraFile, camera_folder, camera_folders, open_camera
 from dhox.models.engines import find_engine, open_engine
 from dhox.models.export_directory import Export, open_export
 from dhox.models.golden import check_inputs
@@ -96,43 +97,53 @@ class ExportedModel:
             images = np.resize(images, (least, *images.shape[1:]))
         with self.lock:
             probs = predict(self.session, self.tensors, images)[:n]
-        if not np.isfinite(probs).all():
-            raise DhoxError(
-                f"{self.entry.file} answers with values that are no numbers.",
-                "Check the export with dhox verify, and copy or export it again.",
-            )
-        return probs
+        return self._finite(probs, self.entry.file)
 
     def cameras(self) -> list[Camera]:
-        """Whose raw frames `frame_probs` takes: of the camera files in the precision of this model, the newest first;
-        on TensorRT of those that have an engine here.
+        """Whose raw frames `frame_probs` takes: of the whole camera files in the precision of this model, the newest
+        first; on TensorRT of those that have an engine here. `dhox verify` names damaged ones."""
+        found = []
+        for folder in camera_folders(self.path):
+            with suppress(DhoxError):
+                one = open_camera(self.export, folder)
+                if one.model.precision == self.entry.precision:
+                    if self.device == "tensorrt":
+                        find_engine(self.export, self.entry.precision, import_tensorrt(), gpu(), one)
+                    found.append(one)
+        return [one.camera for one in sorted(found, key=lambda one: one.model.finished_at, reverse=True)]
 
-        Raises DhoxError where a file is damaged.
+    def open_frames(self, camera: Camera) -> str:
+        """Open the camera file of a camera, if it is not yet; its name.
+
+        Raises DhoxError where the export has no such file, or (on TensorRT) no engine of it.
         """
-        found = camera_files(self.export, self.entry.precision)
-        newest = sorted(found, key=lambda one: one.model.finished_at, reverse=True)
-        return [one.camera for one in newest if self.device != "tensorrt" or self._has_engine(one)]
-
-    def _has_engine(self, one: CameraFile) -> bool:
-        try:
-            find_engine(self.export, self.entry.precision, import_tensorrt(), gpu(), one)
-        except DhoxError:
-            return False
-        return True
-
-    def frame_probs(self, frames: np.ndarray, camera: Camera) -> tuple[str, np.ndarray]:
-        """The name of the file that answers, and probabilities float32 [N, C] of raw frames uint8 [N, *camera.shape].
-
-        Raises DhoxError for frames of another shape, and where the export has no such camera file, or (on TensorRT) no
-        engine of it.
-        """
-        check_frames(frames, camera)
         with self.lock:
             if camera not in self.frame_sessions:
                 one = open_camera(self.export, camera_folder(self.path, camera, self.entry.precision))
+                if one.camera != camera:
+                    raise DhoxError(f"{one.folder} is for another camera.", "Give the folder its own name again.")
                 self.frame_sessions[camera] = (one, self._frame_session(one))
-            one, session = self.frame_sessions[camera]
-            return one.model.file, one.tensors.probs(session.infer(frames))
+            return self.frame_sessions[camera][0].model.file
+
+    def frame_probs(self, frames: np.ndarray, camera: Camera) -> np.ndarray:
+        """Probabilities float32 [N, C] of raw frames uint8 [N, *camera.shape].
+
+        Raises DhoxError for frames of another shape, and as `open_frames`.
+        """
+        check_frames(frames, camera)
+        file = self.open_frames(camera)
+        one, session = self.frame_sessions[camera]
+        with self.lock:
+            return self._finite(one.tensors.probs(session.infer(frames)), file)
+
+    def _finite(self, probs: np.ndarray, file: str) -> np.ndarray:
+        """The same. Raises DhoxError where they are no numbers."""
+        if not np.isfinite(probs).all():
+            raise DhoxError(
+                f"{file} answers with values that are no numbers.",
+                "Check the export with dhox verify, and copy or export it again.",
+            )
+        return probs
 
     def _frame_session(self, one: CameraFile) -> Session:
         if self.device == "tensorrt":

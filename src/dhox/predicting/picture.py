@@ -16,7 +16,8 @@ class Picture:
 
     `name`: its path, or the video's. `label`: where the source knows it. `frame`, `seconds`: of a video or camera, from
     0. `arrived`: when a camera's frame was decoded, by time.perf_counter. `error`: why there is no image. `delivered`:
-    size and format of a frame; `camera`: then `image` is a raw frame of it, uint8 of `camera.shape`.
+    size and format of a frame; `camera`: then `image` is a raw frame of it, uint8 of `camera.shape`; `shown`: the
+    camera that a camera file would be for, where there can be one.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Picture:
     error: str | None = None
     delivered: str | None = None
     camera: Camera | None = None
+    shown: Camera | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

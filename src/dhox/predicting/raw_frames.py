@@ -13,13 +13,35 @@ FORMATS: dict[str, FrameFormat] = {  # FFmpeg's pixel formats; yuv420p holds wha
     "rgb24": "rgb", "bgr24": "bgr", "gray": "gray", "nv12": "nv12", "yuv420p": "nv12", "yuvj420p": "nv12",
     "yuyv422": "yuyv",
 }  # fmt: skip
-COLOURS = {1: "bt709", 5: "bt601", 6: "bt601"}  # AVColorSpace; others, and 2 (unspecified), do not contradict
+COLOURS = {1: "bt709", 5: "bt601", 6: "bt601"}  # AVColorSpace
+UNSPECIFIED = 2  # contradicts nothing
 RANGES = {1: "limited", 2: "full"}  # AVColorRange
 
 
 def delivered(frame: Any) -> str:
     """A frame's size and format in words, as FFmpeg calls it."""
     return f"{frame.width}x{frame.height} {frame.format.name}"
+
+
+def camera_of(frame: Any) -> Camera | None:
+    """The camera that delivers such frames, bt601 and limited where the frame does not say; None where no camera file
+    can take them."""
+    kind, space = FORMATS.get(frame.format.name), int(frame.colorspace)
+    if kind is None or frame.rotation:
+        return None
+    colours: dict[str, Any] = {}
+    if kind in ("nv12", "yuyv"):
+        if space not in (*COLOURS, UNSPECIFIED):
+            return None
+        colours = {"colour": COLOURS.get(space, "bt601"), "range": _range(frame) or "limited"}
+    try:
+        return Camera(frame.width, frame.height, kind, **colours)
+    except ValueError:  # an odd side
+        return None
+
+
+def _range(frame: Any) -> str | None:
+    return "full" if frame.format.name.startswith("yuvj") else RANGES.get(int(frame.color_range))
 
 
 def raw_frame(frame: Any, cameras: Sequence[Camera]) -> tuple[np.ndarray, Camera] | None:
@@ -40,6 +62,7 @@ def fits(frame: Any, camera: Camera) -> bool:
         return False
     if FORMATS.get(frame.format.name) != camera.format:
         return False
-    full = frame.format.name.startswith("yuvj")
-    colour, range_ = COLOURS.get(int(frame.colorspace)), "full" if full else RANGES.get(int(frame.color_range))
-    return not camera.yuv or (colour in (None, camera.colour) and range_ in (None, camera.range))
+    if not camera.yuv:
+        return True
+    space = int(frame.colorspace)
+    return (space == UNSPECIFIED or COLOURS.get(space) == camera.colour) and _range(frame) in (None, camera.range)

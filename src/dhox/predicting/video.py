@@ -14,7 +14,7 @@ import numpy as np
 from dhox.artefacts.frame import Camera
 from dhox.errors import DhoxError, require
 from dhox.predicting.picture import Picture
-from dhox.predicting.raw_frames import delivered, raw_frame
+from dhox.predicting.raw_frames import camera_of, delivered, raw_frame
 
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
@@ -71,7 +71,16 @@ def frames(
                     yield Picture(address, None, frame=number, error="a damaged frame")
                 else:
                     image, camera = raw_frame(frame, cameras) or (upright(frame), None)
-                    yield Picture(address, image, None, number, seconds, delivered=delivered(frame), camera=camera)
+                    yield Picture(
+                        address,
+                        image,
+                        None,
+                        number,
+                        seconds,
+                        delivered=delivered(frame),
+                        camera=camera,
+                        shown=camera_of(frame),
+                    )
             if cut := cut_short(container, stream, number + 1, seconds):
                 yield Picture(address, None, frame=number + 1, error=cut)
     except (av.error.FFmpegError, OSError) as err:

@@ -52,7 +52,7 @@ def test_the_example_answers_raw_frames_of_a_file(export: Path, line: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     model = dhox.load(export, "cpu", "fp32")
-    _, probs = model.frame_probs(frames, YUYV)
+    probs = model.frame_probs(frames, YUYV)
     expected = [f"{at} {model.classes[row.argmax()]} {round(float(row.max()), 6)}" for at, row in enumerate(probs)]
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [line.split()[:2] for line in expected]
     assert len(script.read_text().splitlines()) <= 50

@@ -208,3 +208,18 @@ def test_a_run_is_exported_with_its_camera(line: Path, tmp_path: Path) -> None:
     (one,) = camera_files(open_export(tmp_path / "new"))
     assert isinstance(one.model, CameraModel)
     assert one.model.precision == "fp32"
+
+
+def test_a_region_that_becomes_endless_is_refused(export: Path) -> None:
+    with refuses("640x1", at="export.camera.resampling.resize_of", fix="--roi"):
+        main(["export", str(export), "--camera", "640x480", "--roi", "0,0,640,1"])
+
+
+def test_a_folder_without_its_sidecar_is_found(export: Path) -> None:
+    (export / NAME / CAMERA_FILE).unlink()
+    assert "camera file" in failed(export)
+
+
+def test_camera_and_triton_in_one_command(export: Path) -> None:
+    run("export", str(export), "--camera", "50x40", "--precision", "fp16", "--emit", "triton")
+    assert (export / "triton/tiny_50x40-rgb-fp16/1/model.onnx").is_file()
