@@ -13,7 +13,7 @@ from dhox.artefacts.bench_latency import ScopeName
 from dhox.artefacts.common import Preprocessing
 from dhox.artefacts.frame import Camera
 from dhox.bench.bench_models import BenchModel
-from dhox.data.frames import TURNS, picture
+from dhox.data.frames import frame_input, region_of
 from dhox.data.images import model_input, placed
 from dhox.errors import UsageError, require
 from dhox.models.camera_files import CameraFile, camera_files
@@ -109,7 +109,7 @@ def _prepared(way: str, camera: Camera, taken: Preprocessing) -> Callable[[np.nd
         require("cv2", "camera")
         return lambda frame: opencv_input(frame, camera, taken)
     if not camera.yuv:
-        return lambda frame: model_input(picture(frame, camera), taken)
+        return lambda frame: frame_input(frame, camera, taken)
     require("cv2", "camera")
     return lambda frame: pillow_input(frame, camera, taken)
 
@@ -126,13 +126,7 @@ def rgb(frame: np.ndarray, camera: Camera) -> np.ndarray:
 
 def pillow_input(frame: np.ndarray, camera: Camera, taken: Preprocessing) -> np.ndarray:
     """A frame as the model's input, uint8 [crop, crop, 3]: colours by OpenCV, all else by Pillow."""
-    image = Image.fromarray(rgb(frame, camera))
-    if camera.rotate:
-        image = image.transpose(TURNS[camera.rotate])
-    roi = camera.region
-    if camera.roi:
-        image = image.crop((roi.x, roi.y, roi.x + roi.width, roi.y + roi.height))
-    return model_input(image, taken)
+    return model_input(region_of(Image.fromarray(rgb(frame, camera)), camera), taken)
 
 
 def opencv_input(frame: np.ndarray, camera: Camera, taken: Preprocessing) -> np.ndarray:

@@ -55,7 +55,11 @@ def picture(frame: np.ndarray, camera: Camera) -> Image.Image:
         "rgb": lambda: frame, "bgr": lambda: frame[..., ::-1],
         "gray": lambda: np.repeat(frame[..., None], 3, axis=-1),
     }.get(camera.format, lambda: _from_yuv(_planes(frame, camera), camera))()  # fmt: skip
-    image = Image.fromarray(np.ascontiguousarray(colours))
+    return region_of(Image.fromarray(np.ascontiguousarray(colours)), camera)
+
+
+def region_of(image: Image.Image, camera: Camera) -> Image.Image:
+    """What is classified of a frame in RGB: turned upright, cut to the region."""
     if camera.rotate:
         image = image.transpose(TURNS[camera.rotate])
     roi = camera.roi

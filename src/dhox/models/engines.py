@@ -187,9 +187,10 @@ def open_engine(
     trt = import_tensorrt()
     folder, engine = find_engine(export, precision, trt, here, camera)
     entry = export.entry(engine.precision)
-    _ = (
-        camera.onnx() if camera else export.model(entry)
-    )  # the file that it was built from says which classes it answers with
+    if camera is None:
+        export.model(entry)  # the file that it was built from says which classes it answers with
+    else:
+        camera.onnx()
     plan = read_plan(folder, engine, trust_engine)
     options = engine.options
     facts = engine_facts(engine, folder / PLAN_FILE, name.endswith(":graph"))

@@ -155,8 +155,8 @@ def _beside_words(opened: CameraFile, name: str) -> str:
 
 
 def _camera_words(opened: CameraFile) -> str:
-    digest = sha256(opened.onnx())
-    camera = opened.camera
+    opened.onnx()
+    camera, digest = opened.camera, opened.model.sha256
     return f"{camera.size} {camera.format}, classes and preprocessing as in the manifest; SHA-256 {digest[:12]}"
 
 
