@@ -1,4 +1,4 @@
-"""suggestions.csv: which unlabelled images to label next, in that order, with the teacher's best guesses; a manifest."""
+"""suggestions.csv: which unlabelled images to label next, in order, with the best guesses; itself a manifest of DATA."""
 
 from __future__ import annotations
 
