@@ -1,4 +1,4 @@
-"""suggestions.csv: which unlabelled images to label next, in order, with the best guesses; itself a manifest of DATA."""
+"""suggestions.csv: which unlabelled images to label next, in order, with the best guesses; a manifest of DATA too."""
 
 from __future__ import annotations
 
