@@ -102,7 +102,7 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     check_student(options.student)
     fabric, _ = create_fabric(options.speed.device, options.speed.precision)
     compiles(options, fabric.device.type)
-    listing = list_images(data, options.labels.classes, options.labels.group_by)
+    listing = list_images(data, options.labels.classes, options.labels.group_by, labels=options.labels.labels)
     if options.training.compares:
         check_test_images(data, listing.splits, options)
     if options.teacher.from_files:
@@ -152,7 +152,10 @@ def _steps_of(listing: Listing, options: DistillOptions, world: int, out: Path) 
     names = {item.name: item.name for items in listing.splits.values() for item in items}
     use_labels, tune_on = options.training.uses[0], options.choosing.tune_on
     splits = draw_splits(listing.splits, names, options.labels)
-    sets = choose_sets(splits, listing.labels, names, options.labels, use_labels=use_labels, tune_on=tune_on)
+    sets = choose_sets(
+        splits, listing.labels, names, options.labels, use_labels=use_labels,
+        every_class=options.labels.need_every_class(options.training.uses[1]), tune_on=tune_on,
+    )  # fmt: skip
     whole = WholeSets.of(sets, two_heads=options.training.method == "dho", given=options.choosing.fixed is not None)
     check_room(sets, whole, len(listing.classes), out)
     return count_steps(sets, options, world)

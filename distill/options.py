@@ -66,6 +66,9 @@ Part = Annotated[float, Meta(ge=0, le=0.8)]
 class Labels(Group):
     """Labels and classes"""
 
+    labels: Annotated[
+        Path | None, Option("Manifest of labels beside DATA, as dhox label writes it.", metavar="FILE", common=True)
+    ] = None
     shots: Shots = None
     label_fraction: Annotated[Share | None, Option("Labelled share of each class instead of --shots.")] = None
     label_sampler: Annotated[
@@ -91,6 +94,15 @@ class Labels(Group):
     def draws_splits(self) -> bool:
         """Whether validation or test images are drawn from train."""
         return bool(self.val_fraction or self.test_fraction)
+
+    @property
+    def makes_splits(self) -> bool:
+        """Whether the splits of the training are others than DATA's own."""
+        return self.draws_splits or self.labels is not None
+
+    def need_every_class(self, uses_teacher: bool) -> bool:
+        """Whether a class without a labelled image is a mistake: no teacher teaches it, or DATA's labels are all."""
+        return self.labels is None or not uses_teacher
 
 
 class Teacher(Group):

@@ -24,8 +24,8 @@ from dhox.artefacts.run_directory import SPLITS_FILE, write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import say
 from dhox.data.dataset import Item, class_numbers, data_address
-from dhox.data.manifest import write_manifest
-from dhox.distill.images.draw_splits import draw_splits
+from dhox.data.manifest import check_files, write_manifest
+from dhox.distill.images.draw_splits import draw_splits, notes_on_splits
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
 from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingImages, student_inputs
@@ -138,7 +138,9 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
     root = options.speed.cache or out.absolute().parent / "cache"
     place = Place(options, fabric, precision, root, templates, compiles(options, fabric.device.type), tell)
 
-    listing = list_images(data, options.labels.classes, options.labels.group_by, tell=tell)
+    listing = list_images(
+        data, options.labels.classes, options.labels.group_by, labels=options.labels.labels, tell=tell
+    )
     if options.teacher.from_files:
         teacher_rows(options.teacher, listing)
     material = gather(listing, place)
@@ -160,10 +162,10 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
                 outcome = judge(student, material, targets, place)
             summary = describe(student, job, material, targets, outcome, settings, place)
             log.results = results_of(summary, outcome.selection)
-        if options.labels.draws_splits:
+        if options.labels.makes_splits:
             summary = msgspec.structs.replace(summary, data=str(out.absolute() / SPLITS_FILE))
         if fabric.is_global_zero:
-            if options.labels.draws_splits:
+            if options.labels.makes_splits:
                 write_manifest(run / SPLITS_FILE, material.images.splits)
             summary = write_run(run, student.model, outcome, targets, material.hashes, summary)
     return RunResult(out, summary, outcome.selection)
@@ -217,12 +219,14 @@ def gather(listing: Listing, place: Place) -> Material:
     """Look at every image, choose the sets, and count the steps."""
     options = place.options
     use_labels, use_teacher = options.training.uses
+    if options.labels.makes_splits:
+        check_files(listing.splits)  # since the run will list them
     with first_then_all(place.fabric):
         images = look(listing, skip_bad_images=options.labels.skip_bad_images, cache=place.root, tell=place.tell)
     images = replace(images, splits=draw_splits(images.splits, images.content, options.labels))
     sets = choose_sets(
         images.splits, listing.labels, images.content, options.labels, use_labels=use_labels,
-        tune_on=options.choosing.tune_on,
+        every_class=options.labels.need_every_class(use_teacher), tune_on=options.choosing.tune_on,
     )  # fmt: skip
     steps = count_steps(sets, options, place.fabric.world_size)
     items = sets.labelled + (sets.unlabelled if use_teacher else [])
@@ -373,10 +377,7 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
     notes, skipped = [], material.images.skipped
     if skipped:
         notes.append(f"{len(skipped)} unreadable images were skipped")
-    if options.labels.draws_splits:
-        fractions = {"val": options.labels.val_fraction, "test": options.labels.test_fraction}
-        drawn = [f"{len(material.images.splits[split])} for {split}" for split, share in fractions.items() if share]
-        notes.append(f"DATA's train was divided by content, {' and '.join(drawn)}: {SPLITS_FILE} lists every image")
+    notes += notes_on_splits(material.images.splits, options.labels)
     if all(options.training.uses) and not material.sets.unlabelled:
         notes.append("no unlabelled image: the distillation term runs over the labelled images alone")
     if not material.sets.test:

@@ -6,9 +6,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
 
+from dhox.artefacts.run_directory import SPLITS_FILE
 from dhox.data.dataset import Item, Splits
 from dhox.distill.options import Labels
 from dhox.errors import UsageError
+from dhox.evidence.statistics import wilson_interval
 
 
 def draw_splits(splits: Splits, content: Mapping[str, Hashable], options: Labels) -> Splits:
@@ -31,6 +33,25 @@ def draw_splits(splits: Splits, content: Mapping[str, Hashable], options: Labels
         for split, items in deal(units, fractions):
             drawn[split] += items
     return {split: sorted(items, key=lambda item: item.name) for split, items in drawn.items()}
+
+
+def notes_on_splits(splits: Splits, options: Labels) -> list[str]:
+    """What was taken from train, where the run keeps the splits, and how much so few test images can say."""
+    fractions = {"val": options.val_fraction, "test": options.test_fraction}
+    drawn = [f"{len(splits[split])} for {split}" for split, share in fractions.items() if share]
+    notes = []
+    if drawn:
+        notes.append(f"DATA's train was divided by content, {' and '.join(drawn)}: {SPLITS_FILE} lists every image")
+    n = len(splits["test"])
+    if options.test_fraction and n:
+        right = round(0.75 * n)
+        low, high = (round(100 * end) for end in wilson_interval(right, n))
+        notes.append(f"with {n} test images, {right} right are {100 * right / n:.0f} % ({low}-{high})")
+    if options.labels is not None and (options.test_fraction or options.val_fraction):
+        notes.append(
+            "what is drawn from chosen labels is no random sample of the images: classes that are rare count more"
+        )
+    return notes
 
 
 Units = list[list[Item]]  # images that stay together, in the order in which they are drawn

@@ -10,6 +10,7 @@ import numpy as np
 
 from dhox.console import say
 from dhox.data.dataset import Item, Splits, class_names, listed_labels, own_classes, read_dataset
+from dhox.data.labels_file import with_labels
 from dhox.data.leftovers import Leftovers
 from dhox.distill.images.scan import Seen, scan, scan_memory
 from dhox.distill.images.shards import row_keys
@@ -79,12 +80,20 @@ class Images:
 
 
 def list_images(
-    data: Path, class_file: Path | None = None, group_by: str | None = None, *, tell: bool = True
-) -> Listing:
-    """Read DATA's splits, and say (`tell`) what of it is not read. Raises DhoxError for what is no DATA."""
+    data: Path, class_file: Path | None = None, group_by: str | None = None, *, labels: Path | None = None,
+    tell: bool = True,
+) -> Listing:  # fmt: skip
+    """Read DATA's splits, with the labels of the file `labels` beside it, and say (`tell`) what of them is not read.
+
+    Raises DhoxError for what is no DATA, and for labels of none of its images.
+    """
     leftovers = Leftovers()
     splits = read_dataset(data, group_by=group_by, labels=listed_labels(class_file), leftovers=leftovers)
-    for line in leftovers.lines() if tell else ():
+    told = leftovers.lines()
+    if labels is not None:
+        found = with_labels(splits, labels)
+        splits, told = found.splits, [*told, *found.notes]
+    for line in told if tell else ():
         say(line)
     return Listing(data, splits, class_file)
 

@@ -49,16 +49,18 @@ def choose_sets(
     options: Labels = Labels(),  # noqa: B008 - frozen
     *,
     use_labels: bool = True,
+    every_class: bool = True,
     tune_on: str = "val",
 ) -> Sets:
     """Choose L and U from DATA's splits.
 
     `labels`: the class list. `content`: image name -> content hash. `options`: how many labelled images, and how they
-    are drawn. `use_labels` False (method kd): L is empty and all of train is unlabelled. `tune_on`: what chooses alpha
-    and beta: `val` (DATA's val, held-out labels where DATA has none), `held-out` (20 % of L, and DATA's val is left
-    out) or `none` (nothing: no label is held out, and val is left out). Raises DhoxError for more shots than images,
-    for classes without a labelled image, and where no training image is left; UsageError for a reference sampler
-    without its --shots or --label-fraction.
+    are drawn. `use_labels` False (method kd): L is empty and all of train is unlabelled. `every_class`: refuse classes
+    without a labelled image, else say which the teacher alone teaches. `tune_on`: what chooses alpha and beta: `val`
+    (DATA's val, held-out labels where DATA has none), `held-out` (20 % of L, and DATA's val is left out) or `none`
+    (nothing: no label is held out, and val is left out). Raises DhoxError for more shots than images, for classes
+    without a labelled image, and where no training image is left; UsageError for a reference sampler without its
+    --shots or --label-fraction.
     """
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
@@ -71,16 +73,18 @@ def choose_sets(
     notes += contradictions(splits, content)
     generator = np.random.default_rng(options.split_seed)
     labelled: list[Item] = []
+    taught = labels
     if use_labels:
         check_labels(options, uses_labels=True)
         copies = {item.name for item in splits["train"] if content[item.name] in known}
-        labelled = draw(splits["train"], train, labels, copies, options, generator, notes)
+        taught = labels if every_class else labelled_classes(train, labels, notes)
+        labelled = draw(splits["train"], train, taught, copies, options, generator, notes)
     validation = _own_validation(splits, content, tune_on, notes)
     selection: Source = "val" if validation else "none"
     if tune_on == "none":
         notes.append("--tune-on none: there is no validation, and alpha and beta stay fixed")
     elif labelled and not validation:
-        labelled, validation = _hold_out(labelled, labels, generator)
+        labelled, validation = _hold_out(labelled, taught, generator)
         selection = "held-out" if validation else "none"
         notes.append(hold_out_note(tune_on, len(validation)))
 
@@ -94,6 +98,18 @@ def choose_sets(
             "Add images to train/CLASS/ or unlabelled/.",
         )
     return Sets(labelled, unlabelled, validation, splits["test"], selection, notes)
+
+
+def labelled_classes(train: list[Item], labels: list[str], notes: list[str]) -> list[str]:
+    """The classes that have a labelled image in train, in index order; a note names those that have none."""
+    found = {item.label for item in train}
+    without = [label for label in labels if label not in found]
+    if without:
+        notes.append(
+            f"no label yet for {len(without)} of {len(labels)} classes, which the teacher alone teaches: "
+            f"{shorten(without)}"
+        )
+    return [label for label in labels if label in found]
 
 
 def contradictions(splits: Splits, content: Mapping[str, Hashable]) -> list[str]:
@@ -189,6 +205,7 @@ def _the_rest(
 def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Generator) -> tuple[list[Item], list[Item]]:
     """Split L into (training part, held-out part), stratified; whole groups where images have them.
 
+    `labels`: the classes that have a labelled image, in index order.
     Nothing is held out where a class has fewer than HOLD_OUT_FROM labelled images.
     """
     counts = Counter(item.label for item in labelled)

@@ -64,10 +64,7 @@ def read_manifest(manifest: Path, wanted: tuple[str, ...] = SPLITS) -> Splits:
 def write_manifest(manifest: Path, splits: Splits) -> None:
     """List images by their absolute paths, with their names in DATA, labels, splits and groups. Raises DhoxError for
     images that are no files of their own."""
-    everything = (item for items in splits.values() for item in items)
-    packed = next((item for item in everything if item.span is not None or item.column is not None), None)
-    if packed is not None:
-        raise DhoxError(f"{packed.name} lies in an archive, and a list of files cannot name it.", "Unpack DATA first.")
+    check_files(splits)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "split", "group", "name"])
@@ -75,6 +72,14 @@ def write_manifest(manifest: Path, splits: Splits) -> None:
         for item in items:
             writer.writerow([str(item.path.absolute()), item.label or "", split, item.group or "", item.name])
     write_bytes(manifest, text.getvalue().encode())
+
+
+def check_files(splits: Splits) -> None:
+    """Raise DhoxError for images that are no files of their own."""
+    everything = (item for items in splits.values() for item in items)
+    packed = next((item for item in everything if item.span is not None or item.column is not None), None)
+    if packed is not None:
+        raise DhoxError(f"{packed.name} lies in an archive, and a list of files cannot name it.", "Unpack DATA first.")
 
 
 def picture_path(manifest: Path, path: str) -> str:
