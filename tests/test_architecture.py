@@ -93,7 +93,8 @@ def test_help_loads_nothing_heavy() -> None:
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
         "import dhox.bench.run, dhox.models.classifier, dhox.doctor.examine, dhox.data.dataset, dhox.reports.pages.bench, dhox.reports.pages.predictions, dhox.models.verify, dhox.export.integrations.emit, dhox.serve.app, dhox.serve.run\n"
-        "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.pages.export; import dhox; dhox.load"
+        "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.pages.export; import dhox; dhox.load\n"
+        "import dhox.bench.drift.run, dhox.reports.pages.drift"
     )
     assert not loaded & set(HEAVY)
 
@@ -113,6 +114,7 @@ def test_bench_predict_and_doctor_run_where_torch_is_missing(own_line: Path) -> 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "-> 0.5" in retuned.stdout, retuned.stderr
+    assert "Accuracy is estimated" in board("drift", export, str(own_line / "data/test"), "--out", "drift")
     image = next((own_line / "data/test/bag").iterdir())
     assert json.loads(board("predict", export, str(image), "--json"))[0]["path"] == str(image)
     doctor = {finding["what"]: finding["works"] for finding in json.loads(board("doctor", "--json"))}

@@ -25,10 +25,11 @@ BENCH_SCHEMA = "dhox.bench/3"
 COMPARISON_SCHEMA = "dhox.comparison/1"
 AUDIT_SCHEMA = "dhox.audit/1"
 SWEEP_SCHEMA = "dhox.sweep/2"
+DRIFT_SCHEMA = "dhox.drift/1"
 
 # The JSON file that says what a directory is.
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
-COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE = "comparison.json", "audit.json", "sweep.json"
+COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE, DRIFT_FILE = "comparison.json", "audit.json", "sweep.json", "drift.json"
 
 # What a board can survive; of an .npz, by how much it may grow when it is read (large arrays are not compressed).
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31

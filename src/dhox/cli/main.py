@@ -15,7 +15,7 @@ from rich.markup import escape
 
 import dhox
 from dhox.bench.options import check_host
-from dhox.cli import audit, bench, cache, compare, distill, export, import_dho, predict, retune, serve, sweep
+from dhox.cli import audit, bench, cache, compare, distill, drift, export, import_dho, predict, retune, serve, sweep
 from dhox.cli.common import Gallery, Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.cli.quiet import with_quiet
@@ -57,15 +57,16 @@ app.command(epilog=sweep.EXAMPLES)(with_quiet(sweep.sweep))
 app.command(epilog=bench.EXAMPLES)(with_quiet(bench.bench))
 app.command(epilog=predict.EXAMPLES)(with_quiet(predict.predict))
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=drift.EXAMPLES)(with_quiet(drift.drift))
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 
 
 @app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))
 def report(
-    directory: Annotated[Path, typer.Argument(help="Directory of a run, a bench, an audit or a sweep.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of a run, a bench, an audit, a drift or a sweep.")],
     gallery: Gallery = None,
 ) -> None:
-    """Write the page of a run, a bench, an audit or a sweep again, for example of one that was brought from a board."""
+    """Write the page of a run, a bench, an audit, a drift or a sweep again, for example of one that was brought from a board."""
     from dhox.reports.pages.run import write_report
 
     say(f"Report: {write_report(directory, gallery=gallery)}")

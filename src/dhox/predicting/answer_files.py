@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,21 +48,24 @@ class AnswerFile:
         if not self.path.exists():
             self.begin(overwrite=False)
         self._drop_cut_line()
+        for row in self.rows("Write another file, or --overwrite it."):
+            if row.model != model:
+                raise DhoxError(
+                    f"{self.path} holds answers of {row.model}, this is {model}.",
+                    "Continue with the same export and --precision, or write another file.",
+                )
+            yield row
+
+    def rows(self, fix: str) -> Iterator[Row]:
+        """The rows that are there, but for a last line that a kill cut off. Raises DhoxError, which ends with `fix`,
+        for a file that is none of ours."""
         try:
             with regular(self.path).open(encoding="utf-8", newline="") as file:
-                for row in self._rows(file):
-                    if row.model != model:
-                        raise DhoxError(
-                            f"{self.path} holds answers of {row.model}, this is {model}.",
-                            "Continue with the same export and --precision, or write another file.",
-                        )
-                    yield row
+                yield from self._rows(line for line in file if line.endswith("\n"))
         except (OSError, ValueError, KeyError, csv.Error, msgspec.MsgspecError) as err:
-            raise DhoxError(
-                f"{self.path} is not what dhox predict wrote ({err}).", "Write another file, or --overwrite it."
-            ) from err
+            raise DhoxError(f"{self.path} is not what dhox predict wrote ({err}).", fix) from err
 
-    def _rows(self, file: io.TextIOBase) -> Iterator[Row]:
+    def _rows(self, file: Iterable[str]) -> Iterator[Row]:
         if self.kind == "jsonl":
             yield from (msgspec.json.decode(line, type=Row) for line in file)
             return

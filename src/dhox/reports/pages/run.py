@@ -12,7 +12,17 @@ import numpy as np
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.common import Accuracy
-from dhox.artefacts.files import AUDIT_FILE, BENCH_FILE, EXPORT_FILE, RUN_FILE, SWEEP_FILE, newest, settle_any, sha256
+from dhox.artefacts.files import (
+    AUDIT_FILE,
+    BENCH_FILE,
+    DRIFT_FILE,
+    EXPORT_FILE,
+    RUN_FILE,
+    SWEEP_FILE,
+    newest,
+    settle_any,
+    sha256,
+)
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.manifest import Fold, Manifest
 from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
@@ -37,6 +47,7 @@ from dhox.reports.pages.bench import (
 )
 from dhox.reports.pages.bench_charts import latency_charts
 from dhox.reports.pages.device import device_sentence
+from dhox.reports.pages.drift import write_drift_page
 from dhox.reports.pages.export import export_page, export_sections
 from dhox.reports.pages.gallery import Gallery, gallery_sections, threshold_of
 from dhox.reports.pages.run_verdict import export_verdict, run_verdict
@@ -79,7 +90,7 @@ def write_report(
     gallery: int | None = None,
 ) -> Path:
     """Write the page of a directory: FOLDER/report.html of a run (with its own export and newest bench) or of a bench,
-    FOLDER/audit.html, or FOLDER/sweep.html.
+    FOLDER/audit.html, FOLDER/drift.html, or FOLDER/sweep.html.
 
     `costs` and `labels_only`: see `Line`. `gallery`: pictures of each kind, whatever they weigh; None: as many as 200
     kB hold. Raises DhoxError for a directory that is none of these, and for files that
@@ -88,6 +99,8 @@ def write_report(
     settle_any(folder)
     if (folder / AUDIT_FILE).exists():
         return write_audit_page(folder, gallery)
+    if (folder / DRIFT_FILE).exists():
+        return write_drift_page(folder, gallery)
     if (folder / SWEEP_FILE).exists():
         if gallery is not None:
             raise UsageError(f"{folder} is a sweep, whose page has no pictures.", "Leave out --gallery.")
@@ -96,10 +109,10 @@ def write_report(
         bench, beside = read_bench(folder)
         return write_page(folder / "report.html", bench_page(bench, folder, beside, gallery))
     if not (folder / RUN_FILE).exists():
-        fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE} or {SWEEP_FILE}."
+        fix = f"Give one that holds {RUN_FILE}, {BENCH_FILE}, {AUDIT_FILE}, {DRIFT_FILE} or {SWEEP_FILE}."
         if not folder.exists():
             raise not_there(folder, fix.replace("one", "a directory"))
-        raise DhoxError(f"{folder} is neither a run nor a bench, an audit or a sweep.", fix)
+        raise DhoxError(f"{folder} is neither a run nor a bench, an audit, a drift or a sweep.", fix)
     return write_page(folder / "report.html", _line_page(read_line(folder, costs, labels_only), gallery))
 
 
