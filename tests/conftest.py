@@ -59,7 +59,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A bench over ssh, or a page, that was not tested is said aloud."""
-    whose = {NO_SSHD: "dhox bench --host", NO_INDEX: "dhox bench --host", NO_CHROMIUM: "dhox serve's page"}
+    whose = {
+        NO_SSHD: "dhox bench --host",
+        NO_INDEX: "dhox bench --host",
+        NO_CHROMIUM: "the pages of dhox serve and dhox label",
+    }
     whose |= {f"pip install 'dhox[{name}]'": f"--log {name}" for name in ("mlflow", "wandb")}
     for reason, what in whose.items():
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]

@@ -1,4 +1,4 @@
-"""A running `dhox serve`: the installed command on a free port, and Debian's chromium to look at it."""
+"""A running `dhox serve` or `dhox label`: the installed command on a free port, and Debian's chromium to look at it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,25 @@ class Server:
 
 
 @contextmanager
-def serving(*words: object) -> Iterator[Server]:
+def serving(*words: object, command: str = "serve") -> Iterator[Server]:
     """`dhox serve WORDS`; it must still run at the end, or have been stopped by the test, and say nothing but errors of
     users on standard error."""
-    command = dhox_command("serve", *words, "--port", 0, "--token", TOKEN)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = started(*words, command=command)
+    try:
+        yield server
+    finally:
+        server.process.terminate()
+        error = server.process.communicate(timeout=60)[1]
+    assert server.process.returncode == 130, error
+    assert "Traceback" not in error
+
+
+def started(*words: object, command: str) -> Server:
+    """A server, once it has said its address."""
+    process = subprocess.Popen(
+        dhox_command(command, *words, "--port", 0, "--token", TOKEN),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -58,13 +72,7 @@ def serving(*words: object) -> Iterator[Server]:
         said.append(line.rstrip("\n"))
     else:
         raise AssertionError(process.communicate()[1])
-    try:
-        yield Server(process, int(found[1]), said)
-    finally:
-        process.terminate()
-        error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert "Traceback" not in error
+    return Server(process, int(found[1]), said)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -92,7 +92,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_the_board_part_imports_without_torch() -> None:
     loaded = loaded_after(
-        "import dhox.bench.run, dhox.models.classifier, dhox.doctor.examine, dhox.data.dataset, dhox.reports.pages.bench, dhox.reports.pages.predictions, dhox.models.verify, dhox.export.integrations.emit, dhox.serve.app, dhox.serve.run\n"
+        "import dhox.bench.run, dhox.models.classifier, dhox.doctor.examine, dhox.data.dataset, dhox.reports.pages.bench, dhox.reports.pages.predictions, dhox.models.verify, dhox.export.integrations.emit, dhox.serve.app, dhox.serve.run, dhox.labelling.run, dhox.labelling.app\n"
         "import dhox.export.engines.engine, dhox.models.engines, dhox.reports.pages.export; import dhox; dhox.load\n"
         "import dhox.bench.drift.run, dhox.reports.pages.drift"
     )

@@ -16,7 +16,7 @@ from dhox.cli.main import main
 from dhox.errors import DhoxError, dhox_command
 
 ROOT = Path(__file__).parents[1]
-NAMES = "audit|distill|cache|retune|import-dho|export|sweep|bench|serve|compare|report|predict|verify|doctor|demo"
+NAMES = "audit|distill|cache|retune|import-dho|export|sweep|bench|serve|label|compare|report|predict|verify|doctor|demo"
 ODD = "it's a line"
 
 

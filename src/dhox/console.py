@@ -8,6 +8,8 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
+from dhox.errors import dhox_command
+
 WIDTH_OF_LOGS = 140  # columns, where no terminal says how wide it is
 
 # A table in a log file is not cut to 80 columns.
@@ -22,3 +24,8 @@ console = Console(
 def say(text: str) -> None:
     """One line, escaped and never broken by the console."""
     console.print(escape(text), soft_wrap=True)
+
+
+def say_next(*words: object) -> None:
+    """The command that follows: `dhox WORDS`."""
+    console.print(f"Next: [bold]{escape(dhox_command(*words))}[/bold]", soft_wrap=True)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import Gallery, quiet_training_libraries, say_next, say_report
+from dhox.cli.common import Gallery, quiet_training_libraries, say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt
+from dhox.console import say_next
 from dhox.distill.small_options import AuditOptions
 from dhox.options.command import examples, with_options
 from dhox.options.declare import command_line

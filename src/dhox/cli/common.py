@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from dhox.cli.interrupts import on_interrupt
-from dhox.console import console, say
+from dhox.console import say
 from dhox.errors import DhoxError, UsageError, dhox_command
 
 if TYPE_CHECKING:
@@ -112,11 +111,6 @@ def redraw(run: Path, gallery: int | None = None) -> None:
 
     if report_libraries_missing() is None:
         say_report(run, gallery=gallery)
-
-
-def say_next(*words: object) -> None:
-    """The command that follows: `dhox WORDS`."""
-    console.print(f"Next: [bold]{escape(dhox_command(*words))}[/bold]", soft_wrap=True)
 
 
 def answer(page: Page, content: Any, as_json: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import Gallery, is_first_process, quiet_training_libraries, say_next, say_report
+from dhox.cli.common import Gallery, is_first_process, quiet_training_libraries, say_report
 from dhox.cli.interrupts import on_interrupt, typed
+from dhox.console import say_next
 from dhox.distill.options import DistillOptions, check
 from dhox.errors import UsageError
 from dhox.options.command import examples, with_options

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import Gallery, find_newest, redraw, say_next
+from dhox.cli.common import Gallery, find_newest, redraw
 from dhox.cli.interrupts import nothing_written, on_interrupt
-from dhox.console import say
+from dhox.console import say, say_next
 from dhox.errors import UsageError, dhox_command, require
 from dhox.export.options import ExportOptions, TargetOptions, check, check_new, check_present, check_target
 from dhox.options.command import examples, with_options

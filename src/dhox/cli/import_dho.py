@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import quiet_training_libraries, say_next
+from dhox.cli.common import quiet_training_libraries
 from dhox.cli.interrupts import nothing_written, on_interrupt
+from dhox.console import say_next
 from dhox.distill.small_options import ImportOptions
 from dhox.options.command import examples, with_options
 

@@ -15,7 +15,21 @@ from rich.markup import escape
 
 import dhox
 from dhox.bench.options import check_host
-from dhox.cli import audit, bench, cache, compare, distill, drift, export, import_dho, predict, retune, serve, sweep
+from dhox.cli import (
+    audit,
+    bench,
+    cache,
+    compare,
+    distill,
+    drift,
+    export,
+    import_dho,
+    label,
+    predict,
+    retune,
+    serve,
+    sweep,
+)
 from dhox.cli.common import Gallery, Overwrite, answer, check_choice
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
 from dhox.cli.quiet import with_quiet
@@ -59,6 +73,7 @@ app.command(epilog=predict.EXAMPLES)(with_quiet(predict.predict))
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=drift.EXAMPLES)(with_quiet(drift.drift))
 app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=label.EXAMPLES)(label.label)
 
 
 @app.command(epilog=examples("dhox report runs/photos", "dhox report runs/photos/bench/orin-20260101-120000"))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import say_next, say_report
+from dhox.cli.common import say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt
-from dhox.console import say
+from dhox.console import say, say_next
 from dhox.distill.small_options import RetunedExport, RetuneOptions
 from dhox.errors import UsageError, require
 from dhox.options.command import examples, with_options

@@ -57,10 +57,10 @@ def _serve(
     import secrets
 
     from dhox.serve.app import make_app
-    from dhox.serve.guard import is_address, own_names
+    from dhox.serve.guard import own_names
     from dhox.serve.metrics import Metrics
     from dhox.serve.models import asked_models
-    from dhox.serve.run import address_of, listen, run_server
+    from dhox.serve.run import address_of, listen, run_server, say_who_may
     from dhox.serve.work import Work
 
     metrics, token = Metrics(), token or secrets.token_urlsafe(24)
@@ -72,8 +72,7 @@ def _serve(
                 note = f" ({served.entry.note})" if served.entry.note else ""
                 say(f"{served.name}: {served.entry.file}, {served.entry.runner}{note}")
             say(f"Open {address_of(listener, host, token)}")
-            if not (is_address(host) and host.startswith("127.")) and host not in {"localhost", "::1"}:
-                say("Whoever has this address can use it, and what is sent is not encrypted.")
+            say_who_may(host)
             app = make_app(
                 work, metrics, token=token, names=own_names(host), top=top, largest_upload=largest, queue=queue
             )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhox.bench.sweep.options import SweepOptions
-from dhox.cli.common import say_next, say_report
+from dhox.cli.common import say_report
 from dhox.cli.interrupts import nothing_written, on_interrupt, typed
-from dhox.console import say
+from dhox.console import say, say_next
 from dhox.errors import GateFailedError, StoppedError, UsageError
 from dhox.options.command import examples, with_options
 from dhox.options.declare import command_line

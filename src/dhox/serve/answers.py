@@ -42,13 +42,6 @@ class PredictAnswer(Record):
     images: list[ImageAnswer]
 
 
-class ErrorAnswer(Record):
-    """A request that was refused: why, and what to do."""
-
-    error: str
-    fix: str
-
-
 class ModelEntry(Record, kw_only=True):
     """A model that is served. `name`: unique here; `path`: of its export; `runner`: where it runs; `note`: why its time
     says nothing about the device that its precision is made for."""

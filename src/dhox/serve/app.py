@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dhox.artefacts.record import Record
-from dhox.errors import DhoxError
-from dhox.serve.answers import ErrorAnswer, PredictAnswer, ServedModels
+from dhox.serve.answers import PredictAnswer, ServedModels
 from dhox.serve.bodies import IMAGES_PER_REQUEST, declared_size, read_uploads
 from dhox.serve.guard import Guard
 from dhox.serve.metrics import CONTENT_TYPE, Metrics
 from dhox.serve.refusal import RefusedError
+from dhox.serve.responses import failure_handlers, json_response, sent_file
 from dhox.serve.work import Room, Work
 
 FOLDER = Path(__file__).parent
-FILES = {
-    "/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}  # fmt: skip
-CLIENT_LEFT = 499  # no status of HTTP: for the metrics alone
+FILES = ("base.css", "page.css", "page.js", "icon.svg")
+WITH_TOKEN = {"/", "/models", "/predict", "/metrics"}
 
 
 def make_app(
@@ -66,26 +59,16 @@ def make_app(
         yield
         work.close()
 
-    routes = [Route(path, sent_file(*file)) for path, file in FILES.items()]
-    routes += [Route("/models", models), Route("/metrics", measured), Route("/predict", predict, methods=["POST"])]
-    handlers = {DhoxError: failed, HTTPException: failed, ClientDisconnect: client_left, Exception: bug}
+    routes = [Route(f"/{name}", sent_file(FOLDER / name)) for name in FILES]
+    routes += [
+        Route("/", sent_file(FOLDER / "page.html")),
+        Route("/models", models),
+        Route("/metrics", measured),
+        Route("/predict", predict, methods=["POST"]),
+    ]
+    handlers = failure_handlers("GET /, /models, /metrics or POST /predict")
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    return Guard(app, token, names, metrics, refused)
-
-
-def json_response(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A record as JSON."""
-    return Response(msgspec.json.encode(record), status, headers, "application/json")
-
-
-def sent_file(name: str, media_type: str) -> Callable[[Request], Response]:
-    """An endpoint that sends a file of this package."""
-    content = (FOLDER / name).read_bytes()
-
-    def send(request: Request) -> Response:
-        return Response(content, media_type=media_type)
-
-    return send
+    return Guard(app, token, names, command="dhox serve", secret=WITH_TOKEN.__contains__, metrics=metrics)
 
 
 def asked_top(request: Request, default: int) -> int:
@@ -96,35 +79,3 @@ def asked_top(request: Request, default: int) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
         raise RefusedError(400, f"top={text} is no number of classes.", "Ask for 1 or more: ?top=3")
     return int(text)
-
-
-def refused(err: RefusedError) -> Response:
-    """A refusal as a response."""
-    return json_response(ErrorAnswer(err.reason, err.fix), err.status, err.headers)
-
-
-def failed(request: Request, err: Exception) -> Response:
-    """A refusal, an unknown path or method, or a model that cannot answer."""
-    if isinstance(err, RefusedError):
-        return refused(err)
-    if isinstance(err, HTTPException):
-        return json_response(
-            ErrorAnswer(
-                f"{request.method} {request.url.path}: {err.detail}.", "Use GET /, /models, /metrics or POST /predict."
-            ),
-            err.status_code,
-            dict(err.headers or {}),
-        )
-    assert isinstance(err, DhoxError)
-    return json_response(ErrorAnswer(err.reason, err.fix), 500)
-
-
-def client_left(request: Request, err: Exception) -> Response:
-    """Nobody hears this."""
-    return Response(status_code=CLIENT_LEFT)
-
-
-def bug(request: Request, err: Exception) -> Response:
-    """A mistake of dhox: its traceback goes to the terminal of the server alone."""
-    traceback.print_exception(err)
-    return json_response(ErrorAnswer("The server failed.", "Its terminal says why."), 500)

@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dhox.serve.metrics import Metrics
 from dhox.serve.refusal import RefusedError
+from dhox.serve.responses import refused
 
-WITH_TOKEN = {"/", "/models", "/predict", "/metrics"}
 DRAINED, DRAIN_SECONDS = 256_000_000, 30  # of a refused body are read, since a client that still sends hears no answer
 NO_PAGE = (
-    "<!doctype html><html lang=en><meta charset=utf-8><title>dhox serve</title>"
-    "<p>This page opens with its whole address, token included, as <code>dhox serve</code> printed it."
+    "<!doctype html><html lang=en><meta charset=utf-8><title>{command}</title>"
+    "<p>This page opens with its whole address, token included, as <code>{command}</code> printed it."
 )
 HEADERS = {
     "Cache-Control": "no-store",
@@ -39,13 +39,16 @@ class Guard:
     """An ASGI application in front of another one.
 
     `token`: who has it may ask. `names`: host names that this server answers to, beside addresses: a page of another
-    site that points its own name at this machine (DNS rebinding) has another one. `refuse`: a refusal as a response.
+    site that points its own name at this machine (DNS rebinding) has another one. `command`: which one printed the
+    token. `secret`: whether a path needs the token. `metrics`: where requests are counted.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str, names: set[str], metrics: Metrics, refuse: Callable[[RefusedError], Response]
-    ) -> None:
-        self.app, self.token, self.names, self.metrics, self.refuse = app, token, names, metrics, refuse
+        self, app: ASGIApp, token: str, names: set[str], *, command: str, secret: Callable[[str], bool],
+        metrics: Metrics | None = None,
+    ) -> None:  # fmt: skip
+        self.app, self.token, self.names = app, token, names
+        self.command, self.secret, self.metrics = command, secret, metrics or Metrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and count it."""
@@ -71,20 +74,20 @@ class Guard:
             await app(scope, asked.receive, answer)
         finally:
             self.metrics.in_flight -= 1
-            path = scope["path"] if scope["path"] in WITH_TOKEN else "other"
+            path = scope["path"] if self.secret(scope["path"]) else "other"
             self.metrics.requests[path, str(status)] += 1
 
     def _refusal(self, request: Request) -> Callable[[Scope, Receive, Send], Awaitable[None]] | None:
         """The response to a request that may not be answered, or None."""
         try:
             check_host(request.headers, self.names)
-            check_origin(request.headers)
-            if request.url.path in WITH_TOKEN:
+            check_origin(request.headers, self.command)
+            if self.secret(request.url.path):
                 self._check_token(request)
         except RefusedError as err:
             if err.status == 401 and request.url.path == "/":
-                return HTMLResponse(NO_PAGE, 401)
-            return self.refuse(err)
+                return HTMLResponse(NO_PAGE.format(command=self.command), 401)
+            return refused(err)
         return None
 
     def _check_token(self, request: Request) -> None:
@@ -93,7 +96,7 @@ class Guard:
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             raise RefusedError(
                 401, "The token is missing or wrong.",
-                "Send the one that dhox serve printed: ?token=TOKEN, or the header Authorization: Bearer TOKEN.",
+                f"Send the one that {self.command} printed: ?token=TOKEN, or the header Authorization: Bearer TOKEN.",
                 {"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
 
@@ -143,11 +146,11 @@ def host_name(host: str) -> str:
         return ""
 
 
-def check_origin(headers: Headers) -> None:
+def check_origin(headers: Headers, command: str) -> None:
     """Raise RefusedError (403) where a page of another site asks."""
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{headers.get('host', '').lower()}":
-        raise RefusedError(403, f"The page of {origin} may not ask here.", "Open the page of dhox serve itself.")
+        raise RefusedError(403, f"The page of {origin} may not ask here.", f"Open the page of {command} itself.")
 
 
 def is_address(name: str) -> bool:

@@ -10,7 +10,9 @@ from threading import Event, Thread
 import uvicorn
 from starlette.types import ASGIApp
 
+from dhox.console import say
 from dhox.errors import DhoxError
+from dhox.serve.guard import is_address
 
 END_SECONDS = 10  # for requests that are being answered when the server ends
 LISTEN_ON = "Use --host 127.0.0.1, or 0.0.0.0 for all networks of this machine."
@@ -42,10 +44,17 @@ def address_of(listener: socket.socket, host: str, token: str) -> str:
     return f"http://{name}:{listener.getsockname()[1]}/?token={token}"
 
 
-def run_server(app: ASGIApp, listener: socket.socket) -> None:
+def say_who_may(host: str) -> None:
+    """A word of care where others than this machine can ask."""
+    if not (is_address(host) and host.startswith("127.")) and host not in {"localhost", "::1"}:
+        say("Whoever has this address can use it, and what is sent is not encrypted.")
+
+
+def run_server(app: ASGIApp, listener: socket.socket, finished: Event | None = None) -> None:
     """Answer until a KeyboardInterrupt, which is raised again when the requests of that moment are answered.
 
-    The server has a thread of its own, since in the main thread it would take the signals for itself.
+    `finished`: what the application sets to end the server itself. The server has a thread of its own, since in the
+    main thread it would take the signals for itself.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = uvicorn.Server(
@@ -54,6 +63,7 @@ def run_server(app: ASGIApp, listener: socket.socket) -> None:
             proxy_headers=False, server_header=False, timeout_graceful_shutdown=END_SECONDS,
         )
     )  # fmt: skip
+    finished = finished or Event()
     ended = Event()  # Thread.join, once interrupted, believes that the thread has ended (Python < 3.13)
 
     def answer() -> None:
@@ -61,10 +71,11 @@ def run_server(app: ASGIApp, listener: socket.socket) -> None:
             server.run(sockets=[listener])
         finally:
             ended.set()
+            finished.set()
 
     Thread(target=answer, daemon=True).start()
     try:
-        ended.wait()
+        finished.wait()
     finally:
         server.should_exit = True
         ended.wait()
