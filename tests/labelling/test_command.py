@@ -198,7 +198,7 @@ def test_a_second_server_on_the_same_log_and_a_port_in_use(pile: Path) -> None:
     words = ("label", pile, "--classes", classes_file(), "--port")
     with serving(pile, "--classes", "classes.txt", command="label") as server:
         second = call(*words, 0)
-        assert (second.returncode, "Another dhox label writes labels.jsonl now" in second.stderr) == (1, True)
+        assert (second.returncode, "labels.jsonl is being written by another dhox label" in second.stderr) == (1, True)
         label(server, "bag")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = call(*words, taken.getsockname()[1])

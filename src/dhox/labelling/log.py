@@ -81,7 +81,7 @@ def hold(path: Path, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as err:
         raise DhoxError(
-            f"Another dhox label writes {path} now.",
+            f"{path} is being written by another dhox label.",
             "Open the address that it printed, end it, or choose another --out.",
         ) from err
 
