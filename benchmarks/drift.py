@@ -5,15 +5,15 @@
 EXPORT: of a run whose DATA has a labelled test split (`dhox demo`: runs/demo/export demo-data). One half of the test
 images (by lot) is for development, the other for reporting, and so are the kinds of shifts: what was chosen by the
 first set (thresholds by class, the rule for class shares, the error of the method) is reported on the second. Besides
-the planted changes, class shares are drawn from Dirichlet distributions. Unshifted halves: validation and test images
-together, divided by lot. With an export that has an embedding the share of unlike images is shown too.
+the planted changes, class shares are drawn from Dirichlet distributions. Unshifted halves: all test images, divided by
+lot. An export with an embedding (--emit-embedding) has a third test, and the share of unlike images is shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from planted_shifts import DEVELOPMENT, REPORTED
 
 from dhox.bench.drift.accuracy import Estimated, estimate
 from dhox.bench.drift.sample import Answers, Reference, reference_of, stored_reference
-from dhox.bench.drift.shift import find_shift
-from dhox.data.dataset import read_dataset, read_image
+from dhox.bench.drift.shift import Shift, find_shift
+from dhox.bench.drift.unlike import likeness
+from dhox.data.dataset import Item, read_dataset, read_image
 from dhox.evidence.statistics import wilson_interval
 from dhox.models.classifier import ExportedModel, load
 from dhox.progress import progress_bar
+from dhox.runtimes.predict import ImageLike, pixels_of
 
 NEAR = 0.03  # of the truth, in accuracy
 DIRICHLET = [3.0, 3.0, 1.0, 1.0, 0.3, 0.3]  # smaller: more unequal class shares
@@ -40,6 +42,7 @@ class Found:
     truth: float
     estimated: Estimated
     alarm: bool
+    unlike: float | None
 
     @property
     def error(self) -> float:
@@ -52,44 +55,75 @@ class Found:
         return self.estimated.interval[0] <= self.truth <= self.estimated.interval[1]
 
 
-def judged(reference: Reference, field: Reference, name: str, seed: int) -> Found:
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Answers to images with labels, and their embeddings, where the export gives them."""
+
+    answers: Reference
+    embeddings: np.ndarray | None
+
+    def of(self, images: np.ndarray) -> Labelled:
+        """The same of chosen images."""
+        return Labelled(self.answers.of(images), None if self.embeddings is None else self.embeddings[images])
+
+
+def answered(model: ExportedModel, images: Sequence[ImageLike], labels: np.ndarray) -> Labelled:
+    """What the export answers."""
+    pixels = pixels_of(images, model.preprocessing)
+    parts = [model.probs_and_embeddings(pixels[i : i + 256]) for i in range(0, len(pixels), 256)]
+    embeddings = [part[1] for part in parts if part[1] is not None]
+    probs = np.concatenate([part[0] for part in parts])
+    return Labelled(reference_of(probs, labels), np.concatenate(embeddings) if embeddings else None)
+
+
+def shift_of(old: Labelled, new: Labelled, rng: np.random.Generator) -> tuple[Shift, float | None]:
+    """The tests, without the labels of `new`, and the share of unlike images."""
+    field = Answers(new.answers.confidence, new.answers.predicted, new.answers.classes)
+    like = None
+    if old.embeddings is not None and new.embeddings is not None:
+        like = likeness(old.embeddings, new.embeddings)
+    unlike = None if like is None else float((like.field < like.threshold).mean())
+    return find_shift(old.answers, field, rng, None if like is None else like.compare()), unlike
+
+
+def judged(reference: Labelled, field: Labelled, name: str, seed: int) -> Found:
     """The estimate for a field whose labels are known, which it does not see."""
-    rng = np.random.default_rng(seed)
-    answers = Answers(field.confidence, field.predicted, field.classes)
-    shift = find_shift(reference, answers, rng)
-    return Found(name, float(field.right.mean()), estimate(reference, answers, shift, rng), shift.alarm)
+    rng, known = np.random.default_rng(seed), field.answers
+    shift, unlike = shift_of(reference, field, rng)
+    answers = Answers(known.confidence, known.predicted, known.classes)
+    estimated = estimate(reference.answers, answers, shift, rng)
+    return Found(name, float(known.right.mean()), estimated, shift.alarm, unlike)
 
 
-def fields(model: ExportedModel, data: Path, which: str, most: int) -> Iterator[tuple[str, Reference]]:
-    """The shifted fields of one set, each with its labels: images changed, then class shares."""
-    items = read_dataset(data, "test")["test"]
+def fields(model: ExportedModel, items: list[Item], which: str, most: int) -> Iterator[tuple[str, Labelled]]:
+    """The shifted fields of one set: images as they are, changed, then with other class shares."""
     half = np.array_split(np.random.default_rng(0).permutation(len(items)), 2)[which == "reported"]
     images = [read_image(items[i]).copy() for i in half]
-    number = {name: place for place, name in enumerate(model.classes)}
-    labels = np.array([number[str(items[i].label)] for i in half])
-    plain = reference_of(model.probs_of(images), labels)
+    labels = np.array([model.classes.index(str(items[i].label)) for i in half])
+    plain = answered(model, images, labels)
     yield "none", plain.of(np.arange(min(most, len(half))))
     planted = REPORTED if which == "reported" else DEVELOPMENT
     with progress_bar("Answering shifted images", len(planted)) as advance:
         for shift in planted:
-            changed = [shift.change(one, shift.strength, np.random.default_rng(i)) for i, one in enumerate(images)]
-            yield str(shift), reference_of(model.probs_of(changed[:most]), labels[:most])
+            some = enumerate(images[:most])
+            changed = [shift.change(one, shift.strength, np.random.default_rng(i)) for i, one in some]
+            yield str(shift), answered(model, changed, labels[:most])
             advance(1)
     rng = np.random.default_rng(1 + (which == "reported"))
     for alpha in DIRICHLET:
-        weight = rng.dirichlet(np.full(len(number), alpha))[labels]
+        weight = rng.dirichlet(np.full(len(model.classes), alpha))[labels]
         yield f"class shares {alpha:g}", plain.of(rng.choice(len(labels), most, p=weight / weight.sum()))
 
 
-def false_alarms(pool: Reference, draws: int) -> int:
+def false_alarms(pool: Labelled, draws: int) -> int:
     """Alarms between two halves that were divided by lot."""
     alarms = 0
     with progress_bar("Dividing unshifted images", draws) as advance:
         for seed in range(draws):
             rng = np.random.default_rng(seed)
-            halves = np.array_split(rng.permutation(len(pool)), 2)
+            halves = np.array_split(rng.permutation(len(pool.answers)), 2)
             old, new = (pool.of(half) for half in halves)
-            alarms += find_shift(old, new, rng).alarm
+            alarms += shift_of(old, new, rng)[0].alarm
             advance(1)
     return alarms
 
@@ -99,7 +133,8 @@ def show(rows: list[Found]) -> None:
     print(f"{'shift':<18} {'true':>6} {'estimated':>9} {'error':>6}  {'95 %':<11} {'ATC':>6} {'DoC':>6}  alarm")
     for row in rows:
         found, (low, high) = row.estimated, row.estimated.interval
-        note = " reweighted" * found.reweighted + " NOT COVERED" * (not row.covered)
+        note = "" if row.unlike is None else f" {100 * row.unlike:.0f} % unlike"
+        note += " reweighted" * found.reweighted + " NOT COVERED" * (not row.covered)
         print(
             f"{row.shift:<18} {100 * row.truth:6.1f} {100 * found.accuracy:9.1f} {100 * row.error:+6.1f}  "
             f"{100 * low:4.1f}-{100 * high:<6.1f} {100 * (found.atc - row.truth):+6.1f} "
@@ -132,20 +167,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400, help="unshifted halves")
     asked = parser.parse_args()
     model = load(asked.export, "cpu")
-    reference = stored_reference(model.export)
-    shown = fields(model, asked.data, asked.set, asked.field)
-    rows = [judged(reference, field, name, seed) for seed, (name, field) in enumerate(shown)]
+    export, items = model.export, read_dataset(asked.data, "test")["test"]
+    known = export.embeddings().embedding if export.manifest.embedding is not None else None
+    reference = stored_reference(export)
+    shown = fields(model, items, asked.set, asked.field)
+    rows = [judged(Labelled(reference, known), field, name, seed) for seed, (name, field) in enumerate(shown)]
     print(f"{asked.export}, {asked.set} shifts, {len(reference)} validation images ({100 * reference.right.mean():.1f} "
           f"% right), {asked.field} field images; Python {platform.python_version()}\n")  # fmt: skip
     show(rows)
-    items = read_dataset(asked.data, "test")["test"]
-    test = reference_of(model.probs_of(items), np.array([model.classes.index(str(item.label)) for item in items]))
-    columns = ("confidence", "predicted", "labels")
-    both = {name: np.concatenate([getattr(one, name) for one in (reference, test)]) for name in columns}
-    pool = Reference(classes=reference.classes, **both)
+    pool = answered(model, items, np.array([model.classes.index(str(item.label)) for item in items]))
     alarms = false_alarms(pool, asked.draws)
     low, high = wilson_interval(alarms, asked.draws)
-    print(f"False alarms: {alarms} of {asked.draws} unshifted halves of {len(pool)} images, "
+    print(f"False alarms: {alarms} of {asked.draws} unshifted halves of {len(items)} images, "
           f"{100 * alarms / asked.draws:.1f} % ({100 * low:.1f}-{100 * high:.1f}), at 5 %.")  # fmt: skip
 
 

@@ -84,6 +84,10 @@ class Files(Group):
             "(DeepStream)."
         ),
     ] = "uint8-nhwc"
+    emit_embedding: Annotated[
+        bool,
+        Option("Give the graphs a second output, the features `embedding` [B, d], by which drift knows unlike images."),
+    ] = False
     data: Annotated[
         Path | None, Option("Where the run's images are now.", shown="where the run found them", common=True)
     ] = None

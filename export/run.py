@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from dhox.artefacts.arrays import write_arrays
+from dhox.artefacts.embeddings import EMBEDDING, EMBEDDINGS_FILE, Embeddings
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_output, output_directory, sha256, write_bytes
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
@@ -17,7 +18,6 @@ from dhox.artefacts.images import IMAGES_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger, Stage
 from dhox.artefacts.logits import VAL_FILE
 from dhox.artefacts.manifest import (
-    SIDE_FILES,
     Artefact,
     Check,
     ComparisonRow,
@@ -29,6 +29,7 @@ from dhox.artefacts.manifest import (
     Reject,
     SourceRun,
     model_metadata,
+    side_files,
 )
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run_directory import WEIGHTS_FILE, RunDirectory, open_run
@@ -42,6 +43,7 @@ from dhox.export.folding.cost import with_costs
 from dhox.export.folding.fold import choose_fold, compare, tuned_linear, why_not_plain
 from dhox.export.folding.reject import reject_threshold
 from dhox.export.graphs.backbone import exportable
+from dhox.export.graphs.embedding import features_of, with_embedding
 from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
 from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
@@ -55,6 +57,8 @@ from dhox.export.precisions import converted
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
 from dhox.progress import working
+from dhox.runtimes.onnxruntime_session import OnnxSession
+from dhox.runtimes.predict import predict
 from dhox.runtimes.tensors import Tensors
 from dhox.system.environment import now, versions
 
@@ -87,12 +91,14 @@ class Folded:
 
 @dataclass(frozen=True)
 class Result:
-    """The written files, what they answer against torch and stage by stage, and when the answer is unknown."""
+    """The written files, what they answer against torch and stage by stage, when the answer is unknown, and the length
+    of the embedding, where they give one."""
 
     artefacts: list[Artefact]
     checks: list[Check]
     ledger: Ledger
     reject: Reject | None
+    embedding: int | None = None
 
 
 def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportResult:
@@ -113,6 +119,8 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
         check_stored_answers(source, folded.student, images, pixels)
     with output_directory(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite) as folder:
         models = _write_models(folder, source, folded, images, options)
+        if options.files.emit_embedding:
+            _write_embeddings(folder, models["fp32"], folded.tensors, images, pixels)
         with working("Holding the graphs against torch"):
             proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
         answers = partial(torch_probs, folded.module, tensors=folded.tensors)
@@ -122,7 +130,8 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
         entries = [_artefact_entry(folder, precision, model, folded, golden) for precision, model in models.items()]
         asked = options.checks.reject_coverage
         reject = None if asked is None else reject_threshold(source.validation, folded.choice.fold, asked)
-        result = Result(entries, *proof, reject)
+        width = folded.heads.ce_weight.shape[1] if options.files.emit_embedding else None
+        result = Result(entries, *proof, reject, width)
         _write_side_files(folder, source, folded.heads, golden, result)
         manifest = make_manifest(folder, source, folded.choice, result, options)
         write_card(folder, manifest, source)
@@ -190,9 +199,22 @@ def _write_models(
     with working("Writing the graph as ONNX"):
         fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata)
     models = converted(fp32, metadata, options.precisions, images, tensors, options.checks.max_accuracy_drop)
+    if options.files.emit_embedding:
+        width = folded.heads.ce_weight.shape[1]
+        features = features_of(fp32, folded.choice.fold, width)
+        models = {
+            name: replace(model, content=with_embedding(model.content, features, width, metadata, model.opset))
+            for name, model in models.items()
+        }
     for precision, model in models.items():
         write_bytes(folder / MODEL_FILES[precision], model.content)
     return models
+
+
+def _write_embeddings(folder: Path, fp32: Converted, tensors: Tensors, images: CheckImages, pixels: np.ndarray) -> None:
+    """embeddings.npz: of the images that judge the graphs, uint8 [N, H, W, 3]."""
+    found = predict(OnnxSession(fp32.content, names=("image", EMBEDDING)), tensors, pixels)
+    write_arrays(folder / EMBEDDINGS_FILE, Embeddings(np.array(images.names, np.str_), found))
 
 
 def prove(
@@ -261,5 +283,6 @@ def make_manifest(
         searched=selection.searched, evidence=choice.evidence, comparison=choice.comparison, checks=result.checks,
         reject=result.reject, artefacts=result.artefacts,
         default=next(precision for precision in BEST_FIRST if precision in written), environment=versions(),
-        files={name: sha256(folder / name) for name in SIDE_FILES},
+        files={name: sha256(folder / name) for name in side_files(options.files.emit_embedding)},
+        embedding=result.embedding,
     )  # fmt: skip

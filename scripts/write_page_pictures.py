@@ -1,8 +1,8 @@
 """Write docs/*.png of the pages that commands write, in Debian's chromium.
 
-After `dhox demo`, in its folder, with the audit and the sweep of docs/audit.md and docs/sweep.md:
+After `dhox demo`, in its folder, with the audit, the sweep and the drift of docs/audit.md, sweep.md and drift.md:
 
-    python scripts/write_page_pictures.py runs/demo audits/demo-data sweeps/NAME
+    python scripts/write_page_pictures.py runs/demo audits/demo-data sweeps/NAME runs/demo/drift/TIME
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def photograph(browser: Browser, page_file: Path, name: str, height: int, **opti
     print(DOCS / name)
 
 
-def main(run: Path, audit: Path, sweep: Path) -> None:
+def main(run: Path, audit: Path, sweep: Path, drift: Path) -> None:
     bench = next(run.glob("bench/*/report.html"))
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -41,6 +41,7 @@ def main(run: Path, audit: Path, sweep: Path) -> None:
         photograph(browser, bench, "bench-report.png", 900, viewport=DESKTOP)
         photograph(browser, audit / "audit.html", "audit.png", 1200, viewport=DESKTOP)
         photograph(browser, sweep / "sweep.html", "sweep.png", 1200, viewport=DESKTOP)
+        photograph(browser, drift / "drift.html", "drift.png", 1300, viewport=DESKTOP)
         browser.close()
 
 

@@ -7,25 +7,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from dhox.artefacts.common import Accuracy
 from dhox.bench.drift.options import DriftHow
 from dhox.bench.drift.sample import FEWEST_IMAGES, Answers, answers_of
 from dhox.errors import DhoxError, UsageError
 from dhox.models.classifier import ExportedModel, load
 from dhox.models.export_directory import Export
+from dhox.predicting.ahead import batches
 from dhox.predicting.answer_files import AnswerFile
-from dhox.predicting.answers import answers
+from dhox.predicting.answers import none_skipped
+from dhox.predicting.picture import Prediction
 from dhox.predicting.rows import COLUMNS, Row, row_of
 from dhox.predicting.sources import Reading, Source, find_source
 from dhox.predicting.tally import Tally
 from dhox.progress import progress_bar
+from dhox.runtimes.predict import BATCH
 from dhox.system.regular_file import regular
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
     """`rows`: of images that have an answer; `answers`: the same as arrays. `tally`: counts of all of them, also of
-    those that could not be read. `model`: what answered. `notes`: what the images are, in sentences."""
+    those that could not be read. `model`: what answered. `notes`: what the images are, in sentences. `embeddings`:
+    float [N, D] of the rows, where the export gives them and there were pixels."""
 
     rows: list[Row]
     answers: Answers
@@ -33,6 +39,7 @@ class Field:
     model: str
     of_answers: bool
     notes: list[str] = field(default_factory=list)
+    embeddings: np.ndarray | None = None
 
     @property
     def labelled(self) -> Accuracy | None:
@@ -52,12 +59,12 @@ def read_field(export: Export, words: list[str], how: DriftHow) -> Field:
         image = words[files.index(None)]
         raise UsageError(f"{known[0].path} holds answers, and {image} images.", "Give either, one after the other.")
     tally, rows, notes = Tally(frozenset(export.manifest.names)), list[Row](), list[str]()
-    models: dict[str, None] = {}
+    models, embedded = dict[str, None](), list[np.ndarray]()
     if known:
         parts = checked_answers(export, known)
     else:
         model = load(export.path, how.device, how.precision)
-        parts = answered_images(model, words, how.every, notes)
+        parts = answered_images(model, words, how.every, notes, embedded)
     for part in parts:
         tally.add(part)
         rows += [row for row in part if row.top]
@@ -69,7 +76,10 @@ def read_field(export: Export, words: list[str], how: DriftHow) -> Field:
             "Frames: neighbouring frames are alike, and tests and intervals take every image for a new one. Take fewer "
             "with --every, or more recordings."
         )
-    return Field(rows, answers_of(rows, export.manifest.names), tally, ", ".join(models), bool(known), notes)
+    return Field(
+        rows, answers_of(rows, export.manifest.names), tally, ", ".join(models), bool(known), notes,
+        np.concatenate(embedded) if embedded else None,
+    )  # fmt: skip
 
 
 def too_few(tally: Tally, n: int) -> DhoxError:
@@ -115,15 +125,27 @@ def checked_answers(export: Export, files: list[AnswerFile]) -> Iterator[list[Ro
         yield rows
 
 
-def answered_images(model: ExportedModel, words: list[str], every: int, notes: list[str]) -> Iterator[list[Row]]:
-    """The export's answers to the images of all sources, batch by batch."""
+def answered_images(
+    model: ExportedModel, words: list[str], every: int, notes: list[str], embedded: list[np.ndarray]
+) -> Iterator[list[Row]]:
+    """The export's answers to the images of all sources, batch by batch. Fills `notes` with what was no image, and
+    `embedded` with the embeddings of the answered images, where the export gives them."""
     sources = recorded(words, Reading(frozenset(model.classes), every))
     counts = [source.count for source in sources]
     total = None if None in counts else sum(filter(None, counts))
     with progress_bar("Answering field images", total) as advance:
-        for batch in answers(model, sources):
+        for batch in batches(sources, model.preprocessing, BATCH, none_skipped):
+            pixels = [one.pixels for one in batch if one.pixels is not None]
+            found: Iterator[np.ndarray] = iter(())
+            if pixels:
+                probs, embeddings = model.probs_and_embeddings(np.stack(pixels))
+                found = iter(probs)
+                embedded += [] if embeddings is None else [embeddings]
+            answered = [
+                Prediction(one.picture, None if one.pixels is None else next(found), one.error) for one in batch
+            ]
             advance(len(batch))
-            yield [row_of(one, model.classes, model.reject_threshold, 1, model.file_id) for one in batch]
+            yield [row_of(one, model.classes, model.reject_threshold, 1, model.file_id) for one in answered]
     notes += [line for source in sources for line in source.leftovers.lines()]
 
 

@@ -17,6 +17,7 @@ from dhox.artefacts.drift import (
     FieldImage,
     Rejected,
     ShiftTest,
+    Unlike,
     Unreadable,
 )
 from dhox.artefacts.files import DRIFT_FILE, DRIFT_SCHEMA, check_output, free_name, output_directory
@@ -26,6 +27,7 @@ from dhox.bench.drift.field import Field, read_field
 from dhox.bench.drift.options import DriftOptions
 from dhox.bench.drift.sample import Answers, Reference, stored_reference
 from dhox.bench.drift.shift import ALPHA, Shift, find_shift, holm
+from dhox.bench.drift.unlike import NEIGHBOURS, Likeness, likeness
 from dhox.errors import GateFailedError
 from dhox.evidence.statistics import wilson_interval
 from dhox.models.export_directory import Export, open_export
@@ -68,7 +70,8 @@ def compared(opened: Export, images: list[str], reference: Reference, field: Fie
     """The content of drift.json."""
     rng = np.random.default_rng(options.how.seed)
     answers = field.answers
-    shift = find_shift(reference, answers, rng)
+    like = None if field.embeddings is None else likeness(opened.embeddings().embedding, field.embeddings)
+    shift = find_shift(reference, answers, rng, like and like.compare())
     estimated = estimate(reference, answers, shift, rng)
     tests = shift_tests(shift)
     return Drift(
@@ -93,7 +96,7 @@ def compared(opened: Export, images: list[str], reference: Reference, field: Fie
         field_histogram=histogram(answers),
         classes=class_rows(opened.manifest.names, reference, answers, estimated),
         rejected=rejected(opened, reference, answers),
-        unlike=None,
+        unlike=None if like is None else unlike_record(like, field.rows),
         least_confident=least_sure(field.rows, answers, np.ones(len(answers), bool), LEAST_SURE),
         examples=examples(field.rows, reference, answers),
         max_estimated_drop=options.gates.max_estimated_drop,
@@ -105,13 +108,13 @@ def compared(opened: Export, images: list[str], reference: Reference, field: Fie
 
 def shift_tests(shift: Shift) -> list[ShiftTest]:
     """The tests with p-values for their number."""
-    adjusted = holm([shift.confidence.p, shift.classes.p])
-    named = (("confidence", "Kolmogorov-Smirnov", shift.confidence), ("classes", "G", shift.classes))
+    adjusted = holm([test.p for test in shift.tests])
+    named = (("confidence", "Kolmogorov-Smirnov"), ("classes", "G"), ("unlike", "Fisher, one-sided"))
     return [
         ShiftTest(
             what=what, test=test, statistic=found.statistic, p=found.p, adjusted_p=p, alarm=p <= ALPHA  # type: ignore[arg-type]
         )
-        for (what, test, found), p in zip(named, adjusted, strict=True)
+        for (what, test), found, p in zip(named, shift.tests, adjusted, strict=False)
     ]  # fmt: skip
 
 
@@ -172,6 +175,18 @@ def examples(rows: list[Row], reference: Reference, field: Answers) -> list[Fiel
     grown = field.counts / len(field) - reference.counts / len(reference)
     places = [place for place in np.argsort(-grown, kind="stable")[:CLASSES_SHOWN] if grown[place] > 0]
     return [image for place in places for image in least_sure(rows, field, field.predicted == place, OF_CLASS)]
+
+
+def unlike_record(like: Likeness, rows: list[Row]) -> Unlike:
+    """As drift.json holds it, with the most unlike images."""
+    below = int((like.field < like.threshold).sum())
+    places = [int(place) for place in np.argsort(like.field, kind="stable")[:LEAST_SURE]]
+    return Unlike(
+        neighbours=NEIGHBOURS, threshold=like.threshold, n_reference=len(like.reference),
+        reference=float((like.reference < like.threshold).mean()), field=below / len(like.field),
+        field_interval=wilson_interval(below, len(like.field)),
+        images=[field_image(rows[place], float(like.field[place])) for place in places],
+    )  # fmt: skip
 
 
 def precision_notes(opened: Export, field: Field) -> list[str]:

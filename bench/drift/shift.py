@@ -30,25 +30,32 @@ class Compared:
 
 @dataclass(frozen=True)
 class Shift:
-    """Both tests. `changed`: share of answers that went to other classes; `changed_beyond`: beyond chance."""
+    """The tests. `changed`: share of answers that went to other classes; `changed_beyond`: beyond chance. `unlike`:
+    None without embeddings."""
 
     confidence: Compared
     classes: Compared
     changed: float
     changed_beyond: float
+    unlike: Compared | None = None
+
+    @property
+    def tests(self) -> list[Compared]:
+        """All that were made."""
+        return [self.confidence, self.classes, *([] if self.unlike is None else [self.unlike])]
 
     @property
     def alarm(self) -> bool:
-        """Whether one of both finds a shift, with at most ALPHA false alarms."""
-        return min(holm([self.confidence.p, self.classes.p])) <= ALPHA
+        """Whether one of them finds a shift, with at most ALPHA false alarms."""
+        return min(holm([test.p for test in self.tests])) <= ALPHA
 
 
-def find_shift(reference: Answers, field: Answers, rng: np.random.Generator) -> Shift:
-    """Both sets of answers, held against each other."""
+def find_shift(reference: Answers, field: Answers, rng: np.random.Generator, unlike: Compared | None = None) -> Shift:
+    """Both sets of answers, held against each other. `unlike`: the test of embeddings, where there are some."""
     changed = _tested(reference.counts, field.counts, changed_share, rng)
     return Shift(
         confidence_test(reference, field, rng), class_test(reference, field, rng), changed.statistic,
-        max(0.0, changed.statistic - changed.expected),
+        max(0.0, changed.statistic - changed.expected), unlike,
     )  # fmt: skip
 
 

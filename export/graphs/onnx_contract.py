@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from dhox.artefacts.embeddings import EMBEDDING
 from dhox.errors import DhoxError
 
 OPSET = 18
@@ -58,13 +59,14 @@ def _check_operators(model: onnx.ModelProto, opset: int) -> None:
 
 
 def check_contract(model: onnx.ModelProto, opset: int = OPSET) -> None:
-    """Assert the opset, IR 10, one input with a named batch, one float32 output `probs`, no foreign domain."""
+    """Assert the opset, IR 10, one input with a named batch, float32 outputs `probs` and perhaps `embedding`, and no
+    foreign domain."""
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     assert opsets.get("") == opset, opsets
     assert model.ir_version == IR_VERSION, model.ir_version
     assert [value.name for value in model.graph.input] == ["image"]
-    assert [value.name for value in model.graph.output] == ["probs"]
-    for value in (model.graph.input[0], model.graph.output[0]):
+    assert [value.name for value in model.graph.output] in (["probs"], ["probs", EMBEDDING])
+    for value in (model.graph.input[0], *model.graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch", value
-    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {onnx.TensorProto.FLOAT}
     assert not {node.domain for node in model.graph.node} - {""}

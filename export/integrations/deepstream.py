@@ -17,6 +17,11 @@ def deepstream_files(export: Export, entry: Artefact) -> dict[str, bytes]:
             f"DeepStream's nvinfer feeds float32 planes scaled by one factor, and this export takes {entry.input}.",
             "Export the run again: dhox export RUN --input float-nchw-255 --out ANOTHER --emit deepstream",
         )
+    if export.manifest.embedding is not None:
+        raise DhoxError(
+            "DeepStream's nvinfer reads every output of a classifier as classes, and this export has an embedding too.",
+            "Export the run again without --emit-embedding: dhox export RUN --input float-nchw-255 --out ANOTHER",
+        )
     contract, reject = export.manifest.preprocessing, export.manifest.reject
     threshold = 0.0 if reject is None else reject.threshold
     smaller = "" if contract.jpeg_side is None else (

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhox.artefacts.embeddings import EMBEDDING
 from dhox.artefacts.manifest import Artefact
 from dhox.models.camera_files import camera_files
 from dhox.models.export_directory import Export
@@ -50,6 +51,8 @@ class Served:
 def model_files(model: Served, export: Export, onnx: Path, clients: str) -> dict[str, bytes]:
     """The files of one model. `clients`: what they have to do, in a sentence."""
     classes, dims = export.manifest.names, ", ".join(map(str, model.shape))
+    embedding = export.manifest.embedding
+    second = f', {{ name: "{EMBEDDING}", data_type: TYPE_FP32, dims: [ {embedding} ] }}' if embedding else ""
     text = f"""\
 # {model.file} ({model.precision}); written by dhox export --emit triton.
 # Serve it with: tritonserver --model-repository=FOLDER, where FOLDER holds {model.name}/.
@@ -58,7 +61,7 @@ name: "{model.name}"
 backend: "onnxruntime"
 max_batch_size: {LARGEST_BATCH}
 input [ {{ name: "image", data_type: {model.data_type}, dims: [ {dims} ] }} ]
-output [ {{ name: "probs", data_type: TYPE_FP32, dims: [ {len(classes)} ], label_filename: "labels.txt" }} ]
+output [ {{ name: "probs", data_type: TYPE_FP32, dims: [ {len(classes)} ], label_filename: "labels.txt" }}{second} ]
 dynamic_batching {{ }}
 parameters {{ key: "dhox_sha256", value: {{ string_value: "{model.sha256}" }} }}
 """

@@ -9,6 +9,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from dhox.artefacts.arrays import write_arrays
+from dhox.artefacts.embeddings import EMBEDDINGS_FILE
 from dhox.artefacts.files import (
     EXPORT_FILE,
     EXPORT_SCHEMA,
@@ -23,7 +24,7 @@ from dhox.artefacts.heads import HEADS_FILE
 from dhox.artefacts.images import IMAGES_FILE
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE
-from dhox.artefacts.manifest import SIDE_FILES, Artefact, Check, ExportResult, Manifest, RetunedFrom
+from dhox.artefacts.manifest import Artefact, Check, ExportResult, Manifest, RetunedFrom, side_files
 from dhox.artefacts.record import write_record
 from dhox.data.dataset import data_address
 from dhox.distill.small_options import RetuneOptions
@@ -101,11 +102,12 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
     export, old, numbers = before.export, before.export.manifest, after.numbers
     for name, content in after.models.items():
         write_bytes(folder / name, content)
-    for name in (HEADS_FILE, VAL_FILE, IMAGES_FILE):
+    for name in (HEADS_FILE, VAL_FILE, IMAGES_FILE, *[EMBEDDINGS_FILE] * (old.embedding is not None)):
         write_bytes(folder / name, (export.path / name).read_bytes())
     write_arrays(folder / GOLDEN_FILE, after.golden)
     write_record(folder / LEDGER_FILE, after.ledger)
-    known = {*before.models, *SIDE_FILES, CARD_FILE}
+    beside = side_files(old.embedding is not None)
+    known = {*before.models, *beside, CARD_FILE}
     reject = old.reject and reject_threshold(before.val, numbers.fold, old.reject.asked)
     write_bytes(folder / EXAMPLE_FILE, example_text(export.entry("fp32"), old.preprocessing, reject).encode())
     manifest = replace(
@@ -114,7 +116,7 @@ def _write_export(folder: Path, before: Before, after: After, data: Path | None)
         searched=numbers.searched, evidence=numbers.evidence, comparison=numbers.comparison, checks=after.checks,
         artefacts=[_rewritten_entry(entry, folder, after.checks) for entry in old.artefacts],
         environment=versions(), data=old.data if data is None else data_address(data), reject=reject,
-        files={name: sha256(folder / name) for name in SIDE_FILES},
+        files={name: sha256(folder / name) for name in beside},
         retuned_from=RetunedFrom(
             str(export.path.absolute()), sha256(export.path / EXPORT_FILE), old.fold,
             sorted(path.name for path in export.path.iterdir() if path.name not in {*known, EXPORT_FILE}),

@@ -72,13 +72,12 @@ class FieldImage(Record, kw_only=True):
 class Unlike(Record, kw_only=True):
     """Field images that are less like the reference images than almost all of these are like each other.
 
-    `similarity`: mean cosine of embeddings to the `neighbours` nearest; `threshold`: what the share `expected` of the
-    `n_reference` images do not reach among the others.
+    By the mean cosine of embeddings to the `neighbours` nearest reference images; `threshold`: what the share
+    `reference` of the `n_reference` images do not reach among the others.
     """
 
     neighbours: AtLeastOne
     threshold: float
-    expected: Share
     n_reference: Count
     reference: Share
     field: Share

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from dhox.artefacts.common import Accuracy, Classes, Metric, Preprocessing, StudentEntry, TeacherEntry
+from dhox.artefacts.embeddings import EMBEDDINGS_FILE
 from dhox.artefacts.ledger import Ledger
 from dhox.artefacts.record import (
     AtLeastOne,
@@ -30,6 +31,11 @@ Precision = Literal["fp32", "fp16", "int8"]
 # by one factor and knows no standard deviation) planar pixels from 0 to 255.
 InputKind = Literal["uint8-nhwc", "float-nchw", "float-nchw-255"]
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "images.npz", "ledger.json", "example.py")  # beside the models
+
+
+def side_files(embedding: bool) -> tuple[str, ...]:
+    """The files beside the models of an export, with an embedding or without."""
+    return (*SIDE_FILES, *[EMBEDDINGS_FILE] * embedding)
 
 
 class Fold(Record):
@@ -208,7 +214,8 @@ class Manifest(Kind, kw_only=True):
     `skipped`: images that the run could not read. `data`: where its images are. `n_selection_labels`: labels that chose
     alpha and beta by `metric`, if they were `searched`. `fold_note`: why a way to fold is missing. `checks`: of the
     written files. `reject`: None where every image is answered. `default`: the precision that is taken where none is
-    asked for. `files`: SHA-256 of what travels with the models. `environment`: versions.
+    asked for. `files`: SHA-256 of what travels with the models. `environment`: versions. `embedding`: length of the
+    graphs' second output; None where they have one alone.
     """
 
     schema: Literal["dhox.export/3"] = "dhox.export/3"
@@ -236,12 +243,13 @@ class Manifest(Kind, kw_only=True):
     environment: dict[str, str]
     files: dict[FileName, Sha256]
     retuned_from: RetunedFrom | None = None
+    embedding: AtLeastOne | None = None
 
     def __post_init__(self) -> None:
         precisions = [entry.precision for entry in self.artefacts]
         if "fp32" not in precisions or self.default not in precisions or len(set(precisions)) < len(precisions):
             raise ValueError(f"artefacts holds {', '.join(precisions) or 'nothing'}, and default is {self.default}")
-        lacking = set(SIDE_FILES) - self.files.keys()
+        lacking = set(side_files(self.embedding is not None)) - self.files.keys()
         if lacking:
             raise ValueError(f"files lacks {sorted(lacking)[0]}")
         if [entry.id for entry in self.classes] != list(range(self.student.classes)):

@@ -99,6 +99,15 @@ class ExportedModel:
             probs = predict(self.session, self.tensors, images)[:n]
         return self._finite(probs, self.entry.file)
 
+    def probs_and_embeddings(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities float32 [N, C] and embeddings float32 [N, D] of pixels uint8 [N, crop, crop, 3], a batch; None
+        where the export has no embedding. On `cpu` and `cuda`."""
+        if self.export.manifest.embedding is None or not isinstance(self.session, OnnxSession):
+            return self.probs_of(pixels), None
+        with self.lock:
+            probs, embeddings = self.session.infer_all(self.tensors.graph_input(pixels))
+        return self._finite(probs, self.entry.file), self._finite(embeddings, self.entry.file)
+
     def cameras(self) -> list[Camera]:
         """Whose raw frames `frame_probs` takes: of the whole camera files in the precision of this model, the newest
         first; on TensorRT of those that have an engine here. `dhox verify` names damaged ones."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dhox.artefacts.arrays import read_arrays
+from dhox.artefacts.embeddings import EMBEDDING, EMBEDDINGS_FILE, Embeddings
 from dhox.artefacts.files import EXPORT_FILE, EXPORT_SCHEMA, check_hash, partial_directory, settle
 from dhox.artefacts.golden import GOLDEN_FILE, Golden
 from dhox.artefacts.heads import HEADS_FILE, Heads
@@ -74,6 +75,11 @@ class Export:
         """val.npz."""
         return read_arrays(self.file(VAL_FILE), Logits, C=len(self.manifest.classes))
 
+    def embeddings(self) -> Embeddings:
+        """embeddings.npz of an export with an embedding."""
+        assert self.manifest.embedding is not None
+        return read_arrays(self.file(EMBEDDINGS_FILE), Embeddings, D=self.manifest.embedding)
+
     def ledger(self) -> Ledger:
         """ledger.json."""
         ledger = read_record(self.file(LEDGER_FILE), Ledger)
@@ -123,7 +129,7 @@ def check_metadata(found: OnnxFile, manifest: Manifest, expected: Said) -> None:
     said |= {
         "IR version": (found.ir, expected.ir), "opset": (found.opset, expected.opset),
         "inputs": (_shapes(found.inputs), [["image", expected.dtype, *expected.shape]]),
-        "outputs": (_shapes(found.outputs), [["probs", "float32", len(manifest.classes)]]),
+        "outputs": (_shapes(found.outputs), outputs_of(manifest)),
     }  # fmt: skip
     for key, (has, want) in said.items():
         if has != want:
@@ -133,6 +139,12 @@ def check_metadata(found: OnnxFile, manifest: Manifest, expected: Said) -> None:
                 f"{_brief(want)}.",
                 "Copy both again, or export again.",
             )
+
+
+def outputs_of(manifest: Manifest) -> list[list[str | int | None]]:
+    """Name, type and length of every output of the graphs."""
+    embedding = [] if manifest.embedding is None else [[EMBEDDING, "float32", manifest.embedding]]
+    return [["probs", "float32", len(manifest.classes)], *embedding]
 
 
 def _shapes(tensors: list[Tensor]) -> list[list[str | int | None]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dhox.artefacts.camera import FRAMES_FILE
+from dhox.artefacts.embeddings import EMBEDDINGS_FILE
 from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE
 from dhox.artefacts.files import sha256
 from dhox.artefacts.golden import GOLDEN_FILE, JPEG_TOLERANCE, Golden, GoldenResult
@@ -27,6 +28,7 @@ from dhox.runtimes.onnxruntime_session import OnnxSession
 EMULATED = "the CPU provider computes much of it in fp32"
 READERS: dict[str, Callable[[Export], object]] = {
     "heads.npz": Export.heads, "images.npz": Export.images, "val.npz": Export.validation, "ledger.json": Export.ledger,
+    EMBEDDINGS_FILE: Export.embeddings,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from dhox.artefacts.bench import RunnerFacts
+from dhox.artefacts.embeddings import EMBEDDING
 from dhox.errors import DhoxError, dhox_command
 from dhox.runtimes import cuda
 from dhox.runtimes.tensorrt_api import TensorRT, message_logger
@@ -55,7 +56,7 @@ class EngineSession:
             raise self.error("TensorRT refuses the engine")
         self.input, self.output = names
         found = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
-        if found != set(names):
+        if found - {EMBEDDING} != set(names):
             raise DhoxError(
                 f"The engine has the tensors {sorted(found)}, not {names[0]} and {names[1]}.",
                 "Build it from an export.",
@@ -72,7 +73,7 @@ class EngineSession:
         try:
             self.context = self.create_context()
             self.set_batch(tuple(largest))
-            for name in names:
+            for name in sorted(found):  # an engine runs only where all its outputs have a place
                 size = int(np.prod(tuple(self.context.get_tensor_shape(name)))) * self.dtypes[name].itemsize
                 self.addresses[name] = cuda.allocate(size)
                 if not self.context.set_tensor_address(name, self.addresses[name]):

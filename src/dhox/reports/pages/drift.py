@@ -63,10 +63,10 @@ def caption(image: FieldImage) -> str:
 
 def drift_page(folder: Path, found: Drift, pictures: Pictures | None = None) -> Page:
     """The whole report; without `pictures` it is for the terminal."""
-    what = "answers" if found.of_answers else "images"
+    what, export = "answers" if found.of_answers else "images", Path(found.export)
     subtitle = (
         f"{found.n:,} field {what} of {named(found.images)} against {found.n_reference:,} validation images of "
-        f"{found.export}, {found.model}"
+        f"{export.parent.name}/{export.name}, {found.model}"
     )
     sections = (
         Section(notes=tuple(told(found)), marked=True),
@@ -120,7 +120,13 @@ def told(found: Drift) -> list[str]:
     if found.unreadable.n:
         some = "; ".join(found.unreadable.first)
         lines.append(f"Could not be read: {found.unreadable.n:,} of {found.n + found.unreadable.n:,}. {some}.")
-    if found.unlike is None and not any("mbedding" in note for note in found.notes):
+    if unlike := found.unlike:
+        low, high = unlike.field_interval
+        lines.append(
+            f"Unlike any seen: {share(unlike.field)} % ({100 * low:.1f}-{100 * high:.1f}) of the field images, "
+            f"{share(unlike.reference)} % of the {unlike.n_reference:,} that the export was checked with."
+        )
+    else:
         lines.append(NO_EMBEDDING)
     return [*lines, *found.notes]
 
@@ -139,9 +145,12 @@ def picture_sections(found: Drift, pictures: Pictures) -> tuple[Section, ...]:
         Section(name, pictures=pictures.of([image for image in found.examples if image.predicted == name]))
         for name in grown
     )
+    unlike = pictures.of(found.unlike.images) if found.unlike else ()
     note = pictures.album.note()
+    order = ("By the cosine of their embedding to the nearest images that are known, the least like first.",)
     return (
         Section(notes=(note,) if note else (), where="page"),
+        *((Section("Most unlike any seen", order, pictures=unlike, where="page"),) if unlike else ()),
         *((Section("Least confident", ("The least sure first.",), pictures=least, where="page"),) if least else ()),
         Section(
             "Answers that grew", ("Classes whose share grew most, their least sure images.",),
