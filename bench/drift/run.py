@@ -71,7 +71,7 @@ def compared(opened: Export, images: list[str], reference: Reference, field: Fie
     rng = np.random.default_rng(options.how.seed)
     answers = field.answers
     like = None if field.embeddings is None else likeness(opened.embeddings().embedding, field.embeddings)
-    shift = find_shift(reference, answers, rng, like and like.compare())
+    shift = find_shift(reference, answers, rng, None if like is None else like.compare())
     estimated = estimate(reference, answers, shift, rng)
     tests = shift_tests(shift)
     return Drift(

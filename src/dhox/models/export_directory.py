@@ -143,8 +143,10 @@ def check_metadata(found: OnnxFile, manifest: Manifest, expected: Said) -> None:
 
 def outputs_of(manifest: Manifest) -> list[list[str | int | None]]:
     """Name, type and length of every output of the graphs."""
-    embedding = [] if manifest.embedding is None else [[EMBEDDING, "float32", manifest.embedding]]
-    return [["probs", "float32", len(manifest.classes)], *embedding]
+    found: list[list[str | int | None]] = [["probs", "float32", len(manifest.classes)]]
+    if manifest.embedding is not None:
+        found.append([EMBEDDING, "float32", manifest.embedding])
+    return found
 
 
 def _shapes(tensors: list[Tensor]) -> list[list[str | int | None]]:
