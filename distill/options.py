@@ -60,6 +60,17 @@ SkipBadImages = Annotated[bool, Option("Continue without unreadable images.")]
 Overwrite = Annotated[bool, Option("Replace an output directory of the same kind.", how=True)]
 
 
+GroupBy = Annotated[
+    str | None,
+    Option("Pattern whose first group, searched in an image's name, is its camera or recording.", metavar="REGEX"),
+]
+TeacherScale = Annotated[
+    AboveZero | None, Option("Factor of its cosines; embedding files need it.", shown="the checkpoint's")
+]
+TeacherEmbeddings = Annotated[
+    Path | None, Option("Embeddings computed elsewhere, one row per manifest row (.npy, .safetensors).")
+]
+ClassEmbeddings = Annotated[Path | None, Option("Text embeddings of the classes for --teacher-embeddings.")]
 Part = Annotated[float, Meta(ge=0, le=0.8)]
 
 
@@ -84,10 +95,7 @@ class Labels(Group):
     split_seed: SplitSeed = 0
     balance_labels: Annotated[bool, Option("Draw every class equally often from the labelled images.")] = False
     classes: Classes = None
-    group_by: Annotated[
-        str | None,
-        Option("Pattern whose first group, searched in an image's name, is its camera or recording.", metavar="REGEX"),
-    ] = None
+    group_by: GroupBy = None
     skip_bad_images: SkipBadImages = False
 
     @property
@@ -109,9 +117,7 @@ class Teacher(Group):
     """The teacher"""
 
     teacher: TeacherName = DEFAULT_TEACHER
-    teacher_scale: Annotated[
-        AboveZero | None, Option("Factor of its cosines; embedding files need it.", shown="the checkpoint's")
-    ] = None
+    teacher_scale: TeacherScale = None
     template: Template = ()
     templates: Templates = None
     views: Views = 8
@@ -121,10 +127,8 @@ class Teacher(Group):
         Option("Few-shot teacher on the labelled images: Tip-Adapter (tip), or with trained keys (tip-f)."),
     ] = "none"
     top_k: Annotated[AtLeastTwo | None, Option("Distil its k most likely classes of each image.", shown="all")] = None
-    teacher_embeddings: Annotated[
-        Path | None, Option("Embeddings computed elsewhere, one row per manifest row (.npy, .safetensors).")
-    ] = None
-    class_embeddings: Annotated[Path | None, Option("Text embeddings of the classes for --teacher-embeddings.")] = None
+    teacher_embeddings: TeacherEmbeddings = None
+    class_embeddings: ClassEmbeddings = None
     teacher_logits: Annotated[Path | None, Option("Logits computed elsewhere, one row per manifest row.")] = None
     online_teacher: Annotated[bool, Option("No cache: a teacher forward at every step (slow, for comparison).")] = False
 
@@ -315,8 +319,6 @@ def check(options: DistillOptions) -> None:
     if len(methods) < len(training.methods):
         raise UsageError(f"--method {training.method} names a method twice.", "Name each once; --seeds repeats them.")
     _check_pairs(options)
-    if teacher.template or (teacher.templates is not None and teacher.templates not in ENSEMBLES):
-        template_list(teacher.templates, list(teacher.template))
     check_labels(labels, uses_labels=methods != {"kd"})
     if methods == {"kd"} and options.choosing.tune_on == "held-out":
         raise UsageError("--method kd uses no label.", "Leave --tune-on held-out out.")
@@ -353,6 +355,22 @@ def check_labels(labels: Labels, *, uses_labels: bool) -> None:
         raise UsageError("--label-sampler percent-reference draws a share of all images.", "Add --label-fraction.")
 
 
+def check_teacher(teacher: Teacher) -> None:
+    """Raise UsageError for options of the teacher that need or exclude each other."""
+    if (teacher.teacher_embeddings is None) != (teacher.class_embeddings is None):
+        raise UsageError("--teacher-embeddings and --class-embeddings belong together.", "Give both.")
+    if teacher.teacher_logits is not None and teacher.teacher_embeddings is not None:
+        raise UsageError("--teacher-logits and --teacher-embeddings are two teachers.", "Give one of them.")
+    if teacher.from_files:
+        _check_files(teacher)
+    if teacher.online_teacher and teacher.from_files:
+        raise UsageError("--online-teacher runs a teacher, and the files stand for one.", "Leave one of them out.")
+    if teacher.templates is not None and teacher.template:
+        raise UsageError("--templates and --template both choose the prompts.", "Give one of them.")
+    if teacher.template or (teacher.templates is not None and teacher.templates not in ENSEMBLES):
+        template_list(teacher.templates, list(teacher.template))
+
+
 def _check_files(teacher: Teacher) -> None:
     """Raise UsageError for options that cannot act where the teacher was run elsewhere, and for a missing scale."""
     what = "--teacher-logits" if teacher.teacher_logits is not None else "--teacher-embeddings"
@@ -373,16 +391,7 @@ def _check_files(teacher: Teacher) -> None:
 
 def _check_pairs(options: DistillOptions) -> None:
     """Raise UsageError for options that need or exclude another one, whatever the method."""
-    teacher, choosing = options.teacher, options.choosing
+    choosing = options.choosing
     if (choosing.alpha is None) != (choosing.beta is None):
         raise UsageError("--alpha and --beta belong together.", "Give both, or neither to search them on validation.")
-    if (teacher.teacher_embeddings is None) != (teacher.class_embeddings is None):
-        raise UsageError("--teacher-embeddings and --class-embeddings belong together.", "Give both.")
-    if teacher.teacher_logits is not None and teacher.teacher_embeddings is not None:
-        raise UsageError("--teacher-logits and --teacher-embeddings are two teachers.", "Give one of them.")
-    if teacher.from_files:
-        _check_files(teacher)
-    if teacher.online_teacher and teacher.from_files:
-        raise UsageError("--online-teacher runs a teacher, and the files stand for one.", "Leave one of them out.")
-    if teacher.templates is not None and teacher.template:
-        raise UsageError("--templates and --template both choose the prompts.", "Give one of them.")
+    check_teacher(options.teacher)

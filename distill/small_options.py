@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -12,14 +12,19 @@ from dhox.distill.options import (
     AboveZero,
     Alpha,
     Beta,
+    ClassEmbeddings,
     Classes,
     Device,
+    GroupBy,
     Metric,
     Overwrite,
     Shots,
     SkipBadImages,
     SplitSeed,
+    Teacher,
+    TeacherEmbeddings,
     TeacherName,
+    TeacherScale,
     Template,
     Templates,
     Views,
@@ -27,8 +32,9 @@ from dhox.distill.options import (
     Workers,
 )
 from dhox.errors import UsageError
-from dhox.options.declare import Group, Natural, NotNegative, Option, Options, Share
+from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share
 
+Selector = Literal["typiclust", "coreset", "random"]
 Positive = Annotated[float, Meta(ge=0.001)]
 
 
@@ -125,6 +131,60 @@ class RetuneOptions(Options):
 
     chosen: Chosen = Chosen()
     export: RetunedExport = RetunedExport()
+
+
+class SuggestImages(Group):
+    """What to suggest"""
+
+    n: Annotated[AtLeastOne, Option("Images to label next.", common=True)] = 40
+    by: Annotated[
+        Selector,
+        Option(
+            "typiclust: typical images of clusters without a label; coreset: farthest from every label; random.",
+            common=True,
+        ),
+    ] = "typiclust"
+    labels: Annotated[
+        Path | None, Option("Manifest of the labels so far, as dhox label writes it.", metavar="FILE", common=True)
+    ] = None
+    classes: Classes = None
+    group_by: GroupBy = None
+    seed: Annotated[Natural, Option("Another choice of the same kind.")] = 0
+    skip_bad_images: SkipBadImages = False
+
+
+class SuggestTeacher(Group):
+    """The teacher"""
+
+    teacher: TeacherName = DEFAULT_TEACHER
+    template: Template = ()
+    templates: Templates = None
+    teacher_scale: TeacherScale = None
+    teacher_embeddings: TeacherEmbeddings = None
+    class_embeddings: ClassEmbeddings = None
+
+    def as_of_training(self) -> Teacher:
+        """The same teacher as distill knows it."""
+        return Teacher(
+            teacher=self.teacher, template=self.template, templates=self.templates, teacher_scale=self.teacher_scale,
+            teacher_embeddings=self.teacher_embeddings, class_embeddings=self.class_embeddings,
+        )  # fmt: skip
+
+
+class SuggestMachine(Group):
+    """Speed"""
+
+    device: Device = "auto"
+    workers: Workers = None
+    cache: Annotated[Path, Option("Where teacher caches are kept.", how=True)] = Path("runs/cache")
+
+
+class SuggestOptions(Options):
+    """The options of `dhox suggest`."""
+
+    images: SuggestImages = SuggestImages()
+    teacher: SuggestTeacher = SuggestTeacher()
+    machine: SuggestMachine = SuggestMachine()
 
 
 class Checkpoint(Group):

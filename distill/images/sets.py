@@ -64,7 +64,7 @@ def choose_sets(
     """
     notes: list[str] = []
     known = {content[item.name] for split in ("val", "test") for item in splits[split]}
-    train = _without_copies(splits["train"], known, content)
+    train = without_copies(splits["train"], known, content)
     if len(train) < len(splits["train"]):
         notes.append(
             f"{len(splits['train']) - len(train)} images of train are copies of val, test or other training images "
@@ -193,7 +193,7 @@ def _the_rest(
     if len(apart) < len(rest):
         notes.append(f"{len(rest) - len(apart)} unlabelled images share a group with validation and were dropped")
     known = {content[item.name] for item in labelled + validation + splits["val"] + splits["test"]}
-    unlabelled = _without_copies(apart, known, content)
+    unlabelled = without_copies(apart, known, content)
     if len(unlabelled) < len(apart):
         notes.append(
             f"{len(apart) - len(unlabelled)} unlabelled images are copies of labelled, validation, test or other "
@@ -237,7 +237,7 @@ def _hold_out(labelled: list[Item], labels: list[str], generator: np.random.Gene
     return remaining, [item for item in labelled if item.name in held]
 
 
-def _without_copies(items: list[Item], known: set[Hashable], content: Mapping[str, Hashable]) -> list[Item]:
+def without_copies(items: list[Item], known: set[Hashable], content: Mapping[str, Hashable]) -> list[Item]:
     """The items whose content is neither known nor that of an earlier item."""
     seen = set(known)
     kept = []

@@ -28,6 +28,7 @@ from dhox.cli import (
     predict,
     retune,
     serve,
+    suggest,
     sweep,
 )
 from dhox.cli.common import Gallery, Overwrite, answer, check_choice
@@ -62,6 +63,7 @@ def root(
 
 
 app.command(epilog=audit.EXAMPLES)(with_quiet(audit.audit))
+app.command(epilog=suggest.EXAMPLES)(with_quiet(suggest.suggest))
 app.command(epilog=distill.EXAMPLES)(with_quiet(distill.distill))
 app.command(epilog=cache.EXAMPLES)(with_quiet(cache.cache))
 app.command(epilog=retune.EXAMPLES)(with_quiet(retune.retune))

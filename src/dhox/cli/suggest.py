@@ -1,0 +1,47 @@
+"""The suggest command. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhox.cli.common import quiet_training_libraries, say_next
+from dhox.cli.interrupts import on_interrupt, typed
+from dhox.console import say
+from dhox.distill.small_options import SuggestOptions
+from dhox.options.command import examples, with_options
+
+EXAMPLES = examples(
+    "dhox suggest photos --classes classes.txt --n 40",
+    "dhox suggest photos --classes classes.txt --n 40 --labels labels.csv",
+)
+
+
+@with_options
+def suggest(
+    data: Annotated[Path, typer.Argument(help="DATA, as for distill.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("suggestions.csv"),
+    options: SuggestOptions = SuggestOptions(),
+) -> None:
+    """Say which unlabelled images to label next, from what the teacher sees in them."""
+    from dhox.data.dataset import check_exists
+
+    check_exists(data)
+    quiet_training_libraries()
+    from dhox.distill.suggesting.suggest import suggest as run_suggest
+
+    with on_interrupt(lambda: f"What was embedded is kept. To run it again: {typed()}"):
+        found = run_suggest(data, out, options)
+    n, by = len(found.suggestions), options.images.by
+    say(f"{n} of {found.n_pile} images without a label, by {by} ({found.n_labelled} have one): {out}")
+    if n < options.images.n:
+        say(f"--n {options.images.n} is more than there are.")
+    guessed = found.guessed
+    missing = [label for label in found.classes if label not in guessed]
+    say(f"The teacher's first guesses: {', '.join(f'{k} {label}' for label, k in guessed.most_common(12))}.")
+    if missing:
+        say(f"It guesses none of: {', '.join(missing[:12])}{' ...' if len(missing) > 12 else ''}.")
+    more = ["--classes", options.images.classes] if options.images.classes else []
+    say_next("label", data, "--suggestions", out, *more)
