@@ -123,8 +123,11 @@ class Teacher(Group):
     views: Views = 8
     view_seed: ViewSeed = 0
     adapter: Annotated[
-        Literal["none", "tip", "tip-f"],
-        Option("Few-shot teacher on the labelled images: Tip-Adapter (tip), or with trained keys (tip-f)."),
+        Literal["none", "probe", "tip", "tip-f"],
+        Option(
+            "A teacher that learns from the labelled images: a linear probe that starts at the class texts (probe), "
+            "Tip-Adapter (tip), or with trained keys (tip-f)."
+        ),
     ] = "none"
     top_k: Annotated[AtLeastTwo | None, Option("Distil its k most likely classes of each image.", shown="all")] = None
     teacher_embeddings: TeacherEmbeddings = None
@@ -322,9 +325,10 @@ def check(options: DistillOptions) -> None:
     check_labels(labels, uses_labels=methods != {"kd"})
     if methods == {"kd"} and options.choosing.tune_on == "held-out":
         raise UsageError("--method kd uses no label.", "Leave --tune-on held-out out.")
-    if teacher.adapter != "none" and (not methods & {"dho", "sho"} or teacher.from_files):
+    if teacher.adapter != "none" and (not methods & {"dho", "sho"} or teacher.teacher_logits is not None):
         raise UsageError(
-            "--adapter needs labels and a teacher that runs here.", "Give --method dho or sho, and --teacher."
+            "--adapter needs labels and a teacher's embeddings.",
+            "Give --method dho or sho, and --teacher or --teacher-embeddings.",
         )
     if training.probe_gradients and not methods <= {"dho", "sho"}:
         raise UsageError("--probe-gradients compares two losses.", "Use it with --method dho or sho.")

@@ -37,13 +37,12 @@ from dhox.distill.results.room import check_room
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import CreatedStudent, check_student, create_student
 from dhox.distill.students.student import Student, save_student
-from dhox.distill.teachers.adapter import ADAPTER_FILE, save_adapter
+from dhox.distill.teachers.adapter import ADAPTER_FILE
 from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.model_config import check_config
 from dhox.distill.teachers.targets import (
     TeacherTargets,
     WholeSets,
-    adapter_sentence,
     targets_of_files,
     targets_of_model,
     teacher_rows,
@@ -241,14 +240,14 @@ def _teacher_targets(teacher: Teacher | None, material: Material, place: Place) 
     options, fabric, listing = place.options.teacher, place.fabric, material.listing
     if not place.options.training.uses[1]:
         return None
-    labels = class_numbers(material.sets.validation, listing.labels)
+    labels, seed = class_numbers(material.sets.validation, listing.labels), place.options.training.seed
     if teacher is None:
-        targets = targets_of_files(options, listing, material.training, material.whole, labels, fabric.device)
+        targets = targets_of_files(options, listing, material.training, material.whole, labels, fabric.device, seed)
     else:
         cached = CachedTeacher.of(teacher, place.root, material.images, options.view_seed, place.workers, fabric)
         targets = targets_of_model(
             cached, material.training, material.whole, labels, listing.prompts, place.templates, material.steps.views,
-            options, place.options.training.seed,
+            options, seed,
         )  # fmt: skip
     if warning := calibration_warning(targets.entry.calibration, targets.entry.scale):
         say(f"Warning: {warning}.")
@@ -383,7 +382,7 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
     if not material.sets.test:
         notes.append("DATA has no test (--test-fraction draws one): no test accuracy is reported")
     if targets is not None and targets.adapter is not None:
-        notes.append(adapter_sentence(targets.adapter, options.teacher.adapter))
+        notes.append(targets.adapter.sentence())
     warning = calibration_warning(targets.entry.calibration, targets.entry.scale) if targets else ""
     return [*notes, warning] if warning else notes
 
@@ -399,7 +398,7 @@ def write_run(
     write_arrays(run / IMAGES_FILE, images)
     write_record(run / SELECTION_FILE, outcome.selection)
     if targets is not None and targets.adapter is not None:
-        save_adapter(targets.adapter, run / ADAPTER_FILE)
+        targets.adapter.save(run / ADAPTER_FILE)
     summary = write_run_file(run, summary)
     shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
     return summary

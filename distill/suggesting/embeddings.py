@@ -27,7 +27,7 @@ from dhox.progress import working
 
 @dataclass(frozen=True, eq=False)
 class Eyes:
-    """A teacher of DATA: class text embeddings `text` [C, D], the factor of its cosines, and where images are looked up.
+    """A teacher of DATA: class text embeddings `text` [C, D], the factor of its cosines, and how images are embedded.
 
     `given`: embeddings that were computed elsewhere, [rows of the manifest, views, D].
     """

@@ -6,7 +6,7 @@ validation embeddings or not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -51,6 +51,7 @@ class TipAdapter:
     beta: float
     chosen_on: ChosenOn
     n: int
+    trained_keys: bool = False
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Teacher logits [B, C] of normalised embeddings [B, D], float32, on the device of z (eq. 5 of the paper)."""
@@ -61,7 +62,24 @@ class TipAdapter:
     def to(self, device: torch.device) -> TipAdapter:
         """The same adapter with its tensors on a device."""
         keys, values, text = (tensor.to(device) for tensor in (self.keys, self.values, self.text))
-        return TipAdapter(keys, values, text, self.scale, self.alpha, self.beta, self.chosen_on, self.n)
+        return replace(self, keys=keys, values=values, text=text)
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors, its numbers as JSON in the header; atomic."""
+        header = AdapterHeader(scale=self.scale, alpha=self.alpha, beta=self.beta, chosen_on=self.chosen_on, n=self.n)
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in TENSORS}
+        write_bytes(path, save(tensors, {"dhox": msgspec.json.encode(header).decode()}))
+
+    def sentence(self) -> str:
+        """What was fitted, and on what alpha and beta were chosen."""
+        name = "Tip-Adapter-F" if self.trained_keys else "Tip-Adapter"
+        start = f"teacher: {name} on {len(self.keys)} labelled images, alpha {self.alpha:.3g} and beta "
+        if self.chosen_on == "validation":
+            return start + f"{self.beta:.3g} chosen on {self.n} validation images"
+        return (
+            start + f"{self.beta:.3g} fixed ({self.n} validation labels, {FEWEST_IMAGES} needed); it may be worse "
+            "than zero-shot, compare the teacher row"
+        )
 
 
 def fit_tip_adapter(
@@ -98,7 +116,7 @@ def fit_tip_adapter(
         keys = _trained_keys(keys, labelled, labels, text, scale, alpha, beta, seed)
     n = 0 if validation is None else len(validation[1])
     if validation is None or n < FEWEST_IMAGES:
-        return TipAdapter(keys, labels, text, scale, alpha, beta, "fixed", n)
+        return TipAdapter(keys, labels, text, scale, alpha, beta, "fixed", n, train_keys)
     z, truth = validation[0].to(keys.device).float(), validation[1].to(keys.device).long()
     ranked = []
     for b, unit_alpha in zip(BETAS, unit_alphas, strict=True):
@@ -112,7 +130,7 @@ def fit_tip_adapter(
             steps = abs(ALPHAS.index(a) - ALPHAS.index(FIXED_ALPHA)) + abs(BETAS.index(b) - BETAS.index(FIXED_BETA))
             ranked.append((-right, nll, steps, a * unit_alpha, b * unit_beta))
     *_, alpha, beta = min(ranked)
-    return TipAdapter(keys, labels, text, scale, alpha, beta, "validation", n)
+    return TipAdapter(keys, labels, text, scale, alpha, beta, "validation", n, train_keys)
 
 
 def _one_hot(values: torch.Tensor, classes: int) -> torch.Tensor:
@@ -178,12 +196,3 @@ def _trained_keys(
             optimiser.step()
             schedule.step()
     return weights.detach()
-
-
-def save_adapter(adapter: TipAdapter, path: Path) -> None:
-    """Write an adapter as safetensors, its numbers as JSON in the header; atomic."""
-    header = AdapterHeader(
-        scale=adapter.scale, alpha=adapter.alpha, beta=adapter.beta, chosen_on=adapter.chosen_on, n=adapter.n
-    )
-    tensors = {name: getattr(adapter, name).cpu().contiguous() for name in TENSORS}
-    write_bytes(path, save(tensors, {"dhox": msgspec.json.encode(header).decode()}))

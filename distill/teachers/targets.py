@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter
 from dhox.distill.teachers.embeddings import CachedTeacher
 from dhox.distill.teachers.model_config import license_of
+from dhox.distill.teachers.text_probe import TextProbe, fit_text_probe
 from dhox.distill.teachers.view_targets import (
     Logits,
     ViewTargets,
@@ -63,6 +65,19 @@ class WholeAnswers:
     unlabelled: np.ndarray
 
 
+FewShotTeacher = TipAdapter | TextProbe
+
+
+@dataclass(frozen=True)
+class FewShots:
+    """What a few-shot teacher learns from: the training images, of which the first have labels, and validation
+    embeddings [M, D] with their class numbers [M]."""
+
+    images: TrainingImages
+    validation: tuple[torch.Tensor, torch.Tensor]
+    seed: int
+
+
 @dataclass(frozen=True)
 class TeacherTargets:
     """What training needs of a teacher; `entry`: what run.json says of it."""
@@ -70,7 +85,7 @@ class TeacherTargets:
     views: ViewTargets
     whole: WholeAnswers
     entry: TeacherEntry
-    adapter: TipAdapter | None = None
+    adapter: FewShotTeacher | None = None
 
 
 def targets_of_model(
@@ -84,19 +99,15 @@ def targets_of_model(
     teacher, online, device = cached.teacher, options.online_teacher, cached.fabric.device
     text = teacher.encode_classes(prompts, templates)
     z = {name: cached.whole(items) for name, items in vars(whole).items()}
-    adapter: TipAdapter | None = None
+    adapter: FewShotTeacher | None = None
     rows: Rows | None = None
     if options.adapter != "none" or not online:  # online, an adapter alone needs embeddings of views
         rows = cached.views(images.items[: len(images.labels)] if online else images.items, views)
     logits, host_logits = cosine_logits(text.to(device), teacher.scale), cosine_logits(text, teacher.scale)
     if options.adapter != "none":
         assert rows is not None
-        labels = torch.from_numpy(images.labels)
-        labelled = rows.take(np.arange(len(labels)), np.empty((len(labels), *rows.row_shape), np.float16))
-        adapter = fit_tip_adapter(
-            normalize(torch.from_numpy(labelled).float(), dim=-1), labels, text, teacher.scale,
-            (z["validation"], torch.from_numpy(validation_labels)), train_keys=options.adapter == "tip-f", seed=seed,
-        )  # fmt: skip
+        known = FewShots(images, (z["validation"], torch.from_numpy(validation_labels)), seed)
+        adapter = fit_adapter(options.adapter, rows, text, teacher.scale, known)
         logits, host_logits = adapter.to(device).logits, adapter.logits
     if online:
         of_views = online_targets(teacher, images.items, images.boxes, logits)
@@ -117,6 +128,19 @@ def targets_of_model(
     return TeacherTargets(of_views, of_whole, entry, adapter)
 
 
+def fit_adapter(
+    kind: Literal["tip", "tip-f", "probe"], rows: Rows, text: torch.Tensor, scale: float, known: FewShots
+) -> FewShotTeacher:
+    """A few-shot teacher of the labelled images, whose embeddings are the first of `rows`, [views, D] each."""
+    labels = torch.from_numpy(known.images.labels)
+    taken = rows.take(np.arange(len(labels)), np.empty((len(labels), *rows.row_shape), rows.dtype))
+    labelled = normalize(torch.from_numpy(taken).float(), dim=-1)
+    if kind == "probe":
+        units = [item.group or item.name for item in known.images.items[: len(labels)]]
+        return fit_text_probe(labelled, labels, text, scale, known.validation, units)
+    return fit_tip_adapter(labelled, labels, text, scale, known.validation, train_keys=kind == "tip-f", seed=known.seed)
+
+
 def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeAnswers:
     """A teacher's answers to whole images from what it knows of them."""
 
@@ -127,21 +151,9 @@ def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeAnswers:
     return WholeAnswers(logits(z["validation"]).numpy(), numbers(z["test"]), numbers(z["unlabelled"]))
 
 
-def adapter_sentence(adapter: TipAdapter, kind: str) -> str:
-    """What was fitted, and on what alpha and beta were chosen."""
-    name = {"tip": "Tip-Adapter", "tip-f": "Tip-Adapter-F"}[kind]
-    start = f"teacher: {name} on {len(adapter.keys)} labelled images, alpha {adapter.alpha:.3g} and beta "
-    if adapter.chosen_on == "validation":
-        return start + f"{adapter.beta:.3g} chosen on {adapter.n} validation images"
-    return (
-        start + f"{adapter.beta:.3g} fixed ({adapter.n} validation labels, {FEWEST_IMAGES} needed); it may be worse "
-        "than zero-shot, compare the teacher row"
-    )
-
-
 def targets_of_files(
     options: TeacherOptions, listing: Listing, images: TrainingImages, whole: WholeSets,
-    validation_labels: np.ndarray, device: torch.device,
+    validation_labels: np.ndarray, device: torch.device, seed: int,
 ) -> TeacherTargets:  # fmt: skip
     """A teacher that was run elsewhere: arrays with one row per manifest row (see docs/distill.md).
 
@@ -155,20 +167,24 @@ def targets_of_files(
         assert options.teacher_scale is not None
         scale = options.teacher_scale
         text = class_text(options, array.shape[-1], len(listing.classes))
-        logits, host_logits = normalised(text.to(device), scale), normalised(text, scale)
+        logits, host_logits = normalised(cosine_logits(text.to(device), scale)), normalised(cosine_logits(text, scale))
 
     def first_view(items: list[Item]) -> torch.Tensor:
         rows = np.array([array[item.row, 0] for item in items], np.float32)
         return torch.from_numpy(rows.reshape(-1, array.shape[-1]))
 
     z = {name: first_view(items) for name, items in vars(whole).items()}
+    rows, adapter = rows_of_items(array, images.items), None
+    if options.adapter != "none":
+        validation = (normalize(z["validation"], dim=-1), torch.from_numpy(validation_labels))
+        adapter = fit_adapter(options.adapter, rows, text, scale, FewShots(images, validation, seed))
+        logits, host_logits = normalised(adapter.to(device).logits), normalised(adapter.logits)
     of_whole = answers(z, host_logits)
     entry = TeacherEntry(
         name=str(options.teacher_logits or options.teacher_embeddings), scale=scale, views=array.shape[1], online=False,
-        calibration=calibration(of_whole.validation, validation_labels, "validation"),
+        adapter=options.adapter, calibration=calibration(of_whole.validation, validation_labels, "validation"),
     )  # fmt: skip
-    of_views = cached_targets(rows_of_items(array, images.items), logits)
-    return TeacherTargets(of_views, of_whole, entry)
+    return TeacherTargets(cached_targets(rows, logits), of_whole, entry, adapter)
 
 
 def teacher_rows(options: TeacherOptions, listing: Listing) -> np.ndarray:
@@ -213,7 +229,6 @@ def class_text(options: TeacherOptions, width: int, n_classes: int) -> torch.Ten
     return normalize(torch.from_numpy(np.array(rows)).float(), dim=-1)
 
 
-def normalised(text: torch.Tensor, scale: float) -> Logits:
-    """Teacher logits of embeddings [B, D] that may not be normalised."""
-    logits = cosine_logits(text, scale)
+def normalised(logits: Logits) -> Logits:
+    """The same logits of embeddings [B, D] that may not be normalised."""
     return lambda z: logits(normalize(z, dim=-1))

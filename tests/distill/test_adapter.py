@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from refusals import refuses
 from torch.nn.functional import normalize
 
-from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter, save_adapter
+from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter
 
 C, D = 4, 16
 
@@ -112,12 +112,12 @@ def test_a_teacher_of_larger_scale_gets_the_same_answers_from_a_larger_alpha() -
 def test_an_adapter_survives_its_file(tmp_path: Path) -> None:
     views, labels, text = world(20, 2, 0)
     adapter = fit_tip_adapter(views, labels, text, 13.0, None, train_keys=True, seed=0)
-    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    adapter.save(tmp_path / "adapter.safetensors")
     again = read_adapter(tmp_path / "adapter.safetensors")
     z = world(10, 1, 3)[0][:, 0]
     assert torch.equal(again.logits(z), adapter.logits(z))
     assert (again.chosen_on, again.n, again.alpha) == (adapter.chosen_on, adapter.n, adapter.alpha)
-    save_adapter(again, tmp_path / "again.safetensors")
+    again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "adapter.safetensors").read_bytes()
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 from dhox.artefacts.record import Count, NotNegative, Positive, Record
 
 ChosenOn = Literal["validation", "fixed"]
+StrengthFrom = Literal["validation", "cross-validation", "fixed"]
 
 
 class AdapterHeader(Record, kw_only=True):
@@ -20,3 +21,12 @@ class AdapterHeader(Record, kw_only=True):
     beta: Annotated[Positive, Meta(description="how fast an affinity falls with distance")]
     chosen_on: ChosenOn
     n: Annotated[Count, Meta(description="validation images")]
+
+
+class ProbeHeader(Record, kw_only=True):
+    """The numbers of a text-anchored probe, under `dhox` in the metadata; its tensor is weight."""
+
+    schema: Literal["dhox.text-probe/1"] = "dhox.text-probe/1"
+    strength: Annotated[Positive | None, Meta(description="of the pull towards the class texts; none: zero-shot")]
+    chosen_on: StrengthFrom
+    n: Annotated[Count, Meta(description="images that chose it")]
