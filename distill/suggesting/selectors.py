@@ -115,11 +115,6 @@ def coreset(space: Space, n: int, generator: torch.Generator) -> list[int]:
     return farthest_first(space, space.embeddings, n, generator)
 
 
-def pcoreset(space: Space, n: int, generator: torch.Generator) -> list[int]:
-    """The same on the teacher's probabilities: PCoreSet (arXiv 2506.00910) before there is a student."""
-    return farthest_first(space, space.probs, n, generator)
-
-
 def farthest_first(space: Space, features: Features, n: int, generator: torch.Generator) -> list[int]:
     """k-centre greedy from the labelled images on, or from the image nearest to the mean of all."""
     pile = space.pile

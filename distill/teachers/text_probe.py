@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,16 @@ from torch.nn import functional
 
 from dhox.artefacts.adapter import ProbeHeader, StrengthFrom
 from dhox.artefacts.files import write_bytes
-from dhox.distill.auditing.linear_probe import FEW, folds_of
+from dhox.distill.auditing.linear_probe import FEW
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.errors import DhoxError
+from dhox.evidence.statistics import paired_lower_bound
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FIXED_STRENGTH = 0.03
+TRUSTED = 2 / 3  # share of the labelled images that zero-shot gets right, from which so few labels do not overrule it
+FOLDS = 5
+FEWEST_JUDGES = 20  # images that choose the strength
 MOST_POINTS = 16384  # views that are fitted one by one; of more, the mean of an image's views
 ITERATIONS = 100
 MAY_LOSE = 0.005  # accuracy against zero-shot on the images that choose
@@ -58,7 +63,7 @@ class TextProbe:
         """What was fitted, and on what its strength was chosen."""
         start = f"teacher: text-anchored probe on {self.n_labels} labelled images"
         if self.strength == float("inf"):
-            return f"{start} was worse than zero-shot on {self.n} images of {self.chosen_on}, so zero-shot stays"
+            return f"{start}: they do not mend its zero-shot answers ({self.n} images, {self.chosen_on}), which stay"
         end = "fixed (too few labels to choose it)" if self.chosen_on == "fixed" else f"chosen by {self.chosen_on}"
         return f"{start}, strength {self.strength:g} {end}"
 
@@ -84,8 +89,9 @@ def fit_text_probe(
 
     `labelled` [N, V, D]: normalised embeddings of V views of each; `labels` [N] in [0, C); `text` [C, D] normalised;
     `scale`: the teacher's. `validation`: embeddings [M, D] of whole images and their labels [M], which choose the
-    strength where there are at least 50; else cross-validation does, where every class has two `units` [N] (images of
-    one unit stay together); else it is fixed. A class without a labelled image keeps its text, moved as others need it.
+    strength where there are at least 50; else cross-validation does, where 20 labelled images have another one of
+    their class in another unit (`units` [N]: images of one camera or recording); else it is fixed, and zero-shot stays
+    where it is right for two thirds of the labelled images. A class without a labelled image keeps its text.
     Raises DhoxError where there is no labelled image.
     """
     if not len(labelled):
@@ -101,20 +107,20 @@ def fit_text_probe(
     weights = torch.full((len(z),), 1 / views, device=z.device)
     points = Points(z, labels.repeat_interleave(views), weights)
     spread = spread_of(z) if n > 1 else 1.0
-    folds = folds_of(labels.cpu().numpy(), units)
+    chosen_on: StrengthFrom
     if len(validation[1]) >= FEWEST_IMAGES:
         truth = validation[1].to(z.device).long()
-        judged = [(points, Points(validation[0].to(z.device).float(), truth, torch.ones(len(truth), device=z.device)))]
-        chosen_on: StrengthFrom = "validation"
-    elif folds is not None:
-        judged = held_out(points, np.repeat(folds, views), n)
-        chosen_on = "cross-validation"
+        judges = Points(validation[0].to(z.device).float(), truth, torch.ones(len(truth), device=z.device))
+        judged, counted, chosen_on = [(points, judges)], len(truth), "validation"
     else:
-        weight = fit_weight(points, start, FIXED_STRENGTH, spread, start)
-        return TextProbe(weight, FIXED_STRENGTH, "fixed", 0, n)
-    strength = choose_strength(judged, start, spread)
+        judged = held_out(points, folds_of_units(labels.cpu().numpy(), units).repeat(views))
+        counted, chosen_on = round(sum(float(judge.weights.sum()) for _, judge in judged)), "cross-validation"
+    if counted < FEWEST_JUDGES:
+        right = float(((points.z @ start.T).argmax(-1) == points.labels).float() @ points.weights) / n
+        strength, counted, chosen_on = FIXED_STRENGTH if right < TRUSTED else float("inf"), n, "fixed"
+    else:
+        strength = choose_strength(judged, start, spread)
     weight = start if strength == float("inf") else fit_weight(points, start, strength, spread, start)
-    counted = len(validation[1]) if chosen_on == "validation" else n
     return TextProbe(weight, strength, chosen_on, counted, n)
 
 
@@ -123,28 +129,44 @@ def spread_of(z: torch.Tensor) -> float:
     return float((z - z.mean(0)).square().sum(-1).mean().sqrt().clamp_min(1e-3))
 
 
-def held_out(points: Points, folds: np.ndarray, n: int) -> list[tuple[Points, Points]]:
-    """(those that fit, those that judge) of every fold; of the first one alone where images are many."""
+def folds_of_units(labels: np.ndarray, units: list[str]) -> np.ndarray:
+    """int [N]: a fold for each labelled image. Each class deals its units out in turn, from another fold on than the
+    class before, so that folds are of one size where classes have one unit each."""
+    fold: dict[str, int] = {}
+    dealt: Counter[int] = Counter()
+    for label, unit in zip(labels.tolist(), units, strict=True):
+        if unit not in fold:
+            fold[unit] = (dealt[label] + label) % FOLDS
+            dealt[label] += 1
+    return np.array([fold[unit] for unit in units])
+
+
+def held_out(points: Points, folds: np.ndarray) -> list[tuple[Points, Points]]:
+    """(those that fit, those of their classes that judge) of every fold; of the first one alone where they are many."""
     pairs = []
-    for fold in np.unique(folds)[: None if n <= FEW else 1]:
+    for fold in np.unique(folds)[: None if len(folds) <= FEW else 1]:
         held = torch.from_numpy(folds == fold).to(points.z.device)
-        pairs.append((points.only(~held), points.only(held)))
+        fit = points.only(~held)
+        pairs.append((fit, points.only(held & torch.isin(points.labels, fit.labels))))
     return pairs
 
 
 def fit_weight(points: Points, text: torch.Tensor, strength: float, spread: float, begin: torch.Tensor) -> torch.Tensor:
     """W [C, D] that minimises sum_i w_i CE(z_i W^T, y_i) + strength |spread (W - text)|^2, by L-BFGS from `begin`.
 
-    `text`: scale x class texts. `spread` makes a strength mean the same for teachers whose embeddings lie close
-    together and for those whose embeddings lie apart. The problem is strictly convex: the answer is unique.
+    The cross-entropy is over the classes that have a point: the others keep their rows of `text` (scale x class texts),
+    since nothing was seen that could tell them apart. `spread` makes a strength mean the same for teachers whose
+    embeddings lie close together and for those whose lie apart. The problem is strictly convex: the answer is unique.
     """
-    weight = begin.clone().requires_grad_(True)
+    weight = begin.clone(memory_format=torch.contiguous_format).requires_grad_(True)
     optimiser = torch.optim.LBFGS([weight], max_iter=ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
     total = points.weights.sum()
+    absent = torch.ones(len(text), dtype=torch.bool, device=text.device).index_fill_(0, points.labels, value=False)
 
     def cost() -> torch.Tensor:
         optimiser.zero_grad()
-        entropy = functional.cross_entropy(points.z @ weight.T, points.labels, reduction="none") @ points.weights
+        logits = (points.z @ weight.T).masked_fill(absent, -torch.inf)
+        entropy = functional.cross_entropy(logits, points.labels, reduction="none") @ points.weights
         pull = strength * spread**2 * (weight - text).square().sum()
         loss: torch.Tensor = (entropy + pull) / total
         loss.backward()
@@ -156,17 +178,20 @@ def fit_weight(points: Points, text: torch.Tensor, strength: float, spread: floa
 
 
 def choose_strength(judged: list[tuple[Points, Points]], text: torch.Tensor, spread: float) -> float:
-    """The strength with the least negative log-likelihood on the points that judge; infinite (zero-shot) where every
-    other one is more than MAY_LOSE less accurate than zero-shot there."""
+    """The strength with the least negative log-likelihood on the points that judge, among those that are shown to lose
+    at most MAY_LOSE of zero-shot's accuracy there (one-sided 95 % bound); infinite (zero-shot) where none is."""
     candidates = (float("inf"), *reversed(STRENGTHS))
-    right, nll = np.zeros(len(candidates)), np.zeros(len(candidates))
+    nll, gained, lost = (np.zeros(len(candidates)) for _ in range(3))
     for fit, judge in judged:
-        weight = text
+        weight, before = text, (judge.z @ text.T).argmax(-1) == judge.labels
         for i, strength in enumerate(candidates):
             weight = text if i == 0 else fit_weight(fit, text, strength, spread, weight)
             logits = judge.z @ weight.T
-            right[i] += float((logits.argmax(-1) == judge.labels).float() @ judge.weights)
+            right = logits.argmax(-1) == judge.labels
+            gained[i] += float((right & ~before).float() @ judge.weights)
+            lost[i] += float((before & ~right).float() @ judge.weights)
             nll[i] += float(functional.cross_entropy(logits, judge.labels, reduction="none") @ judge.weights)
-    total = sum(float(judge.weights.sum()) for _, judge in judged)
-    allowed = [i for i in range(len(candidates)) if right[i] >= right[0] - MAY_LOSE * total]
-    return candidates[min(allowed, key=lambda i: nll[i])]
+    n = round(sum(float(judge.weights.sum()) for _, judge in judged))
+    counts = zip(gained.round().astype(int).tolist(), lost.round().astype(int).tolist(), strict=True)
+    safe = [i for i, (more, less) in enumerate(counts) if i == 0 or paired_lower_bound(more, less, n) >= -MAY_LOSE]
+    return candidates[min(safe, key=lambda i: nll[i])]

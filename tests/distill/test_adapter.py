@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import torch
 from adapter_file import read_adapter
+from few_shot_world import C, D, world
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refuses
 from torch.nn.functional import normalize
 
 from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter
-
-C, D = 4, 16
-
-
-def world(n: int, views: int, seed: int, noise: float = 0.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(views [n, views, D], labels [n], text [C, D]): classes are directions, and the text points half beside them."""
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.eye(D)[:C]
-    text = normalize(directions + torch.eye(D)[4 : 4 + C].flip(0) + 0.6 * directions.roll(1, 0), dim=-1)
-    labels = torch.arange(n) % C
-    own = directions[labels][:, None] + noise * torch.randn(n, 1, D, generator=generator) / D**0.5
-    return normalize(own + 0.2 * torch.randn(n, views, D, generator=generator) / D**0.5, dim=-1), labels, text
 
 
 def accuracy(adapter: TipAdapter, z: torch.Tensor, labels: torch.Tensor) -> float:

@@ -139,6 +139,19 @@ def test_a_few_shot_teacher_is_fitted_used_and_kept(line: Path, online: bool) ->
     assert result.summary.teacher.adapter == "tip-f"
 
 
+@pytest.mark.parametrize("adapter", ["probe", "tip"])
+def test_few_shot_teachers_learn_from_embeddings_computed_elsewhere(
+    elsewhere: tuple[Path, np.ndarray, np.ndarray], adapter: str
+) -> None:
+    data, z, w = elsewhere
+    np.save("z.npy", z)
+    np.save("w.npy", w)
+    files = {"teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy"), "teacher": DEFAULT_TEACHER}
+    result = quick(data, shots=4, **files, teacher_scale=50, adapter=adapter)
+    assert result.summary.teacher.adapter == adapter
+    assert (Path("runs/x") / ADAPTER_FILE).is_file()
+
+
 def test_a_plan_refuses_the_files_that_the_training_refuses(elsewhere: tuple[Path, np.ndarray, np.ndarray]) -> None:
     data, z, _ = elsewhere
     np.save("short.npy", z[:-1, :4])

@@ -11,11 +11,12 @@ from dhox.cli.common import quiet_training_libraries, say_next
 from dhox.cli.interrupts import on_interrupt, typed
 from dhox.console import say
 from dhox.distill.small_options import SuggestOptions
+from dhox.errors import dhox_command, require
 from dhox.options.command import examples, with_options
 
 EXAMPLES = examples(
     "dhox suggest photos --classes classes.txt --n 40",
-    "dhox suggest photos --classes classes.txt --n 40 --labels labels.csv",
+    "dhox suggest photos --classes classes.txt --n 40 --labels labels.csv --label",
 )
 
 
@@ -23,12 +24,15 @@ EXAMPLES = examples(
 def suggest(
     data: Annotated[Path, typer.Argument(help="DATA, as for distill.")],
     out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("suggestions.csv"),
+    label: Annotated[bool, typer.Option("--label", help="Open the page of dhox label with them at once.")] = False,
     options: SuggestOptions = SuggestOptions(),
 ) -> None:
     """Say which unlabelled images to label next, from what the teacher sees in them."""
     from dhox.data.dataset import check_exists
 
     check_exists(data)
+    for module in ("starlette", "uvicorn") if label else ():
+        require(module, "serve")
     quiet_training_libraries()
     from dhox.distill.suggesting.suggest import suggest as run_suggest
 
@@ -43,5 +47,13 @@ def suggest(
     say(f"The teacher's first guesses: {', '.join(f'{k} {label}' for label, k in guessed.most_common(12))}.")
     if missing:
         say(f"It guesses none of: {', '.join(missing[:12])}{' ...' if len(missing) > 12 else ''}.")
+    table = options.images.labels or Path("labels.csv")
+    if label:
+        from dhox.labelling.run import label_images
+
+        with on_interrupt(lambda: f"What was answered is kept. To go on: {dhox_command('label', data, '--out', table)}"):
+            label_images(data, found.suggestions, options.images.classes, table)
+        return
     more = ["--classes", options.images.classes] if options.images.classes else []
+    more += ["--out", table] if options.images.labels else []
     say_next("label", data, "--suggestions", out, *more)
