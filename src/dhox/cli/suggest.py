@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dhox.cli.common import quiet_training_libraries, say_next
+from dhox.cli.common import quiet_training_libraries
 from dhox.cli.interrupts import on_interrupt, typed
-from dhox.console import say
+from dhox.console import say, say_next
 from dhox.distill.small_options import SuggestOptions
 from dhox.errors import dhox_command, require
 from dhox.options.command import examples, with_options
@@ -51,7 +51,9 @@ def suggest(
     if label:
         from dhox.labelling.run import label_images
 
-        with on_interrupt(lambda: f"What was answered is kept. To go on: {dhox_command('label', data, '--out', table)}"):
+        with on_interrupt(
+            lambda: f"What was answered is kept. To go on: {dhox_command('label', data, '--out', table)}"
+        ):
             label_images(data, found.suggestions, options.images.classes, table)
         return
     more = ["--classes", options.images.classes] if options.images.classes else []

@@ -6,8 +6,6 @@ import io
 from collections import OrderedDict
 from threading import Lock
 
-from PIL import Image
-
 from dhox.data.dataset import Item, read_image
 
 SIDES = (256, 1024)  # pixels of the longer side: in the grid, and alone
@@ -17,7 +15,7 @@ KEPT_BYTES = 64_000_000
 def jpeg(item: Item, side: int) -> bytes:
     """The image as a JPEG of at most `side` pixels. Raises UnreadableImageError."""
     image = read_image(item, jpeg_side=side)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side))
     file = io.BytesIO()
     small = max(image.size) <= SIDES[0]
     image.save(file, "JPEG", quality=95 if small else 88, subsampling=0 if small else 2)
