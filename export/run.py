@@ -201,7 +201,7 @@ def _write_models(
     models = converted(fp32, metadata, options.precisions, images, tensors, options.checks.max_accuracy_drop)
     if options.files.emit_embedding:
         width = folded.heads.ce_weight.shape[1]
-        features = features_of(fp32, folded.choice.fold, width)
+        features = features_of(fp32, folded.choice.fold, folded.heads.cosine)
         models = {
             name: replace(model, content=with_embedding(model.content, features, width, metadata, model.opset))
             for name, model in models.items()

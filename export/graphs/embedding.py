@@ -17,16 +17,14 @@ from dhox.export.graphs.onnx_contract import finish
 LINEAR_OPS = ("Gemm", "MatMul")
 
 
-def features_of(fp32: bytes, fold: Fold, width: int) -> str:
-    """The name of the tensor [B, `width`] that the head of an fp32 graph reads, the backbone's own features."""
+def features_of(fp32: bytes, fold: Fold, cosine: bool) -> str:
+    """The name of the tensor [B, d] that the head of an fp32 graph reads: the backbone's own features z, also where the
+    head reads [z, z/|z|] (a linear fold of a `cosine` KD head)."""
     graph = onnx.load_from_string(fp32).graph
     weight = "head.ce_head.weight" if fold.rule == "heads" else "head.linear.weight"
-    layer = next(node for node in graph.node if node.op_type in LINEAR_OPS and weight in node.input)
-    source = layer.input[0]
-    maker = next((node for node in graph.node if source in node.output), None)
-    held = next(tensor for tensor in graph.initializer if tensor.name == weight)
-    if width not in held.dims and maker is not None and maker.op_type == "Concat":  # [z, z/|z|]
-        return str(maker.input[0])
+    source = next(node for node in graph.node if node.op_type in LINEAR_OPS and weight in node.input).input[0]
+    if fold.rule == "linear" and cosine and fold.z_norm is None:
+        source = next(node for node in graph.node if source in node.output).input[0]
     return str(source)
 
 

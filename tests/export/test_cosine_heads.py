@@ -19,6 +19,7 @@ from dhox.distill.students.student import Student
 from dhox.evidence.statistics import softmax
 from dhox.export.folding.cost import with_costs
 from dhox.export.folding.fold import coefficients, inference_linear
+from dhox.export.graphs.embedding import features_of, with_embedding
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert
@@ -128,6 +129,13 @@ def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str, z_norm: flo
     assert operators.count("Gemm") + operators.count("MatMul") == (2 if rule == "heads" else 1)
     assert not {"Shape", "Expand", "ConstantOfShape"} & set(operators)
     assert ("ReduceL2" in operators) == (kind != "linear" and z_norm is None)
+    read = features_of(fp32, fold, kind != "linear")
+    for content, off in ((fp32, 1e-3), (fp16, 0.1)):
+        both = with_embedding(content, read, 48, {}, 18)
+        probs, embedding = OnnxSession(both).infer_all(batch)
+        assert abs(probs - expected).max() < 2e-2
+        assert abs(embedding - z).max() < off
+        build(both)
 
 
 def test_fp16_computes_norms_in_fp32() -> None:
