@@ -12,7 +12,9 @@ const tab = (sessionStorage.tab ||= Array.from(crypto.getRandomValues(new Uint8A
 
 let state = null; // what the server said last
 let shown = null; // the image that waits for an answer
-let busy = false; // a request that changes something is under way
+let busy = false; // a request that changes something is under way, or its picture is
+let slow = 0; // the timer that says so
+let lost = []; // what the server said of images that vanished
 let grid = null; // the images of the grid, or null in the other mode
 const pictures = new Map(); // number -> promise of an <img>, for the images that come next
 
@@ -32,7 +34,13 @@ function problem(text) {
   $("problem").textContent = text || "";
 }
 
-const note = (text) => { $("note").textContent = text; };
+// What has just happened; and, once, that images were not there any more.
+function note(text) {
+  clearTimeout(slow);
+  $("note").textContent = [text, ...lost].filter(Boolean).join(". ");
+  lost = [];
+}
+
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 // Asking the server
@@ -62,8 +70,8 @@ const post = async (path, content) => (await ask(path, { method: "POST", body: J
 // One change at a time: until it is on disk, no key does anything.
 async function change(work) {
   if (busy) return;
-  busy = true;
-  const slow = setTimeout(() => note("Saving ..."), SLOW_MS);
+  isBusy(true);
+  slow = setTimeout(() => note("Saving ..."), SLOW_MS);
   try {
     await work();
     problem("");
@@ -72,8 +80,13 @@ async function change(work) {
     if (error.status === 409) await refresh();
   } finally {
     clearTimeout(slow);
-    busy = false;
+    isBusy(false);
   }
+}
+
+function isBusy(now) {
+  busy = now;
+  document.body.setAttribute("aria-busy", String(now));
 }
 
 async function refresh() {
@@ -107,31 +120,31 @@ function fetchAhead(coming) {
   for (const number of wanted) {
     if (pictures.has(number)) continue;
     const waiting = picture(number, true);
-    waiting.catch(() => {}); // told when it is to be shown
+    waiting.catch((error) => error.status === 410 && lost.push(error.message)); // else told when it is to be shown
     pictures.set(number, waiting);
   }
 }
 
+// Picture, name and guesses change together.
 async function show(one) {
-  shown = one;
-  $("name").textContent = one.name;
-  $("again").hidden = !one.again;
-  $("guesses").replaceChildren(...one.guesses.map(guessButton));
-  $("undo").disabled = false;
   try {
     const image = await pictures.get(one.number);
-    if (shown !== one) return;
     image.alt = "The image to label";
-    $("picture").replaceChildren(image);
+    display(one, image);
   } catch (error) {
-    if (shown !== one) return;
-    $("picture").replaceChildren(element("p", error.message, "error"));
     if (error.status === 410) {
       pictures.delete(one.number);
       await refresh();
-      note(error.message);
-    }
+    } else display(one, element("p", error.message, "error"));
   }
+}
+
+function display(one, picture) {
+  shown = one;
+  $("picture").replaceChildren(picture);
+  $("name").textContent = one.name;
+  $("again").hidden = !one.again;
+  $("guesses").replaceChildren(...one.guesses.map(guessButton));
 }
 
 function guessButton(guess, index) {
@@ -168,6 +181,8 @@ async function take(said) {
 
 function finish() {
   shown = null;
+  $("name").textContent = "";
+  $("picture").replaceChildren();
   const { labelled, none, bad, gone } = state;
   const parts = [plural(labelled, "label"), `${none} none of these`, plural(bad, "bad image")];
   if (gone) parts.push(`${gone} not there any more`);
@@ -230,6 +245,7 @@ function filter() {
 $("find").addEventListener("input", filter);
 $("find").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && $("find").value.trim()) {
+    event.preventDefault(); // a dialog that opens now would take this Enter for its own
     const label = filter();
     const typed = $("find").value.trim();
     $("find").value = "";
@@ -253,8 +269,8 @@ function answer(kind, label) {
     const images = [{ number: one.number, revision: one.revision }];
     const said = await post("answer", { tab, images, answer: kind, label: label ?? null, ahead: AHEAD });
     document.activeElement?.blur();
-    await take(said);
     note(`Saved: ${label ?? { skip: "skipped, it comes again at the end", none: "none of these", bad: "a bad image" }[kind]}`);
+    await take(said);
   });
 }
 
@@ -262,9 +278,9 @@ function undo() {
   return change(async () => {
     const said = await post("undo", { tab, ahead: AHEAD });
     document.activeElement?.blur();
+    note(said.taken_back === 1 ? "Taken back: this image is open again" : `Taken back: ${said.taken_back} images are open again`);
     await take(said);
     if (grid) await fillGrid();
-    note(said.taken_back === 1 ? "Taken back: this image is open again." : `Taken back: ${said.taken_back} images are open again.`);
   });
 }
 
@@ -376,9 +392,10 @@ function confirmGrid() {
   const not = seen.filter((_, index) => away[index]);
   return change(async () => {
     const content = kept.length ? { images: kept, answer: "label", taken_away: not } : { images: not, answer: "not" };
-    await take(await post("answer", { tab, ahead: AHEAD, label, ...content }));
-    if (grid && shown) await fillGrid();
+    const said = await post("answer", { tab, ahead: AHEAD, label, ...content });
     note(`Saved: ${plural(kept.length, "image")} ${label}, ${not.length} taken away`);
+    await take(said);
+    if (grid && shown) await fillGrid();
   });
 }
 
@@ -452,3 +469,4 @@ addEventListener("pagehide", () => {
 });
 
 await refresh();
+if (lost.length) note("");

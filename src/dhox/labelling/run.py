@@ -177,7 +177,7 @@ def say_end(session: Session, data: Path, out: Path, missing: int) -> None:
     state = session.state()
     parts = [f"{state.none} none of these", f"{state.bad} bad", f"{session.left()} left"]
     if session.gone:
-        parts.append(f"{session.gone} not there any more")
+        parts.append(f"{len(session.gone)} not there any more ({shorten(session.gone, 3)})")
     say(f"{session.answered} images were answered now. {out}: {sum(counts.values()) - missing} labels. {by_class}")
     say(f"Beside them: {', '.join(parts)}.")
     if missing:

@@ -155,9 +155,9 @@ class Session:
                     self._by_guess[guess.label] = [one for one in self._by_guess[guess.label] if one != number]
 
     @property
-    def gone(self) -> int:
-        """Images that were not there any more."""
-        return len(self._gone)
+    def gone(self) -> list[str]:
+        """Names of images that were not there any more."""
+        return [self.questions[number].item.name for number in sorted(self._gone)]
 
     def left(self) -> int:
         """Images that wait for an answer."""
