@@ -2,8 +2,8 @@
 
 python benchmarks/label_page.py [--images 100]
 
-The images are synthetic JPEG files of 4000 x 3000 pixels. An answer is one key; it ends with the frame in which the next
-image, decoded, is painted. Once at a person's pace (0.5 s between answers), once as fast as the page takes keys.
+The images are synthetic JPEG files of 4000 x 3000 pixels. An answer is one key; it ends with the frame that shows
+the next image, decoded. Once at a person's pace (0.5 s between answers), once as fast as the page takes keys.
 """
 
 from __future__ import annotations

@@ -440,7 +440,7 @@ function digit(number) {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || !state || $("adding").open) return;
   const focused = document.activeElement;
-  if (focused.matches("input, select")) return;
+  if (focused.matches("input, select") && !focused.closest("dialog")) return; // one that has closed may keep the focus
   if (grid && event.key.startsWith("Arrow")) {
     event.preventDefault();
     moveTile(event.key);
