@@ -153,6 +153,21 @@ class SuggestImages(Group):
     skip_bad_images: SkipBadImages = False
 
 
+class SuggestField(Group):
+    """From the field"""
+
+    from_export: Annotated[
+        Path | None,
+        Option(
+            "Export of a student at work: of the images that it doubts and that are unlike the labelled ones.",
+            metavar="EXPORT",
+        ),
+    ] = None
+    images: Annotated[
+        Path | None, Option("With --from-export: only these unlabelled images of DATA.", metavar="FIELD", shown="all")
+    ] = None
+
+
 class SuggestTeacher(Group):
     """The teacher"""
 
@@ -182,7 +197,8 @@ class SuggestMachine(Group):
 class SuggestOptions(Options):
     """The options of `dhox suggest`."""
 
-    images: SuggestImages = SuggestImages()
+    what: SuggestImages = SuggestImages()
+    field: SuggestField = SuggestField()
     teacher: SuggestTeacher = SuggestTeacher()
     machine: SuggestMachine = SuggestMachine()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dhox.distill.suggesting.space import Features, chunks, squared_distances
+from dhox.distill.suggesting.space import Features, chunks, squared_distances, squares
 
 SAMPLE, SAMPLE_PER_CLUSTER = 20_000, 16  # images that the centres are fitted to, at least
 ITERATIONS = 20
@@ -44,7 +44,8 @@ def fit_centres(x: torch.Tensor, k: int, generator: torch.Generator) -> torch.Te
 def first_centres(x: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
     """k of the points, each drawn with a probability in proportion to its squared distance to those before."""
     chosen = [int(torch.randint(len(x), (1,), generator=generator))]
-    left = squared_distances(x, x[chosen])[:, 0]
+    lengths = squares(x)
+    left = squared_distances(x, x[chosen], lengths)[:, 0]
     while len(chosen) < k:
         total = float(left.double().sum())
         if total <= 0:  # every point is one of the centres
@@ -53,8 +54,8 @@ def first_centres(x: torch.Tensor, k: int, generator: torch.Generator) -> torch.
             break
         drawn = torch.rand(TRIALS, generator=generator, dtype=torch.float64) * total
         candidates = torch.searchsorted(left.double().cumsum(0), drawn).clamp_(max=len(x) - 1)
-        after = torch.minimum(squared_distances(x, x[candidates]), left[:, None])
-        best = int(after.double().sum(0).argmin())
+        after = torch.minimum(squared_distances(x, x[candidates], lengths), left[:, None])
+        best = int(after.sum(0).argmin())
         chosen.append(int(candidates[best]))
         left = after[:, best].contiguous()
     return x[chosen]

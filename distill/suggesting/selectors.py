@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dhox.distill.suggesting.clusters import cluster
-from dhox.distill.suggesting.space import Features, Space, chunks, squared_distances
+from dhox.distill.suggesting.space import Features, Space, chunks, squared_distances, squares
 
 NEIGHBOURS = 20  # whose mean distance is an image's typicality, as in TypiClust
 MOST_MEMBERS = 4096  # of a cluster that are looked at
@@ -98,7 +98,8 @@ def fill(chosen: Chosen, rest: torch.Tensor, n: int) -> list[int]:
         return []
     left = sorted({*chosen.space.pile.tolist()} - {*chosen.rows, *rest.tolist()})
     waiting = [*rest.tolist(), *left]
-    found, copies = [], []
+    found: list[int] = []
+    copies: list[int] = []
     for row in waiting:
         if len(found) == n:
             break
@@ -118,19 +119,22 @@ def coreset(space: Space, n: int, generator: torch.Generator) -> list[int]:
 def farthest_first(space: Space, features: Features, n: int, generator: torch.Generator) -> list[int]:
     """k-centre greedy from the labelled images on, or from the image nearest to the mean of all."""
     pile = space.pile
+    parts = [features(rows) for _, rows in chunks(pile)]
+    lengths = [squares(part) for part in parts]
     distance = torch.full((len(pile),), torch.inf)
 
     def nearer(points: torch.Tensor) -> None:
-        for place, rows in chunks(pile):
-            distance[place] = torch.minimum(distance[place], squared_distances(features(rows), points).amin(1))
+        for (place, _), part, length in zip(chunks(pile), parts, lengths, strict=True):
+            to_points = squared_distances(part, points, length).amin(1)
+            distance[place] = torch.minimum(distance[place], to_points)
 
     for _, rows in chunks(torch.arange(space.n_labelled)):
         nearer(features(rows))
     found: list[int] = []
     while len(found) < n:
         if not found and not space.n_labelled:
-            sums = sum(features(rows).sum(0) for _, rows in chunks(pile))
-            nearer((sums / len(pile))[None])
+            sums = torch.stack([part.sum(0) for part in parts])
+            nearer(sums.sum(0, keepdim=True) / len(pile))
             row = int(distance.argmin())
             distance.fill_(torch.inf)
         else:

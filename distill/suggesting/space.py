@@ -36,6 +36,10 @@ class Space:
         """The rows that may be suggested, int64."""
         return torch.arange(self.n_labelled, len(self))
 
+    def only(self, rows: torch.Tensor) -> Space:
+        """Some of the rows; the labelled ones are among them."""
+        return Space(self.z[rows], self.text, self.scale, self.groups[rows], self.n_labelled)
+
     def probs(self, rows: torch.Tensor) -> torch.Tensor:
         """The teacher's zero-shot probabilities of some rows, float32 [n, C]."""
         return (self.scale * self.z[rows].float() @ self.text.T).softmax(-1)
@@ -60,7 +64,13 @@ def chunks(rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         yield slice(start, start + CHUNK), rows[start : start + CHUNK]
 
 
-def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """|x_i - y_j|^2 [n, m], never negative."""
-    product = torch.addmm(y.square().sum(1)[None].expand(len(x), -1), x, y.T, alpha=-2)
-    return product.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+def squared_distances(x: torch.Tensor, y: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """|x_i - y_j|^2 [n, m], never negative. `lengths`: |x_i|^2 [n], where they are known."""
+    lengths = squares(x) if lengths is None else lengths
+    product = torch.addmm(squares(y)[None], x, y.T, alpha=-2)
+    return product.add_(lengths[:, None]).clamp_(min=0)
+
+
+def squares(x: torch.Tensor) -> torch.Tensor:
+    """|x_i|^2, [n]."""
+    return torch.einsum("nd,nd->n", x, x)

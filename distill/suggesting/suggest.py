@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from dhox.distill.images.sets import without_copies
 from dhox.distill.options import check_teacher
 from dhox.distill.small_options import Selector, SuggestOptions
 from dhox.distill.suggesting.embeddings import load_embedding_files, load_eyes
+from dhox.distill.suggesting.field import doubtful, field_images, top_probabilities
 from dhox.distill.suggesting.selectors import at_random, coreset, typiclust
 from dhox.distill.suggesting.space import Space
 from dhox.distill.teachers.model_config import check_config
-from dhox.errors import DhoxError
+from dhox.errors import DhoxError, UsageError
+from dhox.models.export_directory import open_export
 from dhox.progress import working
 
 SELECTORS = {"typiclust": typiclust, "coreset": coreset, "random": at_random}
@@ -52,7 +54,7 @@ class Candidates:
     def of(cls, images: Images) -> Candidates:
         """Of DATA after a look at every image. Raises DhoxError where every image has a label."""
         splits, content = images.splits, images.content
-        known = {content[item.name] for split in ("train", "val", "test") for item in splits[split]}
+        known: set[Hashable] = {content[item.name] for split in ("train", "val", "test") for item in splits[split]}
         pile = without_copies(splits["unlabelled"], known, content)
         if not pile:
             raise DhoxError(
@@ -65,26 +67,37 @@ def suggest(data: Path, out: Path, options: SuggestOptions) -> Suggested:
     """Choose `n` unlabelled images of DATA and write them to the manifest `out`.
 
     The images that have a label, in DATA or in `labels`, count: what is like them is not suggested. Test images are
-    never looked at. Raises DhoxError for every mistake in DATA or the options, before anything is written but caches.
+    never looked at. With an export, the images are those that its student doubts. Raises DhoxError for every mistake
+    in DATA or the options, before anything is written but caches.
     """
     teacher = options.teacher.as_of_training()
     check_teacher(teacher)
     check_out(out)
     if not teacher.from_files:
         check_config(teacher.teacher)
-    chosen = options.images
+    chosen, field = options.what, options.field
+    if field.images is not None and field.from_export is None:
+        raise UsageError("--images names the field of a student.", "Give --from-export EXPORT, or leave it out.")
+    if field.from_export is not None:
+        open_export(field.from_export)
     listing = list_images(data, chosen.classes, chosen.group_by, labels=chosen.labels)
     classes = listing.labels
     eyes = load_embedding_files(teacher, listing)
     images = look(listing, skip_bad_images=chosen.skip_bad_images, cache=options.machine.cache)
     candidates = Candidates.of(images)
+    if field.images is not None:
+        candidates = replace(candidates, pile=field_images(field.images, candidates.pile))
     eyes = eyes or load_eyes(teacher, options.machine, listing, images)
     items = candidates.labelled + candidates.pile
     z = eyes.embeddings(items)
     space = Space(z, eyes.text, eyes.scale, group_numbers(items), len(candidates.labelled))
+    rows = torch.arange(len(items))
+    if field.from_export is not None:
+        top = top_probabilities(field.from_export, candidates.pile, options.machine.device)
+        rows = torch.cat([rows[: space.n_labelled], doubtful(space, top, chosen.n)])
     with working("Choosing"):
-        rows = choose(space, chosen.by, chosen.n, chosen.seed)
-    suggestions = described(items, rows, space, listing)
+        rows = rows[choose(space.only(rows), chosen.by, chosen.n, chosen.seed)]
+    suggestions = described(items, rows.tolist(), space, listing)
     write_suggestions(out, suggestions)
     return Suggested(suggestions, classes, len(candidates.labelled), len(candidates.pile))
 

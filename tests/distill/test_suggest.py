@@ -21,8 +21,10 @@ from dhox.cli.main import app
 from dhox.data.dataset import read_dataset
 from dhox.distill.small_options import SuggestOptions
 from dhox.distill.suggesting.clusters import cluster, fit_centres
+from dhox.distill.suggesting.field import doubtful
 from dhox.distill.suggesting.space import Space, squared_distances
 from dhox.distill.suggesting.suggest import Suggested, choose, suggest
+from dhox.errors import UsageError
 from dhox.options.declare import build
 
 CLASSES = ("bag", "dress", "sandal", "trousers")
@@ -231,3 +233,31 @@ def test_the_command_says_what_comes_next(pile: Path) -> None:
     assert "96 of 96 images without a label" in result.output
     assert "--n 200 is more than there are" in result.output
     assert "dhox label" in result.output
+
+
+def test_the_student_doubts_and_what_is_unlike_is_asked_for() -> None:
+    space, own = blobs([40, 40, 40], n_labelled=20)  # of the first cluster
+    top = torch.where(own[20:] == 1, 0.4, 0.9)
+    rows = doubtful(space, top, 5)
+    assert len(rows) == 75
+    assert int((own[rows] == 1).sum()) == 40  # doubted and unlike
+    assert int((own[rows] == 0).sum()) <= 2  # sure of both, and 2 is unlike
+    assert len(doubtful(space, top, 90)) == 90
+
+
+def test_field_images_are_chosen_by_the_student_at_work(pile: Path, line: Path) -> None:
+    field = pile / "unlabelled/field"
+    field.mkdir()
+    for image in sorted((pile / "unlabelled").glob("sandal-*")):
+        image.rename(field / image.name)
+    labels = Path("labels.csv")
+    labels.write_text(
+        "name,path,label\n" + "".join(f"unlabelled/{c}-00{i}.png,,{c}\n" for c in CLASSES[:2] for i in (0, 1))
+    )
+    found = suggested(pile, n=6, labels=labels, from_export=line / "runs/tiny/export", images=field)
+    assert (found.n_labelled, found.n_pile, len(found.suggestions)) == (4, 24, 6)
+    assert {Path(one.path).parent for one in found.suggestions} == {field.absolute()}
+    with refuses("holds no unlabelled image", at="distill.suggesting.field.field_images", fix="unlabelled/"):
+        suggested(pile, n=6, from_export=line / "runs/tiny/export", images=line / "data/val")
+    with refuses("--images", at="distill.suggesting.suggest.suggest", fix="--from-export", kind=UsageError):
+        suggested(pile, images=field)

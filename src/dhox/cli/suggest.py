@@ -17,6 +17,7 @@ from dhox.options.command import examples, with_options
 EXAMPLES = examples(
     "dhox suggest photos --classes classes.txt --n 40",
     "dhox suggest photos --classes classes.txt --n 40 --labels labels.csv --label",
+    "dhox suggest photos --labels labels.csv --from-export runs/photos/export --images photos/unlabelled/field",
 )
 
 
@@ -38,24 +39,22 @@ def suggest(
 
     with on_interrupt(lambda: f"What was embedded is kept. To run it again: {typed()}"):
         found = run_suggest(data, out, options)
-    n, by = len(found.suggestions), options.images.by
+    n, by = len(found.suggestions), options.what.by
     say(f"{n} of {found.n_pile} images without a label, by {by} ({found.n_labelled} have one): {out}")
-    if n < options.images.n:
-        say(f"--n {options.images.n} is more than there are.")
+    if n < options.what.n:
+        say(f"--n {options.what.n} is more than there are.")
     guessed = found.guessed
     missing = [label for label in found.classes if label not in guessed]
     say(f"The teacher's first guesses: {', '.join(f'{k} {label}' for label, k in guessed.most_common(12))}.")
     if missing:
         say(f"It guesses none of: {', '.join(missing[:12])}{' ...' if len(missing) > 12 else ''}.")
-    table = options.images.labels or Path("labels.csv")
+    table = options.what.labels or Path("labels.csv")
+    classes = ["--classes", options.what.classes] if options.what.classes else []
+    words = ["label", data, "--suggestions", out, *classes, *(["--out", table] if options.what.labels else [])]
     if label:
         from dhox.labelling.run import label_images
 
-        with on_interrupt(
-            lambda: f"What was answered is kept. To go on: {dhox_command('label', data, '--out', table)}"
-        ):
-            label_images(data, found.suggestions, options.images.classes, table)
+        with on_interrupt(lambda: f"What was answered is kept. To go on: {dhox_command(*words)}"):
+            label_images(data, found.suggestions, options.what.classes, table)
         return
-    more = ["--classes", options.images.classes] if options.images.classes else []
-    more += ["--out", table] if options.images.labels else []
-    say_next("label", data, "--suggestions", out, *more)
+    say_next(*words)
