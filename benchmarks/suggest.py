@@ -24,6 +24,7 @@ import torch
 import dhox
 from dhox.data.dataset import Item, class_numbers
 from dhox.demo.data import write_image_folder
+from dhox.distill.auditing.linear_probe import fit_probe
 from dhox.distill.images.listing import list_images, look
 from dhox.distill.images.sets import without_copies
 from dhox.distill.options import Teacher
@@ -50,6 +51,9 @@ def pcoreset(space: Space, n: int, generator: torch.Generator) -> list[int]:
 SELECTORS: dict[str, Callable[[Space, int, torch.Generator], list[int]]] = {
     "random": at_random, "typiclust": typiclust, "coreset": coreset, "pcoreset": pcoreset, "margin": margin,
 }  # fmt: skip
+
+
+TITLES = {"probe": "probe at the class texts (--adapter probe)", "labels alone": "probe on the labels alone"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,11 @@ class Simulation:
         z = self.space.z[rows].float()[:, None]
         found = fit_text_probe(z, labels, self.space.text, self.space.scale, nothing, units)
         return self.score(found.logits(self.judges).argmax(-1).numpy())
+
+    def labels_alone(self, rows: list[int]) -> tuple[float, float]:
+        """The same of a linear probe that knows nothing of the class texts."""
+        z, labels = self.space.z[rows].float(), torch.from_numpy(self.labels[rows])
+        return self.score(fit_probe(z, labels, len(self.classes), 1e-3).predict(self.judges).numpy())
 
     def score(self, answers: np.ndarray) -> tuple[float, float]:
         """(accuracy, balanced accuracy) of class numbers, in %."""
@@ -132,9 +141,10 @@ def cells(simulation: Simulation, options: argparse.Namespace) -> Iterator[tuple
                 SELECTORS[name](simulation.space, n, torch.Generator().manual_seed(seed))
                 for seed in range(options.seeds)
             ]
-            found = np.array([simulation.probe(rows) for rows in chosen])
-            yield name, n, "probe", found[:, 0]
-            yield name, n, "probe, balanced", found[:, 1]
+            for what, judge in (("probe", simulation.probe), ("labels alone", simulation.labels_alone)):
+                found = np.array([judge(rows) for rows in chosen])
+                yield name, n, what, found[:, 0]
+                yield name, n, f"{what}, balanced", found[:, 1]
             if options.students and name in {"random", "typiclust"}:
                 with tempfile.TemporaryDirectory() as folder:
                     values = [
@@ -146,7 +156,7 @@ def cells(simulation: Simulation, options: argparse.Namespace) -> Iterator[tuple
 
 def line(name: str, n: int, what: str, values: np.ndarray, random: np.ndarray) -> str:
     """One cell as text: the mean, and the paired difference to random with its 95 % interval."""
-    text = f"{n:5} labels  {name:10} {what:16} {values.mean():5.1f}"
+    text = f"{n:5} labels  {name:10} {what:22} {values.mean():5.1f}"
     if name == "random":
         return text
     gain, interval = mean_interval(list(values - random))
@@ -162,7 +172,7 @@ def draw(found: dict[tuple[str, int, str], np.ndarray], file: Path, title: str) 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-    for axis, what in zip(axes, ("probe", "probe, balanced"), strict=True):
+    for axis, what in zip(axes, ("probe", "labels alone"), strict=True):
         for name in dict.fromkeys(name for name, *_ in found):
             points = sorted((n, values) for (of, n, kind), values in found.items() if of == name and kind == what)
             means = [mean_interval(list(values)) for _, values in points]
@@ -171,7 +181,7 @@ def draw(found: dict[tuple[str, int, str], np.ndarray], file: Path, title: str) 
             axis.errorbar(
                 [n for n, _ in points], [mean for mean, _ in means], low, marker="o", ms=3, label=name, **style
             )
-        axis.set(xscale="log", xlabel="labels", ylabel="accuracy, %" if what == "probe" else "balanced accuracy, %")
+        axis.set(xscale="log", xlabel="labels", ylabel="accuracy, %", title=TITLES[what])
         axis.set_xticks(ticks := sorted({n for _, n, _ in found}), [str(n) for n in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.2)

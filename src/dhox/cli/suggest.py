@@ -17,7 +17,7 @@ from dhox.options.command import examples, with_options
 EXAMPLES = examples(
     "dhox suggest photos --classes classes.txt --n 40",
     "dhox suggest photos --classes classes.txt --n 40 --labels labels.csv --label",
-    "dhox suggest photos --labels labels.csv --from-export runs/photos/export --images photos/unlabelled/field",
+    "dhox suggest photos --labels labels.csv --from-export runs/photos/export",
 )
 
 
