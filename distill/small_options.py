@@ -61,7 +61,14 @@ class AuditImages(Group):
 
     shots: Shots = None
     split_seed: SplitSeed = 0
+    labels: Annotated[
+        Path | None, Option("Manifest of labels beside DATA, as dhox label writes it.", metavar="FILE", common=True)
+    ] = None
     classes: Classes = None
+    prompts: Annotated[
+        Path | None,
+        Option("Other prompt names to try, a class, a tab and a name on each line; by the labels.", metavar="FILE"),
+    ] = None
     skip_bad_images: SkipBadImages = False
     overwrite: Overwrite = False
 

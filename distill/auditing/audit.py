@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dhox.artefacts.audit import ZERO_SHOT, Audit, AuditSets, AuditTeacher, JudgesSummary, WayName
+from dhox.artefacts.audit import ZERO_SHOT, Audit, AuditSets, AuditTeacher, JudgesSummary, PromptTrial, WayName
 from dhox.artefacts.common import class_entries
-from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, check_output, output_directory
+from dhox.artefacts.files import AUDIT_FILE, AUDIT_SCHEMA, BETTER_CLASSES, check_output, output_directory
 from dhox.artefacts.predictions import PREDICTIONS_FILE, Answer, write_predictions
 from dhox.artefacts.record import write_record
-from dhox.data.dataset import data_address, spread
+from dhox.data.dataset import data_address, read_prompt_file, spread
 from dhox.distill.auditing.advice import Way, advise, way_row
 from dhox.distill.auditing.breakdown import class_rows, confusion_rows, template_rows, text_rows
 from dhox.distill.auditing.leaks_and_outliers import near_copies, unlike
 from dhox.distill.auditing.linear_probe import choose_strength, cross_validated, fit_probe, folds_of
+from dhox.distill.auditing.prompts import other_templates, try_prompts, write_better_classes
 from dhox.distill.auditing.subject import Embedded, Judges, Subject, choose_subject, embed
 from dhox.distill.images.listing import list_images
 from dhox.distill.options import worker_count
@@ -25,7 +26,7 @@ from dhox.distill.processes import create_fabric
 from dhox.distill.small_options import AuditImages, AuditOptions
 from dhox.distill.teachers.teacher import load_teacher
 from dhox.distill.teachers.templates import template_list
-from dhox.errors import UsageError
+from dhox.errors import DhoxError, UsageError
 from dhox.evidence.calibration import calibration, calibration_warning
 from dhox.evidence.statistics import softmax
 from dhox.system.environment import now, versions
@@ -45,11 +46,15 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
     if len({*models}) < len(models):
         raise UsageError("--small-clip names the teacher or the same model twice.", "Name each model once.")
     check_output(out, AUDIT_FILE, AUDIT_SCHEMA, images.overwrite)
+    _check_inputs(out, images)
     fabric, _ = create_fabric(options.machine.device, None)
-    listing, workers = list_images(data, images.classes), worker_count(options.machine.workers)
+    listing, workers = list_images(data, images.classes, labels=images.labels), worker_count(options.machine.workers)
     prompts = listing.prompts
+    others = {} if images.prompts is None else read_prompt_file(images.prompts, listing.labels)
     guide = load_teacher(models[0], fabric.device)
     subject = choose_subject(listing, images)
+    if others and not subject.judges.items:
+        raise DhoxError("--prompts: no image has a label to judge by.", "Label a few (dhox label) and give --labels.")
     embedded = embed(guide, prompts, templates, subject.sets, workers)
     ways = _ways_of(embedded, subject)
     for name in models[1:]:
@@ -57,14 +62,30 @@ def audit(data: Path, out: Path, options: AuditOptions) -> Audit:
         sets = {of: subject.sets[of] for of in ("labelled", "validation")}
         ways += _ways_of(embed(small, prompts, templates, sets, workers, f"with {name}"), subject)
     logits = _logits(subject.judges, embedded)
-    content = _record(subject, embedded, logits, ways, images)
+    trial = None
+    if subject.judges.items:
+        sets_of_templates = other_templates(templates) if images.labels or others else {}
+        trial = try_prompts(subject, embedded, logits, others, sets_of_templates)
+    content = _record(subject, embedded, logits, ways, images, trial)
     with output_directory(out, AUDIT_FILE, AUDIT_SCHEMA, images.overwrite) as folder:
         write_predictions(folder / PREDICTIONS_FILE, _answers(subject, embedded.teacher.name, logits))
+        if trial is not None and trial.class_list:
+            write_better_classes(folder / BETTER_CLASSES, listing.classes, trial)
         write_record(folder / AUDIT_FILE, content)
     return content
 
 
-def _record(subject: Subject, embedded: Embedded, logits: np.ndarray, ways: list[Way], options: AuditImages) -> Audit:
+def _check_inputs(out: Path, options: AuditImages) -> None:
+    """Raise UsageError for a file that the audit reads and, with `out`, would replace."""
+    for flag, file in (("--labels", options.labels), ("--classes", options.classes), ("--prompts", options.prompts)):
+        if file is not None and out.resolve() in file.resolve().parents:
+            raise UsageError(f"{flag} {file} lies in {out}, which is written anew.", "Give another --out, or copy it.")
+
+
+def _record(
+    subject: Subject, embedded: Embedded, logits: np.ndarray, ways: list[Way], options: AuditImages,
+    trial: PromptTrial | None,
+) -> Audit:  # fmt: skip
     listing, teacher, judges = subject.listing, embedded.teacher, subject.judges
     counts = {name: len(items) for name, items in subject.sets.items()}
     commonest = float(judges.labels.bincount().max()) / len(judges.items) if judges.items else 0.0
@@ -94,6 +115,7 @@ def _record(subject: Subject, embedded: Embedded, logits: np.ndarray, ways: list
         skipped=subject.images.skipped,
         notes=subject.notes,
         environment=versions(),
+        prompts=trial,
     )  # fmt: skip
 
 

@@ -71,17 +71,23 @@ def folds_of(labels: np.ndarray, units: list[str]) -> np.ndarray | None:
     At most FOLDS, never more than the rarest class has units; `units`: images of one unit (camera, recording) stay
     together. Each class deals its units out in turn, so every fold holds every class where units are single images.
     """
-    by_class: dict[int, dict[str, None]] = defaultdict(dict)  # units in their first order
+    of_class: dict[int, set[str]] = defaultdict(set)
+    for label, unit in zip(labels.tolist(), units, strict=True):
+        of_class[label].add(unit)
+    folds = min([FOLDS, *(len(own) for own in of_class.values())])
+    return deal(labels, units, folds) if folds >= 2 else None
+
+
+def deal(labels: np.ndarray, units: list[str], folds: int) -> np.ndarray:
+    """int [N]: the fold of each labelled image; each class deals its units out in turn, whole units stay together."""
+    by_class: dict[int, dict[str, None]] = defaultdict(dict)
     for label, unit in zip(labels.tolist(), units, strict=True):
         by_class[label][unit] = None
-    folds = min([FOLDS, *(len(of_class) for of_class in by_class.values())])
-    if folds < 2:
-        return None
     fold: dict[str, int] = {}
     for of_class in by_class.values():
         for number, unit in enumerate(of_class):
             fold.setdefault(unit, number % folds)
-    return np.array([fold[unit] for unit in units])
+    return np.array([fold[unit] for unit in units], int)
 
 
 def choose_strength(z: torch.Tensor, labels: torch.Tensor, classes: int, folds: np.ndarray) -> float:

@@ -80,8 +80,12 @@ def choose_subject(listing: Listing, options: AuditImages) -> Subject:
     """Look at every image and choose the sets. Nothing is held out; the val split judges, else the labelled images."""
     images = look(listing, skip_bad_images=options.skip_bad_images)
     every_class = {item.label for item in images.splits["train"]} >= set(listing.labels)
+    beside = options.labels is not None
     drawing = Labels(shots=options.shots, split_seed=options.split_seed)
-    sets = choose_sets(images.splits, listing.labels, images.content, drawing, use_labels=every_class)
+    sets = choose_sets(
+        images.splits, listing.labels, images.content, drawing, use_labels=every_class or beside,
+        every_class=not beside,
+    )  # fmt: skip
     held_out = sets.validation if sets.selection == "held-out" else []
     labelled, has_val = sets.labelled + held_out, sets.selection == "val"
     validation = sets.validation if has_val else []
@@ -92,7 +96,7 @@ def choose_subject(listing: Listing, options: AuditImages) -> Subject:
         f"{len(items)} images of the val split" if has_val else words,
     )  # fmt: skip
     notes = [note for note in sets.notes if note != hold_out_note("val", len(held_out))]
-    if not every_class:
+    if not every_class and not beside:
         notes.append("some class has no labelled image in train: all of it is unlabelled here")
     of_name = {"labelled": labelled, "unlabelled": sets.unlabelled, "validation": validation, "test": sets.test}
     return Subject(listing, images, of_name, judges, notes)

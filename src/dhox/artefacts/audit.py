@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 from msgspec import Meta
 
 from dhox.artefacts.common import Accuracy, Calibration, Classes, Versions, check_classes
 from dhox.artefacts.record import Count, Kind, Name, Record, Share
+from dhox.evidence.statistics import paired_lower_bound
 
 Cosine = Annotated[float, Meta(ge=-1.01, le=1.01)]
 Pair = Annotated[tuple[str, str], Meta(description="names of two classes")]
@@ -69,6 +71,67 @@ class ClassRow(Accuracy, kw_only=True, rename={"class_": "class"}):
     probe: Accuracy | None
     taken_for: Annotated[str | None, Meta(description="the most frequent wrong answer")]
     times: Annotated[Count, Meta(description="images with that answer")]
+
+
+class Gain(Record, kw_only=True):
+    """What other prompts gain on images that had no part in choosing them, paired with the present prompts."""
+
+    gained: Annotated[Count, Meta(description="images right with the new prompts alone")]
+    lost: Annotated[Count, Meta(description="images right with the present prompts alone")]
+    n: Count
+    difference: Annotated[float, Meta(description="of the accuracies, points")]
+    lower_bound: Annotated[float, Meta(description="of the difference, one-sided 95 %, points")]
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is evidence for a gain."""
+        return self.lower_bound > 0
+
+    @classmethod
+    def of(cls, new: np.ndarray, old: np.ndarray) -> Gain:
+        """From right or wrong of the same images, bool [N] each."""
+        gained, lost, n = int((new & ~old).sum()), int((old & ~new).sum()), len(new)
+        bound = 100 * paired_lower_bound(gained, lost, n)
+        return cls(gained=gained, lost=lost, n=n, difference=100 * (gained - lost) / max(n, 1), lower_bound=bound)
+
+
+class PromptRow(Accuracy, kw_only=True, rename={"class_": "class"}):
+    """How a class's labelled images are recognised by its prompt, and whether another prompt does better."""
+
+    class_: Annotated[str, Meta(description="its name")]
+    prompt: Annotated[str, Meta(description="its present prompt name")]
+    not_understood: Annotated[bool, Meta(description="the interval lies below the mean of the other classes")]
+    tried: Annotated[Count, Meta(description="other prompt names")]
+    best: Annotated[str | None, Meta(description="the best other one on all images; null where the present one is")]
+    gain: Annotated[Gain | None, Meta(description="of choosing among them, cross-fitted; null where none was tried")]
+    recommended: bool
+
+
+class TemplatesRow(Accuracy, kw_only=True):
+    """A set of templates instead of the present one, with the present prompt names."""
+
+    templates: Annotated[str, Meta(description="what --templates takes, or present")]
+    gain: Annotated[Gain | None, Meta(description="of choosing it, cross-fitted; null for the present one")]
+    recommended: bool
+
+
+class PromptTrial(Record, kw_only=True):
+    """Whether the teacher understands the prompts, and whether others do better, by the images that judge."""
+
+    folds: Count
+    classes: Annotated[list[PromptRow], Meta(description="those with at least 2 labelled images, in class order")]
+    templates: Annotated[list[TemplatesRow], Meta(description="the present ones first")]
+    together: Annotated[Gain | None, Meta(description="of all recommended prompt names at once")]
+
+    @property
+    def class_list(self) -> bool:
+        """Whether there is evidence for another class list."""
+        return self.together is not None and self.together.shown
+
+    @property
+    def best_templates(self) -> str | None:
+        """The templates that are recommended."""
+        return next((row.templates for row in self.templates if row.recommended), None)
 
 
 class Confusion(Record, kw_only=True):
@@ -157,6 +220,7 @@ class Audit(Kind, kw_only=True):
     skipped: Annotated[list[str], Meta(description="images that could not be read")]
     notes: list[str]
     environment: Versions
+    prompts: Annotated[PromptTrial | None, Meta(description="null where no image has a label")] = None
 
     def __post_init__(self) -> None:
         check_classes(self.classes)

@@ -30,6 +30,7 @@ DRIFT_SCHEMA = "dhox.drift/1"
 # The JSON file that says what a directory is.
 RUN_FILE, EXPORT_FILE, BENCH_FILE = "run.json", "manifest.json", "bench.json"
 COMPARISON_FILE, AUDIT_FILE, SWEEP_FILE, DRIFT_FILE = "comparison.json", "audit.json", "sweep.json", "drift.json"
+BETTER_CLASSES = "classes.txt"  # of an audit: the class list with the prompt names that it recommends
 
 # What a board can survive; of an .npz, by how much it may grow when it is read (large arrays are not compressed).
 LARGEST_JSON, LARGEST_NPZ = 2**28, 2**31

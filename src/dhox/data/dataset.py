@@ -192,18 +192,46 @@ def read_class_file(class_file: Path) -> list[tuple[str, str]]:
     """Read `--classes FILE`."""
     if not class_file.exists():
         raise not_there(class_file, "Write it: one class on each line.", "The class list")
-    try:
-        text = regular(class_file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DhoxError(f"The class list {class_file} cannot be read ({err}).", "Check the path.") from err
-    classes = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        label, _, prompt = line.partition("\t" if "\t" in line else ",")
-        classes.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
+    classes = _class_lines(class_file, "class list")
     repeated = sorted(label for label, count in Counter(label for label, _ in classes).items() if count > 1)
     if repeated:
         raise DhoxError(f"{class_file} lists a class twice: {shorten(repeated)}.", "Keep one line for each.")
     return classes
+
+
+def read_prompt_file(prompt_file: Path, labels: list[str]) -> dict[str, list[str]]:
+    """Read `--prompts FILE`: label -> other prompt names to try, in the file's order; a class may have several lines.
+
+    Raises DhoxError for a file that cannot be read or holds none, and for a class outside `labels`.
+    """
+    if not prompt_file.exists():
+        raise not_there(prompt_file, "Write it: a class, a tab and a prompt name on each line.", "The list of prompts")
+    lines = _class_lines(prompt_file, "list of prompts")
+    outside = sorted({label for label, _ in lines} - set(labels))
+    if outside:
+        raise DhoxError(
+            f"{prompt_file} has prompts for classes that are not in the class list: {shorten(outside)}.",
+            f"The classes are: {shorten(labels)}.",
+        )
+    if not lines:
+        raise DhoxError(f"The list of prompts {prompt_file} is empty.", "Write a class, a tab and a prompt name.")
+    found: dict[str, list[str]] = {}
+    for label, prompt in dict.fromkeys(lines):
+        found.setdefault(label, []).append(prompt)
+    return found
+
+
+def _class_lines(file: Path, what: str) -> list[tuple[str, str]]:
+    """(label, prompt name) of each line; the default prompt name is the label with `_` as space."""
+    try:
+        text = regular(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise DhoxError(f"The {what} {file} cannot be read ({err}).", "Check the path.") from err
+    lines = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        label, _, prompt = line.partition("\t" if "\t" in line else ",")
+        lines.append((label.strip(), prompt.strip() or label.strip().replace("_", " ")))
+    return lines
 
 
 def listed_labels(class_file: Path | None) -> list[str] | None:

@@ -13,6 +13,7 @@ from dhox.evidence.calibration import calibration_text
 from dhox.reports.album import Album, Wanted, open_album
 from dhox.reports.html import write_page
 from dhox.reports.judged import Judged, Split, judged_by_file
+from dhox.reports.pages.audit_prompts import prompt_sections
 from dhox.reports.pages.gallery import Gallery, gallery_sections, note_section
 from dhox.reports.sections import Cell, Column, KeyNumber, Page, Section, Table, Verdict, cells, table
 from dhox.reports.text import percent, share, versions
@@ -80,6 +81,7 @@ def audit_page(folder: Path, audit: Audit, pictures: Pictures | None = None) -> 
         *([*shown, copies, unlike] if pictures else []),
         _ways_section(audit),
         *_template_sections(audit),
+        *prompt_sections(audit),
         class_section(audit),
         confusion_section(audit, pictures),
         *([] if pictures else [copies, unlike]),
@@ -142,7 +144,8 @@ def _template_sections(audit: Audit) -> list[Section]:
 
 def class_section(audit: Audit) -> Section:
     """The weakest zero-shot classes."""
-    weakest = sorted(audit.per_class, key=lambda row: row.accuracy)[:MOST_CLASSES]
+    judged = [row for row in audit.per_class if row.n]
+    weakest = sorted(judged, key=lambda row: row.accuracy)[:MOST_CLASSES]
     rows = [
         cells(
             *(row.class_, row.n, percent(row)),
@@ -151,7 +154,7 @@ def class_section(audit: Audit) -> Section:
         )
         for row in weakest
     ]
-    caption = f"Weakest zero-shot class first, {len(rows)} of {len(audit.per_class)}."
+    caption = f"Weakest zero-shot class first, {len(rows)} of {len(judged)}."
     tables = table("class|n|zero-shot (95 %)|linear probe|<mostly taken for", rows, caption)
     return Section("Classes", tables=tables, where="page")
 
