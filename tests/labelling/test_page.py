@@ -188,6 +188,21 @@ def test_a_phone_by_touch(server: Server, truth: list[str], opened: Opened) -> N
     assert logged() == {name_of(image): truth[image] for image in (0, 1, 2, 4, 5, 6)}
 
 
+def test_a_class_whose_name_the_teacher_does_not_know_is_shown(server: Server, opened: Opened) -> None:
+    guesses = [row["guess1"] for _, row in suggested()][:6]
+    label = min(CLASSES, key=guesses.count)
+    assert 3 * guesses[:5].count(label) < 5
+    with opened(server) as page:
+        row = page.locator("#classes button").nth(page.locator("#classes .label").all_inner_texts().index(label))
+        for answered in range(1, 6):
+            assert not page.locator("#doubtful").is_visible()
+            after(page, row.click)
+            right = guesses[:answered].count(label)
+            assert row.locator(".teacher").inner_text() == f"teacher {right} of {answered}"
+        assert f"hardly ever guesses {label}:" in page.locator("#doubtful").inner_text()
+        assert "doubtful" in str(row.get_attribute("class"))
+
+
 def test_the_grid(server: Server, truth: list[str], opened: Opened) -> None:
     guessed = {path.name: row["guess1"] for path, row in suggested()}
     with opened(server) as page:

@@ -15,7 +15,7 @@ from PIL import Image
 from serving import TOKEN
 from starlette.testclient import TestClient
 
-from dhox.artefacts.suggestions import read_suggestions
+from dhox.artefacts.suggestions import Guess, read_suggestions
 from dhox.data.dataset import read_dataset
 from dhox.labelling.app import make_app
 from dhox.labelling.log import LabelLog, open_log
@@ -176,6 +176,53 @@ def test_a_grid_of_wrong_ones_alone(tab: Tab, log: LabelLog) -> None:
 def read_guess(tab: Tab) -> str:
     """The class that most first guesses name."""
     return max(tab.get("/state")["classes"], key=lambda one: one["guessed"])["label"]
+
+
+def test_first_guesses_are_held_against_the_labels(tab: Tab, session: Session) -> None:
+    def row(label: str) -> tuple[int, int, int, bool]:
+        one = next(one for one in tab.get("/state")["classes"] if one["label"] == label)
+        return one["count"], one["judged"], one["right"], one["not_understood"]
+
+    first = [question.guesses[0].label for question in session.questions]
+    images = {one["number"]: one for one in tab.coming(COUNT)}
+    wanted = [number for number, label in enumerate(first) if label != "dress"]
+    rest = [number for number in images if number not in wanted]
+    for number in wanted[:4]:
+        tab.answer([images[number]], label="dress")
+    assert row("dress") == (4, 4, 0, False)
+    tab.answer([images[wanted[4]]], label="dress")
+    assert row("dress") == (5, 5, 0, True)
+    tab.answer([images[rest[3]]], "none")
+    assert row("dress") == (5, 5, 0, True)
+    for number in rest[:1]:
+        tab.answer([images[number]], label="dress")
+    assert row("dress") == (6, 6, 1, True)
+    tab.answer([images[rest[1]]], label="dress")
+    assert row("dress") == (7, 7, 2, True)
+    tab.answer([images[rest[2]]], label="dress")
+    assert row("dress") == (8, 8, 3, False)
+    tab.post("/undo", ahead=0)
+    tab.post("/undo", ahead=0)
+    tab.post("/undo", ahead=0)
+    tab.post("/undo", ahead=0)
+    assert row("dress") == (5, 5, 0, True)
+    tab.post("/undo", ahead=0)
+    assert row("dress") == (4, 4, 0, False)
+    assert row("bag") == (0, 0, 0, False)
+
+
+def test_a_third_of_right_guesses_is_enough(pile: Path, log: LabelLog) -> None:
+    items = read_dataset(pile)["unlabelled"]
+    questions = [
+        Question(item, () if number > 5 else (Guess("bag" if number < 2 else "dress", 0.9),))
+        for number, item in enumerate(items)
+    ]
+    tab = Tab(
+        make_app(Session(log, questions, CLASSES, "", ""), Event(), lambda: None, token=TOKEN, names=set()), "one"
+    )
+    tab.answer(tab.coming(COUNT), label="bag")
+    (one,) = [one for one in tab.get("/state")["classes"] if one["label"] == "bag"]
+    assert (one["count"], one["judged"], one["right"], one["not_understood"]) == (10, 6, 2, False)
 
 
 def test_keys_are_numbered_behind_the_guesses_and_stay(tab: Tab, log: LabelLog) -> None:

@@ -69,12 +69,19 @@ class Shown(Record):
 
 
 class ClassCount(Record):
-    """A class: its labels in the log, the digit that is its key, and how many open images are guessed to be one."""
+    """A class: its labels in the log, the digit that is its key, and how many open images are guessed to be one.
+
+    `judged`: those of its labelled images that had guesses; `right`: of these, the first guess was the class.
+    `not_understood`: the teacher seems not to know what the class's name means.
+    """
 
     label: Name
     count: Count
     key: Count | None
     guessed: Count
+    judged: Count
+    right: Count
+    not_understood: bool
 
 
 class StateAnswer(Record, kw_only=True):

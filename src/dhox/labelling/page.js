@@ -196,12 +196,18 @@ function showClasses() {
   const most = Math.max(1, ...state.classes.map((one) => one.count));
   for (const one of state.classes) {
     if (!rows.has(one.label)) rows.set(one.label, classRow(one.label));
-    const { count, bar, digit, item } = rows.get(one.label);
+    const { made, count, teacher, bar, digit, item } = rows.get(one.label);
     count.textContent = one.count || "";
     bar.style.width = `${(100 * one.count) / most}%`;
     digit.textContent = one.key ?? "";
+    teacher.replaceChildren(...(one.judged ? [element("span", "teacher "), `${one.right} of ${one.judged}`] : []));
+    made.title = one.judged ? `The teacher's first guess was right for ${one.right} of ${one.judged}` : "";
+    made.classList.toggle("doubtful", one.not_understood);
     if (!item.isConnected) $("classes").append(item);
   }
+  const doubtful = state.classes.filter((one) => one.not_understood).map((one) => one.label);
+  $("doubtful").hidden = !doubtful.length;
+  $("doubtful").textContent = `The teacher hardly ever guesses ${doubtful.join(", ")}: it may not understand the name. dhox audit tries others.`;
   const options = state.classes.filter((one) => one.guessed > 0);
   const chosen = $("which").value;
   $("which").replaceChildren(...options.map((one) => {
@@ -219,11 +225,11 @@ function classRow(label) {
   const item = element("li");
   const made = element("button");
   made.type = "button";
-  const [bar, digit, count] = [element("i"), key(""), element("span", "", "count")];
-  made.append(bar, digit, element("span", label, "label"), count);
+  const [bar, digit, teacher, count] = [element("i"), key(""), element("span", "", "teacher"), element("span", "", "count")];
+  made.append(bar, digit, element("span", label, "label"), teacher, count);
   made.addEventListener("click", () => (grid ? choose(label) : answer("label", label)));
   item.append(made);
-  return { item, made, bar, digit, count };
+  return { item, made, bar, digit, teacher, count };
 }
 
 // Finding a class

@@ -31,6 +31,8 @@ HELD_SECONDS = 120.0  # a tab that asks for nothing so long holds no image any m
 PAUSE_SECONDS = 30.0  # a longer time between two answers is no work
 RATE_OVER = 50  # answers, for images per minute
 KEYS = 9
+FEWEST_JUDGED = 5  # labels of a class with a guess; its name is doubted where less than one in ONE_RIGHT_OF is right
+ONE_RIGHT_OF = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,8 @@ class Session:
 
     def _state(self, coming: list[Shown] | None = None, taken_back: int = 0, added: str | None = None) -> StateAnswer:
         said: Counter[str] = Counter()
+        judged: Counter[str | None] = Counter()
+        right: Counter[str | None] = Counter()
         guessed = Counter({label: len(numbers) for label, numbers in self._by_guess.items()})
         for name, given in self.log.state.answered():
             number = self._numbers.get(name, -1)
@@ -246,8 +250,16 @@ class Session:
             said[given.answer] += 1
             for guess in self.questions[number].guesses[:1]:
                 guessed[guess.label] -= not self._in_grid(number, guess.label)
+                judged[given.label] += given.answer == "label"
+                right[given.label] += given.answer == "label" and guess.label == given.label
         labels = self.log.state.counts()
-        classes = [ClassCount(label, labels[label], self._key(label), guessed[label]) for label in self.classes]
+        classes = [
+            ClassCount(
+                label, labels[label], self._key(label), guessed[label], judged[label], right[label],
+                judged[label] >= FEWEST_JUDGED and ONE_RIGHT_OF * right[label] < judged[label],
+            )
+            for label in self.classes
+        ]  # fmt: skip
         return StateAnswer(
             data=self.data, command=self.command, total=len(self.questions) - len(self._gone),
             labelled=said["label"], none=said["none"],
