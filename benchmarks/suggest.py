@@ -95,7 +95,7 @@ class Simulation:
     def labels_alone(self, rows: list[int]) -> tuple[float, float]:
         """The same of a linear probe that knows nothing of the class texts."""
         z, labels = self.space.z[rows].float(), torch.from_numpy(self.labels[rows])
-        return self.score(fit_probe(z, labels, len(self.classes), 1e-3).predict(self.judges).numpy())
+        return self.score(fit_probe(z, labels, len(self.classes), 1e-4).predict(self.judges).numpy())
 
     def score(self, answers: np.ndarray) -> tuple[float, float]:
         """(accuracy, balanced accuracy) of class numbers, in %."""

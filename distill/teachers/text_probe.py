@@ -18,13 +18,12 @@ from dhox.artefacts.files import write_bytes
 from dhox.distill.auditing.linear_probe import FEW
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.errors import DhoxError
-from dhox.evidence.statistics import paired_lower_bound
+from dhox.evidence.statistics import Z_95_ONE_SIDED, paired_lower_bound, wilson_interval
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FIXED_STRENGTH = 0.03
-TRUSTED = 2 / 3  # share of the labelled images that zero-shot gets right, from which so few labels do not overrule it
+TRUSTED = 0.75  # accuracy of zero-shot, below which it must be shown to lie before a few labels overrule it
 FOLDS = 5
-FEWEST_JUDGES = 20  # images that choose the strength
 MOST_POINTS = 16384  # views that are fitted one by one; of more, the mean of an image's views
 ITERATIONS = 100
 MAY_LOSE = 0.005  # accuracy against zero-shot on the images that choose
@@ -89,9 +88,10 @@ def fit_text_probe(
 
     `labelled` [N, V, D]: normalised embeddings of V views of each; `labels` [N] in [0, C); `text` [C, D] normalised;
     `scale`: the teacher's. `validation`: embeddings [M, D] of whole images and their labels [M], which choose the
-    strength where there are at least 50; else cross-validation does, where 20 labelled images have another one of
+    strength where there are at least 50; else cross-validation does, where 50 labelled images have another one of
     their class in another unit (`units` [N]: images of one camera or recording); else it is fixed, and zero-shot stays
-    where it is right for two thirds of the labelled images. A class without a labelled image keeps its text.
+    unless the labelled images show (one-sided 95 % bound) that it is right for less than 75 %. A class without a
+    labelled image keeps its text.
     Raises DhoxError where there is no labelled image.
     """
     if not len(labelled):
@@ -115,9 +115,10 @@ def fit_text_probe(
     else:
         judged = held_out(points, folds_of_units(labels.cpu().numpy(), units).repeat(views))
         counted, chosen_on = round(sum(float(judge.weights.sum()) for _, judge in judged)), "cross-validation"
-    if counted < FEWEST_JUDGES:
-        right = float(((points.z @ start.T).argmax(-1) == points.labels).float() @ points.weights) / n
-        strength, counted, chosen_on = FIXED_STRENGTH if right < TRUSTED else float("inf"), n, "fixed"
+    if counted < FEWEST_IMAGES:
+        right = round(float(((points.z @ start.T).argmax(-1) == points.labels).float() @ points.weights))
+        weak = wilson_interval(right, n, Z_95_ONE_SIDED)[1] < TRUSTED
+        strength, counted, chosen_on = FIXED_STRENGTH if weak else float("inf"), n, "fixed"
     else:
         strength = choose_strength(judged, start, spread)
     weight = start if strength == float("inf") else fit_weight(points, start, strength, spread, start)

@@ -51,14 +51,14 @@ def test_a_strong_pull_is_zero_shot_and_a_weak_one_fits_the_labels() -> None:
     assert torch.equal((views[:, 0] @ weak.T).argmax(-1), labels)
 
 
-@pytest.mark.parametrize(("per_class", "chosen_on"), [(1, "fixed"), (8, "cross-validation")])
+@pytest.mark.parametrize(("per_class", "chosen_on"), [(2, "fixed"), (16, "cross-validation")])
 def test_labels_mend_what_the_prompts_miss_at_any_number_of_shots(per_class: int, chosen_on: str) -> None:
     views, labels, text = world(per_class * C, 4, 0, noise=1.5)
     wrong = text.roll(1, 0) + 0.9 * text  # prompts that name the next class nearly as well
     z, truth, _ = world(400, 1, 1, noise=1.5)
     probe = fit_text_probe(views, labels, normalize(wrong, dim=-1), 13.0, NOTHING, units(len(labels)))
     assert probe.chosen_on == chosen_on
-    assert (probe.strength == FIXED_STRENGTH) == (per_class == 1)
+    assert (probe.strength == FIXED_STRENGTH) == (per_class == 2)
     zero_shot = float(((z[:, 0] @ wrong.T).argmax(-1) == truth).float().mean())
     assert right(probe, z[:, 0], truth) > zero_shot + 0.1
 
@@ -76,9 +76,9 @@ def test_validation_chooses_where_it_has_fifty_images() -> None:
     z, truth, _ = world(50, 1, 1)
     assert fit_text_probe(views, labels, text, 13.0, (z[:, 0], truth), units(8)).chosen_on == "validation"
     assert fit_text_probe(views, labels, text, 13.0, (z[:49, 0], truth[:49]), units(8)).chosen_on == "fixed"
-    twenty = [world(n, 2, 0) for n in (19, 20)]
-    found = [fit_text_probe(v, y, text, 13.0, NOTHING, units(len(y))) for v, y, _ in twenty]
-    assert [(one.chosen_on, one.n) for one in found] == [("fixed", 19), ("cross-validation", 20)]
+    labelled = [world(n, 2, 0) for n in (49, 50)]
+    found = [fit_text_probe(v, y, text, 13.0, NOTHING, units(len(y))) for v, y, _ in labelled]
+    assert [(one.chosen_on, one.n) for one in found] == [("fixed", 49), ("cross-validation", 50)]
 
 
 def test_labels_that_contradict_the_teacher_leave_zero_shot_alone() -> None:
