@@ -20,7 +20,7 @@ def test_every_sentence_carries_its_measurement() -> None:
     assert verdict == "can pay"
     assert "the teacher itself: 75.0 % (70.5-79.0, n = 400), with 86.0 M parameters" in text
     assert "+10.0 points" in text
-    assert "a few-shot teacher (tip-f) is worth a try" in text
+    assert "(--adapter probe) is worth a try" in text
     assert "-35.0 points" in text
 
 
@@ -42,7 +42,7 @@ def test_plain_distillation_is_judged_by_what_it_uses() -> None:
     verdict, text = words(*ways, commonest=0.189)
     assert verdict == "unlikely to pay"
     assert "18.9 %" in text
-    assert "tip-f" in text
+    assert "--adapter probe" in text
 
 
 def test_without_unlabelled_images_or_labels() -> None:
