@@ -62,7 +62,7 @@ def advise(ways: list[Way], n_unlabelled: int, commonest: float) -> tuple[Verdic
         bound = 100 * paired_difference_lower_bound(probe.right, zero_shot.right)
         helps = "these labels add nothing measurable; other prompts, another teacher or more labels have to"
         if bound > 0:
-            helps = "the labels add what the prompts miss: --adapter probe, a teacher that learns from them, is worth a try"
+            helps = "the labels add what the prompts miss, so --adapter probe, which learns from them, is worth a try"
         lines.append(
             f"A linear probe on the teacher's embeddings: {said(probe)}, {difference(probe, zero_shot)}: {helps}. It "
             "is as large as the teacher, and what a student has to come near."
