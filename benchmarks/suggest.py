@@ -201,13 +201,15 @@ def main() -> None:
     parser.add_argument("--by", nargs="+", choices=SELECTORS, default=[*SELECTORS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--students", action="store_true", help="train DHO students too, of random and typiclust")
+    parser.add_argument("--adapter", default="probe", choices=["none", "probe"], help="of the students' teacher")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     options.student_options = {
-        "student": "resnet10t", "student_weights": "none", "image_size": options.image_size, "epochs": options.epochs
+        "student": "resnet10t", "student_weights": "none", "image_size": options.image_size, "epochs": options.epochs,
+        "adapter": options.adapter,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         data, teacher = options.data, options.teacher
