@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from dhox.data.dataset import Item, read_dataset, shorten
+from dhox.data.manifest import absolute_path
 from dhox.distill.suggesting.space import Space, chunks, squared_distances
 from dhox.errors import DhoxError
 from dhox.models.classifier import load
@@ -19,8 +19,8 @@ KEPT = 0.75  # of the images are considered: the quarter of which the student is
 def field_images(images: Path, pile: list[Item]) -> list[Item]:
     """The images of the pile that lie in `images` (a folder, a manifest, any DATA). Raises DhoxError where one of them
     is no unlabelled image of DATA: training would never see it."""
-    wanted = {_whole(item.path) for items in read_dataset(images).values() for item in items}
-    found = [item for item in pile if _whole(item.path) in wanted]
+    wanted = {absolute_path(item.file) for items in read_dataset(images).values() for item in items}
+    found = [item for item in pile if absolute_path(item.file) in wanted]
     if not found:
         raise DhoxError(
             f"{images} holds no unlabelled image of DATA.",
@@ -28,10 +28,6 @@ def field_images(images: Path, pile: list[Item]) -> list[Item]:
             "not.",
         )
     return found
-
-
-def _whole(path: Path) -> str:
-    return os.path.normpath(path.absolute())
 
 
 def top_probabilities(export: Path, items: list[Item], device: str) -> torch.Tensor:

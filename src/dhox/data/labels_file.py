@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dhox.data.items import Item, Splits, shorten
-from dhox.data.manifest import MANIFESTS, named_rows, picture_path
+from dhox.data.manifest import MANIFESTS, absolute_path, named_rows, picture_path
 from dhox.data.split_names import SPLIT_OF, split_of
 from dhox.errors import DhoxError, not_there
 
@@ -90,20 +89,15 @@ def _by_path(splits: Splits) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for items in splits.values():
         for item in items:
-            found[_whole(item.path)].append(item.name)
+            found[absolute_path(item.file)].append(item.name)
     return found
-
-
-def _whole(path: Path) -> str:
-    """A path from the root, without `..`; links stay as they are."""
-    return os.path.normpath(path.absolute())
 
 
 def _meant(row: LabelRow, file: Path, where: dict[str, tuple[str, Item]], by_path: dict[str, list[str]]) -> str | None:
     """The name of the image that a row means; None where DATA has none."""
     if row.name in where:
         return row.name
-    names = by_path.get(_whole(file.parent / picture_path(file, row.path)), [])
+    names = by_path.get(absolute_path(file.parent / picture_path(file, row.path)), [])
     if len(names) == 1:
         return names[0]
     return row.path if row.path in where else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,11 @@ def check_files(splits: Splits) -> None:
 def picture_path(manifest: Path, path: str) -> str:
     """A path below a manifest's folder as it stands there, or with / for \\ as Windows writes it."""
     return path if "\\" not in path or (manifest.parent / path).is_file() else path.replace("\\", "/")
+
+
+def absolute_path(path: str | Path) -> str:
+    """The path from the root without `..`, links as they are: by it two sources that name one file agree."""
+    return os.path.abspath(path)  # noqa: PTH100 - pathlib keeps the ..
 
 
 def named_rows(manifest: Path, needed: tuple[str, ...] = ("path", "label")) -> Iterator[tuple[int, dict[str, str]]]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhox.data.dataset import Item, shorten
+from dhox.data.manifest import absolute_path
 from dhox.errors import DhoxError, not_there
 from dhox.labelling.classes import all_classes, checked_name
 from dhox.labelling.entries import Answer, NewClass
 from dhox.labelling.log import LabelLog, now
 from dhox.labelling.state import State
-from dhox.labelling.table import labels_in, plain
+from dhox.labelling.table import labels_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def labels_of_items(manifest: Path, items: dict[str, Item]) -> tuple[dict[str, s
     """Label by name of an item, and the rows that name none. Raises DhoxError where an image has two labels."""
     if not manifest.exists():
         raise not_there(manifest, "Check the path.", "The manifest of --import ")
-    by_path = {plain(item.file): name for name, item in items.items()}
+    by_path = {absolute_path(item.file): name for name, item in items.items()}
     found: dict[str, str] = {}
     unknown = []
     for said, path, label in labels_in(manifest):

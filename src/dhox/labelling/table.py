@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shlex
 from pathlib import Path
 
 from dhox.artefacts.files import write_bytes
 from dhox.artefacts.suggestions import COLUMNS
 from dhox.data.dataset import Item, shorten
-from dhox.data.manifest import named_rows, picture_path
+from dhox.data.manifest import absolute_path, named_rows, picture_path
 from dhox.errors import DhoxError
 from dhox.labelling.state import State
 
@@ -48,15 +47,14 @@ def path_in(folder: Path, item: Item) -> str:
 def labels_in(manifest: Path) -> list[tuple[str, str, str]]:
     """(name, absolute path, label) of the rows of a manifest that have a label."""
     return [
-        (row.get("name") or row["path"], plain(manifest.parent / picture_path(manifest, row["path"])), row["label"])
+        (
+            row.get("name") or row["path"],
+            absolute_path(manifest.parent / picture_path(manifest, row["path"])),
+            row["label"],
+        )
         for _, row in named_rows(manifest)
         if row["label"]
     ]
-
-
-def plain(path: str | Path) -> str:
-    """The absolute path without `..`, links as they are."""
-    return os.path.abspath(path)  # noqa: PTH100 - pathlib keeps the ..
 
 
 def check_own(path: Path, state: State, taken: Path | None) -> None:
