@@ -202,14 +202,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--students", action="store_true", help="train DHO students too, of random and typiclust")
     parser.add_argument("--adapter", default="probe", choices=["none", "probe"], help="of the students' teacher")
+    parser.add_argument("--student", default="resnet10t", help="any timm model; it starts from random weights")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     options.student_options = {
-        "student": "resnet10t", "student_weights": "none", "image_size": options.image_size, "epochs": options.epochs,
-        "adapter": options.adapter,
+        "student": options.student, "student_weights": "none", "image_size": options.image_size,
+        "epochs": options.epochs, "learning_rate": options.learning_rate, "adapter": options.adapter,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         data, teacher = options.data, options.teacher

@@ -76,8 +76,7 @@ def train(
     options, batches, inputs, targets = job.options, job.batches, job.batches.inputs, job.batches.targets
     steps, epoch_steps, n_labelled = job.steps.total, job.steps.epoch_steps, batches.n_labelled
     use_ce, use_kd = options.uses
-    if fabric.device.type == "cuda":
-        student.to(memory_format=torch.channels_last)
+    student.to(memory_format=torch.channels_last)  # convolutions are faster so, on CUDA and on CPUs
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
