@@ -115,7 +115,9 @@ def main() -> None:
     plan = Plan(data, common, options.out)
     print(f"{now()[:10]}, {cpu_model()}; {options.seeds} seeds; {shlex.join(common)}")
     for shots in options.shots:
-        print(f"\n| {shots} per class | test accuracy | to {recipes[0].name} (95 %) | least |\n| --- | --- | --- | --- |")
+        print(
+            f"\n| {shots} per class | test accuracy | to {recipes[0].name} (95 %) | least |\n| --- | --- | --- | --- |"
+        )
         plain: list[float] = []
         for recipe in recipes:
             values = [plan.accuracy(recipe, shots, seed) for seed in range(options.seeds)]

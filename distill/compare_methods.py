@@ -9,6 +9,7 @@ from dhox.artefacts.comparison import Comparison, ComparisonRow, MeanInterval
 from dhox.artefacts.files import COMPARISON_FILE, COMPARISON_SCHEMA, check_output, holds, make_folder, mark_running
 from dhox.artefacts.record import read_head, write_record
 from dhox.artefacts.run import Method, TestStage
+from dhox.artefacts.run_directory import open_run
 from dhox.console import say
 from dhox.data.dataset import Splits, data_address, read_dataset
 from dhox.distill.options import DistillOptions, check, single
@@ -16,6 +17,7 @@ from dhox.distill.processes import create_fabric
 from dhox.distill.results.outcome import RunResult
 from dhox.distill.run import distill
 from dhox.errors import DhoxError
+from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import mean_interval
 from dhox.options.declare import replaced
 from dhox.system.environment import now, versions
@@ -95,9 +97,26 @@ def _comparison_rows(results: dict[Method, list[RunResult]]) -> list[ComparisonR
     reference = values.get(("dho", "dho"))
     rows = []
     for (name, stage), accuracies in values.items():
-        difference = None
+        difference = on_validation = None
         if reference is not None and CHOSEN.get(name) == stage and name != "dho":
             difference = MeanInterval(*mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)]))
+            on_validation = validation_difference(results[name], results["dho"])
         mean, interval = mean_interval(accuracies)
-        rows.append(ComparisonRow(mean, interval, name, stage, accuracies, difference))
+        rows.append(ComparisonRow(mean, interval, name, stage, accuracies, difference, on_validation))
     return rows
+
+
+def validation_difference(runs: list[RunResult], of_dho: list[RunResult]) -> MeanInterval | None:
+    """Validation accuracy minus that of DHO, paired by seed; None without validation images."""
+    pairs = [(validation_accuracy(run), validation_accuracy(dho)) for run, dho in zip(runs, of_dho, strict=True)]
+    differences = [own - other for own, other in pairs if own is not None and other is not None]
+    return MeanInterval(*mean_interval(differences)) if len(differences) == len(runs) else None
+
+
+def validation_accuracy(result: RunResult) -> float | None:
+    """The accuracy of a run's answers to its validation images, in [0, 1]; None without one."""
+    val = open_run(result.run).validation
+    if not len(val):
+        return None
+    alpha, beta = result.selection.alpha, result.selection.beta
+    return float((dho_probs(val.ce_logits, val.kd_logits, alpha, beta).argmax(-1) == val.labels).mean())

@@ -14,6 +14,7 @@ from dhox.errors import UsageError
 from dhox.options.declare import AtLeastOne, Group, Natural, NotNegative, Option, Options, Share, replaced
 
 Method = Literal["dho", "sho", "ce", "kd"]
+Adapter = Literal["none", "probe", "tip", "tip-f"]
 METHODS = {  # (trains on labels, trains on the teacher)
     "dho": (True, True), "sho": (True, True), "ce": (True, False), "kd": (False, True),
 }  # fmt: skip
@@ -123,12 +124,12 @@ class Teacher(Group):
     views: Views = 8
     view_seed: ViewSeed = 0
     adapter: Annotated[
-        Literal["none", "probe", "tip", "tip-f"],
+        Adapter | None,
         Option(
             "A teacher that learns from the labelled images: a linear probe that starts at the class texts (probe), "
-            "Tip-Adapter (tip), or with trained keys (tip-f)."
+            "Tip-Adapter (tip), or with trained keys (tip-f).", shown="probe, where it can",
         ),
-    ] = "none"
+    ] = None  # fmt: skip
     top_k: Annotated[AtLeastTwo | None, Option("Distil its k most likely classes of each image.", shown="all")] = None
     teacher_embeddings: TeacherEmbeddings = None
     class_embeddings: ClassEmbeddings = None
@@ -186,8 +187,15 @@ class Training(Group):
             "compare them.", metavar="NAME[,...]", common=True,
         ),
     ] = "dho"  # fmt: skip
-    epochs: Annotated[AtLeastOne, Option("Passes over the images.", common=True)] = 30
-    learning_rate: Annotated[NotNegative, Option("AdamW's peak learning rate.", common=True)] = 1e-3
+    epochs: Annotated[AtLeastOne | None, Option("Passes over the images.", shown="30", common=True)] = None
+    steps: Annotated[
+        AtLeastOne | None,
+        Option("Training steps instead of --epochs: the whole epochs that hold them.", shown="epochs"),
+    ] = None
+    learning_rate: Annotated[
+        NotNegative | None,
+        Option("AdamW's peak learning rate.", shown="1e-3, from random weights 3e-3", common=True),
+    ] = None
     epoch_over: Annotated[Literal["unlabelled", "labelled"], Option("Which images an epoch passes over once.")] = (
         "unlabelled"
     )
@@ -321,11 +329,13 @@ def check(options: DistillOptions) -> None:
         raise UsageError(f"--method {unknown[0]} is unknown.", f"Use one of: {', '.join(METHODS)}.")
     if len(methods) < len(training.methods):
         raise UsageError(f"--method {training.method} names a method twice.", "Name each once; --seeds repeats them.")
+    if training.steps is not None and training.epochs is not None:
+        raise UsageError("--steps and --epochs both say how long to train.", "Give one of them.")
     _check_pairs(options)
     check_labels(labels, uses_labels=methods != {"kd"})
     if methods == {"kd"} and options.choosing.tune_on == "held-out":
         raise UsageError("--method kd uses no label.", "Leave --tune-on held-out out.")
-    if teacher.adapter != "none" and (not methods & {"dho", "sho"} or teacher.teacher_logits is not None):
+    if teacher.adapter not in {None, "none"} and (not methods & {"dho", "sho"} or teacher.teacher_logits is not None):
         raise UsageError(
             "--adapter needs labels and a teacher's embeddings.",
             "Give --method dho or sho, and --teacher or --teacher-embeddings.",

@@ -25,6 +25,7 @@ from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.console import say
 from dhox.data.dataset import Item, class_numbers, data_address
 from dhox.data.manifest import check_files, write_manifest
+from dhox.distill.defaults import adapter_of, learning_rate_of, recipe_sentence
 from dhox.distill.images.draw_splits import draw_splits, notes_on_splits
 from dhox.distill.images.listing import Images, Listing, list_images, look
 from dhox.distill.images.sets import Sets, choose_sets
@@ -32,7 +33,7 @@ from dhox.distill.images.student_inputs import Boxes, StudentInputs, TrainingIma
 from dhox.distill.options import DistillOptions, check, worker_count
 from dhox.distill.processes import create_fabric, first_then_all, shared_output
 from dhox.distill.results.evaluate import pixel_loader, predict_logits, validation_metrics, with_labels, with_unlabelled
-from dhox.distill.results.outcome import RunResult, select, test_rows
+from dhox.distill.results.outcome import RunResult, heads_sentence, select, test_rows
 from dhox.distill.results.room import check_room
 from dhox.distill.resume import earlier_state, identity_of, on_divergence
 from dhox.distill.students.create import CreatedStudent, check_student, create_student
@@ -144,6 +145,8 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
         teacher_rows(options.teacher, listing)
     material = gather(listing, place)
     check_room(material.sets, material.whole, len(listing.classes), out)
+    if tell:
+        say(recipe_sentence(options))
     with working("Loading the models"):
         student, teacher = _load_models(listing, place)
     targets = _teacher_targets(teacher, material, place)
@@ -195,7 +198,8 @@ def templates_of(options: DistillOptions) -> list[str]:
 
 def settings_of_training(data: Path, options: DistillOptions) -> Settings:
     """All that --resume compares."""
-    return settings_of(options) | {"data": data_address(data), "template": templates_of(options)}
+    chosen = {"adapter": adapter_of(options), "learning_rate": learning_rate_of(options)}
+    return settings_of(options) | chosen | {"data": data_address(data), "template": templates_of(options)}
 
 
 def _load_models(listing: Listing, place: Place) -> tuple[CreatedStudent, Teacher | None]:
@@ -238,16 +242,19 @@ def gather(listing: Listing, place: Place) -> Material:
 def _teacher_targets(teacher: Teacher | None, material: Material, place: Place) -> TeacherTargets | None:
     """What the teacher says of every view and of the whole images; None without one."""
     options, fabric, listing = place.options.teacher, place.fabric, material.listing
+    adapter = adapter_of(place.options)
     if not place.options.training.uses[1]:
         return None
     labels, seed = class_numbers(material.sets.validation, listing.labels), place.options.training.seed
     if teacher is None:
-        targets = targets_of_files(options, listing, material.training, material.whole, labels, fabric.device, seed)
+        targets = targets_of_files(
+            options, adapter, listing, material.training, material.whole, labels, fabric.device, seed
+        )
     else:
         cached = CachedTeacher.of(teacher, place.root, material.images, options.view_seed, place.workers, fabric)
         targets = targets_of_model(
             cached, material.training, material.whole, labels, listing.prompts, place.templates, material.steps.views,
-            options, seed,
+            options, adapter, seed,
         )  # fmt: skip
     if warning := calibration_warning(targets.entry.calibration, targets.entry.scale):
         say(f"Warning: {warning}.")
@@ -276,7 +283,8 @@ def _training_job(material: Material, targets: TeacherTargets | None, inputs: St
         [path for path in files if path is not None],
     )
     names = [item.name for item in training.items]
-    return Job(batches, names, steps, options.training, teacher.top_k, place.compiled, identity)
+    peak = learning_rate_of(options)
+    return Job(batches, names, steps, options.training, peak, teacher.top_k, place.compiled, identity)
 
 
 def _train_student(
@@ -350,7 +358,7 @@ def describe(
         preprocessing=student.preprocessing,
         training=Training(
             epochs=steps.epochs, epoch_steps=steps.epoch_steps, batch_labelled=steps.batch_labelled,
-            batch_unlabelled=steps.batch_unlabelled, learning_rate=training.learning_rate,
+            batch_unlabelled=steps.batch_unlabelled, learning_rate=job.peak,
             weight_decay=training.weight_decay, warm_up=training.warm_up, schedule=training.schedule,
             views=job.batches.sampler.views, packed_size=job.batches.inputs.side, seed=training.seed,
             split_seed=options.labels.split_seed, view_seed=options.teacher.view_seed, precision=place.precision,
@@ -358,7 +366,7 @@ def describe(
         ),
         test=test_rows(outcome.test, outcome.selection, spec.two_heads) if sets.test else None,
         skipped=material.images.skipped,
-        notes=[*sets.notes, *notes_on(material, targets, options)],
+        notes=[*sets.notes, *notes_on(material, targets, options, outcome)],
         settings=settings,
         environment=versions(),
     )  # fmt: skip
@@ -371,7 +379,9 @@ def results_of(summary: Run, selection: Selection) -> dict[str, float]:
     }  # fmt: skip
 
 
-def notes_on(material: Material, targets: TeacherTargets | None, options: DistillOptions) -> list[str]:
+def notes_on(
+    material: Material, targets: TeacherTargets | None, options: DistillOptions, outcome: Outcome
+) -> list[str]:
     """What else a reader of the results should know."""
     notes, skipped = [], material.images.skipped
     if skipped:
@@ -383,6 +393,8 @@ def notes_on(material: Material, targets: TeacherTargets | None, options: Distil
         notes.append("DATA has no test (--test-fraction draws one): no test accuracy is reported")
     if targets is not None and targets.adapter is not None:
         notes.append(targets.adapter.sentence())
+    if options.training.method == "dho" and (heads := heads_sentence(outcome.val, outcome.selection)):
+        notes.append(heads)
     warning = calibration_warning(targets.entry.calibration, targets.entry.scale) if targets else ""
     return [*notes, warning] if warning else notes
 

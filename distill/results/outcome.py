@@ -15,7 +15,7 @@ from dhox.artefacts.selection import DhoAgreement, Evidence, Follows, LabelFree,
 from dhox.distill.results.selection import FEWEST_IMAGES, Chosen, choose_of
 from dhox.distill.results.validation_parts import judging, selecting_half
 from dhox.evidence.dho_inference import FIXED_ALPHA, FIXED_BETA, dho_probs
-from dhox.evidence.statistics import paired_difference_lower_bound
+from dhox.evidence.statistics import paired_difference_interval, paired_difference_lower_bound, paired_lower_bound
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,25 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence | None:
         difference=100 * float(new.mean() - old.mean()),
         lower_bound=bound,
         distinguishable=bound > 0,
+    )
+
+
+def heads_sentence(val: Logits, selection: Selection) -> str | None:
+    """What a run with two heads should be told where they are not shown to beat its better one alone, on the paired
+    validation answers; None where they are, and where fewer than 50 images would tell."""
+    if len(val) < FEWEST_IMAGES:
+        return None
+    both = _answers_right(val, Chosen(selection.alpha, selection.beta, None))
+    heads = {"CE": _answers_right(val, Chosen(1.0, 1.0, None)), "KD": _answers_right(val, Chosen(0.0, 1.0, None))}
+    name, alone = max(heads.items(), key=lambda head: head[1].mean())
+    gained, lost = int((both & ~alone).sum()), int((alone & ~both).sum())
+    if paired_lower_bound(gained, lost, len(val)) > 0:
+        return None
+    low, high = paired_difference_interval(gained, lost, len(val))
+    return (
+        f"two heads are not shown to beat the {name} head alone on {len(val)} validation images "
+        f"({100 * (gained - lost) / len(val):+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}): one head may do as "
+        "well, which --method dho,sho,kd --seeds 3 measures"
     )
 
 

@@ -18,6 +18,7 @@ from dhox.distill.images.listing import Listing
 from dhox.distill.images.sets import Sets
 from dhox.distill.images.shards import Rows
 from dhox.distill.images.student_inputs import TrainingImages
+from dhox.distill.options import Adapter
 from dhox.distill.options import Teacher as TeacherOptions
 from dhox.distill.results.selection import FEWEST_IMAGES
 from dhox.distill.teachers.adapter import TipAdapter, fit_tip_adapter
@@ -90,7 +91,7 @@ class TeacherTargets:
 
 def targets_of_model(
     cached: CachedTeacher, images: TrainingImages, whole: WholeSets, validation_labels: np.ndarray,
-    prompts: list[str], templates: list[str], views: int, options: TeacherOptions, seed: int,
+    prompts: list[str], templates: list[str], views: int, options: TeacherOptions, adapter_kind: Adapter, seed: int,
 ) -> TeacherTargets:  # fmt: skip
     """A CLIP teacher: embeddings of `views` views of the training images from its cache, or a forward at every step.
 
@@ -101,13 +102,13 @@ def targets_of_model(
     z = {name: cached.whole(items) for name, items in vars(whole).items()}
     adapter: FewShotTeacher | None = None
     rows: Rows | None = None
-    if options.adapter != "none" or not online:  # online, an adapter alone needs embeddings of views
+    if adapter_kind != "none" or not online:  # online, an adapter alone needs embeddings of views
         rows = cached.views(images.items[: len(images.labels)] if online else images.items, views)
     logits, host_logits = cosine_logits(text.to(device), teacher.scale), cosine_logits(text, teacher.scale)
-    if options.adapter != "none":
+    if adapter_kind != "none":
         assert rows is not None
         known = FewShots(images, (z["validation"], torch.from_numpy(validation_labels)), seed)
-        adapter = fit_adapter(options.adapter, rows, text, teacher.scale, known)
+        adapter = fit_adapter(adapter_kind, rows, text, teacher.scale, known)
         logits, host_logits = adapter.to(device).logits, adapter.logits
     if online:
         of_views = online_targets(teacher, images.items, images.boxes, logits)
@@ -122,7 +123,7 @@ def targets_of_model(
         found = calibration(shown, images.labels, "labelled")
     entry = TeacherEntry(
         name=teacher.name, weights_hash=cached.weights, scale=teacher.scale, logit_bias=teacher.logit_bias,
-        templates=templates, views=views, online=online, adapter=options.adapter, calibration=found,
+        templates=templates, views=views, online=online, adapter=adapter_kind, calibration=found,
         license=license_of(teacher.name),
     )  # fmt: skip
     return TeacherTargets(of_views, of_whole, entry, adapter)
@@ -152,7 +153,7 @@ def answers(z: dict[str, torch.Tensor], logits: Logits) -> WholeAnswers:
 
 
 def targets_of_files(
-    options: TeacherOptions, listing: Listing, images: TrainingImages, whole: WholeSets,
+    options: TeacherOptions, adapter_kind: Adapter, listing: Listing, images: TrainingImages, whole: WholeSets,
     validation_labels: np.ndarray, device: torch.device, seed: int,
 ) -> TeacherTargets:  # fmt: skip
     """A teacher that was run elsewhere: arrays with one row per manifest row (see docs/distill.md).
@@ -175,14 +176,14 @@ def targets_of_files(
 
     z = {name: first_view(items) for name, items in vars(whole).items()}
     rows, adapter = rows_of_items(array, images.items), None
-    if options.adapter != "none":
+    if adapter_kind != "none":
         validation = (normalize(z["validation"], dim=-1), torch.from_numpy(validation_labels))
-        adapter = fit_adapter(options.adapter, rows, text, scale, FewShots(images, validation, seed))
+        adapter = fit_adapter(adapter_kind, rows, text, scale, FewShots(images, validation, seed))
         logits, host_logits = normalised(adapter.to(device).logits), normalised(adapter.logits)
     of_whole = answers(z, host_logits)
     entry = TeacherEntry(
         name=str(options.teacher_logits or options.teacher_embeddings), scale=scale, views=array.shape[1], online=False,
-        adapter=options.adapter, calibration=calibration(of_whole.validation, validation_labels, "validation"),
+        adapter=adapter_kind, calibration=calibration(of_whole.validation, validation_labels, "validation"),
     )  # fmt: skip
     return TeacherTargets(cached_targets(rows, logits), of_whole, entry, adapter)
 

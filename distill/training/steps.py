@@ -9,6 +9,8 @@ from dhox.distill.options import DistillOptions
 from dhox.distill.processes import per_process
 from dhox.errors import DhoxError
 
+EPOCHS = 30  # where neither --epochs nor --steps says
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -49,12 +51,15 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     if (labelled + unlabelled) // world < 2:
         raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
     steps = steps_per_epoch(n, batch)
-    total = training.epochs * steps
+    epochs = training.epochs or EPOCHS
+    if training.steps is not None:
+        epochs = -(-training.steps // steps)
+    total = epochs * steps
     passes = max(passes_over(n, total, batch) for n, batch in ((n_labelled, labelled), (n_unlabelled, unlabelled)) if n)
     views = options.teacher.views  # without a teacher a view costs nothing
     if training.uses[1]:
         views = passes if options.teacher.online_teacher else min(views, passes)
-    return Steps(training.epochs, steps, labelled, unlabelled, views)
+    return Steps(epochs, steps, labelled, unlabelled, views)
 
 
 def steps_per_epoch(n: int, batch: int) -> int:

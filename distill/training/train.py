@@ -38,13 +38,14 @@ class Job:
     """What a training is made of, besides its student.
 
     `names`: of all training images, L first, for messages. `top_k`: see dhox.distill.training.loss. `identity`: of the
-    images and sizes, so that a checkpoint of others is refused.
+    images and sizes, so that a checkpoint of others is refused. `peak`: of the learning rate.
     """
 
     batches: Batches
     names: list[str]
     steps: Steps
     options: Training
+    peak: float
     top_k: int | None
     compiled: bool
     identity: str
@@ -77,9 +78,7 @@ def train(
     steps, epoch_steps, n_labelled = job.steps.total, job.steps.epoch_steps, batches.n_labelled
     use_ce, use_kd = options.uses
     student.to(memory_format=torch.channels_last)  # convolutions are faster so, on CUDA and on CPUs
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=job.peak, weight_decay=options.weight_decay, fused=True)
     first_step, history = load_checkpoint(run, job.identity, student, optimizer)
     conflicts = [row for row in read_gradients(run / GRADIENTS_FILE) if row.step < first_step]
     for row in history.epochs:
@@ -115,7 +114,7 @@ def train(
                 fabric.backward(probe)
                 conflicts += probe.rows
             fabric.backward(CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd)
-            rate = learning_rate_at(step, steps, options.learning_rate, options.warm_up, options.schedule)
+            rate = learning_rate_at(step, steps, job.peak, options.warm_up, options.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()

@@ -27,6 +27,9 @@ class ComparisonRow(MeanInterval):
     minus_dho: Annotated[MeanInterval | None, Meta(description="paired by seed; null: dho itself, or without it")] = (
         None
     )
+    validation_minus_dho: Annotated[
+        MeanInterval | None, Meta(description="the same on validation; null without validation images")
+    ] = None
 
 
 class Comparison(Kind, kw_only=True):

@@ -32,7 +32,7 @@ def _use_recipe(context: typer.Context, file: Path | None) -> Path | None:
 @with_options
 def distill(
     data: Annotated[Path | None, typer.Argument(help="Image folder (train/CLASS/*, unlabelled/**, val/, test/), .csv/.tsv/.parquet manifest, export of Label Studio (.json, .csv) or CVAT (annotations.xml), folder of .tar shards, saved Hugging Face dataset or hf:ORG/NAME.", show_default=False)] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of options; options given beside it win.", callback=_use_recipe, is_eager=True)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of options, or dho-paper; options given beside it win.", callback=_use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, hours), and stop.")] = False,
     gallery: Gallery = None,

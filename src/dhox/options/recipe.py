@@ -31,14 +31,21 @@ def read_toml(file: Path, kind: str, advice: str) -> dict[str, Any]:
         raise DhoxError(f"The {kind} {file} is not valid TOML ({err}).", advice) from err
 
 
+def shipped(recipe: Path) -> Path:
+    """The file of a recipe that comes with dhox, where one is named and no such file lies here."""
+    own = Path(__file__).parent / "recipes" / f"{recipe.name}.toml"
+    return own if recipe.parent == Path() and own.exists() and not recipe.exists() else recipe
+
+
 def read_recipe(file: Path, kind: type[Options]) -> dict[str, Any]:
-    """A recipe's values by name, of the options `kind`.
+    """A recipe's values by name, of the options `kind`; `file` may name one that comes with dhox, as dho-paper.
 
     Raises DhoxError where the file is missing or no TOML, UsageError for a key that is no option (with the closest one)
     and for a value of a wrong type or out of its bounds.
     """
     fields = {field.flag.removeprefix("--"): field for field in fields_of(kind).values()}
     values = {}
+    file = shipped(file)
     for key, value in read_toml(file, "recipe", "Mend it: lines like epochs = 30.").items():
         if key not in fields:
             raise UsageError(f"{file}: {key!r} is no option that a recipe can set.", closest(key, list(fields)))

@@ -32,7 +32,19 @@ def comparison_page(out: Path, comparison: Comparison) -> Page:
     over = f"{seeds} seeds, 95 % intervals over seeds" if seeds > 1 else "one seed, which gives no interval"
     caption = f"{comparison.n_test} test images, {over}."
     tables = table("method|accuracy, %|<each seed|minus dho, points", rows, caption)
-    return Page(sections=(Section("Methods", tables=tables),), ends=(f"{out / COMPARISON_FILE}",))
+    section = Section("Methods", tables=tables, notes=tuple(unbeaten(comparison)))
+    return Page(sections=(section,), ends=(f"{out / COMPARISON_FILE}",))
+
+
+def unbeaten(comparison: Comparison) -> list[str]:
+    """Which simpler methods DHO is not shown to beat on validation."""
+    rows = [(row.method, row.validation_minus_dho) for row in comparison.rows if row.method in {"sho", "kd"}]
+    return [
+        f"DHO is not shown to beat {method.upper()} on validation: {method.upper()} is {_mean_text(found, '+')} points "
+        f"away from it. {method.upper()} has one head and needs no alpha and beta."
+        for method, found in rows
+        if found is not None and (found.interval is None or found.interval[1] >= 0)
+    ]
 
 
 def _mean_text(row: MeanInterval, sign: str = "") -> str:

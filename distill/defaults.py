@@ -1,0 +1,48 @@
+"""What a training does where an option is left out: the best measured recipe for its labels and student.
+
+docs/recipes.md has the measurements; `--recipe dho-paper` gives the paper's own.
+"""
+
+from __future__ import annotations
+
+from dhox.distill.options import Adapter, DistillOptions
+
+FROM_RANDOM_WEIGHTS = 3e-3
+FROM_TRAINED_WEIGHTS = 1e-3  # the DHO authors' (arXiv 2505.07675, few-shot scripts)
+
+
+def adapter_of(options: DistillOptions) -> Adapter:
+    """What the teacher learns from the labels: a probe wherever labels train beside its embeddings."""
+    if options.teacher.adapter is not None:
+        return options.teacher.adapter
+    uses_both = all(options.training.uses)
+    return "probe" if uses_both and options.teacher.teacher_logits is None else "none"
+
+
+def learning_rate_of(options: DistillOptions) -> float:
+    """AdamW's peak learning rate: higher where the student starts from random weights."""
+    if options.training.learning_rate is not None:
+        return options.training.learning_rate
+    return FROM_RANDOM_WEIGHTS if starts_random(options) else FROM_TRAINED_WEIGHTS
+
+
+def starts_random(options: DistillOptions) -> bool:
+    """Whether the backbone has learnt nothing yet."""
+    return options.student.student_weights == "none" and options.student.init_from is None
+
+
+def recipe_sentence(options: DistillOptions) -> str:
+    """Which recipe this is and why, in one line."""
+    adapter, rate = adapter_of(options), learning_rate_of(options)
+    parts = [f"Recipe: {options.training.method}"]
+    if all(options.training.uses):
+        chosen = "" if options.teacher.adapter is None else " as asked"
+        teachers = {
+            "none": f"a zero-shot teacher{chosen}",
+            "probe": f"a teacher that learns from the labels first{chosen or ' (a probe, which gained most)'}",
+        }
+        parts.append(teachers.get(adapter, f"Tip-Adapter as teacher ({adapter}){chosen}"))
+    why = "as asked"
+    if options.training.learning_rate is None:
+        why = "the student starts from random weights" if starts_random(options) else "the student is trained already"
+    return ", ".join([*parts, f"learning rate {rate:g} ({why})"]) + "."
