@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py                       # the demo's images: a smoke test of some minutes
 python benchmarks/accuracy.py DATA --common "--student resnet10t --student-weights none --image-size 32" --shots 1 4
-python benchmarks/accuracy.py DATA --recipe "long: --epochs 60" --recipe "sharp: --teacher-scale 200" --out runs/accuracy
+python benchmarks/accuracy.py DATA --recipe "long: --epochs 60" --recipe "sgd: --learning-rate 1e-3" --out runs/a
 
 A recipe is a name and options of `dhox distill`; `plain` has none, and every other one is compared with it on the same
 labelled images (seed i draws with --split-seed i). Trainings lie in OUT/RECIPE-SHOTS-SEED and are kept: the command

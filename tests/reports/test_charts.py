@@ -10,7 +10,7 @@ import pytest
 from dhox.artefacts.bench_latency import LatencyMs
 from dhox.artefacts.metrics import Metrics
 from dhox.artefacts.sweep import KnownAccuracy, SweepRow
-from dhox.reports.pages.run import learning_curves
+from dhox.reports.pages.curves import learning_curves
 from dhox.reports.pages.sweep import scatter
 
 

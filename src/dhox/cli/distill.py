@@ -72,7 +72,7 @@ def distill(
     with on_interrupt(lambda: kept(data, out, options)), told_of_lost_processes():
         result = run_distill(data, out, options)
         leave()
-    show(run_page(result.run, result.summary, result.selection))
+    show(run_page(result.run))
     if is_first_process():
         say_report(result.run, gallery=gallery)
     say_next("export", result.run, "--fold-heads", "--fp16")

@@ -33,5 +33,5 @@ def import_dho(
 
     with on_interrupt(nothing_written):
         result = run_import(file, out or Path("runs") / file.stem, options)
-    show(run_page(result.run, result.summary, result.selection))
+    show(run_page(result.run))
     say_next("export", result.run, "--fold-rule", "exact")

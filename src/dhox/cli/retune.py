@@ -51,7 +51,7 @@ def retune(
         )
     with on_interrupt(nothing_written):
         result = run_retune(directory, options.chosen)
-    show(run_page(result.run, result.summary, result.selection))
+    show(run_page(result.run))
     say("alpha, beta before: ({:g}, {:g})".format(*result.before))
     say_report(result.run)
     say_next("export", result.run, "--fold-heads", "--fp16", "--overwrite")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from dhox.artefacts.bench import Bench
 from dhox.artefacts.common import Accuracy
@@ -25,16 +23,13 @@ from dhox.artefacts.files import (
 )
 from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.manifest import Fold, Manifest
-from dhox.artefacts.metrics import GRADIENTS_FILE, GradientRow, Metrics, read_gradients
 from dhox.artefacts.record import read_record, schema_of
 from dhox.artefacts.run import Run, read_run
 from dhox.artefacts.run_directory import RunDirectory, open_run
-from dhox.artefacts.selection import Selection
 from dhox.errors import DhoxError, UsageError, not_there
 from dhox.evidence.calibration import calibration_text
 from dhox.export.folding.fold import fold_probs
 from dhox.reports.album import open_album
-from dhox.reports.charts import SMALL, svg, whole_ticks
 from dhox.reports.html import write_page
 from dhox.reports.judged import Judged, Split, judged_by_file, judged_by_probs
 from dhox.reports.pages.audit import write_audit_page
@@ -46,6 +41,7 @@ from dhox.reports.pages.bench import (
     read_bench,
 )
 from dhox.reports.pages.bench_charts import latency_charts
+from dhox.reports.pages.curves import slope_lines, training_charts
 from dhox.reports.pages.device import device_sentence
 from dhox.reports.pages.drift import write_drift_page
 from dhox.reports.pages.export import export_page, export_sections
@@ -53,10 +49,8 @@ from dhox.reports.pages.gallery import Gallery, gallery_sections, threshold_of
 from dhox.reports.pages.run_verdict import export_verdict, run_verdict
 from dhox.reports.pages.selection import selection_section
 from dhox.reports.pages.sweep import write_sweep_page
-from dhox.reports.sections import Chart, Page, Section, Verdict, cells, table
+from dhox.reports.sections import Page, Section, Verdict, cells, table
 from dhox.reports.text import STAGES, decimals, percent, sentence, versions
-
-FEW_EPOCHS = 5  # whose curves are marked point by point: one epoch alone draws no line
 
 
 @dataclass(frozen=True)
@@ -147,11 +141,11 @@ def own_part(bench: Bench, manifest_sha256: str) -> Bench | None:
     return changed(bench, **parts, accuracy=accuracy, ledgers=ledgers)
 
 
-def run_page(path: Path, run: Run, selection: Selection) -> Page:
+def run_page(path: Path) -> Page:
     """What `dhox distill`, `retune` and `import-dho` print."""
     line = Line(open_run(path))
-    verdict = line_verdict(line, judge(line))
-    return Page(f"{path}: {run.student.name}", _run_sentence(run), _run_sections(run, selection), verdict=verdict)
+    run, verdict = line.folder.run, line_verdict(line, judge(line))
+    return Page(f"{path}: {run.student.name}", _run_sentence(run), _run_sections(line.folder), verdict=verdict)
 
 
 def exported_page(run: Path, export: Path, manifest: Manifest, ledger: Ledger) -> Page:
@@ -160,12 +154,13 @@ def exported_page(run: Path, export: Path, manifest: Manifest, ledger: Ledger) -
     return replace(export_page(export, manifest, ledger), verdict=line_verdict(line, judge(line)))
 
 
-def _run_sections(run: Run, selection: Selection) -> tuple[Section, ...]:
+def _run_sections(folder: RunDirectory) -> tuple[Section, ...]:
+    run = folder.run
     rows = [cells(STAGES[row.stage], percent(row)) for row in run.test or []]
     return (
-        Section(notes=tuple(f"Note: {note.rstrip('.')}." for note in run.notes)),
+        Section(notes=(*(f"Note: {note.rstrip('.')}." for note in run.notes), *slope_lines(folder))),
         Section("Accuracy on test", tables=table(f"{run.method}|accuracy (95 % interval)", rows)),
-        selection_section(selection, run.method),
+        selection_section(folder.selection, run.method),
     )
 
 
@@ -192,7 +187,7 @@ def _line_page(line: Line, gallery: int | None) -> Page:
     pictures = gallery_sections(line_gallery(line, judged, gallery)) if judged else ()
     sections = (
         *pictures,
-        Section("Training and latency", charts=(*_training_charts(line.folder), *times)),
+        Section("Training and latency", charts=(*training_charts(line.folder), *times), notes=slope_lines(line.folder)),
         line_section(line),
         *exported,
         selection_section(selection, run.method),
@@ -309,62 +304,3 @@ def method_lines(line: Line) -> list[str]:
         lines += [f"{model}, not timed: {why}." for (model, _), why in bench.emulated.items()]
         lines += map(golden_sentence, bench.golden)
     return [*lines, versions(bench.environment if bench else run.environment)]
-
-
-def _training_charts(folder: RunDirectory) -> tuple[Chart, ...]:
-    """Learning curves, and where it was probed the conflict of the two losses."""
-    metrics, gradients = folder.metrics, read_gradients(folder.path / GRADIENTS_FILE)
-    curves = "Loss per epoch (mean over its steps), and accuracy on all validation images."
-    conflict = (
-        "Cosine between the gradients of the CE loss and of the KD loss on the shared backbone, of the same batch "
-        "(arXiv 2505.07675, figure 3). Below 0 the losses pull against each other. More: gradients.csv."
-    )
-    charts = []
-    if metrics:
-        charts.append(Chart("Learning curves", partial(learning_curves, metrics), curves))
-    if gradients:
-        charts.append(Chart("Gradient conflict", partial(_gradient_chart, gradients), conflict))
-    return tuple(charts)
-
-
-def learning_curves(metrics: Metrics) -> str:
-    """Losses, and accuracies on validation where there is one, over the epochs."""
-    accuracies = [name for name in metrics.columns if name.startswith("val_")]
-    marker = "o" if len(metrics.epochs) < FEW_EPOCHS else ""
-
-    def draw(axes: Any) -> None:
-        for name, label in {"ce_loss": "CE loss", "kd_loss": "KD loss"}.items():
-            axes[0].plot(metrics.epochs, metrics.columns[name], marker=marker, label=label)
-        axes[0].set(ylabel="loss", yscale="log")
-        for name in accuracies:
-            label = STAGES.get(name.removeprefix("val_"), "student")
-            axes[-1].plot(metrics.epochs, 100 * np.array(metrics.columns[name]), marker=marker, label=label)
-        if "head_agreement" in metrics.columns:
-            agreement = 100 * np.array(metrics.columns["head_agreement"])
-            axes[-1].plot(metrics.epochs, agreement, linestyle=":", color="gray", label="heads agree")
-        if accuracies:
-            axes[-1].set_ylabel("validation accuracy, %")
-        for ax in axes:
-            ax.legend(fontsize=SMALL)
-        axes[-1].set_xlabel("epoch")
-        whole_ticks(axes[-1].xaxis)
-
-    return svg(draw, panels=2 if accuracies else 1)
-
-
-def _gradient_chart(rows: list[GradientRow]) -> str:
-    """Cosine of the two losses' backbone gradients over the steps, and its mean per stage."""
-    whole = [row for row in rows if row.stage == "backbone"]
-    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != "backbone"))
-    means = [float(np.mean([row.cosine for row in rows if row.stage == stage])) for stage in stages]
-
-    def draw(axes: Any) -> None:
-        axes[0].plot([row.step for row in whole], [row.cosine for row in whole], label="whole backbone")
-        axes[0].axhline(0, color="gray", linewidth=0.8)
-        axes[0].set(xlabel="step", ylabel="cosine")
-        whole_ticks(axes[0].xaxis)
-        axes[1].barh(stages[::-1], means[::-1])
-        axes[1].axvline(0, color="gray", linewidth=0.8)
-        axes[1].set(xlabel="mean cosine, by stage")
-
-    return svg(draw, panels=2, share_x=False)
