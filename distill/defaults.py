@@ -6,6 +6,7 @@ docs/recipes.md has the measurements; `--recipe dho-paper` gives the paper's own
 from __future__ import annotations
 
 from dhox.distill.options import Adapter, DistillOptions
+from dhox.distill.training.steps import BATCH_SIZES, Steps
 
 FROM_RANDOM_WEIGHTS = 3e-3
 FROM_TRAINED_WEIGHTS = 1e-3  # the DHO authors' (arXiv 2505.07675, few-shot scripts)
@@ -31,7 +32,7 @@ def starts_random(options: DistillOptions) -> bool:
     return options.student.student_weights == "none" and options.student.init_from is None
 
 
-def recipe_sentence(options: DistillOptions) -> str:
+def recipe_sentence(options: DistillOptions, steps: Steps) -> str:
     """Which recipe this is and why, in one line."""
     adapter, rate = adapter_of(options), learning_rate_of(options)
     parts = [f"Recipe: {options.training.method}"]
@@ -45,4 +46,10 @@ def recipe_sentence(options: DistillOptions) -> str:
     why = "as asked"
     if options.training.learning_rate is None:
         why = "the student starts from random weights" if starts_random(options) else "the student is trained already"
-    return ", ".join([*parts, f"learning rate {rate:g} ({why})"]) + "."
+    parts.append(f"learning rate {rate:g} ({why})")
+    training, sizes = options.training, f"{steps.batch_labelled} + {steps.batch_unlabelled} images per step"
+    given = training.batch_labelled is not None or training.batch_unlabelled is not None
+    few = steps.batch_labelled + steps.batch_unlabelled < sum(BATCH_SIZES[0]) and not given
+    parts.append(f"{sizes} (few images: smaller batches, more steps)" if few else sizes)
+    parts.append(f"{steps.total:,} steps, {steps.views} views")
+    return ", ".join(parts) + "."

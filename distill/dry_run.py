@@ -127,7 +127,7 @@ def plan(data: Path, out: Path, options: DistillOptions) -> Plan:
     packing = _packed_cost(
         listing, packed_side(student.spec.image_size, sample.sizes) if side is None else side, sample
     )
-    batch = (training.batch_labelled + training.batch_unlabelled) // fabric.world_size
+    batch = max(length.batch_labelled + length.batch_unlabelled for length in steps) // fabric.world_size
     with working("Timing the student"):
         rate = _student_rate(fabric, student.model, student.spec.image_size, batch) * fabric.world_size
     images = sum(length.images for length in steps)

@@ -199,8 +199,12 @@ class Training(Group):
     epoch_over: Annotated[Literal["unlabelled", "labelled"], Option("Which images an epoch passes over once.")] = (
         "unlabelled"
     )
-    batch_labelled: Annotated[AtLeastOne, Option("Labelled images per step.")] = 64
-    batch_unlabelled: Annotated[AtLeastOne, Option("Unlabelled images per step.")] = 192
+    batch_labelled: Annotated[
+        AtLeastOne | None, Option("Labelled images per step.", shown="64; 32 or 16 of few images")
+    ] = None
+    batch_unlabelled: Annotated[
+        AtLeastOne | None, Option("Unlabelled images per step.", shown="192; 96 or 48 of few images")
+    ] = None
     weight_decay: Annotated[NotNegative, Option("AdamW's weight decay.")] = 0.01
     warm_up: Annotated[Share, Option("Share of the steps with a rising learning rate.")] = 0.1
     schedule: Annotated[Literal["cosine", "linear"], Option("How the learning rate falls to 0.")] = "cosine"

@@ -146,7 +146,7 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
     material = gather(listing, place)
     check_room(material.sets, material.whole, len(listing.classes), out)
     if tell:
-        say(recipe_sentence(options))
+        say(recipe_sentence(options, material.steps))
     with working("Loading the models"):
         student, teacher = _load_models(listing, place)
     targets = _teacher_targets(teacher, material, place)

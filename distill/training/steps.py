@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dhox.distill.images.sets import Sets
-from dhox.distill.options import DistillOptions
+from dhox.distill.options import DistillOptions, Training
 from dhox.distill.processes import per_process
 from dhox.errors import DhoxError
 
 EPOCHS = 30  # where neither --epochs nor --steps says
+EPOCH_STEPS = 64  # that an epoch has where no batch size is given, as far as the smallest sizes allow
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     """
     training, n_labelled, n_all_unlabelled = options.training, len(sets.labelled), len(sets.unlabelled)
     over_labelled = not n_all_unlabelled or (training.epoch_over == "labelled" and n_labelled > 0)
-    n, batch = (n_labelled, training.batch_labelled) if over_labelled else (n_all_unlabelled, training.batch_unlabelled)
+    n = n_labelled if over_labelled else n_all_unlabelled
+    sizes = batch_sizes(training, n, over_labelled)
+    batch = sizes.labelled if over_labelled else sizes.unlabelled
     n_unlabelled = n_all_unlabelled if training.uses[1] else 0
-    labelled = per_process("--batch-labelled", training.batch_labelled, n_labelled, world)
-    unlabelled = per_process("--batch-unlabelled", training.batch_unlabelled, n_unlabelled, world)
+    labelled = per_process("--batch-labelled", sizes.labelled, n_labelled, world)
+    unlabelled = per_process("--batch-unlabelled", sizes.unlabelled, n_unlabelled, world)
     if (labelled + unlabelled) // world < 2:
         raise DhoxError("A step of one image per process cannot train BatchNorm.", "Use larger batches, or add images.")
     steps = steps_per_epoch(n, batch)
@@ -60,6 +64,26 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     if training.uses[1]:
         views = passes if options.teacher.online_teacher else min(views, passes)
     return Steps(epochs, steps, labelled, unlabelled, views)
+
+
+class BatchSizes(NamedTuple):
+    """Images of a step."""
+
+    labelled: int
+    unlabelled: int
+
+
+BATCH_SIZES = (BatchSizes(64, 192), BatchSizes(32, 96), BatchSizes(16, 48))
+
+
+def batch_sizes(training: Training, n: int, over_labelled: bool) -> BatchSizes:
+    """The user's batch sizes; else the largest of BATCH_SIZES by which n images make EPOCH_STEPS steps, or the smallest:
+    more steps on the same images were worth 3 points where images are few (docs/recipes.md)."""
+    largest = BATCH_SIZES[0]
+    if training.batch_labelled is not None or training.batch_unlabelled is not None:
+        return BatchSizes(training.batch_labelled or largest.labelled, training.batch_unlabelled or largest.unlabelled)
+    fits = [sizes for sizes in BATCH_SIZES if n >= EPOCH_STEPS * sizes[not over_labelled]]
+    return fits[0] if fits else BATCH_SIZES[-1]
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
