@@ -77,8 +77,8 @@ BATCH_SIZES = (BatchSizes(64, 192), BatchSizes(32, 96), BatchSizes(16, 48))
 
 
 def batch_sizes(training: Training, n: int, over_labelled: bool) -> BatchSizes:
-    """The user's batch sizes; else the largest of BATCH_SIZES by which n images make EPOCH_STEPS steps, or the smallest:
-    more steps on the same images were worth 3 points where images are few (docs/recipes.md)."""
+    """The user's batch sizes; else the largest by which n images make EPOCH_STEPS steps, or the smallest there is: more
+    steps on the same images were worth 3 points where images are few (docs/recipes.md)."""
     largest = BATCH_SIZES[0]
     if training.batch_labelled is not None or training.batch_unlabelled is not None:
         return BatchSizes(training.batch_labelled or largest.labelled, training.batch_unlabelled or largest.unlabelled)

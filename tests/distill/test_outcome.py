@@ -7,7 +7,7 @@ import pytest
 
 from dhox.artefacts.logits import Logits
 from dhox.distill.results import outcome
-from dhox.distill.results.outcome import FOLLOWS_ONE_HEAD, label_free, select
+from dhox.distill.results.outcome import FOLLOWS_ONE_HEAD, heads_sentence, label_free, select
 from dhox.distill.results.validation_parts import selecting_half
 from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import paired_difference_lower_bound
@@ -155,3 +155,14 @@ def test_rows_of_test_name_every_stage_once() -> None:
     assert [row.stage for row in rows] == ["teacher", "ce_head", "kd_head", "dho_fixed", "dho"]
     assert rows[4].correct == rows[1].correct
     assert rows[0].correct == 25
+
+
+def test_two_heads_that_are_not_shown_to_beat_one_are_told_so() -> None:
+    alike = validation(400, 0.0, 0.8)
+    told = heads_sentence(alike, select(alike, "val", two_heads=True, metric="accuracy"))
+    assert told is not None
+    assert "KD head alone on 400" in told
+    apart = validation(4000, 0.6, 0.6)
+    assert heads_sentence(apart, select(apart, "val", two_heads=True, metric="accuracy")) is None
+    few = validation(49, 0.0, 0.8)
+    assert heads_sentence(few, select(few, "val", two_heads=True, metric="accuracy")) is None
