@@ -28,7 +28,7 @@ from dhox.system.environment import now
 from dhox.system.machine import cpu_model
 
 ANSWERS = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that ships, by method
-RECIPES = ["plain:", "probe: --adapter probe"]
+RECIPES = ["plain:", "zero-shot teacher: --adapter none", "dho-paper: --recipe dho-paper"]
 DEMO = "--student test_resnet --student-weights none --image-size 28 --epochs 10 --learning-rate 3e-3"
 
 
@@ -56,9 +56,13 @@ class Plan:
     common: list[str]
     out: Path
 
+    def run(self, recipe: Recipe, shots: int, seed: int) -> Path:
+        """Where a training lies."""
+        return self.out / f"{recipe.name}-{shots}-{seed}"
+
     def accuracy(self, recipe: Recipe, shots: int, seed: int) -> float:
         """Test accuracy in % of one training, which is made where it is not there yet."""
-        run = self.out / f"{recipe.name}-{shots}-{seed}"
+        run = self.run(recipe, shots, seed)
         if not finished(run):
             command = [str(Path(sys.executable).with_name("dhox")), "distill", str(self.data), "--out", str(run),
                        "--shots", str(shots), "--seed", str(seed), "--split-seed", str(seed), "--log", "csv",
@@ -109,8 +113,7 @@ def main() -> None:
     data, common = options.data, shlex.split(options.common or "")
     if data is None:
         data = options.out / "demo"
-        if not data.exists():
-            write_image_folder(data)
+        write_image_folder(data)
         common = [*shlex.split(DEMO), "--teacher", f"local-dir:{data / 'teacher'}", *common]
     plan = Plan(data, common, options.out)
     print(f"{now()[:10]}, {cpu_model()}; {options.seeds} seeds; {shlex.join(common)}")

@@ -62,7 +62,7 @@ def advise(ways: list[Way], n_unlabelled: int, commonest: float) -> tuple[Verdic
         bound = 100 * paired_difference_lower_bound(probe.right, zero_shot.right)
         helps = "these labels add nothing measurable; other prompts, another teacher or more labels have to"
         if bound > 0:
-            helps = "the labels add what the prompts miss, so --adapter probe, which learns from them, is worth a try"
+            helps = "the labels add what the prompts miss, and a training learns it (--adapter probe, its default)"
         lines.append(
             f"A linear probe on the teacher's embeddings: {said(probe)}, {difference(probe, zero_shot)}: {helps}. It "
             "is as large as the teacher, and what a student has to come near."
@@ -76,7 +76,7 @@ def advise(ways: list[Way], n_unlabelled: int, commonest: float) -> tuple[Verdic
         lines.append(
             f"The teacher, {said(zero_shot)}, is not above guessing the commonest class ({100 * commonest:.1f} %): it "
             "has nothing to pass on. Choose another teacher, or better class names (--classes) and prompts"
-            f"{', or try --adapter probe, which learns from the labels' if best is not zero_shot else ''}."
+            f"{', or let --adapter probe (the default) learn from the labels' if best is not zero_shot else ''}."
         )
     if small:
         rival = max(small, key=lambda way: way.right.mean())

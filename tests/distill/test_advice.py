@@ -20,7 +20,7 @@ def test_every_sentence_carries_its_measurement() -> None:
     assert verdict == "can pay"
     assert "the teacher itself: 75.0 % (70.5-79.0, n = 400), with 86.0 M parameters" in text
     assert "+10.0 points" in text
-    assert "--adapter probe, which learns from them, is worth a try" in text
+    assert "--adapter probe, its default" in text
     assert "-35.0 points" in text
 
 

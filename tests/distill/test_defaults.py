@@ -119,4 +119,4 @@ def test_few_epochs_have_no_slope() -> None:
     assert slope_at_the_end([0.1] * (FEWEST_EPOCHS - 1)) is None
     flat = slope_at_the_end([0.1] * FEWEST_EPOCHS)
     assert not flat.rising
-    assert "no more" in slope_sentence(flat, 100)
+    assert "no more than" in slope_sentence(flat, 100)

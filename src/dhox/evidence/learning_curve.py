@@ -9,7 +9,7 @@ import numpy as np
 from dhox.evidence.statistics import student_t
 
 FEWEST_EPOCHS = 8  # of which the second half, at least four, make the slope
-DOUBLING = (0.5, 2.5)  # what twice the steps gave, as a multiple of the slope (benchmarks/longer_training.py)
+DOUBLING = (1.0, 2.5)  # what twice the steps gave, as a multiple of the slope (benchmarks/longer_training.py)
 
 
 @dataclass(frozen=True)

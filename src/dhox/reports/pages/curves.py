@@ -33,7 +33,7 @@ def slope_sentence(slope: Slope, steps: int) -> str:
     low, high = slope.interval
     found = f"{slope.points:+.1f} points per doubling of the steps ({low:+.1f} to {high:+.1f})"
     if not slope.rising:
-        return f"At the end validation accuracy rose no more beyond its scatter: {found}."
+        return f"At the end validation accuracy rose no more than its scatter: {found}. Longer training may still help."
     least, most = slope.twice
     return (
         f"Not trained to its end: validation accuracy still rose, {found}. Twice the steps (--steps {2 * steps}) would "
