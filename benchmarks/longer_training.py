@@ -1,4 +1,4 @@
-"""What twice the steps add, beside the slope that the shorter training ends with: the DOUBLING of evidence/learning_curve.
+"""What twice the steps add, beside the slope that the shorter training ends with (DOUBLING of evidence/learning_curve).
 
 python benchmarks/longer_training.py                                    # the demo's images, 10 against 20 epochs
 python benchmarks/longer_training.py DATA --common "--student resnet10t --student-weights none --image-size 32"

@@ -22,7 +22,8 @@ from dhox.evidence.statistics import mean_interval
 from dhox.options.declare import replaced
 from dhox.system.environment import now, versions
 
-CHOSEN = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that stands for a method
+# The stage that stands for a method.
+CHOSEN: dict[Method, TestStage] = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}
 
 
 def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
@@ -98,7 +99,7 @@ def _comparison_rows(results: dict[Method, list[RunResult]]) -> list[ComparisonR
     rows = []
     for (name, stage), accuracies in values.items():
         difference = on_validation = None
-        if reference is not None and CHOSEN.get(name) == stage and name != "dho":
+        if reference is not None and name != "teacher" and name != "dho" and CHOSEN[name] == stage:
             difference = MeanInterval(*mean_interval([a - b for a, b in zip(accuracies, reference, strict=True)]))
             on_validation = validation_difference(results[name], results["dho"])
         mean, interval = mean_interval(accuracies)
