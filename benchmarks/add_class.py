@@ -1,4 +1,4 @@
-"""What a class added by dhox add-class costs and knows, against a full retraining: python benchmarks/add_class.py [DATA]
+"""What a class that dhox add-class adds is worth against a full retraining: python benchmarks/add_class.py [DATA]
 
 python benchmarks/add_class.py --work runs/add-class                    # the demo's images; half an hour
 python benchmarks/add_class.py LIST.csv --teacher-embeddings Z.npy --class-embeddings W.npy --teacher-scale 15 \
@@ -6,8 +6,8 @@ python benchmarks/add_class.py LIST.csv --teacher-embeddings Z.npy --class-embed
 
 Each draw leaves some classes out of DATA and trains the run `base`; `retrain` is the same training with ten labelled
 images of each of them more (and none else of them in train or val). add-class gets the run `base` and the same ten
-images. Recall of the new classes and accuracy of the old ones are of DATA's test images. `--max-accuracy-drop`: the same
-with the option of this name. Finished trainings in WORK are used again.
+images. Recall of the new classes and accuracy of the old ones are of DATA's test images. `--max-accuracy-drop`: of
+add-class. Finished trainings in WORK are used again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import csv
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 import dhox
@@ -44,7 +43,7 @@ FEWEST = 15, 8  # training and test images of a class that is left out
 
 @dataclass(frozen=True)
 class Draw:
-    """DATA without the classes `new`, and with ten labels of each: manifests, class lists and trained runs in `place`."""
+    """DATA without the classes `new`, and with ten labels of each: manifests, class lists and runs in `place`."""
 
     place: Path
     classes: list[str]
@@ -99,12 +98,13 @@ def prepare(options: argparse.Namespace, number: int) -> tuple[Draw, Path, Path]
     classes = sorted({str(item.label) for item in splits["train"]})
     random_of_draw = random.Random(number)
     if options.data_is_demo:
-        order = random.Random(7).sample(classes, len(classes))  # so that the draws leave out every class once
+        order = [*classes]
+        random.Random(7).shuffle(order)  # the draws 0 to 4 leave out every class once
         new = [order[(options.leave_out * number + i) % len(order)] for i in range(options.leave_out)]
     else:
         counts = {split: [item.label for item in splits[split]] for split in ("train", "test")}
-        large = [name for name in classes
-                 if all(counts[split].count(name) >= n for split, n in zip(("train", "test"), FEWEST, strict=True))]  # fmt: skip
+        fewest = dict(zip(counts, FEWEST, strict=True))
+        large = [name for name in classes if all(counts[split].count(name) >= fewest[split] for split in counts)]
         new = random_of_draw.sample(large, options.leave_out)
     labelled: set[str] = set()
     draw = Draw(options.work / f"{number}", classes, new, splits["test"])
@@ -191,11 +191,11 @@ def measure(draw: Draw, base: Path, retrain: Path, drop: float | None) -> dict[s
     }  # fmt: skip
 
 
-def summary(values: list[float], spoken: Callable[[float], str] = "{:+.1f}".format) -> str:
+def summary(values: list[float]) -> str:
     """The mean with its 95 % interval (Student's t), and the extremes."""
     mean, interval = mean_interval(values)
-    within = f" ({spoken(interval[0])} to {spoken(interval[1])})" if interval else ""
-    return f"{spoken(mean)}{within}, {spoken(min(values))} to {spoken(max(values))}, n = {len(values)}"
+    within = f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+    return f"{mean:6.1f}{within}; {min(values):.1f} to {max(values):.1f}, n = {len(values)}"
 
 
 def main() -> None:
@@ -216,7 +216,6 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--adapter", default="none")
     options = parser.parse_args()
-    torch.set_num_threads(int(torch.get_num_threads()))
     options.data_is_demo = options.data is None
     with tempfile.TemporaryDirectory() as folder:
         options.work = options.work or Path(folder)
@@ -235,9 +234,7 @@ def main() -> None:
             for what, values in measure(*prepare(options, number), options.max_accuracy_drop).items():
                 found.setdefault(what, []).extend(values)
         for what, values in found.items():
-            print(
-                f"{what:36} {summary(values, '{:.1f}'.format if what.startswith(('recall, a', 'recall, r', 'sec')) and ' - ' not in what else '{:+.1f}'.format)}"
-            )
+            print(f"{what:36} {summary(values)}")
 
 
 if __name__ == "__main__":
