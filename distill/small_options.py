@@ -1,4 +1,4 @@
-"""The options of the commands beside `dhox distill`: audit, cache, retune and import-dho."""
+"""The options of the commands beside `dhox distill`: audit, cache, retune, suggest, add-class and import-dho."""
 
 from __future__ import annotations
 
@@ -208,6 +208,42 @@ class SuggestOptions(Options):
     field: SuggestField = SuggestField()
     teacher: SuggestTeacher = SuggestTeacher()
     machine: SuggestMachine = SuggestMachine()
+
+
+class AddedClass(Group):
+    """The new class"""
+
+    images: Annotated[Path, Option("Folder of its images; ten are a good start.", metavar="DIR", common=True)]
+    max_accuracy_drop: Annotated[
+        NotNegative | None,
+        Option(
+            "Points that the old classes may lose: the new class takes less, and exit 3 where that is not enough.",
+            shown="every class weighs the same", common=True,
+        ),
+    ] = None  # fmt: skip
+
+
+class OldClasses(Group):
+    """The old classes"""
+
+    data: Annotated[Path | None, Option("Where the run's images are now.", shown="where the run found them")] = None
+    skip_bad_images: SkipBadImages = False
+
+
+class AddMachine(Group):
+    """Speed and output"""
+
+    device: Device = "auto"
+    workers: Workers = None
+    overwrite: Overwrite = False
+
+
+class AddClassOptions(Options):
+    """The options of `dhox add-class`."""
+
+    new: AddedClass
+    old: OldClasses = OldClasses()
+    machine: AddMachine = AddMachine()
 
 
 class Checkpoint(Group):

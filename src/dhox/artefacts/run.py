@@ -77,6 +77,33 @@ class Imported(Record):
     stored: Annotated[dict[str, float], Meta(description="numbers that it holds beside the weights")]
 
 
+class HeldClasses(Record, kw_only=True):
+    """What the old classes keep: right answers of the same images before and after a class was added."""
+
+    images: Annotated[Literal["test", "validation"], Meta(description="of the old classes alone")]
+    before: Accuracy
+    after: Accuracy
+    gained: Annotated[Count, Meta(description="images right after alone")]
+    lost: Annotated[Count, Meta(description="images right before alone")]
+
+    def __post_init__(self) -> None:
+        if self.before.n != self.after.n or self.after.correct - self.before.correct != self.gained - self.lost:
+            raise ValueError("before, after, gained and lost are not of the same images")
+
+
+class Added(Record, kw_only=True):
+    """A class that joined the heads of a finished student: the backbone and the other rows are those of `run`."""
+
+    name: Name
+    run: Annotated[str, Meta(description="the run before, absolute")]
+    weights_sha256: Annotated[Sha256, Meta(description="of its student.safetensors")]
+    images: Annotated[str, Meta(description="the folder of new images, absolute")]
+    n_images: AtLeastOne
+    n_old: Annotated[AtLeastOne, Meta(description="training images that held the old classes")]
+    recall: Annotated[Accuracy, Meta(description="of the new images, each by rows that did not see it")]
+    old: Annotated[HeldClasses | None, Meta(description="null without test and validation images")]
+
+
 TestStage = Literal["teacher", "ce_head", "kd_head", "dho_fixed", "dho", "student"]
 
 
@@ -105,6 +132,9 @@ class Run(Kind, kw_only=True):
     notes: list[str]
     environment: Versions
     imported: Imported | None = None
+    added: Annotated[list[Added], Meta(description="classes that joined after the training, the last one last")] = (
+        field(default_factory=list)
+    )
     settings: Annotated[Settings | None, Meta(description="every option that decides the result")] = None
     files: Annotated[dict[FileName, Sha256], Meta(description="SHA-256 of the files beside it")] = field(
         default_factory=dict
@@ -119,6 +149,8 @@ class Run(Kind, kw_only=True):
             raise ValueError(f"the student's image_size {self.student.image_size} is not the crop of the preprocessing")
         if self.student.two_heads != (self.method == "dho"):
             raise ValueError(f"a student of the method {self.method} cannot have two_heads {self.student.two_heads}")
+        if [one.name for one in self.added] != self.labels[len(self.classes) - len(self.added) :]:
+            raise ValueError("the added classes are not the last ones")
         if any(row.n != self.sets.n_test for row in self.test or []):
             raise ValueError("the rows of test are not of n_test images")
 

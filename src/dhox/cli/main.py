@@ -16,6 +16,7 @@ from rich.markup import escape
 import dhox
 from dhox.bench.options import check_host
 from dhox.cli import (
+    add_class,
     audit,
     bench,
     cache,
@@ -67,6 +68,7 @@ app.command(epilog=suggest.EXAMPLES)(with_quiet(suggest.suggest))
 app.command(epilog=distill.EXAMPLES)(with_quiet(distill.distill))
 app.command(epilog=cache.EXAMPLES)(with_quiet(cache.cache))
 app.command(epilog=retune.EXAMPLES)(with_quiet(retune.retune))
+app.command(epilog=add_class.EXAMPLES)(with_quiet(add_class.add_class))
 app.command(epilog=import_dho.EXAMPLES)(with_quiet(import_dho.import_dho))
 app.command(epilog=export.EXAMPLES)(with_quiet(export.export))
 app.command(epilog=sweep.EXAMPLES)(with_quiet(sweep.sweep))

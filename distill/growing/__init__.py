@@ -1,0 +1,1 @@
+"""After training: a new class in the heads of a finished student."""
