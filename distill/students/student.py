@@ -112,7 +112,20 @@ def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
 
 def save_student(student: Student, run: Path) -> None:
     """Write the weights; the file appears whole or not at all."""
-    write_bytes(run / WEIGHTS_FILE, save({name: t.contiguous().cpu() for name, t in student.state_dict().items()}))
+    state = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
+    write_bytes(run / WEIGHTS_FILE, save(unshared(state)))
+
+
+def unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values, each in memory of its own, which a safetensors file needs: some students (CoaT) have one
+    parameter under several names. Read back, each of them gives that parameter its one value."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return own
 
 
 def load_student(run: Path, spec: StudentSpec) -> Student:

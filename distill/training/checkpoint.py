@@ -13,6 +13,7 @@ from torch import nn
 
 from dhox.artefacts.files import write_bytes
 from dhox.artefacts.shards import History
+from dhox.distill.students.student import unshared
 from dhox.errors import DhoxError
 
 CHECKPOINT_FILE = "checkpoint/checkpoint.safetensors"
@@ -37,7 +38,7 @@ def _on_host(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     copies = {name: tensor.detach().to("cpu", non_blocking=True) for name, tensor in tensors.items()}
     if any(tensor.is_cuda for tensor in tensors.values()):
         torch.cuda.synchronize()
-    return {name: copy.contiguous() for name, copy in copies.items()}
+    return unshared({name: copy.contiguous() for name, copy in copies.items()})
 
 
 def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) -> tuple[int, History]:

@@ -9,7 +9,8 @@ import timm
 import torch
 from open_clip.modified_resnet import AttentionPool2d
 from timm.layers import activations
-from timm.models import fastvit
+from timm.models import edgenext, fastvit
+from timm.models.csatv2 import TransformerBlock as CSATv2Block  # the module's name is a function's in timm.models
 from torch import nn
 
 
@@ -28,6 +29,10 @@ def exportable(backbone: nn.Module) -> nn.Module:
                 setattr(parent, name, PlainAttentionPool(child))
             if isinstance(child, fastvit.Attention):
                 setattr(parent, name, PlainMapAttention(child))
+            if isinstance(parent, CSATv2Block) and isinstance(child, timm.layers.Attention):
+                setattr(parent, name, PlainTokenAttention(child))
+            if isinstance(child, edgenext.PositionalEncodingFourier):
+                setattr(parent, name, OnePositionalEncoding(child))
             if isinstance(child, nn.GELU | activations.GELU) and getattr(child, "approximate", "none") == "none":
                 setattr(parent, name, PlainGELU())
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in {1, (1, 1)}:
@@ -109,18 +114,38 @@ class MeanPool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-class PlainMapAttention(nn.Module):
-    """FastViT's self-attention over a map with its own weights. [B, d, H, W] to the same.
+class PlainTokenAttention(nn.Module):
+    """CSATv2's self-attention over the places of a map with its own weights. [B, N, d] to [B, N, D].
 
-    timm's form of it matches a fusion of ONNX Runtime 1.32 for MobileCLIP that fails on fp16 weights.
+    timm's form of it between two transpositions matches a fusion of ONNX Runtime 1.32 for MobileCLIP that fails on fp16
+    weights.
     """
 
-    def __init__(self, source: fastvit.Attention) -> None:
+    def __init__(self, source: timm.layers.Attention | fastvit.Attention) -> None:
         super().__init__()
         self.qkv, self.proj, self.heads = source.qkv, source.proj, source.num_heads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Every place asks all of them."""
-        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
-        attended = self.proj(attend(q, k, v, self.heads))
-        return attended.transpose(1, 2).unflatten(-1, x.shape[2:])
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(attend(q, k, v, self.heads))
+
+
+class PlainMapAttention(PlainTokenAttention):
+    """FastViT's self-attention over a map, in the same form for the same reason. [B, d, H, W] to the same."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Every place asks all of them."""
+        return super().forward(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(-1, x.shape[2:])
+
+
+class OnePositionalEncoding(nn.Module):
+    """EdgeNeXt's positional encoding [B, d, H, W], computed once for all images: a constant that is repeated."""
+
+    def __init__(self, source: edgenext.PositionalEncodingFourier) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, shape: tuple[int, int, int]) -> torch.Tensor:
+        """Of maps [B, d, H, W], from (B, H, W)."""
+        return self.source((1, *shape[1:])).expand(shape[0], -1, -1, -1)

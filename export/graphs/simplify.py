@@ -7,12 +7,16 @@ import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from dhox.export.graphs.batch_size import without_batch_size
+from dhox.export.graphs.constants import constant, initializer
+
 LARGEST_CONSTANT = 1 << 24  # elements; torch's exporter stops at 1,024 read or 512 x 512 written
 
 
 def simplify(model: ir.Model) -> None:
     """Rewrite `model` in place. Every value that a graph output depends on stays the same, bit by bit."""
     onnxscript.optimizer.fold_constants(model, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)
+    without_batch_size(model)
     for node in list(model.graph):
         if node.op_type == "Concat":
             _pad_instead_of_concat(model.graph, node)
@@ -60,16 +64,3 @@ def _expanded_constant(value: ir.Value | None) -> np.ndarray | None:
     if node is None or node.op_type != "Expand":
         return None
     return constant(node.inputs[0])
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of an initialiser, None for anything else."""
-    return None if value is None or value.const_value is None else value.const_value.numpy()
-
-
-def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Add a constant to the graph."""
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
-    graph.register_initializer(value)
-    return value
