@@ -63,7 +63,12 @@ def create_student(
     spec = StudentSpec(
         name, preprocessing.crop, len(classes), two_heads, kd_head, None if tower is None else tower.config
     )
-    student = with_heads(backbone, spec.image_size, len(classes), two_heads, kd_head)
+    try:
+        student = with_heads(backbone, spec.image_size, len(classes), two_heads, kd_head)
+    except (AssertionError, RuntimeError):  # of timm and of torch, often without a word
+        if tower is None:
+            check_image_size(name, spec.image_size)
+        raise
     if tower is not None and options.init_heads != "random":
         _write_into_heads(student, TEXT_EMBEDDINGS[options.init_heads](tower, prompts, templates, device))
     if earlier is not None:
