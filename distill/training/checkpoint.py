@@ -61,7 +61,7 @@ def load_checkpoint(run: Path, identity: str, model: nn.Module, optimizer: Any) 
                 _, number, field = name.split(".", 2)
                 state.setdefault(int(number), {})[field] = tensor
         for number, parameter in enumerate(model.parameters()):  # fused AdamW needs the strides of its parameter
-            for name, tensor in state[number].items():
+            for name, tensor in state.get(number, {}).items():  # none of one that never had a gradient
                 if tensor.shape == parameter.shape and name != "step":
                     state[number][name] = torch.empty_like(parameter).copy_(tensor)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

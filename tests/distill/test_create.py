@@ -76,6 +76,11 @@ def test_a_tower_survives_its_file_without_its_folder(tmp_path: Path, kind: str,
     assert not [name for name in names if "token_embedding" in name or "logit_scale" in name or "text" in name]
 
 
+def test_a_size_that_a_student_does_not_take_is_said_with_those_that_fit() -> None:
+    with refuses("levit_128s", 100, at="distill.students.image_size.check_image_size", fix="--image-size"):
+        create("levit_128s", "none", 100)
+
+
 def test_position_embeddings_are_interpolated_for_another_size() -> None:
     own, other = create(TOWER)[0], create(TOWER, size=56)[0]
     before, after = (student.backbone.positional_embedding for student in (own, other))

@@ -6,11 +6,13 @@ import pytest
 import timm
 import torch
 from refusals import refuses
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dhox.artefacts.common import StudentSpec
+from dhox.artefacts.shards import History
 from dhox.distill.students.kd_head import KD_HEADS
 from dhox.distill.students.student import create_backbone, load_student, preprocessing_of, save_student, with_heads
+from dhox.distill.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 28), ("mobilenetv3_small_050", 32), ("test_vit", 32)])
@@ -27,6 +29,34 @@ def test_a_student_survives_its_file(tmp_path: Path, name: str, size: int) -> No
     assert preprocessing_of(data).crop == size
     with refuses("student.safetensors", "run.json", at="distill.students.student.load_student"):
         load_student(tmp_path, StudentSpec(name, size, 5, True))
+
+
+class Shared(torch.nn.Module):
+    """Images [B, 3, 8, 8] to features [B, 4], by one layer that is used twice under two names (as in CoaT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Linear(192, 4)
+        self.first = self.second = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(self.stem(x.flatten(1))).relu())
+
+
+def test_a_parameter_with_two_names_survives_file_and_checkpoint(tmp_path: Path) -> None:
+    student, again = (with_heads(Shared(), 8, 3, two_heads=True) for _ in range(2))
+    images = torch.randn(2, 3, 8, 8)
+    optimizers = [torch.optim.AdamW(each.parameters()) for each in (student, again)]
+    student(images)[0].sum().backward()  # nothing for the KD head: it has no state
+    optimizers[0].step()
+    save_student(student, tmp_path)
+    stored = load_file(tmp_path / "student.safetensors")
+    assert torch.equal(stored["backbone.first.weight"], stored["backbone.second.weight"])
+    save_checkpoint(tmp_path, 7, History(), "same", student, optimizers[0])
+    assert load_checkpoint(tmp_path, "same", again, optimizers[1])[0] == 7
+    assert again.backbone.first.weight is again.backbone.second.weight
+    with torch.no_grad():
+        assert torch.equal(student.eval()(images)[0], again.eval()(images)[0])
 
 
 def test_single_head_methods_answer_twice_the_same() -> None:
