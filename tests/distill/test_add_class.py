@@ -232,7 +232,7 @@ def test_data_that_is_gone_or_another(own_line: Path, boots: Path) -> None:
 def test_no_run_is_overwritten(own_line: Path, boots: Path) -> None:
     run = own_line / "runs/tiny"
     before = (run / "run.json").read_bytes()
-    with refuses("--overwrite", at="artefacts.files.check_output", fix="--overwrite"):
+    with refuses(run.name, at="artefacts.files.check_output", fix="--overwrite"):
         add(run, images=boots, out=run)
     with refuses("run itself", at="distill.growing.add_class.add_class"):
         add(run, images=boots, out=run, overwrite=True)

@@ -21,6 +21,7 @@ from dhox.reports.terminal import show_section
 # Fixed on validation before test was read; test_resnet is timm's smallest ResNet (0.47 million parameters).
 RECIPE = {
     "student": "test_resnet", "student_weights": "none", "image_size": 28, "epochs": 30, "learning_rate": 3e-3,
+    "batch_labelled": 64, "batch_unlabelled": 192, "adapter": "none",
 }  # fmt: skip
 
 GRACE_S = 5  # Ctrl-C in a terminal reaches the command too, which then ends by itself
