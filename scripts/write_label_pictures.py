@@ -26,6 +26,7 @@ from dhox.artefacts.suggestions import GUESSES, Guess, Suggestion, write_suggest
 
 DOCS = Path(__file__).parents[1] / "docs"
 IMAGES = 120
+FILMED, COLUMNS, FRAME = 40, 8, (220, 163)  # answers, frames in a row, pixels of a frame
 PHONE, DESKTOP = {"width": 400, "height": 800}, {"width": 1000, "height": 740}
 
 
@@ -67,11 +68,26 @@ def press(page: Page, *keys: str) -> None:
         page.wait_for_function("name => document.querySelector('#name').textContent !== name", arg=name)
 
 
+def film(page: Page) -> None:
+    """docs/label-film.png: the page before each of the answers, by keyboard alone, row by row."""
+    sheet = Image.new("RGB", (COLUMNS * FRAME[0], -(-FILMED // COLUMNS) * FRAME[1]))
+    for number in range(FILMED):
+        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize(FRAME, Image.Resampling.LANCZOS)
+        row, column = divmod(number, COLUMNS)
+        sheet.paste(shot, (column * FRAME[0], row * FRAME[1]))
+        press(page, "2" if number % 10 == 9 else "Space")
+    write(sheet, "label-film.png")
+
+
 def save(page: Page, name: str) -> None:
-    """What the page shows, in 128 colours."""
+    """What the page shows."""
     page.wait_for_timeout(400)
-    shot = Image.open(io.BytesIO(page.screenshot(full_page=True)))
-    shot.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
+    write(Image.open(io.BytesIO(page.screenshot(full_page=True))), name)
+
+
+def write(picture: Image.Image, name: str) -> None:
+    """A picture of docs/, in 128 colours."""
+    picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
     print(DOCS / name)
 
 
@@ -83,6 +99,7 @@ def main(export: str) -> None:
     ]
     with TemporaryDirectory() as folder, sync_playwright() as player:
         write_pile(Path(folder), export)
+        write_pile(Path(folder, "again"), export)  # the film begins with no label
         browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with labelling(Path(folder)) as url:
             for name, options, keys in pictures:
@@ -99,6 +116,11 @@ def main(export: str) -> None:
             page.locator(".tile img").nth(5).wait_for()
             page.locator(".tile").nth(3).click()
             save(page, "label-grid.png")
+        with labelling(Path(folder, "again")) as url:
+            page = browser.new_context(viewport=DESKTOP).new_page()
+            page.goto(url)
+            page.locator("#picture img").wait_for()
+            film(page)
         browser.close()
 
 

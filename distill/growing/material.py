@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def _old_images(
     """At most MOST_OLD_IMAGES training images of the run: the labelled ones, then unlabelled ones without their label.
     None that judges, and none that DATA calls by a class which the run does not have."""
     first = spread(labelled, MOST_OLD_IMAGES)
-    known = {content[item.name] for item in labelled + judging}
+    known: set[Hashable] = {content[item.name] for item in labelled + judging}
     pile = [item for item in splits["train"] + splits["unlabelled"] if item.label is None or item.label in labels]
     rest = without_copies(pile, known, content)
     return first + [replace(item, label=None) for item in spread(rest, MOST_OLD_IMAGES - len(first))]

@@ -35,12 +35,12 @@ class PlainHead:
     @classmethod
     def of(cls, kind: str, head: nn.Module, temperature: float) -> PlainHead:
         """A head of one of KD_HEADS (a CE head is `linear`); float64, on the CPU."""
-        weight = head.weight.detach().double().cpu()  # type: ignore[operator, union-attr]
+        weight = head.weight.detach().double().cpu()  # type: ignore[operator]
         if kind == "cosine-paper":
             rows, biases = SCALE * unit(weight), weight.new_zeros(len(weight))
         else:
             scale = SCALE if kind == "cosine-code" else 1.0
-            rows, biases = scale * weight, scale * head.bias.detach().double().cpu()  # type: ignore[operator, union-attr]
+            rows, biases = scale * weight, scale * head.bias.detach().double().cpu()  # type: ignore[operator]
         length = SCALE / temperature if kind == "cosine-paper" else None
         return cls(rows / temperature, biases / temperature, temperature, kind != "linear", length)
 
@@ -156,10 +156,10 @@ def _fit(problem: Problem, head: PlainHead, strength: float) -> tuple[torch.Tens
         log_odds = problem.x @ weight() + bias - problem.offsets
         pull = strength * spread * (weight() - centre).square().sum()
         loss = _losses(log_odds, problem).sum() + pull
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     return weight().detach(), float(bias.detach())
 
 

@@ -90,7 +90,8 @@ def _resize_by_scales(graph: ir.Graph, resize: ir.Node, target: list[Size]) -> N
 
     The size is the floor of size * scale, which float32 rounds: the scale is the next float32 above where it must be.
     """
-    shape = resize.inputs[0].shape
+    source = resize.inputs[0]
+    shape = None if source is None else source.shape
     if len(resize.inputs) != 4 or resize.inputs[2] is not None or shape is None or len(shape) != len(target):
         return
     scales = []
@@ -142,12 +143,13 @@ def _read_before_broadcast(value: ir.Value, source: ir.Value | None) -> None:
 
 def broadcast_shape(values: list[ir.Value | None]) -> list[Size] | None:
     """The shape that values broadcast to (numpy's rules), None where it is not certain."""
-    shapes = [list(value.shape) for value in values if value is not None and value.shape is not None]
+    shapes: list[list[Size]] = [list(value.shape) for value in values if value is not None and value.shape is not None]
     if len(shapes) != len(values):
         return None
     rank = max(map(len, shapes))
     result: list[Size] = []
-    for column in zip(*([1] * (rank - len(shape)) + shape for shape in shapes), strict=True):
+    ones: list[Size] = [1] * rank
+    for column in zip(*(ones[len(shape) :] + shape for shape in shapes), strict=True):
         sizes = [size for size in column if size != 1]
         if any(size != sizes[0] or getattr(size, "value", size) is None for size in sizes):
             return None
