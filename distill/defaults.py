@@ -13,11 +13,12 @@ FROM_TRAINED_WEIGHTS = 1e-3  # the DHO authors' (arXiv 2505.07675, few-shot scri
 
 
 def adapter_of(options: DistillOptions) -> Adapter:
-    """What the teacher learns from the labels: a probe wherever labels train beside its embeddings."""
+    """What the teacher learns from the labels: a probe wherever labels train beside embeddings that are kept."""
     if options.teacher.adapter is not None:
         return options.teacher.adapter
-    uses_both = all(options.training.uses)
-    return "probe" if uses_both and options.teacher.teacher_logits is None else "none"
+    teacher = options.teacher
+    has_embeddings = teacher.teacher_logits is None and not teacher.online_teacher
+    return "probe" if all(options.training.uses) and has_embeddings else "none"
 
 
 def learning_rate_of(options: DistillOptions) -> float:

@@ -35,6 +35,8 @@ SMALL = (
     "4",
     "--device",
     "cpu",
+    "--batch-unlabelled",
+    "192",
 )
 # At the import of MODULE, leaves a file `begun` or gets the signal: neither depends on how fast this machine is.
 HOOK = """

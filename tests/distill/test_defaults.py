@@ -30,6 +30,7 @@ def test_a_probe_wherever_labels_train_beside_the_teachers_embeddings() -> None:
         "probe", "probe", "none", "none",
     ]  # fmt: skip
     assert adapter_of(options(teacher_logits="z.npy")) == "none"
+    assert adapter_of(options(online_teacher=True)) == "none"
     assert [adapter_of(options(adapter=adapter)) for adapter in ("none", "tip")] == ["none", "tip"]
 
 

@@ -23,8 +23,11 @@ def test_distill_says_how_sure_its_teacher_is(
 
 
 def test_without_validation_the_labelled_images_tell(line: Path) -> None:
-    quick(line / "data", shots=4, epochs=1, tune_on="none")
-    assert read_json(next(Path().rglob("run.json")))["teacher"]["calibration"]["images"] == "labelled"
+    zero_shot, probed = (
+        quick(line / "data", adapter, shots=4, tune_on="none", adapter=adapter) for adapter in ("none", "probe")
+    )
+    assert zero_shot.summary.teacher.calibration.images == "labelled"
+    assert probed.summary.teacher.calibration is None  # it learnt from them
 
 
 def test_audit_says_how_sure_its_teacher_is(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
