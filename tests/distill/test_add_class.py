@@ -124,9 +124,16 @@ def test_a_class_more_on_a_run_that_has_one(grown: AddResult, line: Path) -> Non
     same_columns(open_run(grown.run).validation, open_run(again.run).validation)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("method", "kind"), [("kd", "linear"), ("ce", "linear"), ("dho", "cosine-paper"), ("dho", "cosine-code")]
-)
+    ("method", "kind"),
+    [
+        pytest.param("kd", "linear", marks=SLOW), pytest.param("ce", "linear", marks=SLOW),
+        pytest.param("dho", "cosine-paper", marks=SLOW), ("dho", "cosine-code"),
+    ],
+)  # fmt: skip
 def test_other_heads_grow_too_and_without_validation(line: Path, boots: Path, method: str, kind: str) -> None:
     shutil.copytree(line / "data", "data", ignore=shutil.ignore_patterns("val"))
     shots = {} if method == "kd" else {"shots": 4}
