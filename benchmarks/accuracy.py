@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py                       # the demo's images: a smoke test of some minutes
 python benchmarks/accuracy.py DATA --common "--student resnet10t --student-weights none --image-size 32" --shots 1 4
-python benchmarks/accuracy.py DATA --recipe "long: --epochs 60" --recipe "sgd: --learning-rate 1e-3" --out runs/a
+python benchmarks/accuracy.py DATA --recipe "long: --epochs 60" --recipe "slow: --learning-rate 1e-3" --out runs/a
 
 A recipe is a name and options of `dhox distill`; `plain` has none, and every other one is compared with it on the same
 labelled images (seed i draws with --split-seed i). Trainings lie in OUT/RECIPE-SHOTS-SEED and are kept: the command
@@ -19,15 +19,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhox.artefacts.files import RUN_FILE
 from dhox.artefacts.run import read_run
 from dhox.demo.data import write_image_folder
+from dhox.distill.compare_methods import CHOSEN
 from dhox.errors import DhoxError
 from dhox.evidence.statistics import mean_interval
 from dhox.system.environment import now
 from dhox.system.machine import cpu_model
 
-ANSWERS = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}  # the stage that ships, by method
 RECIPES = ["plain:", "zero-shot teacher: --adapter none", "dho-paper: --recipe dho-paper"]
 DEMO = "--student test_resnet --student-weights none --image-size 28 --epochs 10 --learning-rate 3e-3"
 
@@ -56,6 +55,16 @@ class Plan:
     common: list[str]
     out: Path
 
+    @classmethod
+    def of(cls, data: Path | None, common: str, out: Path) -> Plan:
+        """Of DATA, or of the demo's images in `out` where none is given. `common`: options of every training."""
+        words = shlex.split(common)
+        if data is None:
+            data = out / "demo"
+            write_image_folder(data)
+            words = [*shlex.split(DEMO), "--teacher", f"local-dir:{data / 'teacher'}", *words]
+        return cls(data, words, out)
+
     def run(self, recipe: Recipe, shots: int, seed: int) -> Path:
         """Where a training lies."""
         return self.out / f"{recipe.name}-{shots}-{seed}"
@@ -74,13 +83,11 @@ class Plan:
         found = {row.stage: row.accuracy for row in summary.test or []}
         if not found:
             raise SystemExit(f"{self.data} has no test images.")
-        return 100 * found[ANSWERS[summary.method]]
+        return 100 * found[CHOSEN[summary.method]]
 
 
 def finished(run: Path) -> bool:
     """Whether a training is there, whole."""
-    if not (run / RUN_FILE).exists():
-        return False
     try:
         read_run(run)
     except DhoxError:
@@ -104,19 +111,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--recipe", action="append", help='"NAME: OPTIONS of dhox distill", besides plain; repeatable')
-    parser.add_argument("--common", help="options of every training")
+    parser.add_argument("--common", default="", help="options of every training")
     parser.add_argument("--shots", type=int, nargs="+", default=[4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
     recipes = [Recipe.of(text) for text in (RECIPES if options.recipe is None else ["plain:", *options.recipe])]
-    data, common = options.data, shlex.split(options.common or "")
-    if data is None:
-        data = options.out / "demo"
-        write_image_folder(data)
-        common = [*shlex.split(DEMO), "--teacher", f"local-dir:{data / 'teacher'}", *common]
-    plan = Plan(data, common, options.out)
-    print(f"{now()[:10]}, {cpu_model()}; {options.seeds} seeds; {shlex.join(common)}")
+    plan = Plan.of(options.data, options.common, options.out)
+    print(f"{now()[:10]}, {cpu_model()}; {options.seeds} seeds; {shlex.join(plan.common)}")
     for shots in options.shots:
         print(
             f"\n| {shots} per class | test accuracy | to {recipes[0].name} (95 %) | least |\n| --- | --- | --- | --- |"

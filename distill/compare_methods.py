@@ -14,10 +14,9 @@ from dhox.console import say
 from dhox.data.dataset import Splits, data_address, read_dataset
 from dhox.distill.options import DistillOptions, check, single
 from dhox.distill.processes import create_fabric
-from dhox.distill.results.outcome import RunResult
+from dhox.distill.results.outcome import RunResult, answers_right
 from dhox.distill.run import distill
 from dhox.errors import DhoxError
-from dhox.evidence.dho_inference import dho_probs
 from dhox.evidence.statistics import mean_interval
 from dhox.options.declare import replaced
 from dhox.system.environment import now, versions
@@ -117,7 +116,4 @@ def validation_difference(runs: list[RunResult], of_dho: list[RunResult]) -> Mea
 def validation_accuracy(result: RunResult) -> float | None:
     """The accuracy of a run's answers to its validation images, in [0, 1]; None without one."""
     val = open_run(result.run).validation
-    if not len(val):
-        return None
-    alpha, beta = result.selection.alpha, result.selection.beta
-    return float((dho_probs(val.ce_logits, val.kd_logits, alpha, beta).argmax(-1) == val.labels).mean())
+    return float(answers_right(val, result.selection).mean()) if len(val) else None

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 import dhox
 import dhox.demo
@@ -57,6 +57,14 @@ def labelling(folder: Path) -> Iterator[str]:
             yield next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
         finally:
             server.terminate()
+
+
+def opened(browser: Browser, url: str, **options: Any) -> Page:
+    """The page in a context of its own, with its first image."""
+    page = browser.new_context(**options).new_page()
+    page.goto(url)
+    page.locator("#picture img").wait_for()
+    return page
 
 
 def press(page: Page, *keys: str) -> None:
@@ -103,23 +111,17 @@ def main(export: str) -> None:
         browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with labelling(Path(folder)) as url:
             for name, options, keys in pictures:
-                page = browser.new_context(**options).new_page()
-                page.goto(url)
-                page.locator("#picture img").wait_for()
+                page = opened(browser, url, **options)
                 press(page, *keys)
                 save(page, name)
                 page.context.close()
-            page = browser.new_context(viewport=DESKTOP).new_page()
-            page.goto(url)
-            page.locator("#picture img").wait_for()
+            page = opened(browser, url, viewport=DESKTOP)
             page.keyboard.press("g")
             page.locator(".tile img").nth(5).wait_for()
             page.locator(".tile").nth(3).click()
             save(page, "label-grid.png")
         with labelling(Path(folder, "again")) as url:
-            page = browser.new_context(viewport=DESKTOP).new_page()
-            page.goto(url)
-            page.locator("#picture img").wait_for()
+            page = opened(browser, url, viewport=DESKTOP)
             film(page)
         browser.close()
 

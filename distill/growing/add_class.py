@@ -28,12 +28,11 @@ from dhox.distill.images.pixels import to_model
 from dhox.distill.options import worker_count
 from dhox.distill.processes import create_fabric
 from dhox.distill.results.evaluate import pixel_loader, predict_logits
-from dhox.distill.results.outcome import RunResult, select, test_rows
+from dhox.distill.results.outcome import RunResult, answers_right, select, test_rows
 from dhox.distill.small_options import AddClassOptions
 from dhox.distill.students.student import Student, load_student, save_student
 from dhox.errors import DhoxError, GateFailedError
-from dhox.evidence.dho_inference import dho_probs
-from dhox.evidence.statistics import paired_lower_bound, softmax
+from dhox.evidence.statistics import paired_lower_bound
 from dhox.labelling.classes import checked_name
 from dhox.progress import progress_bar, working
 from dhox.system.environment import now, versions
@@ -240,22 +239,13 @@ def joined(stored: Logits, found: HeadLogits, run: Path) -> Logits:
 def held(source: RunDirectory, answers: Answers) -> HeldClasses | None:
     """What the old classes keep on test, else on validation."""
     pair = (source.test, answers.test) if source.test is not None else (source.validation, answers.val)
-    before, after = (None if one is None else _right(one, source) for one in pair)
+    before, after = (None if one is None else answers_right(one, source.selection) for one in pair)
     if before is None or after is None or not len(before):
         return None
     return HeldClasses(
         images="test" if source.test is not None else "validation", before=Accuracy.of(before),
         after=Accuracy.of(after), gained=int((after & ~before).sum()), lost=int((before & ~after).sum()),
     )  # fmt: skip
-
-
-def _right(logits: Logits, source: RunDirectory) -> np.ndarray:
-    """bool [N]: what the student answers right."""
-    probs = softmax(logits.ce_logits)
-    if source.run.student.two_heads:
-        probs = dho_probs(logits.ce_logits, logits.kd_logits, source.selection.alpha, source.selection.beta)
-    right: np.ndarray = probs.argmax(-1) == logits.labels
-    return right
 
 
 def described(source: RunDirectory, answers: Answers, material: Material, added: Added, data: str) -> Run:

@@ -81,9 +81,9 @@ def evidence(val: Logits, chosen: Chosen, metric: Metric) -> Evidence | None:
         parts = [(choose_of(val.of(choose), metric) if again else chosen, judge) for choose, judge in found.splits]
     judged = np.any([judge for _, judge in parts], axis=0)
     fixed = Chosen(FIXED_ALPHA, FIXED_BETA, None)
-    old, new = _answers_right(val, fixed)[judged], np.zeros(len(val), bool)
+    old, new = answers_right(val, fixed)[judged], np.zeros(len(val), bool)
     for point, judge in parts:
-        new[judge] = _answers_right(val.of(judge), point)
+        new[judge] = answers_right(val.of(judge), point)
     new = new[judged]
     bound = 100 * paired_difference_lower_bound(new, old)
     return Evidence(
@@ -101,8 +101,8 @@ def heads_sentence(val: Logits, selection: Selection) -> str | None:
     validation answers; None where they are, and where fewer than 50 images would tell."""
     if len(val) < FEWEST_IMAGES:
         return None
-    both = _answers_right(val, Chosen(selection.alpha, selection.beta, None))
-    heads = {"CE": _answers_right(val, Chosen(1.0, 1.0, None)), "KD": _answers_right(val, Chosen(0.0, 1.0, None))}
+    both = answers_right(val, selection)
+    heads = {"CE": answers_right(val, Chosen(1.0, 1.0, None)), "KD": answers_right(val, Chosen(0.0, 1.0, None))}
     name, alone = max(heads.items(), key=lambda head: head[1].mean())
     gained, lost = int((both & ~alone).sum()), int((alone & ~both).sum())
     if paired_lower_bound(gained, lost, len(val)) > 0:
@@ -115,9 +115,11 @@ def heads_sentence(val: Logits, selection: Selection) -> str | None:
     )
 
 
-def _answers_right(val: Logits, point: Chosen) -> np.ndarray:
-    """bool [N]: whether DHO inference answers right."""
-    right: np.ndarray = dho_probs(val.ce_logits, val.kd_logits, point.alpha, point.beta).argmax(-1) == val.labels
+def answers_right(logits: Logits, point: Chosen | Selection) -> np.ndarray:
+    """bool [N]: whether DHO inference at a point answers right; of one head, whose point is (1, 1), whether it does."""
+    right: np.ndarray = (
+        dho_probs(logits.ce_logits, logits.kd_logits, point.alpha, point.beta).argmax(-1) == logits.labels
+    )
     return right
 
 

@@ -48,7 +48,7 @@ def count_steps(sets: Sets, options: DistillOptions, world: int) -> Steps:
     over_labelled = not n_all_unlabelled or (training.epoch_over == "labelled" and n_labelled > 0)
     n = n_labelled if over_labelled else n_all_unlabelled
     sizes = batch_sizes(training, n, over_labelled)
-    batch = sizes.labelled if over_labelled else sizes.unlabelled
+    batch = sizes.of_epoch(over_labelled)
     n_unlabelled = n_all_unlabelled if training.uses[1] else 0
     labelled = per_process("--batch-labelled", sizes.labelled, n_labelled, world)
     unlabelled = per_process("--batch-unlabelled", sizes.unlabelled, n_unlabelled, world)
@@ -72,6 +72,10 @@ class BatchSizes(NamedTuple):
     labelled: int
     unlabelled: int
 
+    def of_epoch(self, over_labelled: bool) -> int:
+        """Those of the set that an epoch passes over."""
+        return self.labelled if over_labelled else self.unlabelled
+
 
 BATCH_SIZES = (BatchSizes(64, 192), BatchSizes(32, 96), BatchSizes(16, 48))
 
@@ -82,7 +86,7 @@ def batch_sizes(training: Training, n: int, over_labelled: bool) -> BatchSizes:
     largest = BATCH_SIZES[0]
     if training.batch_labelled is not None or training.batch_unlabelled is not None:
         return BatchSizes(training.batch_labelled or largest.labelled, training.batch_unlabelled or largest.unlabelled)
-    fits = [sizes for sizes in BATCH_SIZES if n >= EPOCH_STEPS * sizes[not over_labelled]]
+    fits = [sizes for sizes in BATCH_SIZES if n >= EPOCH_STEPS * sizes.of_epoch(over_labelled)]
     return fits[0] if fits else BATCH_SIZES[-1]
 
 

@@ -45,7 +45,7 @@ def _sizes(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | Non
     """The sizes that a node gives, where it computes with sizes that are known."""
     if node.op_type == "Shape":
         shape = None if node.inputs[0] is None else node.inputs[0].shape
-        if shape is None or any(isinstance(size, ir.SymbolicDim) and size.value is None for size in shape):
+        if shape is None or any(map(_nameless, shape)):
             return None
         bounds = slice(*(node.attributes[key].as_int() if key in node.attributes else None for key in ("start", "end")))
         return list(shape)[bounds]
@@ -63,6 +63,11 @@ def _sizes(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | Non
     return None
 
 
+def _nameless(size: Size) -> bool:
+    """Whether nothing is known of a size: neither its number nor its name."""
+    return isinstance(size, ir.SymbolicDim) and size.value is None
+
+
 def _of(value: ir.Value | None, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
     """The sizes that a value holds: computed ones, or a constant's beside them."""
     if value is None or value in known:
@@ -77,12 +82,11 @@ def _reshape_to_constant(graph: ir.Graph, reshape: ir.Node, target: list[Size]) 
     symbolic = [size for size in target if not isinstance(size, int)]
     if len(symbolic) > 1 or any(isinstance(size, int) and size <= 0 for size in target):
         return
-    constant = np.array([size if isinstance(size, int) else -1 for size in target], np.int64)
-    reshape.replace_input_with(1, initializer(graph, f"{reshape.outputs[0].name}_target", constant))
-    if reshape.outputs[0].shape is None or any(
-        getattr(size, "value", size) is None for size in reshape.outputs[0].shape
-    ):
-        reshape.outputs[0].shape = ir.Shape(target)
+    sizes = np.array([size if isinstance(size, int) else -1 for size in target], np.int64)
+    result = reshape.outputs[0]
+    reshape.replace_input_with(1, initializer(graph, f"{result.name}_target", sizes))
+    if result.shape is None or any(map(_nameless, result.shape)):
+        result.shape = ir.Shape(target)
 
 
 def _resize_by_scales(graph: ir.Graph, resize: ir.Node, target: list[Size]) -> None:
@@ -151,7 +155,7 @@ def broadcast_shape(values: list[ir.Value | None]) -> list[Size] | None:
     ones: list[Size] = [1] * rank
     for column in zip(*(ones[len(shape) :] + shape for shape in shapes), strict=True):
         sizes = [size for size in column if size != 1]
-        if any(size != sizes[0] or getattr(size, "value", size) is None for size in sizes):
+        if any(size != sizes[0] or _nameless(size) for size in sizes):
             return None
         result.append(sizes[0] if sizes else 1)
     return result

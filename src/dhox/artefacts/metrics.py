@@ -30,6 +30,11 @@ class Metrics:
     epochs: list[int]
     columns: dict[str, list[float]]
 
+    @property
+    def validation(self) -> list[float] | None:
+        """Accuracy of the student as a whole on validation, of two heads at the fixed point; None without images."""
+        return self.columns.get("val_dho_fixed", self.columns.get("val_accuracy"))
+
 
 @dataclass(frozen=True)
 class GradientRow:

@@ -23,8 +23,7 @@ def slope_lines(folder: RunDirectory) -> tuple[str, ...]:
     metrics, training = folder.metrics, folder.run.training
     if metrics is None or training is None:
         return ()
-    curve = metrics.columns.get("val_dho_fixed", metrics.columns.get("val_accuracy"))
-    slope = slope_at_the_end(curve) if curve else None
+    slope = slope_at_the_end(metrics.validation) if metrics.validation else None
     return (slope_sentence(slope, training.epochs * training.epoch_steps),) if slope else ()
 
 
