@@ -24,12 +24,12 @@ demo: $(READY) ## the whole line on the embedded data: distill, export, bench, r
 
 test: $(READY) ## the test suite (under 12 minutes on 2 cores)
 	@echo "== Tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	@if nvidia-smi -L >/dev/null 2>&1; then $(BIN)/python -m pytest -m gpu; fi
 
 test-slow: $(READY) ## stop points, kills, many processes, more students and variants, fresh environments
 	@echo "== Slow tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 gpu-proof: ## what only a GPU can show, in at most 9 minutes (rehearse: make gpu-proof ARGS=--cpu)
 	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) benchmarks/gpu_proof.py $(ARGS)

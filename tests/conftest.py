@@ -42,13 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync, browser without chromium; a file's tests run
-    in one process, so that what they share is made once."""
+    """Marker gpu skips without CUDA, sshd without OpenSSH's server or rsync, browser without chromium."""
     import torch
 
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device, or not asked for: pytest -m gpu"))
         if item.get_closest_marker("sshd") and SSHD is None:

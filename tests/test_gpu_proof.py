@@ -18,6 +18,7 @@ from proof.record import Aim, Proof, Row, markdown  # noqa: E402
 QUESTION = gpu_proof.Question("?", 60)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_kept_with_its_reason() -> None:
     part = gpu_proof.run_apart("throughput-nothing", QUESTION, True, 60)
     assert (part.status, part.rows) == ("failed", [])

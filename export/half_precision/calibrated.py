@@ -22,6 +22,7 @@ from dhox.export.half_precision.convert import (
     LINEAR_OPS,
     TAIL,
     Converted,
+    cast_tensors,
     convert,
     float_tensors,
     fp32_nodes,
@@ -158,7 +159,7 @@ def reasons(graph: onnx.GraphProto, ranges: Ranges, tolerance: float) -> dict[st
 
 
 def joined(graph: onnx.GraphProto, kept: dict[str, str]) -> dict[str, str]:
-    """`kept` with the cheap nodes that would have a Cast before and behind them."""
+    """`kept` with the cheap nodes behind an fp32 node and before fp32 nodes alone, unless that needs more Casts."""
     maker = {name: node for node in graph.node for name in node.output}
     readers: dict[str, set[str]] = {}
     for node in graph.node:
@@ -172,12 +173,16 @@ def joined(graph: onnx.GraphProto, kept: dict[str, str]) -> dict[str, str]:
         return str(maker[name].name)
 
     full = {*fp32_nodes(graph), *kept}
+    casts = len(cast_tensors(graph, full))
     added = {}
     for node in reversed(graph.node):
         users = {user for name in node.output for user in readers.get(name, ())}
         from_full = full & {source(name) for name in node.input if name in maker}
-        if node.name not in full and node.op_type not in PRODUCT_OPS and from_full and users <= full:
-            full.add(node.name)
+        if node.name in full or node.op_type in PRODUCT_OPS or not from_full or not users <= full:
+            continue
+        then = len(cast_tensors(graph, full | {node.name}))
+        if then <= casts:
+            full, casts = full | {node.name}, then
             added[node.name] = "between fp32 nodes"
     return kept | added
 

@@ -152,6 +152,21 @@ def with_bridges(graph: onnx.GraphProto, full: set[str]) -> set[str]:
     return bridged
 
 
+def cast_tensors(graph: onnx.GraphProto, full: set[str]) -> set[str]:
+    """Activations that need a Cast where the nodes `full` are fp32 and the others half: read in the other precision."""
+    activations = float_tensors(graph) - {tensor.name for tensor in graph.initializer}
+    bridged = with_bridges(graph, full)
+    half = {name for node in graph.node if node.name not in bridged for name in node.output}
+    return {
+        name
+        for node in graph.node
+        for position, name in enumerate(node.input)
+        if name in activations
+        and (node.name in bridged) == (name in half)
+        and (node.name in bridged or position not in FP32_INPUTS.get(node.op_type, ()))
+    }
+
+
 def float_tensors(graph: onnx.GraphProto) -> set[str]:
     """Names of all float32 tensors of a graph with inferred types."""
     values = [*graph.value_info, *graph.input, *graph.output]

@@ -25,7 +25,7 @@ from dhox.artefacts.bench import Bench
 from dhox.artefacts.record import read_record, record_bytes
 from dhox.bench.remote.link import Board
 
-pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
+pytestmark = pytest.mark.sshd
 
 LONG = ("--device", "cpu", "--duration", "100", "--batch", "1", "--scope", "e2e")
 

@@ -29,7 +29,7 @@ from dhox.bench.remote.results import bring
 from dhox.bench.remote.rsync import pull, push
 from dhox.bench.remote.ssh import Connection
 
-pytestmark = [pytest.mark.sshd, pytest.mark.xdist_group("sshd")]
+pytestmark = pytest.mark.sshd
 
 OPEN = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ANSWER, COPY = "bench.remote.link.answer", "bench.remote.rsync._transfer"

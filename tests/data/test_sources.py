@@ -330,6 +330,7 @@ def test_wrong_group_patterns_are_named(tmp_path: Path, pattern: str, facts: lis
         read_dataset(touch(tmp_path, "train/a/cam1_1.png"), group_by=pattern)
 
 
+@pytest.mark.slow
 def test_the_whole_line_runs_on_shards_and_a_saved_dataset(line: Path, tmp_path: Path) -> None:
     from conftest import TEACHER
 

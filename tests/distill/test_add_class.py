@@ -16,10 +16,12 @@ from PIL import Image
 from quick_distill import quick
 from refusals import refuses
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 import dhox
 from dhox.artefacts.logits import Logits
 from dhox.artefacts.run_directory import open_run
+from dhox.cli.main import app
 from dhox.data.dataset import read_dataset
 from dhox.distill.growing import add_class as module
 from dhox.distill.growing.add_class import AddResult
@@ -168,10 +170,8 @@ def test_the_console_script(own_line: Path, boots: Path) -> None:
     out = own_line / f"runs/tiny-{NEW}"
     assert f"Next: dhox export '{out}'" in done.stdout
     assert (out / "report.html").is_file()
-    again = subprocess.run(
-        [*words, "--overwrite", "--max-accuracy-drop", "0"], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 3, again.stderr
+    again = CliRunner().invoke(app, [*map(str, words[1:]), "--overwrite", "--max-accuracy-drop", "0"])
+    assert isinstance(again.exception, GateFailedError), again.output
     assert (out / "run.json").is_file()
 
 

@@ -42,7 +42,7 @@ def test_stages_are_blocks_and_miss_no_parameter() -> None:
     assert sum(p.numel() for group in found.values() for p in group) == sum(p.numel() for p in backbone.parameters())
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_probing_changes_no_bit_of_the_training(line: Path, precision: str) -> None:
     quick(line / "data", "runs/plain", shots=4, epochs=2, precision=precision, device="cpu")
     quick(line / "data", "runs/probed", shots=4, epochs=2, probe_gradients=2, precision=precision, device="cpu")

@@ -108,9 +108,9 @@ def test_numpy_numbers_beside_the_weights_are_read() -> None:
 @pytest.mark.parametrize(
     ("arch", "rule", "fold_heads"),
     [
-        ("dhoxtiny", "auto", False),
-        ("dhoxtinyresnet", "exact", True),
-        pytest.param("dhoxtiny", "exact", True, marks=pytest.mark.slow),
+        pytest.param("dhoxtiny", "auto", False, marks=pytest.mark.slow),
+        pytest.param("dhoxtinyresnet", "exact", True, marks=pytest.mark.slow),
+        ("dhoxtiny", "exact", True),
         pytest.param("dhoxtinyresnet", "auto", False, marks=pytest.mark.slow),
     ],
 )

@@ -154,6 +154,7 @@ def test_a_training_goes_on_after_a_stop(
     assert np.abs(a - b).max() < 0.05 * a.std()
 
 
+@pytest.mark.slow
 def test_gradients_are_probed(line: Path, device: Device) -> None:
     with device() as seen:
         result = quick(line / "data", **on_cuda(probe_gradients=2))
@@ -189,6 +190,7 @@ def rows_of(root: Path) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_an_audit_looks_through_the_device(line: Path, device: Device) -> None:
     options = {"teacher": DEMO_TEACHER, "workers": 0, "shots": 4}
     here = audit(line / "data", Path("cpu"), build(AuditOptions, device="cpu", **options))
@@ -208,6 +210,7 @@ def test_methods_are_compared(line: Path) -> None:
     assert not seen.copies(step=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_authors_is_imported(line: Path, device: Device) -> None:
     names = Path("classes.txt")
     names.write_text("\n".join(CLASSES))

@@ -32,7 +32,8 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [pytest.param("cosine-paper", marks=pytest.mark.slow), "cosine-code"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cosine-paper", "cosine-code"])
 def test_from_data_to_bench(line: Path, kind: str) -> None:
     result = dhox.distill(line / "data", Path("r"), kd_head=kind, init_heads="text", alpha=0.5, beta=0.5, **OPTIONS)
     student = result.summary.student

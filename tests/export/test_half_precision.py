@@ -27,7 +27,7 @@ from dhox.export.folding.fold import inference_linear
 from dhox.export.graphs.graph import Deployable, LinearHead, folded_head, head_arrays
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.calibrated import joined, to_half
-from dhox.export.half_precision.convert import SMALLEST_SCALE, convert, fp32_nodes
+from dhox.export.half_precision.convert import SMALLEST_SCALE, cast_tensors, convert, fp32_nodes
 from dhox.export.half_precision.emulated import emulated, typed_graph
 from dhox.export.half_precision.ranges import measure_ranges
 from dhox.export.half_precision.sensitivity import largest_difference, node_damage
@@ -102,11 +102,14 @@ def test_any_nodes_can_stay_fp32(fp32: bytes, data: st.DataObject) -> None:
     for node in half.node:
         if node.name in names:
             assert types[node.output[0]] == (TensorProto.FLOAT if node.name in chosen else TensorProto.FLOAT16)
-    casts = [
-        sum(node.op_type == "Cast" for node in onnx.load_from_string(convert(fp32, {}, kept)).graph.node)
-        for kept in (chosen, joined(graph, chosen))
-    ]
+    own = count_casts(fp32)
+    casts = [count_casts(convert(fp32, {}, kept)) for kept in (chosen, joined(graph, chosen))]
+    assert casts[0] == own + len(cast_tensors(graph, {*fp32_nodes(graph), *chosen}))
     assert casts[1] <= casts[0]
+
+
+def count_casts(model: bytes) -> int:
+    return sum(node.op_type == "Cast" for node in onnx.load_from_string(model).graph.node)
 
 
 def test_a_graph_that_fits_is_half_throughout(fp32: bytes) -> None:

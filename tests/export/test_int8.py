@@ -102,7 +102,7 @@ def int8(student: str, **options: object) -> Converted:
     ("student", "agreement"),
     [
         ("test_resnet", 0.95),
-        ("test_vit", 0.95),
+        pytest.param("test_vit", 0.95, marks=pytest.mark.slow),
         pytest.param("mobilenetv2_100", 0.6, marks=pytest.mark.slow),
         pytest.param("test_efficientnet", 0.95, marks=pytest.mark.slow),
     ],
@@ -222,6 +222,7 @@ def test_a_layer_with_a_destroyed_range_is_found_and_returned() -> None:
     assert "expect little speed" in str(generous.account.advice)
 
 
+@pytest.mark.slow
 def test_transformers_are_told_that_int8_may_not_pay() -> None:
     advice = int8("test_vit").account.advice
     assert advice is not None

@@ -87,8 +87,8 @@ def test_equal_runs_give_equal_model_bytes(line: Path) -> None:
     [
         ({"fold_rule": "exact"}, "exact", 8),
         ({"fold_rule": "linear"}, "linear", 4),
-        ({"fold_heads": False}, "heads", 4),
-        ({"fold_rule": "exact", "input": "float-nchw"}, "exact", 8),
+        pytest.param({"fold_heads": False}, "heads", 4, marks=pytest.mark.slow),
+        pytest.param({"fold_rule": "exact", "input": "float-nchw"}, "exact", 8, marks=pytest.mark.slow),
         ({"fold_rule": "exact", "input": "float-nchw-255", "fp16": True}, "exact", 8),
     ],
 )

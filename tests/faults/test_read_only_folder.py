@@ -36,7 +36,10 @@ def in_read_only(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("predict {line}/runs/tiny/export {line}/data/test/bag --csv a.csv", "a.csv", "another disk"),
         ("demo", "runs/demo", "--out"),
         ("audit {line}/data --out runs/a --teacher nowhere", "runs/a", "--out"),
-        ("distill {line}/data --method ce,kd --student test_resnet --student-weights none --image-size 28", "runs", "--out"),
+        pytest.param(
+            "distill {line}/data --method ce,kd --student test_resnet --student-weights none --image-size 28", "runs", "--out",
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_read_only_is_one_message(

@@ -75,6 +75,7 @@ def test_of_an_audit(line: Path, capsys: pytest.CaptureFixture[str], no_space: p
     check_later(capsys, no_space, said, out / "audit.html")
 
 
+@pytest.mark.slow
 def test_of_a_sweep_that_fails_its_budget(capsys: pytest.CaptureFixture[str], no_space: pytest.MonkeyPatch) -> None:
     out = Path("its place").absolute()
     words = ["sweep", "--students", "test_resnet", "--image-size", "32", "--classes", "4", "--device", "cpu"]

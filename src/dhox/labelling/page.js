@@ -14,7 +14,7 @@ let state = null; // what the server said last
 let shown = null; // the image that waits for an answer
 let busy = false; // a request that changes something is under way, or its picture is
 let slow = 0; // the timer that says so
-let lost = []; // what the server said of images that vanished
+let lost = []; // what the next note adds: images that vanished, guesses that are used up
 let grid = null; // the images of the grid, or null in the other mode
 const pictures = new Map(); // number -> promise of an <img>, for the images that come next
 
@@ -67,11 +67,12 @@ async function ask(path, options = {}) {
 const get = async (path, query = {}) => (await ask(`${path}?${new URLSearchParams(query)}`)).json();
 const post = async (path, content) => (await ask(path, { method: "POST", body: JSON.stringify(content) })).json();
 
-// One change at a time: until it is on disk, no key does anything.
+// One change at a time: until it is on disk and what follows is shown, no key does anything. A change notes what it did
+// last: when the page says so, it takes the next key.
 async function change(work) {
   if (busy) return;
   isBusy(true);
-  slow = setTimeout(() => note("Saving ..."), SLOW_MS);
+  slow = setTimeout(() => note("One moment ..."), SLOW_MS);
   try {
     await work();
     problem("");
@@ -275,8 +276,8 @@ function answer(kind, label) {
     const images = [{ number: one.number, revision: one.revision }];
     const said = await post("answer", { tab, images, answer: kind, label: label ?? null, ahead: AHEAD });
     document.activeElement?.blur();
-    note(`Saved: ${label ?? { skip: "skipped, it comes again at the end", none: "none of these", bad: "a bad image" }[kind]}`);
     await take(said);
+    note(`Saved: ${label ?? { skip: "skipped, it comes again at the end", none: "none of these", bad: "a bad image" }[kind]}`);
   });
 }
 
@@ -284,9 +285,9 @@ function undo() {
   return change(async () => {
     const said = await post("undo", { tab, ahead: AHEAD });
     document.activeElement?.blur();
-    note(said.taken_back === 1 ? "Taken back: this image is open again" : `Taken back: ${said.taken_back} images are open again`);
     await take(said);
     if (grid) await fillGrid();
+    note(said.taken_back === 1 ? "Taken back: this image is open again" : `Taken back: ${said.taken_back} images are open again`);
   });
 }
 
@@ -346,7 +347,7 @@ async function fillGrid() {
   if (!$("which").options.length) {
     grid = null;
     await setGrid(false);
-    note("No open image has a guess any more.");
+    lost.push("No open image has a guess any more");
     return;
   }
   const found = await get("grid", { tab, label: $("which").value, count: TILES });
@@ -399,9 +400,9 @@ function confirmGrid() {
   return change(async () => {
     const content = kept.length ? { images: kept, answer: "label", taken_away: not } : { images: not, answer: "not" };
     const said = await post("answer", { tab, ahead: AHEAD, label, ...content });
-    note(`Saved: ${plural(kept.length, "image")} ${label}, ${not.length} taken away`);
     await take(said);
     if (grid && shown) await fillGrid();
+    note(`Saved: ${plural(kept.length, "image")} ${label}, ${not.length} taken away`);
   });
 }
 
