@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from dhox.artefacts.metrics import GRADIENTS_FILE, read_gradients, write_gradients
+from dhox.artefacts.metrics import GRADIENTS_FILE, read_gradients, validation_of, write_gradients
 from dhox.artefacts.shards import EpochMetrics
 from dhox.data.dataset import shorten
 from dhox.distill.options import Training
@@ -153,7 +153,7 @@ def epoch_note(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
     """What a finished epoch says of itself: losses of the method, and accuracy on validation where there is one."""
     names = {"ce_loss": "CE loss", "kd_loss": "KD loss"}
     losses = [f"{text} {metrics[name]:.3f}" for name, text in names.items() if metrics[name]]
-    accuracy = metrics.get("val_dho_fixed", metrics.get("val_accuracy"))
+    accuracy = validation_of(metrics)
     validated = [] if accuracy is None else [f"validation {100 * accuracy:.1f} %"]
     return ", ".join([f"epoch {epoch} of {epochs}", *losses, *validated])
 

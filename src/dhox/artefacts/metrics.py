@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 from dhox.artefacts.files import LARGEST_JSON, write_bytes
 from dhox.artefacts.record import AGAIN
 from dhox.errors import DhoxError
 from dhox.system.regular_file import regular
 
+T = TypeVar("T")
 METRICS_FILE, GRADIENTS_FILE = "metrics.csv", "gradients.csv"
 LOSSES = ("ce_loss", "kd_loss", "learning_rate")
 GRADIENT_COLUMNS = ("step", "stage", "cosine", "dot", "sign_agreement")
@@ -33,7 +35,12 @@ class Metrics:
     @property
     def validation(self) -> list[float] | None:
         """Accuracy of the student as a whole on validation, of two heads at the fixed point; None without images."""
-        return self.columns.get("val_dho_fixed", self.columns.get("val_accuracy"))
+        return validation_of(self.columns)
+
+
+def validation_of(metrics: Mapping[str, T]) -> T | None:
+    """Of an epoch's metrics or of columns of them, the one that is a training's validation curve."""
+    return metrics.get("val_dho_fixed", metrics.get("val_accuracy"))
 
 
 @dataclass(frozen=True)
