@@ -63,7 +63,7 @@ STUDENTS = (
     "resnet18:224", "resnet10t:176", "resnet50:224", "mobilenetv4_conv_small:224", "mobilenetv3_large_100:224",
     "efficientnet_b0:224", "convnext_atto:224", "vit_tiny_patch16_224:224",
     # of the demo and the documents
-    "test_resnet:28", "test_vit:32", "resnet10t:32",
+    "test_resnet:28", "test_resnet:32", "test_resnet:160", "test_vit:32", "resnet10t:32",
 )  # fmt: skip
 
 

@@ -40,8 +40,10 @@ def try_export(options: StudentOptions, *, two_heads: bool, large: bool = False)
         return Verdict(f"not tried ({millions:.0f} M parameters; --export-check tries)")
     say(f"Trying whether {name} can be exported at {size} pixels, before the training (--no-export-check: do not) ...")
     try:
-        with _refused(name, size, millions), TemporaryDirectory() as folder, quietly():
-            export(write_untrained_run(student, Path(folder, "untrained"), IMAGES), Path(folder, "export"))
+        with TemporaryDirectory() as folder, quietly():
+            run = write_untrained_run(student, Path(folder, "untrained"), IMAGES)
+            with _refused(name, size, millions):
+                export(run, Path(folder, "export"))
     except OF_THIS_MACHINE as err:
         say(f"That could not be tried here: {first_line(err)}.")
         return Verdict(f"not tried ({first_line(err)})")

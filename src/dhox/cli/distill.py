@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dhox.cli.common import Gallery, is_first_process, quiet_training_libraries, say_report
-from dhox.cli.export_check import ExportCheck, check_before_training, export_verdict
+from dhox.cli.export_check import ExportCheck, export_verdict
 from dhox.cli.interrupts import on_interrupt, typed
 from dhox.console import say_next
 from dhox.distill.options import DistillOptions, check
@@ -56,26 +57,25 @@ def distill(
     from dhox.reports.pages.training import comparison_page, plan_page
     from dhox.reports.terminal import show
 
+    try_export = partial(export_verdict, options, export_check)
     if dry_run:
         from dhox.distill.dry_run import plan
 
         found = plan(data, out, options)
-        show(plan_page(found, export_verdict(options, export_check)))
+        show(plan_page(found, try_export()))
         return
     if options.training.compares:
         from dhox.distill.compare_methods import compare
 
         with on_interrupt(lambda: kept_of_comparison(out)), told_of_lost_processes():
-            check_before_training(out, options, export_check)
-            content = compare(data, out, options)
+            content = compare(data, out, options, try_export)
             leave()
         show(comparison_page(out, content))
         return
     from dhox.distill.run import distill as run_distill
 
     with on_interrupt(lambda: kept(data, out, options)), told_of_lost_processes():
-        check_before_training(out, options, export_check)
-        result = run_distill(data, out, options)
+        result = run_distill(data, out, options, try_export=try_export)
         leave()
     show(run_page(result.run))
     if is_first_process():

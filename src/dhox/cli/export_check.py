@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhox.cli.common import is_first_process
 from dhox.console import say
 
 if TYPE_CHECKING:
@@ -22,26 +20,6 @@ ExportCheck = Annotated[
         show_default="up to 100 M parameters", rich_help_panel="The student",
     ),
 ]  # fmt: skip
-
-
-def check_before_training(out: Path, options: DistillOptions, asked: bool | None) -> None:
-    """Raise DhoxError where the student cannot be exported (see `export_verdict`), once per training.
-
-    What is refused at once is refused before: an output that is there, a student that is unknown. A training that is
-    resumed was checked when it began; of several processes the first one checks.
-    """
-    from dhox.artefacts.files import RUN_FILE, RUN_SCHEMA, check_output, partial_directory
-    from dhox.distill.compare_methods import check_comparison
-    from dhox.distill.students.create import check_student
-
-    if not is_first_process() or (options.output.resume and (out.exists() or partial_directory(out).exists())):
-        return
-    if options.training.compares:
-        check_comparison(out, options)
-    else:
-        check_output(out, RUN_FILE, RUN_SCHEMA, options.output.overwrite)
-    check_student(options.student)
-    export_verdict(options, asked)
 
 
 def export_verdict(options: DistillOptions, asked: bool | None) -> Verdict | None:
