@@ -54,10 +54,9 @@ def nearest(name: str, pixels: int, parameters_m: float, known: tuple[KnownStude
     one whose number of parameters has the least ratio to `parameters_m` (above 0), then the nearest size. timm's
     students for tests stand for each other alone.
     """
-    own, others = architecture(name), []
-    for one in known:
-        if (one.name, one.pixels) != (own, pixels) and one.name.startswith(TINY) <= own.startswith(TINY):
-            others.append(one)
+    own = architecture(name)
+    alike = [one for one in known if one.name.startswith(TINY) == own.startswith(TINY)]
+    others = [one for one in alike if (one.name, one.pixels) != (own, pixels)]
 
     def distance(one: KnownStudent) -> tuple[int, float, int, str]:
         size = abs(math.log(max(one.parameters_m, 0.01) / parameters_m))
