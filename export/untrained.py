@@ -1,8 +1,8 @@
-"""Students that nobody trained yet, as whole exports: what `dhox sweep` measures to choose one by its latency, and
-what shows before a training whether a student can be exported.
+"""Students that nobody trained yet, as whole exports: what `dhox sweep` measures to choose one by its latency.
 
-The time of a network does not depend on its weights, so that they may be random; the graph, its precision and its
-files come from the same path as those of a trained student.
+They also show before a training whether a student can be exported (`dhox.export.trial`). The time of a network does not
+depend on its weights, so that they may be random; the graph, its precision and its files come from the same path as
+those of a trained student.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from dhox.errors import DhoxError
 from dhox.export.graphs.known_students import is_known, known_students, nearest
 from dhox.options.declare import build
 
-WORKS, BRANCHES = "test_efficientnet", "dhox_branching"
+WORKS, BRANCHES = "test_resnet", "dhox_branching"
 MILLIONS = 8 / 1e6  # parameters of BRANCHES
 OPTIONS = StudentOptions(student=BRANCHES, image_size=28)
 
@@ -74,12 +74,12 @@ def words(data: Path, student: str, size: int, *more: str) -> list[str]:
 def test_one_that_works_is_said_so_and_trained_as_without_the_trial(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not is_known(WORKS, 32)
-    said = run(capsys, *words(data, WORKS, 32, "--out", "runs/tried"))
-    assert f"Trying whether {WORKS} can be exported at 32 pixels" in said
+    assert not is_known(WORKS, 36)
+    said = run(capsys, *words(data, WORKS, 36, "--out", "runs/tried"))
+    assert f"Trying whether {WORKS} can be exported at 36 pixels" in said
     assert f"{WORKS} can be exported (" in said
     assert said.index("can be exported (") < said.index("Loading the models")
-    plain = quick(data, "runs/plain", student=WORKS, image_size=32)
+    plain = quick(data, "runs/plain", student=WORKS, image_size=36)
     assert read_run(Path("runs/tried")).files["student.safetensors"] == plain.summary.files["student.safetensors"]
 
 

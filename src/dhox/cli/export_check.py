@@ -16,8 +16,8 @@ ExportCheck = Annotated[
     bool | None,
     typer.Option(
         "--export-check/--no-export-check",
-        help="Try before the training whether a student can be exported that is not known to.",
-        show_default="up to 100 M parameters", rich_help_panel="The student",
+        help="Whether a student that is not known to work is exported once before it is trained.",
+        show_default="up to 100 M parameters",
     ),
 ]  # fmt: skip
 
