@@ -113,4 +113,4 @@ def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing
         student(images)
         for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
             if head is not None:
-                head.weight.mul_(LOGIT_SPREAD / logits.std().clamp(min=1e-6))
+                head.weight.mul_(LOGIT_SPREAD / logits.std().clamp(min=1e-6))  # type: ignore[operator]
