@@ -1,11 +1,12 @@
 """Which students go through the whole line (distilled for an epoch, exported to fp16, measured), and why others do not.
 
-    python benchmarks/families.py ROWS.jsonl [--students shvit_s1:64 ...] [--table]
+    python benchmarks/families.py ROWS.jsonl [--students shvit_s1:64 ...] [--table] [--write]
 
 Each student starts from random weights (BatchNorm statistics of 16 images), sees 50 images of the demo once, and is
 exported with --fp16. Its fp32 and fp16 files are held against torch for batches of 1 and 5, and built by TensorRT-RTX
 without a GPU, strongly typed, for batches of 1 to 16. One row is appended for each; students that have one are passed
-over. Times are CPU time.
+over. Times are CPU time. --write puts the students that work into the list that dhox ships, by which `dhox distill`
+knows before a training that they can be exported, and takes those that do not out of it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dhox.distill.students.create import create_student
 from dhox.distill.students.student import load_student, unshared
 from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
+from dhox.export.graphs.known_students import LIST_FILE, KnownStudent, known_students
 from dhox.export.untrained import calibrate
 from dhox.system.machine import cpu_model
 
@@ -57,6 +59,11 @@ STUDENTS = (
     "naflexvit_base_patch16_gap:64", "pit_ti_224:224", "xcit_nano_12_p16_224:64", "coat_lite_tiny:224",
     "pvt_v2_b0:64", "twins_svt_small:64", "crossvit_tiny_240:240", "cait_xxs24_224:224", "mixer_s32_224:224",
     "hiera_tiny_224:224", "swin_tiny_patch4_window7_224:224", "swinv2_tiny_window8_256:256",
+    # often taken, at their own size
+    "resnet18:224", "resnet10t:176", "resnet50:224", "mobilenetv4_conv_small:224", "mobilenetv3_large_100:224",
+    "efficientnet_b0:224", "convnext_atto:224", "vit_tiny_patch16_224:224",
+    # of the demo and the documents
+    "test_resnet:28", "test_resnet:32", "test_resnet:160", "test_vit:32", "resnet10t:32",
 )  # fmt: skip
 
 
@@ -166,11 +173,24 @@ def read_rows(path: Path) -> list[Row]:
     return [msgspec.json.decode(line, type=Row) for line in lines]
 
 
+def write_known(rows: list[Row]) -> None:
+    """The shipped list with what works of these rows; of students without a row it keeps what it had."""
+    measured = {row.student for row in rows}
+    kept = [one for one in known_students() if f"{one.name}:{one.pixels}" not in measured]
+    for row in rows:
+        name, _, size = row.student.rpartition(":")
+        if row.works and row.parameters_m is not None:
+            kept.append(KnownStudent(name, int(size), row.parameters_m))
+    lines = ",\n".join(f"  {msgspec.json.encode(one).decode()}" for one in sorted(kept))
+    LIST_FILE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path, help="JSON lines: read first, then appended to")
     parser.add_argument("--students", nargs="*", default=STUDENTS, help="timm models with their pixels, NAME:PIXELS")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows there are")
+    parser.add_argument("--write", action="store_true", help="write what works into the list that dhox ships")
     options = parser.parse_args()
     done = {row.student for row in read_rows(options.rows)}
     todo = [] if options.table else [student for student in options.students if student not in done]
@@ -182,7 +202,10 @@ def main() -> None:
             with options.rows.open("ab") as file:
                 file.write(msgspec.json.encode(row) + b"\n")
             print(msgspec.json.encode(row).decode(), flush=True)
-    print(table(read_rows(options.rows)))
+    rows = read_rows(options.rows)
+    if options.write:
+        write_known(rows)
+    print(table(rows))
 
 
 if __name__ == "__main__":

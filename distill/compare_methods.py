@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +26,13 @@ from dhox.system.environment import now, versions
 CHOSEN: dict[Method, TestStage] = {"dho": "dho", "sho": "student", "ce": "student", "kd": "student"}
 
 
-def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
+def compare(
+    data: Path, out: Path, options: DistillOptions, try_export: Callable[[], object] | None = None
+) -> Comparison:
     """Train every method of the options with every seed into OUT/METHOD-SEED, and write OUT/comparison.json.
 
-    The teacher cache is shared. Accuracies are on test; with `resume` the
-    finished trainings are kept.
+    The teacher cache is shared. Accuracies are on test; with `resume` the finished trainings are kept. `try_export`: of
+    the first training alone (see `distill`).
     """
     check(options)
     methods, seeds = options.training.methods, options.training.seeds or 1
@@ -51,7 +54,8 @@ def compare(data: Path, out: Path, options: DistillOptions) -> Comparison:
                 single(options, method, i), cache=options.speed.cache or out.absolute().parent / "cache",
                 overwrite=overwrite or resume or begun,
             )  # fmt: skip
-            results[method].append(distill(data, out / f"{method}-{first + i}", of_method, tell=not told))
+            place, asked = out / f"{method}-{first + i}", None if told else try_export
+            results[method].append(distill(data, place, of_method, tell=not told, try_export=asked))
             told = True
     content = Comparison(
         finished_at=now(), methods=methods, seeds=seeds, data=data_address(data), first_seed=first,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 
 from dhox.artefacts.arrays import write_arrays
 from dhox.artefacts.common import Preprocessing, StudentEntry, class_entries
-from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, check_output
+from dhox.artefacts.files import CHECKPOINT, RUN_FILE, RUN_SCHEMA, check_output, partial_directory
 from dhox.artefacts.images import IMAGES_FILE, ImageHashes
 from dhox.artefacts.logits import TEST_FILE, VAL_FILE, HeadLogits, Logits
 from dhox.artefacts.record import read_record, write_record
@@ -117,11 +117,15 @@ class Outcome:
     selection: Selection
 
 
-def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True) -> RunResult:
+def distill(
+    data: Path, out: Path, options: DistillOptions, *, tell: bool = True,
+    try_export: Callable[[], object] | None = None,
+) -> RunResult:  # fmt: skip
     """Train a student on DATA and write the run directory `out`; `options` hold a single method.
 
-    `tell`: say what DATA holds. Raises DhoxError for every mistake in DATA or the options, before anything is written
-    but caches.
+    `tell`: say what DATA holds. `try_export`: raises DhoxError where the student cannot be exported; called by the
+    first process, before any image is read, and not where a training goes on. Raises DhoxError for every mistake in
+    DATA or the options, before anything is written but caches.
     """
     check(options)
     settings, templates = settings_of_training(data, options), templates_of(options)
@@ -143,6 +147,9 @@ def distill(data: Path, out: Path, options: DistillOptions, *, tell: bool = True
     )
     if options.teacher.from_files:
         teacher_rows(options.teacher, listing)
+    goes_on = output.resume and (partial_directory(out) / RUN_FILE).exists()
+    if try_export is not None and not goes_on and fabric.is_global_zero:
+        try_export()
     material = gather(listing, place)
     check_room(material.sets, material.whole, len(listing.classes), out)
     if tell:

@@ -45,6 +45,7 @@ from dhox.export.folding.reject import reject_threshold
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.embedding import features_of, with_embedding
 from dhox.export.graphs.graph import Deployable, TwoHeads, folded_head, head_arrays, torch_probs
+from dhox.export.graphs.known_students import choose_another
 from dhox.export.graphs.onnx_contract import IR_VERSION
 from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.graphs.placement import check_placement
@@ -79,7 +80,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Folded:
-    """The student as it is deployed: torch modules with the folded head, and with both (None for a single head)."""
+    """The student as it is deployed: torch modules with the folded head, and with both (None for a single head);
+    `another`: the advice where it cannot be exported."""
 
     student: Student
     heads: Heads
@@ -87,6 +89,7 @@ class Folded:
     tensors: Tensors
     module: Deployable
     two_heads: Deployable | None
+    another: str
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ def _fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
     both = None
     if heads.two and options.folding.fold_heads:
         both = deployable(student, TwoHeads(heads, source.selection.alpha, source.selection.beta), tensors)
-    return Folded(student, heads, choice, tensors, module, both)
+    spec, count = source.run.student, sum(weights.numel() for weights in student.backbone.parameters())
+    another = choose_another(spec.name, spec.image_size, count / 1e6)
+    return Folded(student, heads, choice, tensors, module, both, another)
 
 
 def deployable(student: Student, head: nn.Module, tensors: Tensors) -> Deployable:
@@ -197,7 +202,7 @@ def _write_models(
     tensors = folded.tensors
     graph = Deployable(exportable(folded.student.backbone), folded.module.head, tensors.preprocessing, tensors.kind)
     with working("Writing the graph as ONNX"):
-        fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata)
+        fp32 = export_onnx(graph.eval(), source.run.student.image_size, metadata, folded.another)
     models = converted(fp32, metadata, options.precisions, images, tensors, options.checks.max_accuracy_drop)
     if options.files.emit_embedding:
         width = folded.heads.ce_weight.shape[1]
@@ -250,7 +255,7 @@ def _artefact_entry(folder: Path, precision: Precision, model: Converted, folded
         file=path.name, precision=precision, opset=model.opset, ir=IR_VERSION,
         input=tensors.kind,  # type: ignore[arg-type]
         bytes=len(model.content), sha256=sha256(path), golden_agreement=agreement,
-        placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1])),
+        placement=check_placement(precision, model.content, tensors.graph_input(golden.input[:1]), folded.another),
         conversion=model.account,
     )  # fmt: skip
 

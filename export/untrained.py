@@ -1,7 +1,8 @@
 """Students that nobody trained yet, as whole exports: what `dhox sweep` measures to choose one by its latency.
 
-The time of a network does not depend on its weights, so that they may be random; the graph, its precision and its
-files come from the same path as those of a trained student.
+They also show before a training whether a student can be exported (`dhox.export.trial`). The time of a network does not
+depend on its weights, so that they may be random; the graph, its precision and its files come from the same path as
+those of a trained student.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from dhox.artefacts.run_directory import write_run_file
 from dhox.artefacts.selection import SELECTION_FILE, Selection
 from dhox.data.images import decode, model_input, normalise
 from dhox.distill.options import Student as StudentOptions
-from dhox.distill.students.create import create_student
+from dhox.distill.students.create import CreatedStudent, create_student
 from dhox.distill.students.student import Student, save_student
-from dhox.distill.students.synthetic import write_synthetic_images
+from dhox.distill.students.synthetic import COUNT, write_synthetic_images
 from dhox.export.options import ExportOptions
 from dhox.export.run import export
 from dhox.options.declare import build
@@ -45,29 +46,40 @@ def export_candidate(name: str, image_size: int | None, classes: int, fp16: bool
     every value in the graph is finite. Raises DhoxError for a student that is unknown or cannot be exported,
     GateFailedError where its graph does not answer as torch.
     """
+    options = StudentOptions(student=name, student_weights="none", image_size=image_size)
     with TemporaryDirectory() as folder, quietly():
-        run = write_untrained_run(name, image_size, classes, Path(folder, "untrained"))
+        student = untrained_student(options, classes, two_heads=False)
+        run = write_untrained_run(student, Path(folder, "untrained"))
         return export(run, out, build(ExportOptions, fp16=fp16, overwrite=True)).manifest
 
 
-def write_untrained_run(name: str, image_size: int | None, classes: int, run: Path) -> Path:
-    """Write a run directory of the untrained student (see export_candidate)."""
-    labels = [f"class_{number}" for number in range(classes)]
+def untrained_student(options: StudentOptions, classes: int, *, two_heads: bool) -> CreatedStudent:
+    """The student of the options, whose weights are to be "none", with heads for classes named class_0, class_1 ...
+
+    Always the same one, and the caller's random numbers stay as they were. Raises as `create_student`.
+    """
+    labels = _labels(classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student, spec, preprocessing = create_student(
-            StudentOptions(student=name, student_weights="none", image_size=image_size), labels, two_heads=False,
-            prompts=labels, templates=["{}"], device=torch.device("cpu"),
-        )  # fmt: skip
+        return create_student(
+            options, labels, two_heads=two_heads, prompts=labels, templates=["{}"], device=torch.device("cpu")
+        )
+
+
+def write_untrained_run(created: CreatedStudent, run: Path, n_images: int = COUNT) -> Path:
+    """Write a run directory of an untrained student (see export_candidate), with so many synthetic images."""
+    student, spec, preprocessing = created
+    labels, classes = _labels(spec.classes), spec.classes
     images = run / "images/unlabelled"
-    write_synthetic_images(images)
+    write_synthetic_images(images, n_images)
     pixels = [model_input(decode(path), preprocessing) for path in sorted(images.iterdir())[:CALIBRATION_IMAGES]]
     calibrate(student, np.stack(pixels), preprocessing)
     save_student(student, run)
+    alpha = 0.5 if spec.two_heads else 1.0  # so that both heads count
     nothing = np.zeros((0, classes), np.float32)
     logits = Logits(ce_logits=nothing, kd_logits=nothing, labels=np.zeros(0, np.int64), names=np.zeros(0, np.str_))
     selection = Selection(
-        alpha=1.0, beta=1.0, searched=False, metric="accuracy", source="untrained", n_validation=0,
+        alpha=alpha, beta=1.0, searched=False, metric="accuracy", source="untrained", n_validation=0,
         n_selection_labels=0, fewest_images=0, grid=None,
     )  # fmt: skip
     sets = SetsSummary(
@@ -86,8 +98,12 @@ def write_untrained_run(name: str, image_size: int | None, classes: int, run: Pa
     return run
 
 
+def _labels(classes: int) -> list[str]:
+    return [f"class_{number}" for number in range(classes)]
+
+
 def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing) -> None:
-    """BatchNorm statistics of uint8 pixels [N, H, W, 3], and a head whose logits spread by LOGIT_SPREAD."""
+    """BatchNorm statistics of uint8 pixels [N, H, W, 3], and heads whose logits spread by LOGIT_SPREAD."""
     for module in student.eval().modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
@@ -95,5 +111,6 @@ def calibrate(student: Student, pixels: np.ndarray, preprocessing: Preprocessing
     images = torch.from_numpy(normalise(pixels, preprocessing))
     with torch.no_grad():
         student(images)
-        spread = student.eval()(images)[0].std()
-        student.ce_head.weight.mul_(LOGIT_SPREAD / spread.clamp(min=1e-6))
+        for head, logits in zip((student.ce_head, student.kd_head), student.eval()(images), strict=True):
+            if head is not None:
+                head.weight.mul_(LOGIT_SPREAD / logits.std().clamp(min=1e-6))  # type: ignore[operator]

@@ -18,9 +18,10 @@ from dhox.bench.rounds import FEWEST_ROUNDS, Cell, Timed, measure
 from dhox.bench.runners.runner import open_runner
 from dhox.data.images import model_input
 from dhox.demo.data import HERE
+from dhox.distill.options import Student as StudentOptions
 from dhox.export.options import ExportOptions
 from dhox.export.run import export
-from dhox.export.untrained import write_untrained_run
+from dhox.export.untrained import untrained_student, write_untrained_run
 from dhox.options.declare import build
 from dhox.progress import quietly
 from proof.record import Aim, Row
@@ -47,7 +48,8 @@ def rows(tiny: bool) -> Iterator[Row]:
 
 def exported(student: str, size: int, folder: Path, precision: str) -> BenchModel:
     """An untrained student's model file, and beside it the run that the runner `torch` takes."""
-    run = write_untrained_run(student, size, 10, folder / "run")
+    options = StudentOptions(student=student, student_weights="none", image_size=size)
+    run = write_untrained_run(untrained_student(options, 10, two_heads=False), folder / "run")
     with quietly():
         export(run, folder / "export", build(ExportOptions, fp16=precision == "fp16"))
     (model,) = open_models([folder / "export"], precisions=(precision,))

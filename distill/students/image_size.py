@@ -23,6 +23,12 @@ def create_timm(name: str, image_size: int | None, **options: Any) -> nn.Module:
         return timm.create_model(name, num_classes=0, **options)
 
 
+def own_size(name: str) -> int | None:
+    """The pixels that a timm student takes where nobody says others; None where only the student itself can tell."""
+    found = timm.get_pretrained_cfg(name)
+    return None if found is None else found.input_size[-1]
+
+
 def size_problem(name: str, image_size: int) -> str | None:
     """Why a student does not take images of this size, or None: it is built with random weights and runs once."""
     try:
@@ -42,8 +48,7 @@ def check_image_size(name: str, image_size: int) -> None:
     below = image_size // STEP * STEP
     near = [below - k * STEP for k in range(NEAR)], [below + (k + 1) * STEP for k in range(NEAR)]
     fits = [next((size for size in side if size > 0 and size_problem(name, size) is None), None) for side in near]
-    own = timm.get_pretrained_cfg(name).input_size[-1]
-    sizes = sorted({size for size in (*fits, own) if size is not None and size != image_size})
+    sizes = sorted({size for size in (*fits, own_size(name)) if size is not None and size != image_size})
     raise DhoxError(
         f"The student {name} does not take images of {image_size} pixels ({reason}).",
         f"These fit: {', '.join(f'--image-size {size}' for size in sizes)}.",

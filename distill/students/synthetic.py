@@ -11,11 +11,11 @@ COUNT = 64
 SIDE = 256
 
 
-def write_synthetic_images(folder: Path) -> None:
-    """COUNT smooth random JPEGs of SIDE x SIDE pixels, always the same: coarse noise, enlarged."""
+def write_synthetic_images(folder: Path, count: int = COUNT) -> None:
+    """`count` smooth random JPEGs of SIDE x SIDE pixels, always the same: coarse noise, enlarged."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for number in range(COUNT):
+    for number in range(count):
         cells = int(random.integers(2, 24))
         noise = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
         image = Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -9,13 +9,19 @@ import onnx
 
 from dhox.artefacts.embeddings import EMBEDDING
 from dhox.errors import DhoxError
+from dhox.export.graphs.known_students import CHOOSE_ANOTHER
 
 OPSET = 18
 IR_VERSION = 10
 
 
-def finish(model: onnx.ModelProto, metadata: dict[str, Any], opset: int = OPSET) -> bytes:
-    """Strip what others wrote, write dhox's metadata, check the contract of the file, serialise deterministically."""
+def finish(
+    model: onnx.ModelProto, metadata: dict[str, Any], opset: int = OPSET, another: str = CHOOSE_ANOTHER
+) -> bytes:
+    """Strip what others wrote, write dhox's metadata, check the contract of the file, serialise deterministically.
+
+    `another`: the advice of the DhoxError for an operator that the opset lacks.
+    """
     graph = model.graph
     for node in graph.node:
         node.ClearField("metadata_props")
@@ -33,13 +39,13 @@ def finish(model: onnx.ModelProto, metadata: dict[str, Any], opset: int = OPSET)
         model.opset_import.remove(entry)
     for key in sorted(metadata):
         model.metadata_props.add(key=f"dhox.{key}", value=json.dumps(metadata[key], ensure_ascii=False))
-    _check_operators(model, opset)
+    _check_operators(model, opset, another)
     onnx.checker.check_model(model, full_check=True)
     check_contract(model, opset)
     return model.SerializeToString(deterministic=True)
 
 
-def _check_operators(model: onnx.ModelProto, opset: int) -> None:
+def _check_operators(model: onnx.ModelProto, opset: int, another: str) -> None:
     """Raise DhoxError for an operator that the opset lacks, naming it and the first opset that has it.
 
     torch's exporter writes such operators as they are and calls the file opset 18 all the same.
@@ -54,7 +60,7 @@ def _check_operators(model: onnx.ModelProto, opset: int) -> None:
             raise DhoxError(
                 f"The student needs the operator {node.op_type}, which opset {opset} lacks ({known}). dhox writes "
                 f"opset {OPSET}, the one that every supported TensorRT and ONNX Runtime reads.",
-                "Choose another student.",
+                another,
             ) from None
 
 

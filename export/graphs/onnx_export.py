@@ -13,17 +13,19 @@ import torch
 
 from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable
+from dhox.export.graphs.known_students import CHOOSE_ANOTHER
 from dhox.export.graphs.onnx_contract import OPSET, finish
 from dhox.export.graphs.simplify import simplify
 
 LARGEST_BATCH = 4096
 
 
-def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -> bytes:
+def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any], another: str = CHOOSE_ANOTHER) -> bytes:
     """Export with torch's dynamo exporter: opset 18, IR 10, dynamic batch, input `image`, output `probs`.
 
     `metadata`: written as JSON texts into the model's metadata; all that torch writes there (stack traces with paths)
-    is stripped. Raises DhoxError for a student that torch cannot trace, or that needs an operator which opset 18 lacks.
+    is stripped. `another`: the advice where this student cannot be exported. Raises DhoxError for a student that torch
+    cannot trace, or that needs an operator which opset 18 lacks.
     """
     if module.input_kind == "uint8-nhwc":
         example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
@@ -37,10 +39,10 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any]) -
                 input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as err:
-        raise DhoxError(_exporter_words(err), "Choose another student.") from err
+        raise DhoxError(_exporter_words(err), another) from err
     assert program is not None
     simplify(program.model)
-    return finish(program.model_proto, metadata)
+    return finish(program.model_proto, metadata, another=another)
 
 
 def _exporter_words(err: BaseException) -> str:

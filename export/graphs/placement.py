@@ -14,6 +14,7 @@ import numpy as np
 
 from dhox.data.dataset import shorten
 from dhox.errors import GateFailedError, require
+from dhox.export.graphs.known_students import CHOOSE_ANOTHER
 from dhox.runtimes.onnxruntime_api import PROVIDERS, nodes_run, open_session, why_not
 
 GATED = {"fp32", "fp16"}
@@ -21,20 +22,22 @@ SIZE_OPS = {"Shape", "Size"}
 FILLED = {"ConstantOfShape", "Expand", "Tile"}  # they end in data again
 
 
-def check_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[str, int] | str:
+def check_placement(
+    precision: str, content: bytes, batch: np.ndarray, another: str = CHOOSE_ANOTHER
+) -> dict[str, int] | str:
     """Both gates on the bytes of a graph; `batch`: what its input takes, with at least one image.
 
     The number of nodes by provider, or "not run: REASON" where ONNX Runtime has no CUDA. Raises GateFailedError naming
-    the nodes.
+    the nodes, with the advice `another`.
     """
     nodes = shape_arithmetic(content)
     if nodes:
         raise GateFailedError(
             f"The {precision} graph computes with the batch size in {len(nodes)} nodes, which a GPU leaves to the CPU: "
             f"{shorten(nodes, 5)}.",
-            "Choose another student, and please report this one.",
+            f"{another} Please report this one.",
         )
-    return cuda_placement(precision, content, batch)
+    return cuda_placement(precision, content, batch, another)
 
 
 def shape_arithmetic(content: bytes) -> list[str]:
@@ -59,7 +62,9 @@ def shape_arithmetic(content: bytes) -> list[str]:
     return found
 
 
-def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[str, int] | str:
+def cuda_placement(
+    precision: str, content: bytes, batch: np.ndarray, another: str = CHOOSE_ANOTHER
+) -> dict[str, int] | str:
     """Number of nodes by provider in one run on CUDA, or "not run: REASON".
 
     Raises GateFailedError where a node of an fp32 or fp16 graph ran anywhere but on CUDA; int8 is for
@@ -76,7 +81,7 @@ def cuda_placement(precision: str, content: bytes, batch: np.ndarray) -> dict[st
         raise GateFailedError(
             f"{len(strangers)} of the {len(nodes)} nodes of the {precision} graph do not run on {PROVIDERS['cuda']}: "
             f"{shorten(strangers, 5)}.",
-            "Choose another student, and please report this one.",
+            f"{another} Please report this one.",
         )
     return dict(Counter(provider for _, _, provider in nodes))
 

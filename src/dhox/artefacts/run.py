@@ -147,7 +147,7 @@ class Run(Kind, kw_only=True):
             raise ValueError(f"the student has {self.student.classes} classes, the run {len(self.classes)}")
         if self.student.image_size != self.preprocessing.crop:
             raise ValueError(f"the student's image_size {self.student.image_size} is not the crop of the preprocessing")
-        if self.student.two_heads != (self.method == "dho"):
+        if self.method != "untrained" and self.student.two_heads != (self.method == "dho"):
             raise ValueError(f"a student of the method {self.method} cannot have two_heads {self.student.two_heads}")
         if [one.name for one in self.added] != self.labels[len(self.classes) - len(self.added) :]:
             raise ValueError("the added classes are not the last ones")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dhox.cli.common import Gallery, is_first_process, quiet_training_libraries, say_report
+from dhox.cli.export_check import ExportCheck, export_verdict
 from dhox.cli.interrupts import on_interrupt, typed
 from dhox.console import say_next
 from dhox.distill.options import DistillOptions, check
@@ -35,6 +37,7 @@ def distill(
     recipe: Annotated[Path | None, typer.Option(help="TOML file of options, or dho-paper; options given beside it win.", callback=_use_recipe, is_eager=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/NAME-OF-DATA")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost (disk, memory, hours), and stop.")] = False,
+    export_check: ExportCheck = None,
     gallery: Gallery = None,
     options: DistillOptions = DistillOptions(),
 ) -> None:  # fmt: skip
@@ -54,23 +57,25 @@ def distill(
     from dhox.reports.pages.training import comparison_page, plan_page
     from dhox.reports.terminal import show
 
+    try_export = partial(export_verdict, options, export_check)
     if dry_run:
         from dhox.distill.dry_run import plan
 
-        show(plan_page(plan(data, out, options)))
+        found = plan(data, out, options)
+        show(plan_page(found, try_export()))
         return
     if options.training.compares:
         from dhox.distill.compare_methods import compare
 
         with on_interrupt(lambda: kept_of_comparison(out)), told_of_lost_processes():
-            content = compare(data, out, options)
+            content = compare(data, out, options, try_export)
             leave()
         show(comparison_page(out, content))
         return
     from dhox.distill.run import distill as run_distill
 
     with on_interrupt(lambda: kept(data, out, options)), told_of_lost_processes():
-        result = run_distill(data, out, options)
+        result = run_distill(data, out, options, try_export=try_export)
         leave()
     show(run_page(result.run))
     if is_first_process():

@@ -13,6 +13,7 @@ from dhox.reports.text import duration, size_text
 if TYPE_CHECKING:  # they import torch
     from dhox.distill.dry_run import Plan
     from dhox.distill.teachers.cache_upkeep import CacheEntry
+    from dhox.export.graphs.known_students import Verdict
 
 PARTS = {"ce_head": ", CE head", "kd_head": ", KD head", "dho_fixed": ", fixed"}
 
@@ -71,8 +72,8 @@ def caches_page(found: list[CacheEntry]) -> Page:
     return Page(sections=(Section(tables=table("directory|<rows|images|row|size|<state", rows)),), ends=damaged)
 
 
-def plan_page(plan: Plan) -> Page:
-    """What a training would cost."""
+def plan_page(plan: Plan, export: Verdict | None = None) -> Page:
+    """What a training would cost, and whether its student can be exported."""
     rows = [cells("check, decode", f"{plan.n_training:,} + {plan.n_whole:,} images", duration(plan.decode_s))]
     if of := plan.teacher:
         passes = f"{of.passes:,} at {of.images_per_s:,.0f}/s"
@@ -84,6 +85,8 @@ def plan_page(plan: Plan) -> Page:
     if training := plan.training:
         rate = f"{sum(steps.total for steps in training.steps):,} steps, {training.images_per_s:,.0f} images/s"
         rows.append(cells("training", rate, duration(training.seconds)))
+    if export is not None:
+        rows.append(cells("export", export.words, duration(export.seconds) if export.seconds else ""))
     rows.append(cells("peak memory", size_text(plan.memory_bytes), ""))
     rows.append(cells("free on disk", size_text(plan.free_bytes), ""))
     notes = ["Rates are measured here on random pixels; what a cache holds already is not subtracted."]
