@@ -21,6 +21,7 @@ from dhox.distill.students.student import Student
 from dhox.distill.training.checkpoint import load_checkpoint, save_checkpoint
 from dhox.distill.training.gradients import GradientProbe
 from dhox.distill.training.loss import CE_WEIGHT, training_loss
+from dhox.distill.training.memory_format import to_channels_last
 from dhox.distill.training.prefetch import Batches
 from dhox.distill.training.steps import Steps
 from dhox.errors import DhoxError
@@ -77,7 +78,7 @@ def train(
     options, batches, inputs, targets = job.options, job.batches, job.batches.inputs, job.batches.targets
     steps, epoch_steps, n_labelled = job.steps.total, job.steps.epoch_steps, batches.n_labelled
     use_ce, use_kd = options.uses
-    student.to(memory_format=torch.channels_last)  # convolutions are faster so, on CUDA and on CPUs
+    to_channels_last(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=job.peak, weight_decay=options.weight_decay, fused=True)
     first_step, history = load_checkpoint(run, job.identity, student, optimizer)
     conflicts = [row for row in read_gradients(run / GRADIENTS_FILE) if row.step < first_step]

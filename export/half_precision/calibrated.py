@@ -8,6 +8,7 @@ Differences are measured on the emulated graph (`emulated`), which rounds as a d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,10 @@ from dhox.export.half_precision.convert import (
 )
 from dhox.export.half_precision.emulated import MOVING_OPS, emulated, typed_graph
 from dhox.export.half_precision.ranges import Ranges, measure_ranges
-from dhox.export.half_precision.sensitivity import largest_difference, node_damage
+from dhox.export.half_precision.sensitivity import Damage, largest_difference
 from dhox.export.quantization.sensitivity import fewest
 from dhox.models.golden import TOLERANCE
+from dhox.progress import working
 from dhox.runtimes.onnxruntime_api import open_session
 from dhox.runtimes.tensors import Tensors
 
@@ -61,9 +63,7 @@ def to_half(fp32: bytes, metadata: dict[str, Any], inputs: Sequence[np.ndarray])
     graph = typed_graph(fp32).graph
     ranges = measure_ranges(fp32, inputs)
     _check_finite(graph, ranges)
-    session = open_session(fp32)
-    reference = [session.run(["probs"], {"image": batch})[0] for batch in inputs]
-    tolerance = TOLERANCE["fp16"]
+    reference, tolerance = ranges.probs, TOLERANCE["fp16"]
     kept = joined(graph, reasons(graph, ranges, tolerance))
     content, differences = attempt(fp32, metadata, kept, inputs, reference)
     if max(differences) > AIM * tolerance:
@@ -199,14 +199,16 @@ def _mended(
     images, expected = np.concatenate(inputs)[worst], np.concatenate(reference)[worst]
     full = with_bridges(graph, {*fp32_nodes(graph), *kept})
     candidates = [node.name for node in graph.node if node.name not in full and node.op_type not in MOVING_OPS]
-    damage = node_damage(fp32, candidates, images, expected)
-    order = sorted(candidates, key=lambda name: -damage[name])
+    worst_first = Damage(fp32, candidates, images, expected).worst_first()
+    order: list[tuple[str, float]] = []
 
     def with_worst(count: int) -> dict[str, str]:
-        back = {name: f"alone it moves a probability by {damage[name]:.2g}" for name in order[:count]}
+        order.extend(islice(worst_first, max(count - len(order), 0)))
+        back = {name: f"alone it moves a probability by {damage:.2g}" for name, damage in order[:count]}
         return joined(graph, kept | back)
 
     def fits(count: int) -> bool:
         return max(attempt(fp32, metadata, with_worst(count), inputs, reference)[1]) <= AIM * TOLERANCE["fp16"]
 
-    return with_worst(fewest(len(order), fits))
+    with working("Measuring nodes in half precision"):
+        return with_worst(fewest(len(candidates), fits))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from dhox.export.half_precision.convert import float_tensors
+from dhox.export.half_precision.convert import float_tensors, refill
 from dhox.runtimes.onnxruntime_api import open_session
 
 SUM_OPS = {"ReduceMean", "ReduceSum", "ReduceSumSquare"}
@@ -20,52 +20,68 @@ DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}  # operator -> t
 class Ranges:
     """Over all images. `largest`: tensor -> max |x|. `smallest`: denominators -> min |x|. `sums`: node -> max sum |x|.
 
-    A value that is not finite makes its tensor's `largest` infinite.
+    A value that is not finite makes its tensor's `largest` infinite. `probs`: the graph's answers, float32 [B, C] of
+    each batch.
     """
 
     largest: dict[str, float]
     smallest: dict[str, float]
     sums: dict[str, float]
+    probs: list[np.ndarray]
 
 
 def measure_ranges(model: bytes, inputs: Sequence[np.ndarray]) -> Ranges:
-    """Run an fp32 graph of dhox on batches as its input takes them. Only one number per tensor leaves the graph."""
+    """Run an fp32 graph of dhox on batches as its input takes them. Only a few numbers per tensor leave the graph."""
     probe = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
-    graph = probe.graph
+    wanted = _with_probes(probe.graph)
+    # Without an order the probes run last, when the memory holds every tensor of the graph.
+    session = open_session(probe.SerializeToString(), in_file_order=True)
+    found: dict[str, dict[str, float]] = {"max": {}, "min": {}, "total": {}, "smallest": {}, "sums": {}}
+    answers = []
+    for batch in inputs:
+        probs, *values = session.run(["probs", *(f"{kind}/{name}" for kind, name in wanted)], {"image": batch})
+        answers.append(probs)
+        for (kind, name), value in zip(wanted, values, strict=True):
+            number = abs(float(value)) if np.isfinite(value) else float("inf")
+            better = min if kind == "smallest" else max
+            found[kind][name] = better(found[kind].get(name, number), number)
+    largest = {name: max(found["max"][name], found["min"][name]) for name in found["max"]}
+    broken = {name: float("inf") for name, total in found["total"].items() if not np.isfinite(total)}
+    return Ranges(largest | broken, found["smallest"], found["sums"], answers)
+
+
+def _with_probes(graph: onnx.GraphProto) -> list[tuple[str, str]]:
+    """Give `graph` outputs KIND/NAME, float32 [], each computed right behind its tensor; (kind, name) of them all."""
     floats = float_tensors(graph) - {tensor.name for tensor in graph.initializer}
+    divisors = {node.input[DENOMINATORS[node.op_type]] for node in graph.node if node.op_type in DENOMINATORS}
     wanted: list[tuple[str, str]] = []
     nodes: list[onnx.NodeProto] = []
 
     def reduce(kind: str, operator: str, name: str, source: str) -> None:
-        output = f"{kind}/{name}"
-        nodes.append(onnx.helper.make_node("Abs", [source], [f"{output}/abs"]))
-        inner = f"{output}/abs"
-        if kind == "sums":
-            axes = next(node.input[1:] for node in graph.node if node.name == name)
-            inner = f"{output}/sum"
-            nodes.append(onnx.helper.make_node("ReduceSum", [f"{output}/abs", *axes], [inner]))
-        nodes.append(onnx.helper.make_node(operator, [inner], [output], keepdims=0))
-        graph.output.append(onnx.helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+        nodes.append(onnx.helper.make_node(operator, [source], [f"{kind}/{name}"], keepdims=0))
+        graph.output.append(onnx.helper.make_tensor_value_info(f"{kind}/{name}", TensorProto.FLOAT, []))
         wanted.append((kind, name))
 
-    for name in sorted(floats):
-        reduce("largest", "ReduceMax", name, name)  # which may pass over a value that is not a number
-        reduce("totals", "ReduceSum", name, name)
-    for node in list(graph.node):
-        if node.op_type in SUM_OPS and node.input[0] in floats:
-            reduce("sums", "ReduceMax", node.name, node.input[0])
-    divisors = {node.input[DENOMINATORS[node.op_type]] for node in graph.node if node.op_type in DENOMINATORS}
-    for name in sorted(divisors & floats):
-        reduce("smallest", "ReduceMin", name, name)
-    graph.node.extend(nodes)
+    def probe(name: str) -> None:
+        reduce("max", "ReduceMax", name, name)  # which may pass over a value that is not a number, as may the least
+        reduce("min", "ReduceMin", name, name)
+        reduce("total", "ReduceSum", name, name)
+        if name in divisors:
+            nodes.append(onnx.helper.make_node("Abs", [name], [f"smallest/{name}/abs"]))
+            reduce("smallest", "ReduceMin", name, f"smallest/{name}/abs")
 
-    session = open_session(probe.SerializeToString())
-    found: dict[str, dict[str, float]] = {"largest": {}, "totals": {}, "smallest": {}, "sums": {}}
-    for batch in inputs:
-        values = session.run([f"{kind}/{name}" for kind, name in wanted], {"image": batch})
-        for (kind, name), value in zip(wanted, values, strict=True):
-            number = float(value) if np.isfinite(value) else float("inf")
-            better = min if kind == "smallest" else max
-            found[kind][name] = better(found[kind].get(name, number), number)
-    broken = {name: float("inf") for name, total in found["totals"].items() if not np.isfinite(total)}
-    return Ranges(found["largest"] | broken, found["smallest"], found["sums"])
+    for value in graph.input:
+        if value.name in floats:
+            probe(value.name)
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type in SUM_OPS and node.input[0] in floats:
+            inner = f"sums/{node.name}"
+            nodes.append(onnx.helper.make_node("Abs", [node.input[0]], [f"{inner}/abs"]))
+            nodes.append(onnx.helper.make_node("ReduceSum", [f"{inner}/abs", *node.input[1:]], [f"{inner}/sum"]))
+            reduce("sums", "ReduceMax", node.name, f"{inner}/sum")
+        for name in node.output:
+            if name in floats:
+                probe(name)
+    refill(graph, node=nodes)
+    return wanted

@@ -30,7 +30,7 @@ from dhox.export.half_precision.calibrated import joined, to_half
 from dhox.export.half_precision.convert import SMALLEST_SCALE, cast_tensors, convert, fp32_nodes
 from dhox.export.half_precision.emulated import emulated, typed_graph
 from dhox.export.half_precision.ranges import measure_ranges
-from dhox.export.half_precision.sensitivity import largest_difference, node_damage
+from dhox.export.half_precision.sensitivity import Damage, largest_difference
 from dhox.runtimes.onnxruntime_api import open_session
 
 SIZE = 28
@@ -249,15 +249,27 @@ def test_ranges_are_those_of_the_tensors(linear: bytes) -> None:
     assert ranges.largest[gemm.input[0]] == pytest.approx(0.3 * x.max(), rel=1e-5)
 
 
-def test_damage_of_single_nodes(fp32: bytes) -> None:
+def test_damage_of_nodes_is_that_of_a_file_in_which_the_others_are_fp32(fp32: bytes) -> None:
     graph = typed_graph(fp32).graph
     nodes = [node.name for node in graph.node if node.op_type in {"Conv", "Gemm", "Relu"}]
-    damage = node_damage(fp32, nodes, pixels(SIZE), probs(fp32))
-    assert sum(damage.values()) > 0
-    for name in (nodes[0], nodes[-1]):  # the same as a file in which everything else is fp32
-        others = {node.name: "" for node in graph.node if node.name != name}
-        alone = largest_difference(probs(emulated(convert(fp32, {}, others))), probs(fp32))
-        assert damage[name] == pytest.approx(alone, abs=1e-6)
+    damage = Damage(fp32, nodes, pixels(SIZE), probs(fp32))
+    assert damage.of([]) < 1e-6
+    for half in (nodes[:1], nodes[-1:], nodes[3:7], nodes):
+        others = {node.name: "" for node in graph.node if node.name not in half}
+        there = largest_difference(probs(emulated(convert(fp32, {}, others))), probs(fp32))
+        assert there > 0
+        assert damage.of(half) == pytest.approx(there, abs=1e-6)
+
+
+def test_the_worst_nodes_come_first_and_every_node_once(fp32: bytes) -> None:
+    nodes = [node.name for node in typed_graph(fp32).graph.node if node.op_type in {"Conv", "Gemm", "Relu"}]
+    damage = Damage(fp32, nodes, pixels(SIZE), probs(fp32))
+    alone = {name: damage.of([name]) for name in nodes}
+    found = list(damage.worst_first())
+    assert sorted(name for name, _ in found) == sorted(nodes)
+    assert dict(found) == alone
+    assert found[0][1] > 0.5 * max(alone.values())  # stretches hide a node where errors cancel, but not by much
+    assert list(Damage(fp32, [], pixels(SIZE), probs(fp32)).worst_first()) == []
 
 
 class OneBatch(CalibrationDataReader):  # type: ignore[misc]

@@ -102,6 +102,7 @@ def open_session(
     provider_options: dict[str, str] | None = None,
     precision: str = "fp32",
     spinning: bool = True,
+    in_file_order: bool = False,
 ) -> Any:
     """An InferenceSession on a provider of PROVIDERS; one that does not start is an error, never a silent CPU session.
 
@@ -109,6 +110,7 @@ def open_session(
     `precision`: fp32 means fp32 on a GPU too, without TF32; a half-precision file keeps its tensor cores.
     `profile`: the beginning of the name of the file that `nodes_run` reads. `provider_options`: of the first provider.
     `spinning`: whether its threads wait for the next call busily, as ONNX Runtime does by itself.
+    `in_file_order`: a node runs as soon as those before it in the file have run; else the order is ONNX Runtime's.
     """
     check_onnx(model)
     ort = require("onnxruntime", "cpu")
@@ -125,6 +127,8 @@ def open_session(
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if in_file_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     # The golden tolerance of 1e-4 needs it. ONNX Runtime's convolutions take no tensor core then, in fp16 neither.
