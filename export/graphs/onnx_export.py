@@ -15,6 +15,7 @@ from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable
 from dhox.export.graphs.known_students import CHOOSE_ANOTHER
 from dhox.export.graphs.onnx_contract import OPSET, finish
+from dhox.export.graphs.rewrite import optimise
 from dhox.export.graphs.simplify import simplify
 
 LARGEST_BATCH = 4096
@@ -36,11 +37,12 @@ def export_onnx(module: Deployable, image_size: int, metadata: dict[str, Any], a
         with quiet():
             program = torch.onnx.export(
                 module, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},),
-                input_names=["image"], output_names=["probs"], external_data=False, verbose=False,
+                input_names=["image"], output_names=["probs"], external_data=False, verbose=False, optimize=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as err:
         raise DhoxError(_exporter_words(err), another) from err
     assert program is not None
+    optimise(program.model)
     simplify(program.model)
     return finish(program.model_proto, metadata, another=another)
 

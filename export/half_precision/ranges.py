@@ -14,6 +14,7 @@ from dhox.runtimes.onnxruntime_api import open_session
 
 SUM_OPS = {"ReduceMean", "ReduceSum", "ReduceSumSquare"}
 DENOMINATORS = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}  # operator -> the input that must not become 0
+SAME_VALUES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # only the order is another
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ def measure_ranges(model: bytes, inputs: Sequence[np.ndarray]) -> Ranges:
             better = min if kind == "smallest" else max
             found[kind][name] = better(found[kind].get(name, number), number)
     largest = {name: max(found["max"][name], found["min"][name]) for name in found["max"]}
-    broken = {name: float("inf") for name, total in found["total"].items() if not np.isfinite(total)}
-    return Ranges(largest | broken, found["smallest"], found["sums"], answers)
+    largest |= {name: float("inf") for name, total in found["total"].items() if not np.isfinite(total)}
+    for node in probe.graph.node:
+        if node.op_type in SAME_VALUES and node.input[0] in largest:
+            largest[node.output[0]] = largest[node.input[0]]
+    return Ranges(largest, found["smallest"], found["sums"], answers)
 
 
 def _with_probes(graph: onnx.GraphProto) -> list[tuple[str, str]]:
@@ -62,17 +66,18 @@ def _with_probes(graph: onnx.GraphProto) -> list[tuple[str, str]]:
         graph.output.append(onnx.helper.make_tensor_value_info(f"{kind}/{name}", TensorProto.FLOAT, []))
         wanted.append((kind, name))
 
-    def probe(name: str) -> None:
-        reduce("max", "ReduceMax", name, name)  # which may pass over a value that is not a number, as may the least
-        reduce("min", "ReduceMin", name, name)
-        reduce("total", "ReduceSum", name, name)
+    def probe(name: str, moved: bool) -> None:
+        if not moved:
+            reduce("max", "ReduceMax", name, name)  # which may pass over a value that is not a number, as may the least
+            reduce("min", "ReduceMin", name, name)
+            reduce("total", "ReduceSum", name, name)
         if name in divisors:
             nodes.append(onnx.helper.make_node("Abs", [name], [f"smallest/{name}/abs"]))
             reduce("smallest", "ReduceMin", name, f"smallest/{name}/abs")
 
     for value in graph.input:
         if value.name in floats:
-            probe(value.name)
+            probe(value.name, False)
     for node in graph.node:
         nodes.append(node)
         if node.op_type in SUM_OPS and node.input[0] in floats:
@@ -82,6 +87,6 @@ def _with_probes(graph: onnx.GraphProto) -> list[tuple[str, str]]:
             reduce("sums", "ReduceMax", node.name, f"{inner}/sum")
         for name in node.output:
             if name in floats:
-                probe(name)
+                probe(name, node.op_type in SAME_VALUES and node.input[0] in floats)
     refill(graph, node=nodes)
     return wanted

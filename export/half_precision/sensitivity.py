@@ -20,7 +20,7 @@ class Damage:
     """
 
     def __init__(self, model: bytes, nodes: Sequence[str], image: np.ndarray, reference: np.ndarray) -> None:
-        """`nodes`: those that may be half. `image`: a batch as the graph takes it; `reference`: its fp32 probs [N, C]."""
+        """`nodes`: those that may be half. `image`: a batch as the graph takes it; `reference`: its fp32 probs."""
         self.nodes, self.image, self.reference = nodes, image, reference
         self.session = open_session(switched(model, nodes))
 
