@@ -30,6 +30,6 @@ def _miscomputed(conv: nn.Conv2d) -> bool:
     return pointwise and conv.in_channels < FEW_CHANNELS and conv.weight.device.type == "cpu"
 
 
-def _every(_: nn.Module, args: tuple[torch.Tensor, ...], strides: tuple[int, int]) -> tuple[torch.Tensor]:
+def _every(_: nn.Module, args: tuple[torch.Tensor, ...], strides: tuple[int, ...]) -> tuple[torch.Tensor]:
     """The places of a map [B, d, H, W] that the convolution reads."""
     return (args[0][:, :, :: strides[0], :: strides[1]],)
