@@ -157,11 +157,11 @@ def fifty_images(folder: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The rows as markdown."""
-    lines = ["| student | pixels | parameters (M) | | fp32, fp16 = torch | export (CPU s) |", f"|{' --- |' * 6}"]
+    lines = ["| student | pixels | parameters (M) | line | fp32, fp16 = torch | export (CPU s) |", f"|{' --- |' * 6}"]
     for row in rows:
         name, _, size = row.student.rpartition(":")
         state = "works" if row.works else f"refused ({row.stage}): {row.reason}"
-        close = "" if row.fp32 is None else f"{row.fp32:.0e}, {row.fp16:.0e}"
+        close = ", ".join(f"{value:.0e}" for value in (row.fp32, row.fp16) if value is not None)
         seconds = row.seconds.get("export", "")
         lines.append(f"| {name} | {size} | {row.parameters_m or ''} | {state} | {close} | {seconds} |")
     return "\n".join([*lines, "", f"{sum(row.works for row in rows)} of {len(rows)} work. {cpu_model()}."])

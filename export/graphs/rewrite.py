@@ -6,6 +6,7 @@ node with every pair of Slices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from onnxscript.rewriter.rules import common as rules
 
 ITERATIONS = 2
 # Those of the optimiser, in its order, but for rules of quantised graphs and of operators that no student has.
-RULES: dict[str, list[RewriteRule]] = {
+RULES: dict[str, Sequence[RewriteRule]] = {
     "Add": rules.add_0_rule.commute(),
     "BatchNormalization": [
         rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule,
