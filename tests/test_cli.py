@@ -230,6 +230,7 @@ def test_a_model_hub_that_cannot_be_found_is_not_asked(
     assert "HF_HUB_OFFLINE" not in os.environ
 
 
+@pytest.mark.slow
 def test_quiet_trains_without_a_word_of_progress(own_line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(own_line)
     words = "distill data --shots 4 --student test_resnet.r160_in1k --student-weights none --image-size 32 --method ce"

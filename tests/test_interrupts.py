@@ -102,7 +102,9 @@ def test_at_start_up(module: str, number: signal.Signals) -> None:
     assert shlex.split(said)[-4:] == ["dhox", "doctor", "--host", "a b"]
 
 
-@pytest.mark.parametrize("module", ["numpy._core._multiarray_umath", "torch.nn", "timm"])
+@pytest.mark.parametrize(
+    "module", ["numpy._core._multiarray_umath", "torch.nn", pytest.param("timm", marks=pytest.mark.slow)]
+)
 def test_while_a_command_imports_its_libraries(module: str) -> None:
     Path("data").mkdir()
     said = ended(start(module, "distill", "data", "--out", "x", number=signal.SIGINT))

@@ -264,6 +264,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damage_stops_it_before_anything_is_made(bundle: Bundle, tmp_path: Path) -> None:
     place, third = tmp_path / "environment", bundle.parts()[2]
     whole, sums = third.read_bytes(), (bundle.folder / "SHA256SUMS").read_text()

@@ -32,6 +32,7 @@ def test_the_embedded_default_keeps_its_promises() -> None:
     assert "MIT License" in (DEMO / "LICENSE.fashion-mnist").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_embedded_teacher_is_useful_and_imperfect(tmp_path: Path) -> None:
     import torch
 

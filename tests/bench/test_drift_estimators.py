@@ -138,6 +138,7 @@ def test_ties_and_many_values_are_tested() -> None:
     )
 
 
+@pytest.mark.slow
 def test_false_alarms_are_few_and_a_shift_is_found() -> None:
     alarms = 0
     for seed in range(60):

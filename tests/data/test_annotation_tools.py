@@ -326,6 +326,7 @@ def test_cvats_imagenet_export_is_class_folders_with_the_untagged_beside_them(tm
     assert left.suffixes == {".txt": 1}
 
 
+@pytest.mark.slow
 def test_an_export_trains_and_predicts_as_its_folders_do(line: Path, tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     folders = read_dataset(tmp_path / "data")

@@ -249,6 +249,7 @@ def test_two_scans_may_append_to_one_file(line: Path) -> None:
     assert len(set(names)) == 224
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_what_was_written_stays(line: Path) -> None:
     """A limit on file sizes stands for the full disk: the write fails in the middle."""
     code = (

@@ -234,6 +234,7 @@ def authors_resnet(classes: int) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_a_run_of_the_device_is_exported(line: Path, device: Device) -> None:
     with device():
         result = quick(line / "data", **on_cuda())

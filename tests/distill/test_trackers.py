@@ -117,6 +117,7 @@ def test_mlflow_gets_settings_epochs_and_results(line: Path, mlflow: Any) -> Non
     assert not Path("runs/x/tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_wandb_gets_settings_epochs_and_results(line: Path, wandb: Any) -> None:
     summary = quick(line / "data", log="wandb", **CASE).summary
     rows, metrics = history(), read_metrics(Path("runs/x/metrics.csv"))

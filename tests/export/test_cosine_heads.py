@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import onnx
 import pytest
@@ -104,8 +106,16 @@ class PixelFeatures(nn.Module):
 
 @pytest.mark.parametrize(
     ("kind", "rule", "z_norm"),
-    [(kind, rule, None) for kind in KD_HEADS for rule in ("heads", "exact", "linear")]
-    + [("cosine-paper", "linear", 90.0)],
+    [
+        ("linear", "exact", None),
+        ("cosine-code", "heads", None),
+        ("cosine-code", "exact", None),
+        ("cosine-paper", "linear", 90.0),
+        *(
+            pytest.param(*each, None, marks=pytest.mark.slow)
+            for each in product(KD_HEADS, ("heads", "exact", "linear"))
+        ),
+    ],
 )
 def test_graphs_of_every_kind_answer_and_build(kind: str, rule: str, z_norm: float | None) -> None:
     student = student_of(kind, 3, 48, 6, PixelFeatures())

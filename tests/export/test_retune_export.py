@@ -123,6 +123,7 @@ def test_models_answer_with_the_new_numbers(line: Path, linear: Path) -> None:
     assert properties["dhox.fold"] == fold
 
 
+@pytest.mark.slow
 def test_kept_heads_are_retuned_too(line: Path) -> None:
     export(line / "runs/tiny", Path("kept"), fold_heads=False)
     retune_export(Path("kept"), Path("e"), alpha=0.3, beta=1.5)

@@ -76,6 +76,7 @@ def test_the_export_directory_holds_the_contract(line: Path) -> None:
     assert golden["jpeg"][:2].tolist() == [0xFF, 0xD8]
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_model_bytes(line: Path) -> None:
     first = export(line / "runs/tiny", Path("a"), fp16=True).manifest
     second = export(line / "runs/tiny", Path("b"), fp16=True).manifest
@@ -89,7 +90,9 @@ def test_equal_runs_give_equal_model_bytes(line: Path) -> None:
         ({"fold_rule": "linear"}, "linear", 4),
         pytest.param({"fold_heads": False}, "heads", 4, marks=pytest.mark.slow),
         pytest.param({"fold_rule": "exact", "input": "float-nchw"}, "exact", 8, marks=pytest.mark.slow),
-        ({"fold_rule": "exact", "input": "float-nchw-255", "fp16": True}, "exact", 8),
+        pytest.param(
+            {"fold_rule": "exact", "input": "float-nchw-255", "fp16": True}, "exact", 8, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_rules_and_inputs(line: Path, options: dict, rule: str, rows: int) -> None:
@@ -116,7 +119,7 @@ def test_auto_without_evidence_is_exact_and_agrees_with_two_heads(line: Path) ->
     assert {row["stage"]: row["agreement"] for row in ledger["rows"]}["folded_torch"] == 1
 
 
-@pytest.mark.parametrize("method", ["ce", "kd"])
+@pytest.mark.parametrize("method", ["ce", pytest.param("kd", marks=pytest.mark.slow)])
 def test_single_head_runs_export(line: Path, method: str) -> None:
     demo_teacher = f"local-dir:{Path(__file__).parents[2] / 'src/dhox/demo/teacher'}"
     dhox.distill(  # type: ignore[operator]

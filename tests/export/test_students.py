@@ -127,6 +127,7 @@ def assert_attention_is_plain(model: onnx.ModelProto) -> None:
         assert users[softmax.output[0]].op_type == "MatMul"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["open_clip:ViT-B-16"])
 def test_tensorrt_makes_every_attention_one_kernel(name: str) -> None:
     graph = deployables(random_student(name, 224), 224)[1]
