@@ -245,6 +245,7 @@ def test_other_commands_say_how_to_run_them_again(
     assert again[: len(words) + 1] == ["dhox", *words]
 
 
+@pytest.mark.slow
 def test_an_export_that_was_written_says_what_is_left(
     own_line: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def test_words_come_back_from_the_shell_as_they_were() -> None:
     assert shlex.split(dhox_command(*words)) == ["dhox", *map(str, words)]
 
 
+@pytest.mark.slow
 def test_paths_with_blanks_and_quotes_can_be_pasted(
     own_line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,14 +19,14 @@ from dhox.bench.remote.link import Board
 NOT_FETCHED = "could not be fetched here"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Loopback]:
     found = loopback.start(tmp_path_factory.mktemp("sshd"))
     yield found
     loopback.stop(found)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def python(board: loopback.Loopback) -> str:
     """The board's Python: another version than ours where one is at hand, in an environment without a package."""
     for name in ("python3.12", "python3.10", "python3.13", sys.executable):
@@ -57,7 +57,7 @@ def index_answers(folder: Path) -> bool:
     return subprocess.run([sys.executable, *words], capture_output=True, check=False).returncode == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first(
     board: loopback.Loopback, python: str, line: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

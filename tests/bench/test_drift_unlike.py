@@ -105,6 +105,7 @@ def test_a_graph_with_an_embedding_builds_for_tensorrt(embedded: Path) -> None:
         tensorrt_rtx_build.build(embedded / name)
 
 
+@pytest.mark.slow
 def test_every_other_command_takes_such_an_export(line: Path, embedded: Path, tmp_path: Path) -> None:
     own = tmp_path / "export"
     shutil.copytree(embedded, own)

@@ -246,6 +246,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_candidate_is_a_whole_export_with_finite_answers(cache: Path, line: Path) -> None:
     model = load(cache / "test_resnet-32px-4c", "cpu")
     probs = model(next((line / "data/test/bag").iterdir()))

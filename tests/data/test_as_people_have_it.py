@@ -196,6 +196,7 @@ def test_a_list_of_the_images_gives_the_same_images(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_class_folders_go_down_the_whole_line(tmp_path: Path) -> None:
     """The splits are drawn once: export and bench judge by the images that were held back, which no training saw."""
     write_data(tmp_path / "data")

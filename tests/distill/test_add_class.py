@@ -132,7 +132,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "kind"),
     [
-        ("kd", "linear"), pytest.param("ce", "linear", marks=SLOW), pytest.param("dho", "cosine-paper", marks=SLOW),
+        pytest.param("kd", "linear", marks=SLOW), pytest.param("ce", "linear", marks=SLOW), pytest.param("dho", "cosine-paper", marks=SLOW),
         pytest.param("dho", "cosine-code", marks=SLOW),
     ],
 )  # fmt: skip

@@ -118,6 +118,7 @@ def test_the_numbers_are_those_of_the_cpu(line: Path, device: Device) -> None:
         assert np.abs(a - b).max() < 0.1 * a.std()
 
 
+@pytest.mark.slow
 def test_images_on_the_device_train_as_those_in_host_memory(
     line: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_images_on_the_device_train_as_those_in_host_memory(
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.gpu)])
+@pytest.mark.slow
 def test_a_training_goes_on_after_a_stop(
     line: Path, device: Device, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +164,7 @@ def test_gradients_are_probed(line: Path, device: Device) -> None:
     assert not seen.copies(step=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_waits_for_the_device_once(line: Path) -> None:
     with fake_cuda() as seen:
         quick(line / "data", **on_cuda())

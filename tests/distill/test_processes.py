@@ -57,7 +57,8 @@ def student_before_training() -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in with_heads(backbone, 32, 4, True).state_dict().items()}
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_as_one(line: Path, processes: int) -> None:
     for count in (1, processes):
         done = trained(count, training(line / "data", f"runs/{count}"))

@@ -104,6 +104,7 @@ def test_gelu_and_global_pooling_are_torchs() -> None:
             assert float((answer - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
 
+@pytest.mark.slow
 def test_the_graph_of_a_tower_is_small() -> None:
     """Attention as torch exports it by itself brings Shape, Slice and Concat for every layer."""
     backbone, size = tower("CLIP ViT")

@@ -27,11 +27,11 @@ from dhox.export.graphs.onnx_export import export_onnx
 from dhox.export.half_precision.convert import convert
 
 SIZE = 64  # maps of 2 x 2 places at the end, so that pooling has something to do
-FAST = ("resnet18", "open_clip:ViT-B-16")
+FAST = ("resnet18",)
 OTHER_SIZES = {"tiny_vit_5m_224": 224, "mobileone_s0": 128}  # windows made for 224; fewer dead channels
 SLOW = (
     "mobilenetv4_conv_small", "tf_efficientnet_lite0", "mobileone_s0", "convnext_atto", "open_clip:MobileCLIP2-S0",
-    "resnet50", "mobilenetv2_100", "vit_tiny_patch16_224", "mobilenetv3_large_100", "efficientnet_b0", "efficientvit_b0", "fastvit_t8", "repvit_m1",
+    "resnet50", "open_clip:ViT-B-16", "mobilenetv2_100", "vit_tiny_patch16_224", "mobilenetv3_large_100", "efficientnet_b0", "efficientvit_b0", "fastvit_t8", "repvit_m1",
     "tiny_vit_5m_224",
 )  # fmt: skip
 ATTENTIONS = {

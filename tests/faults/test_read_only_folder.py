@@ -35,7 +35,7 @@ def in_read_only(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     [
         ("predict {line}/runs/tiny/export {line}/data/test/bag --csv a.csv", "a.csv", "another disk"),
         ("demo", "runs/demo", "--out"),
-        ("audit {line}/data --out runs/a --teacher nowhere", "runs/a", "--out"),
+        pytest.param("audit {line}/data --out runs/a --teacher nowhere", "runs/a", "--out", marks=pytest.mark.slow),
         pytest.param(
             "distill {line}/data --method ce,kd --student test_resnet --student-weights none --image-size 28", "runs", "--out",
             marks=pytest.mark.slow,

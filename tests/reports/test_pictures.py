@@ -323,6 +323,7 @@ def test_the_model_that_ships(tmp_path: Path) -> None:
     assert bench_verdict(no_answers).sentence.endswith("not run: no test split at x.")
 
 
+@pytest.mark.slow
 def test_export_and_bench_draw_the_page_of_their_run_again(own_line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = own_line / "runs/tiny"
     shutil.rmtree(run / "export")
