@@ -22,7 +22,7 @@ import torch
 from dhox.data.images import normalise
 from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.create import create_student
-from dhox.distill.students.student import Student
+from dhox.distill.students.student import Student, parameters_m
 from dhox.export.folding.fold import Fold
 from dhox.export.graphs.backbone import exportable
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
@@ -126,7 +126,7 @@ def row(name: str, image_size: int | None) -> dict[str, str]:
     return {
         "student": name,
         "pixels": str(size),
-        "parameters (M)": f"{sum(parameter.numel() for parameter in student.backbone.parameters()) / 1e6:.1f}",
+        "parameters (M)": f"{parameters_m(student.backbone):.1f}",
         "torch = ONNX fp32": f"{difference(fp32, trained, size):.1e}",
         "fp16": f"{difference(fp16, trained, size):.1e}",
         "shape nodes": str(len(shape_arithmetic(fp32)) + len(shape_arithmetic(fp16))),

@@ -27,7 +27,7 @@ import dhox
 from dhox.demo.data import write_image_folder
 from dhox.distill.options import Student as StudentOptions
 from dhox.distill.students.create import create_student
-from dhox.distill.students.student import load_student, unshared
+from dhox.distill.students.student import load_student, parameters_m, unshared
 from dhox.errors import DhoxError
 from dhox.export.graphs.graph import Deployable, folded_head, head_arrays
 from dhox.export.graphs.known_students import LIST_FILE, KnownStudent, known_students
@@ -134,7 +134,7 @@ def random_weights(options: StudentOptions, path: Path) -> float:
     )
     calibrate(student, pixels(16, spec.image_size), preprocessing)
     save_file(unshared({k: v.contiguous() for k, v in student.backbone.state_dict().items()}), path)
-    return round(sum(parameter.numel() for parameter in student.backbone.parameters()) / 1e6, 1)
+    return round(parameters_m(student.backbone), 1)
 
 
 def as_trained(run: Path, result: Any) -> Deployable:

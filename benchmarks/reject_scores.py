@@ -17,7 +17,6 @@ training images are the student's own answers, since few have labels.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,9 @@ from lightning_fabric import Fabric
 
 import dhox
 from dhox.artefacts.run_directory import open_run
-from dhox.data.dataset import Item, read_dataset
+from dhox.bench.drift.unlike import unit
+from dhox.data.dataset import Item, Splits, read_dataset
+from dhox.data.manifest import write_manifest
 from dhox.demo.data import write_image_folder
 from dhox.distill.images.pixels import to_model
 from dhox.distill.results.evaluate import pixel_loader
@@ -71,13 +72,7 @@ def answers(run: Path, items: list[Item]) -> Answers:
 
 def energy(logits: np.ndarray) -> np.ndarray:
     """log(sum(exp(logits))) of each row."""
-    top = logits.max(-1, keepdims=True)
-    return np.asarray(top[:, 0] + np.log(np.exp(logits - top).sum(-1)))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length one."""
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    return torch.from_numpy(logits).logsumexp(-1).numpy()
 
 
 def class_means(train: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -128,24 +123,19 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     return float(below.mean() / 2 / len(unknown))
 
 
-def train(fold: Path, left_out: list[str], options: argparse.Namespace) -> Path:
-    """The run of a fold: on DATA without the classes that are left out. Made once."""
+def train(fold: Path, data: Splits, classes: list[str], kept: list[str], options: argparse.Namespace) -> Path:
+    """The run of a fold: on the images of the classes `kept` of `classes`, which are in order. Made once."""
     run = fold / "run"
     if (run / "run.json").exists():
         return run
     fold.mkdir(parents=True, exist_ok=True)
-    splits = read_dataset(options.data)
-    classes = sorted({str(item.label) for item in splits["train"]})
-    kept = [name for name in classes if name not in left_out]
     (fold / "classes.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
-    rows = [(item, split) for split in ("train", "val") for item in splits[split] if item.label in kept]
-    with (fold / "images.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split", "name"])
-        writer.writerows([item.path.absolute(), item.label, split, item.name] for item, split in rows)
+    splits = {split: [item for item in data[split] if item.label in kept] for split in ("train", "val")}
+    write_manifest(fold / "images.csv", splits)
     teacher: dict[str, object] = {"teacher": options.teacher}
     if options.teacher_embeddings:
-        np.save(fold / "z.npy", np.load(options.teacher_embeddings)[[item.row for item, _ in rows]])
+        rows = [item.row for items in splits.values() for item in items]
+        np.save(fold / "z.npy", np.load(options.teacher_embeddings)[rows])
         np.save(fold / "w.npy", np.load(options.class_embeddings)[[classes.index(name) for name in kept]])
         teacher = {"teacher_embeddings": fold / "z.npy", "class_embeddings": fold / "w.npy",
                    "teacher_scale": options.teacher_scale}  # fmt: skip
@@ -157,17 +147,18 @@ def train(fold: Path, left_out: list[str], options: argparse.Namespace) -> Path:
     return run
 
 
-def measure(number: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(number: int, data: Splits, options: argparse.Namespace) -> dict[str, float]:
     """The AUROC in % of every score, in one fold."""
-    splits = read_dataset(options.data)
-    classes = sorted({str(item.label) for item in splits["train"]})
-    random.Random(0).shuffle(classes)
-    left_out = classes[number::FOLDS]
-    run = train(options.work / f"{number}", left_out, options)
-    seen = [item for item in splits["train"] if item.label not in left_out]
-    trained, tested = answers(run, seen), answers(run, splits["test"])
-    is_known = np.array([item.label not in left_out for item in splits["test"]])
-    truth = np.array([str(item.label) for item in splits["test"]])
+    classes = sorted({str(item.label) for item in data["train"]})
+    shuffled = [*classes]
+    random.Random(0).shuffle(shuffled)
+    left_out = shuffled[number::FOLDS]
+    kept = [name for name in classes if name not in left_out]
+    run = train(options.work / f"{number}", data, classes, kept, options)
+    seen = [item for item in data["train"] if item.label in kept]
+    trained, tested = answers(run, seen), answers(run, data["test"])
+    is_known = np.array([item.label in kept for item in data["test"]])
+    truth = np.array([str(item.label) for item in data["test"]])
     answer = np.array(open_run(run).run.labels)[tested.probs.argmax(-1)]
     right = 100 * (answer == truth)[is_known].mean()
     print(f"fold {number}: {len(left_out)} classes left out, accuracy of the others {right:.1f} %", flush=True)
@@ -195,7 +186,8 @@ def main() -> None:
     print(
         f"{now()[:10]}, {cpu_model()}; {options.student} at {options.image_size} px, {options.shots} labels per class"
     )
-    folds = [measure(number, options) for number in range(FOLDS)]
+    data = read_dataset(options.data)
+    folds = [measure(number, data, options) for number in range(FOLDS)]
     print(f"\n| score | AUROC (%), mean of {FOLDS} folds | to top probability (95 %) |\n| --- | --- | --- |")
     for name in SCORES:
         gains = [fold[name] - fold["top probability"] for fold in folds]

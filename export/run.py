@@ -34,7 +34,7 @@ from dhox.artefacts.manifest import (
 from dhox.artefacts.record import write_record
 from dhox.artefacts.run_directory import WEIGHTS_FILE, RunDirectory, open_run
 from dhox.data.dataset import data_address, read_image
-from dhox.distill.students.student import Student, load_student
+from dhox.distill.students.student import Student, load_student, parameters_m
 from dhox.errors import DhoxError
 from dhox.evidence.ledger import make_ledger
 from dhox.export.accuracy_gate import check_accuracy_drop, check_enough_images
@@ -151,8 +151,8 @@ def _fold_student(source: RunDirectory, options: ExportOptions) -> Folded:
     both = None
     if heads.two and options.folding.fold_heads:
         both = deployable(student, TwoHeads(heads, source.selection.alpha, source.selection.beta), tensors)
-    spec, count = source.run.student, sum(weights.numel() for weights in student.backbone.parameters())
-    another = choose_another(spec.name, spec.image_size, count / 1e6)
+    spec = source.run.student
+    another = choose_another(spec.name, spec.image_size, parameters_m(student.backbone))
     return Folded(student, heads, choice, tensors, module, both, another)
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from dhox.console import say
 from dhox.distill.options import Student as StudentOptions
-from dhox.distill.students.create import CreatedStudent
+from dhox.distill.students.student import parameters_m
 from dhox.errors import DhoxError, first_line
 from dhox.export.graphs.known_students import Verdict, choose_another
 from dhox.export.run import export
@@ -34,7 +34,7 @@ def try_export(options: StudentOptions, *, two_heads: bool, large: bool = False)
     name, start = options.student, time.perf_counter()
     heads = {"kd_head": options.kd_head if two_heads else "linear", "init_heads": "random", "init_from": None}
     student = untrained_student(replace(options, student_weights="none", **heads), CLASSES, two_heads=two_heads)
-    size, millions = student.spec.image_size, parameters_m(student)
+    size, millions = student.spec.image_size, parameters_m(student.model.backbone)
     if millions > LARGEST_M and not large:
         say(f"{name} has {millions:.0f} M parameters: whether it can be exported is not tried (--export-check tries).")
         return Verdict(f"not tried ({millions:.0f} M parameters; --export-check tries)")
@@ -50,11 +50,6 @@ def try_export(options: StudentOptions, *, two_heads: bool, large: bool = False)
     seconds = time.perf_counter() - start
     say(f"{name} can be exported ({seconds:.0f} s).")
     return Verdict("works, tried", seconds)
-
-
-def parameters_m(student: CreatedStudent) -> float:
-    """Parameters of its backbone, in millions."""
-    return sum(weights.numel() for weights in student.model.backbone.parameters()) / 1e6
 
 
 @contextmanager

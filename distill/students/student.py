@@ -104,6 +104,11 @@ def with_heads(backbone: nn.Module, image_size: int, classes: int, two_heads: bo
     return Student(backbone, z.shape[-1], classes, two_heads, kd_kind)
 
 
+def parameters_m(backbone: nn.Module) -> float:
+    """Parameters, in millions."""
+    return sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
+
+
 def preprocessing_of(data: dict[str, Any]) -> Preprocessing:
     """Evaluation preprocessing: shorter side to the image size, centre crop, the backbone's mean and std."""
     size = data["image_size"]
