@@ -218,7 +218,10 @@ def loop_rate(fabric: Fabric, student: Student, batches: Batches, steps: int, co
     run.mkdir()
     sampler = batches.sampler
     length = Steps(2, steps, sampler.batch_labelled, sampler.batch_unlabelled, VIEWS)
-    job = Job(batches, [], length, Training(epochs=2), None, compiled, "benchmark")
+    job = Job(
+        batches, names=[], steps=length, options=Training(epochs=2), peak=1e-3, top_k=None, teacher_temperature=1.0,
+        compiled=compiled, identity="benchmark",
+    )  # fmt: skip
     train(fabric, student, job, run, dict, record)
     return steps * (sampler.batch_labelled + sampler.batch_unlabelled) / (ends[1] - ends[0])
 

@@ -44,6 +44,8 @@ def recipe_sentence(options: DistillOptions, steps: Steps) -> str:
             "probe": f"a teacher that learns from the labels first{chosen or ' (a probe, which gained most)'}",
         }
         parts.append(teachers.get(adapter, f"Tip-Adapter as teacher ({adapter}){chosen}"))
+    if options.training.uses[1]:
+        parts.append(f"its targets at temperature {options.teacher.teacher_temperature:g}")
     why = "as asked"
     if options.training.learning_rate is None:
         why = "the student starts from random weights" if starts_random(options) else "the student is trained already"

@@ -130,6 +130,9 @@ class Teacher(Group):
             "Tip-Adapter (tip), or with trained keys (tip-f).", shown="probe, where it can",
         ),
     ] = None  # fmt: skip
+    teacher_temperature: Annotated[
+        AboveZero, Option("Temperature of its targets; the student's is 2, and the paper takes 2 for both.")
+    ] = 1.0
     top_k: Annotated[AtLeastTwo | None, Option("Distil its k most likely classes of each image.", shown="all")] = None
     teacher_embeddings: TeacherEmbeddings = None
     class_embeddings: ClassEmbeddings = None
@@ -347,7 +350,8 @@ def check(options: DistillOptions) -> None:
     if training.probe_gradients and not methods <= {"dho", "sho"}:
         raise UsageError("--probe-gradients compares two losses.", "Use it with --method dho or sho.")
     _check_log(options.output)
-    if methods == {"ce"} and (teacher.from_files or teacher.online_teacher or teacher.top_k):
+    idle = teacher.from_files or teacher.online_teacher or teacher.top_k is not None
+    if methods == {"ce"} and (idle or teacher.teacher_temperature != Teacher().teacher_temperature):
         raise UsageError("--method ce has no teacher.", "Leave the teacher's options out, or choose another method.")
 
 

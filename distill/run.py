@@ -291,7 +291,10 @@ def _training_job(material: Material, targets: TeacherTargets | None, inputs: St
     )
     names = [item.name for item in training.items]
     peak = learning_rate_of(options)
-    return Job(batches, names, steps, options.training, peak, teacher.top_k, place.compiled, identity)
+    return Job(
+        batches, names, steps, options.training, peak, teacher.top_k, teacher.teacher_temperature, place.compiled,
+        identity,
+    )  # fmt: skip
 
 
 def _train_student(

@@ -100,7 +100,7 @@ def test_the_settings_are_those_of_the_authors_scripts(path: Path) -> None:
     content = read_recipe(path, DistillOptions)
     few = "train_imgnet.py" if "imagenet" in path.name else "train_others.py"
     script = few if path.parent.name == "few-shot" else "train_imgnet_semi.py"
-    everywhere = {"teacher_scale": 100.0, "seed": 1, "precision": "32-true"}
+    everywhere = {"teacher_scale": 100.0, "seed": 1, "precision": "32-true", "teacher_temperature": 2.0}
     assert {name: content.get(name) for name in SCRIPTS[script] | everywhere} == SCRIPTS[script] | everywhere
 
 

@@ -10,11 +10,15 @@ TEMPERATURE = 2.0  # eta
 
 
 def distillation_loss(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, top_k: int | None = None
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    top_k: int | None = None,
+    teacher_temperature: float = TEMPERATURE,
 ) -> torch.Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in float32.
+    """T^2 KL(softmax(teacher / T_t) || softmax(student / T)), mean over the batch, in float32.
 
     Both logits are [B, C]. The factor T^2 (Hinton et al. 2015) is in the authors' code, though not in the paper.
+    `teacher_temperature`: T_t, which the paper takes for T too; a lower one makes sharper targets.
     `top_k`: both softmaxes run over the teacher's k most likely classes of each image alone, which leaves out what the
     teacher holds for noise (a fixed form of the mask in DeepKD, arXiv 2505.15133).
     """
@@ -22,7 +26,7 @@ def distillation_loss(
         likely = teacher_logits.topk(top_k, dim=-1).indices
         teacher_logits, student_logits = teacher_logits.gather(-1, likely), student_logits.gather(-1, likely)
     student = F.log_softmax(student_logits.float() / TEMPERATURE, dim=-1)
-    teacher = F.log_softmax(teacher_logits.float() / TEMPERATURE, dim=-1)
+    teacher = F.log_softmax(teacher_logits.float() / teacher_temperature, dim=-1)
     return TEMPERATURE**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
@@ -35,12 +39,14 @@ def training_loss(
     use_ce: bool,
     use_kd: bool,
     top_k: int | None = None,
+    teacher_temperature: float = TEMPERATURE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(cross-entropy, distillation) of one batch whose first `len(labels)` rows are labelled.
 
     All logits are [B, C]; `labels` int64 [B_L]. The distillation term is the sum of two means, one over the labelled
     and one over the unlabelled rows (eq. 5), so a labelled image weighs more. A term that is not used, or has no
-    row, is 0. `top_k`: see distillation_loss. The whole loss is `CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd`.
+    row, is 0. `top_k`, `teacher_temperature`: see distillation_loss. The whole loss is
+    `CE_WEIGHT * ce + (1 - CE_WEIGHT) * kd`.
     """
     n = len(labels)
     zero = ce_logits.new_zeros((), dtype=torch.float32)
@@ -48,5 +54,5 @@ def training_loss(
     kd = zero
     for rows in (slice(0, n), slice(n, len(kd_logits))):
         if use_kd and len(kd_logits[rows]):
-            kd = kd + distillation_loss(kd_logits[rows], teacher_logits[rows], top_k)
+            kd = kd + distillation_loss(kd_logits[rows], teacher_logits[rows], top_k, teacher_temperature)
     return ce, kd

@@ -38,8 +38,9 @@ class DivergedError(DhoxError):
 class Job:
     """What a training is made of, besides its student.
 
-    `names`: of all training images, L first, for messages. `top_k`: see dhox.distill.training.loss. `identity`: of the
-    images and sizes, so that a checkpoint of others is refused. `peak`: of the learning rate.
+    `names`: of all training images, L first, for messages. `top_k`, `teacher_temperature`: see
+    dhox.distill.training.loss. `identity`: of the images and sizes, so that a checkpoint of others is refused. `peak`:
+    of the learning rate.
     """
 
     batches: Batches
@@ -48,6 +49,7 @@ class Job:
     options: Training
     peak: float
     top_k: int | None
+    teacher_temperature: float
     compiled: bool
     identity: str
 
@@ -108,8 +110,9 @@ def train(
 
             # Loss, backward, step.
             ce, kd = loss_of(
-                ce_logits, kd_logits, teacher_logits, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=job.top_k
-            )
+                ce_logits, kd_logits, teacher_logits, batch_labels, use_ce=use_ce, use_kd=use_kd, top_k=job.top_k,
+                teacher_temperature=job.teacher_temperature,
+            )  # fmt: skip
             if options.probe_gradients and step % options.probe_gradients == 0:
                 probe = GradientProbe(step, ce, kd, student.backbone)
                 fabric.backward(probe)

@@ -63,7 +63,13 @@ def test_a_run_says_its_recipe_and_does_it(line: Path, capfd: pytest.CaptureFixt
     sizes = {"batch_labelled": None, "batch_unlabelled": None}
     run = quick(line / "data", shots=4, **sizes).summary
     recipe = next(text for text in capfd.readouterr().out.splitlines() if text.startswith("Recipe: dho"))
-    for part in ("learns from the labels", "0.003 (the student starts from random", "16 + 48", "smaller batches"):
+    for part in (
+        "learns from the labels",
+        "temperature 1",
+        "0.003 (the student starts from random",
+        "16 + 48",
+        "smaller batches",
+    ):
         assert part in recipe
     assert run.teacher.adapter == "probe"
     assert (run.training.learning_rate, run.training.batch_labelled, run.training.batch_unlabelled) == (3e-3, 16, 48)
@@ -81,6 +87,7 @@ def test_the_recipe_of_the_paper_is_its_own(line: Path) -> None:
     Path("dho-paper").unlink()
     run = quick(line / "data", recipe="dho-paper", shots=4).summary
     assert (run.teacher.adapter, run.training.schedule) == ("none", "linear")
+    assert run.settings["teacher_temperature"] == 2.0
 
 
 def test_steps_are_the_epochs_that_hold_them(line: Path) -> None:

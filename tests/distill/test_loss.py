@@ -19,6 +19,20 @@ def test_distillation_is_kl_of_the_student_from_the_teacher_times_four() -> None
     assert distillation_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_teachers_temperature_makes_its_targets_sharper_or_softer(temperature: float) -> None:
+    student, teacher = logits(7, 0), logits(7, 1)
+    p, q = (teacher / temperature).softmax(-1), (student / 2).softmax(-1)
+    expected = 4 * (p * (p.log() - q.log())).sum(-1).mean()
+    assert distillation_loss(student, teacher, None, temperature) == pytest.approx(expected.item(), rel=1e-5)
+    labels = torch.tensor([0, 3])
+    _, kd = training_loss(
+        student, student, teacher, labels, use_ce=True, use_kd=True, teacher_temperature=temperature
+    )  # fmt: skip
+    parts = [distillation_loss(student[rows], teacher[rows], None, temperature) for rows in (slice(2), slice(2, None))]
+    assert kd == pytest.approx(sum(part.item() for part in parts))
+
+
 def test_loss_is_ce_on_labelled_rows_and_two_separate_means() -> None:
     ce_logits, kd_logits, teacher = logits(10, 0), logits(10, 1), logits(10, 2)
     labels = torch.tensor([0, 3, 1])
