@@ -12,15 +12,16 @@ import onnx_ir as ir
 from dhox.export.graphs.constants import constant, initializer
 
 Size = int | ir.SymbolicDim
+REPEATING = {"Expand", "Tile"}
 BROADCASTING = {"Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"}
 
 
 def without_batch_size(model: ir.Model) -> None:
     """Rewrite `model` in place, where every value stays the same.
 
-    A Reshape to sizes of which one is symbolic takes -1 for it; a Resize takes scales for sizes; an Expand before
-    operators that broadcast to the same shape by themselves is left out, also where a constant that it repeats is only
-    reshaped and transposed in between. Whatever is not certain stays.
+    A Reshape to sizes of which one is symbolic takes -1 for it; a Resize takes scales for sizes; an Expand or a Tile
+    before operators that broadcast to the same shape by themselves is left out, also where the constant that it repeats
+    is only reshaped and transposed in between. Whatever is not certain stays.
     """
     sizes: dict[ir.Value, list[Size]] = {}
     repeated: dict[ir.Value, np.ndarray] = {}
@@ -32,11 +33,11 @@ def without_batch_size(model: ir.Model) -> None:
             _reshape_to_constant(model.graph, node, target)
         elif node.op_type == "Resize" and (target := _of(node.inputs[-1], sizes)) is not None:
             _resize_by_scales(model.graph, node, target)
-        elif node.op_type == "Expand" and _of(node.inputs[1], sizes) is not None:
+        elif node.op_type in REPEATING and _of(node.inputs[1], sizes) is not None:
             _read_before_broadcast(node.outputs[0], node.inputs[0])
         if (row := _repeated_row(node, repeated)) is not None:
             repeated[node.outputs[0]] = row
-            if node.op_type != "Expand":
+            if node.op_type not in REPEATING:
                 once = initializer(model.graph, f"{node.outputs[0].name}_once", row)
                 _read_before_broadcast(node.outputs[0], once)
 
@@ -117,15 +118,15 @@ def _resize_by_scales(graph: ir.Graph, resize: ir.Node, target: list[Size]) -> N
 def _repeated_row(node: ir.Node, repeated: dict[ir.Value, np.ndarray]) -> np.ndarray | None:
     """The constant [1, ...] of which a node gives one copy for each image, None where it gives nothing of the kind."""
     shape = node.outputs[0].shape
-    if node.op_type not in {"Expand", "Reshape", "Transpose"} or shape is None:
+    if node.op_type not in {*REPEATING, "Reshape", "Transpose"} or shape is None:
         return None
     source, rest = node.inputs[0], list(shape)[1:]
     if source is None or not all(isinstance(size, int) for size in rest):
         return None
-    row = constant(source) if node.op_type == "Expand" else repeated.get(source)
+    row = constant(source) if node.op_type in REPEATING else repeated.get(source)
     if row is None or row.ndim == 0 or row.shape[0] != 1:
         return None
-    if node.op_type == "Expand":
+    if node.op_type in REPEATING:
         return row if list(row.shape[1:]) == rest else None
     if source.shape is None or source.shape[0] != shape[0]:
         return None
