@@ -17,7 +17,9 @@ def to_channels_last(student: nn.Module) -> None:
     every stride-th place of its input instead, on a CPU: oneDNN's gradient of its weights is wrong there, and is
     written beside its memory (torch 2.14).
     """
-    student.to(memory_format=torch.channels_last)
+    for weights in [*student.parameters(), *student.buffers()]:
+        if weights.ndim == 4:  # Module.to would turn the weights of a Conv3d too (lambda layers), and raises there
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
     for module in student.modules():
         if isinstance(module, nn.Conv2d) and _miscomputed(module):
             module.register_forward_pre_hook(partial(_every, strides=module.stride))

@@ -25,6 +25,13 @@ def test_gradients_are_those_of_contiguous_training() -> None:
     assert done.returncode == 0, done.stderr[-500:]
 
 
+def test_weights_of_another_rank_stay_as_they_are() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Conv2d(4, 8, 3), nn.Linear(3, 3))
+    to_channels_last(model)
+    assert model[0].weight.is_contiguous()
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def compare(channels: int, stride: int) -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(channels, 48, 1, stride, bias=False), nn.BatchNorm2d(48), nn.Conv2d(48, 8, 3))
