@@ -13,12 +13,10 @@ add-class. Finished trainings in WORK are used again.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,8 @@ from lightning_fabric import Fabric
 
 import dhox
 from dhox.artefacts.run_directory import open_run
-from dhox.data.dataset import Item, read_dataset
+from dhox.data.dataset import Item, Splits, read_dataset
+from dhox.data.manifest import write_manifest
 from dhox.demo.data import write_image_folder
 from dhox.demo.run import RECIPE
 from dhox.distill.growing.add_class import add_class
@@ -64,22 +63,19 @@ class Score:
     recalls: list[float]
 
 
-def train(draw: Draw, items: list[tuple[Item, str, str]], name: str, options: argparse.Namespace, seed: int) -> Path:
-    """The run of this name: on (image, split, label) rows, once."""
+def train(draw: Draw, splits: Splits, name: str, options: argparse.Namespace, seed: int) -> Path:
+    """The run of this name, made once."""
     run, listed = draw.place / name, draw.place / f"{name}.csv"
     labels = draw.classes if name == "retrain" else draw.old
     listed.parent.mkdir(parents=True, exist_ok=True)
     (draw.place / f"{name}.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    with listed.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "label", "split", "name"])
-        rows.writerows([item.path.absolute(), label, split, item.name] for item, split, label in items)
+    write_manifest(listed, splits)
     if (run / "run.json").exists():
         return run
     teacher: dict[str, object] = {"teacher": options.teacher}
     if options.teacher_embeddings:
         z, w = np.load(options.teacher_embeddings), np.load(options.class_embeddings)
-        np.save(draw.place / f"{name}-z.npy", z[[item.row for item, *_ in items]])
+        np.save(draw.place / f"{name}-z.npy", z[[item.row for items in splits.values() for item in items]])
         np.save(draw.place / f"{name}-w.npy", w[[draw.classes.index(label) for label in labels]])
         teacher = {
             "teacher_embeddings": draw.place / f"{name}-z.npy", "class_embeddings": draw.place / f"{name}-w.npy",
@@ -120,16 +116,19 @@ def prepare(options: argparse.Namespace, number: int) -> tuple[Draw, Path, Path]
                 if not (folder / item.path.name).exists():
                     (folder / item.path.name).symlink_to(item.path.absolute())
 
-    def rows(with_new: bool) -> Iterator[tuple[Item, str, str]]:
+    def parts(with_new: bool) -> Splits:
+        """DATA's images as the training may see them."""
+        found: Splits = {"train": [], "unlabelled": [], "val": [], "test": []}
         for split, items in splits.items():
             for item in items:
                 shown = split != "train" or item.name in labelled
                 if item.label in new and (not with_new or split == "val" or not shown):
                     continue
-                label = str(item.label) if shown and item.label else ""
-                yield item, split if label else "unlabelled", label
+                label = item.label if shown else None
+                found[split if label else "unlabelled"].append(replace(item, label=label))
+        return found
 
-    base, retrain = (train(draw, [*rows(name == "retrain")], name, options, number) for name in ("base", "retrain"))
+    base, retrain = (train(draw, parts(name == "retrain"), name, options, number) for name in ("base", "retrain"))
     return draw, base, retrain
 
 
