@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class CheckImages:
     `items` with `labels` (int [N], None for unlabelled ones) judge the graphs; `source` says what they are. `golden`
     travel with the export. `calibration`: training images, which show precision conversion the range of every tensor.
     `tuning`, `tuning_labels`: on which precisions are chosen: the selecting half of validation where there are halves.
+    `validation`: all of it, none where the run has none.
     """
 
     items: list[Item]
@@ -40,6 +41,7 @@ class CheckImages:
     calibration: list[Item]
     tuning: list[Item]
     tuning_labels: np.ndarray | None
+    validation: list[Item] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +71,7 @@ def check_images(source: RunDirectory, data: Path | None) -> CheckImages:
         items, tuning = chosen(everything, judge, MOST_CHECK_IMAGES), chosen(everything, select, MOST_TUNING_IMAGES)
         return CheckImages(
             items, class_numbers(items, run.labels), _said(source, judge), _golden_items(everything, training),
-            calibration, tuning, class_numbers(tuning, run.labels),
+            calibration, tuning, class_numbers(tuning, run.labels), everything if run.sets.validation else [],
         )  # fmt: skip
     items = spread(training or splits["val"], MOST_CHECK_IMAGES)
     if not items:

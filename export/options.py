@@ -88,6 +88,10 @@ class Files(Group):
         bool,
         Option("Give the graphs a second output, the features `embedding` [B, d], by which drift knows unlike images."),
     ] = False
+    rehearse_drift: Annotated[
+        bool,
+        Option("Answer altered validation images, so that drift estimates accuracy better; takes a while."),
+    ] = False
     data: Annotated[
         Path | None, Option("Where the run's images are now.", shown="where the run found them", common=True)
     ] = None

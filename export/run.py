@@ -32,6 +32,7 @@ from dhox.artefacts.manifest import (
     side_files,
 )
 from dhox.artefacts.record import write_record
+from dhox.artefacts.rehearsal import REHEARSAL_FILE
 from dhox.artefacts.run_directory import WEIGHTS_FILE, RunDirectory, open_run
 from dhox.data.dataset import data_address, read_image
 from dhox.distill.students.student import Student, load_student, parameters_m
@@ -55,6 +56,7 @@ from dhox.export.model_card import write_card
 from dhox.export.options import ExportOptions, Folding, check
 from dhox.export.parity import STAGES, check_against_torch, onnx_probs, stored_stages
 from dhox.export.precisions import converted
+from dhox.export.rehearsal.rehearse import check_enough_labels, rehearse
 from dhox.export.stored_answers import check_stored_answers
 from dhox.models.golden import TOLERANCE, make_golden
 from dhox.progress import working
@@ -114,6 +116,8 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
     check(options)
     source = open_run(run)
     check_output(out, EXPORT_FILE, EXPORT_SCHEMA, options.files.overwrite)
+    if options.files.rehearse_drift:
+        check_enough_labels(source.path, len(source.run.sets.validation))
     images = check_images(source, options.files.data)
     _check_labels_for_drop(options, images)
     folded = _fold_student(source, options)
@@ -126,6 +130,9 @@ def export(run: Path, out: Path, options: ExportOptions = DEFAULTS) -> ExportRes
             _write_embeddings(folder, models["fp32"], folded.tensors, images, pixels)
         with working("Holding the graphs against torch"):
             proof = prove(source, folded, models, images, pixels, options.checks.max_accuracy_drop)
+        if options.files.rehearse_drift:
+            rehearsal = rehearse(models["fp32"].content, folded.tensors, images.validation, source.run.labels)
+            write_arrays(folder / REHEARSAL_FILE, rehearsal, C=len(source.run.classes))
         answers = partial(torch_probs, folded.module, tensors=folded.tensors)
         preprocessing = source.run.preprocessing
         shown = [read_image(item, preprocessing.jpeg_side) for item in images.golden]
@@ -278,6 +285,7 @@ def make_manifest(
     run, selection = source.run, source.selection
     weights = run.files.get(WEIGHTS_FILE) or sha256(source.path / WEIGHTS_FILE)
     written = {entry.precision for entry in result.artefacts}
+    beside = side_files(options.files.emit_embedding, options.files.rehearse_drift)
     return Manifest(
         finished_at=now(),
         run=SourceRun(str(source.path.absolute()), run.method, weights),
@@ -288,6 +296,6 @@ def make_manifest(
         searched=selection.searched, evidence=choice.evidence, comparison=choice.comparison, checks=result.checks,
         reject=result.reject, artefacts=result.artefacts,
         default=next(precision for precision in BEST_FIRST if precision in written), environment=versions(),
-        files={name: sha256(folder / name) for name in side_files(options.files.emit_embedding)},
+        files={name: sha256(folder / name) for name in beside},
         embedding=result.embedding,
     )  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dhox.artefacts.drift import Method
+from dhox.artefacts.rehearsal import Rehearsal
 from dhox.bench.drift.estimators import FieldOrder, atc, class_atc, class_weights, doc, explained
+from dhox.bench.drift.rehearsed import Regressed, regressed
 from dhox.bench.drift.sample import Answers, Reference
 from dhox.bench.drift.shift import ALPHA, Shift
 
@@ -23,7 +26,8 @@ class Estimated:
 
     `sampling`: the 95 % interval of the bootstrap over validation and field; `interval`: the same, wider by what such
     estimates were off by on shifted images. `drop`: of accuracy to validation, in points; `drop_bound`: its one-sided
-    95 % bound, of sampling alone. `of_class`: answers of each class that count as right, float [C].
+    95 % bound, of sampling alone. `of_class`: answers of each class that count as right, float [C]. `method`: what
+    `accuracy` rests on.
     """
 
     accuracy: float
@@ -35,9 +39,51 @@ class Estimated:
     doc: float
     reweighted: bool
     of_class: np.ndarray
+    method: Method = "atc-by-class"
 
 
-def estimate(reference: Reference, field: Answers, shift: Shift, rng: np.random.Generator) -> Estimated:
+def estimate(
+    reference: Reference, field: Answers, shift: Shift, rng: np.random.Generator, rehearsal: Rehearsal | None = None
+) -> Estimated:
+    """By the rehearsal of the export, where it has one, a test finds a shift, and other class shares alone do not
+    explain it; else by `class_atc`."""
+    found = by_class(reference, field, shift, rng)
+    if rehearsal is None or not shift.alarm or found.reweighted:
+        return found
+    return by_rehearsal(found, reference, field, regressed(reference, field, rehearsal, rng))
+
+
+def by_rehearsal(found: Estimated, reference: Reference, field: Answers, held: Regressed) -> Estimated:
+    """An estimate by `class_atc`, with the headline and all that rests on it taken from the rehearsal."""
+    accuracy, known = held.accuracy, float(reference.right.mean())
+    low, lowest, high = (float(value) for value in np.quantile(held.drawn, [0.025, 0.05, 0.975]))
+    sampling = (min(low, accuracy), max(high, accuracy))
+    return replace(
+        found, accuracy=accuracy, sampling=sampling, interval=widened(accuracy, sampling, held.below, held.above),
+        drop=100 * (known - accuracy), drop_bound=100 * (known - min(accuracy, lowest)),
+        of_class=scaled(found.of_class, field.counts, accuracy), method="rehearsed",
+    )  # fmt: skip
+
+
+def widened(accuracy: float, sampling: tuple[float, float], below: float, above: float) -> tuple[float, float]:
+    """An interval of sampling, wider by the error of the method below and above, added as squares, in [0, 1]."""
+    return (
+        max(0.0, accuracy - float(np.hypot(accuracy - sampling[0], below))),
+        min(1.0, accuracy + float(np.hypot(sampling[1] - accuracy, above))),
+    )
+
+
+def scaled(of_class: np.ndarray, counts: np.ndarray, accuracy: float) -> np.ndarray:
+    """Right answers of each class, float [C], so that they come to `accuracy` of all: fewer right ones in every class
+    alike, or fewer wrong ones. `counts`: all answers, int [C]."""
+    right, n = float(of_class.sum()), float(counts.sum())
+    wanted = accuracy * n
+    if wanted <= right:
+        return of_class * (wanted / right if right else 0.0)
+    return np.asarray(counts - (counts - of_class) * (n - wanted) / (n - right))
+
+
+def by_class(reference: Reference, field: Answers, shift: Shift, rng: np.random.Generator) -> Estimated:
     """The estimate by `class_atc`. Where class shares shifted, and explain the confidences too (p above ALPHA),
     validation is weighted to them."""
     order, counts = FieldOrder.of(field), field.counts
@@ -61,10 +107,7 @@ def estimate(reference: Reference, field: Answers, shift: Shift, rng: np.random.
     return Estimated(
         accuracy=accuracy,
         sampling=sampling,
-        interval=(
-            max(0.0, accuracy - float(np.hypot(accuracy - sampling[0], below))),
-            min(1.0, accuracy + float(np.hypot(sampling[1] - accuracy, above))),
-        ),
+        interval=widened(accuracy, sampling, below, above),
         drop=100 * (known - accuracy),
         drop_bound=100 * max(known - accuracy, float(np.quantile(drops, 0.95))),
         atc=atc(reference, order),

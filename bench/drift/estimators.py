@@ -31,6 +31,10 @@ class Cut:
         first, last = np.searchsorted(ordered, self.value, "left"), np.searchsorted(ordered, self.value, "right")
         return float(len(ordered) - last + self.at * (last - first))
 
+    def each(self, confidence: np.ndarray) -> np.ndarray:
+        """How far each confidence [N] counts as right: 0, 1, or `at`."""
+        return np.asarray((confidence > self.value) + self.at * (confidence == self.value))
+
 
 def cut(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray) -> Cut:
     """The cut that passes, by weight, the same share of these answers [N] as are right; between two values where it
@@ -78,21 +82,31 @@ def doc(reference: Reference, mean_confidence: float) -> float:
 def class_atc(reference: Reference, field: FieldOrder, weights: np.ndarray | None = None) -> np.ndarray:
     """How many field answers of each predicted class count as right, float [C].
 
-    `weights`: of true classes, [C] (see `class_weights`). Rare classes share a threshold (see `with_rare`).
+    `weights`: of true classes, [C] (see `class_weights`).
     """
+    cuts = class_cuts(reference, weights)
+    return np.array([one.passed(part) for one, part in zip(cuts, field.of_class, strict=True)])
+
+
+def class_cuts(reference: Reference, weights: np.ndarray | None = None) -> list[Cut]:
+    """The threshold of each predicted class, [C]. Rare classes share one (see `with_rare`)."""
     right, rare = reference.right, with_rare(reference.counts)
     weight = np.ones(len(right)) if weights is None else weights[reference.labels] + 1e-9
-    passed = np.zeros(reference.classes)
-    shared = None
-    for place in np.flatnonzero([len(part) for part in field.of_class]):
-        if rare[place]:
-            among = rare[reference.predicted]
-            shared = shared or cut(reference.confidence[among], right[among], weight[among])
-            chosen = shared
-        else:
-            own = reference.predicted == place
-            chosen = cut(reference.confidence[own], right[own], weight[own])
-        passed[place] = chosen.passed(field.of_class[place])
+    among = rare[reference.predicted]
+    shared = cut(reference.confidence[among], right[among], weight[among]) if among.any() else Cut(np.inf, 0.0)
+    cuts = []
+    for place in range(reference.classes):
+        own = reference.predicted == place
+        cuts.append(shared if rare[place] else cut(reference.confidence[own], right[own], weight[own]))
+    return cuts
+
+
+def passed_each(cuts: list[Cut], answers: Answers) -> np.ndarray:
+    """How far each answer counts as right, in [0, 1], float [N]."""
+    passed = np.zeros(len(answers))
+    for place in np.flatnonzero(answers.counts):
+        own = answers.predicted == place
+        passed[own] = cuts[place].each(answers.confidence[own])
     return passed
 
 

@@ -72,7 +72,7 @@ def compared(opened: Export, images: list[str], reference: Reference, field: Fie
     answers = field.answers
     like = None if field.embeddings is None else likeness(opened.embeddings().embedding, field.embeddings)
     shift = find_shift(reference, answers, rng, None if like is None else like.compare())
-    estimated = estimate(reference, answers, shift, rng)
+    estimated = estimate(reference, answers, shift, rng, opened.rehearsal())
     tests = shift_tests(shift)
     return Drift(
         finished_at=now(),
@@ -122,7 +122,7 @@ def estimate_record(found: Estimated) -> Estimate:
     """As drift.json holds it."""
     return Estimate(
         accuracy=found.accuracy, interval=found.interval, sampling_interval=found.sampling, drop=found.drop,
-        drop_bound=found.drop_bound, reweighted=found.reweighted, atc=found.atc, doc=found.doc,
+        drop_bound=found.drop_bound, reweighted=found.reweighted, atc=found.atc, doc=found.doc, method=found.method,
     )  # fmt: skip
 
 

@@ -53,9 +53,14 @@ class Reference(Answers):
         return Reference(self.confidence[images], self.predicted[images], self.classes, self.labels[images])
 
 
+def rounded(confidence: np.ndarray) -> np.ndarray:
+    """Probabilities as rows of predictions hold them, float64."""
+    return np.round(confidence.astype(float), DECIMALS)
+
+
 def reference_of(probs: np.ndarray, labels: np.ndarray) -> Reference:
     """From probabilities [N, C], rounded as rows of predictions are."""
-    return Reference(np.round(probs.max(-1).astype(float), DECIMALS), probs.argmax(-1), probs.shape[1], labels)
+    return Reference(rounded(probs.max(-1)), probs.argmax(-1), probs.shape[1], labels)
 
 
 def stored_reference(export: Export) -> Reference:

@@ -64,9 +64,12 @@ def read_arrays(path: Path, kind: type[A], **dimensions: int) -> A:
         raise DhoxError(f"{path} {err}.", AGAIN) from err
 
 
-def write_arrays(path: Path, arrays: Any) -> None:
-    """Write a record of arrays atomically; None is left out. Equal arrays give equal bytes. A bug raises ValueError."""
-    known: dict[str, int] = {}
+def write_arrays(path: Path, arrays: Any, **dimensions: int) -> None:
+    """Write a record of arrays atomically; None is left out. Equal arrays give equal bytes. A bug raises ValueError.
+
+    `dimensions`: lengths that no array shows.
+    """
+    known = dict(dimensions)
     present = {}
     for field in dataclasses.fields(arrays):
         array = getattr(arrays, field.name)

@@ -12,6 +12,9 @@ from dhox.artefacts.record import AtLeastOne, Count, Kind, Name, NotNegative, Re
 BINS = 20  # of the histograms of confidence, of equal width in [0, 1]
 
 
+Method = Literal["atc-by-class", "rehearsed"]
+
+
 class ShiftTest(Record, kw_only=True):
     """One test of whether the field answers are distributed as the validation answers are."""
 
@@ -38,6 +41,9 @@ class Estimate(Record, kw_only=True):
     reweighted: Annotated[bool, Meta(description="validation was weighted to the class shares of the field")]
     atc: Share
     doc: Share
+    method: Annotated[
+        Method, Meta(description="what accuracy rests on: thresholds by class, or a regression over rehearsed shifts")
+    ] = "atc-by-class"
 
 
 class ClassShift(Record, kw_only=True, rename={"class_": "class"}):

@@ -25,6 +25,7 @@ from dhox.artefacts.record import (
     Share,
     ShareInterval,
 )
+from dhox.artefacts.rehearsal import REHEARSAL_FILE
 
 Precision = Literal["fp32", "fp16", "int8"]
 # What a graph takes as `image`: pixels as decoded, the conventional normalised tensor, or (for DeepStream, which scales
@@ -33,9 +34,9 @@ InputKind = Literal["uint8-nhwc", "float-nchw", "float-nchw-255"]
 SIDE_FILES = ("golden.npz", "heads.npz", "val.npz", "images.npz", "ledger.json", "example.py")  # beside the models
 
 
-def side_files(embedding: bool) -> tuple[str, ...]:
-    """The files beside the models of an export, with an embedding or without."""
-    return (*SIDE_FILES, *[EMBEDDINGS_FILE] * embedding)
+def side_files(embedding: bool, rehearsal: bool = False) -> tuple[str, ...]:
+    """The files beside the models of an export, with an embedding and a rehearsal or without."""
+    return (*SIDE_FILES, *[EMBEDDINGS_FILE] * embedding, *[REHEARSAL_FILE] * rehearsal)
 
 
 class Fold(Record):

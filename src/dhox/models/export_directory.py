@@ -17,6 +17,7 @@ from dhox.artefacts.ledger import LEDGER_FILE, Ledger
 from dhox.artefacts.logits import VAL_FILE, Logits
 from dhox.artefacts.manifest import Artefact, Manifest, model_metadata
 from dhox.artefacts.record import check_schema, read_head, read_record
+from dhox.artefacts.rehearsal import REHEARSAL_FILE, Rehearsal
 from dhox.errors import DhoxError, not_there
 from dhox.models.onnx_file import OnnxFile, check_onnx
 from dhox.models.onnx_tensor import Tensor
@@ -79,6 +80,12 @@ class Export:
         """embeddings.npz of an export with an embedding."""
         assert self.manifest.embedding is not None
         return read_arrays(self.file(EMBEDDINGS_FILE), Embeddings, D=self.manifest.embedding)
+
+    def rehearsal(self) -> Rehearsal | None:
+        """rehearsal.npz, where the export has one."""
+        if REHEARSAL_FILE not in self.manifest.files:
+            return None
+        return read_arrays(self.file(REHEARSAL_FILE), Rehearsal, C=len(self.manifest.classes))
 
     def ledger(self) -> Ledger:
         """ledger.json."""

@@ -16,6 +16,7 @@ from dhox.artefacts.engine import ENGINE_FILE, PLAN_FILE
 from dhox.artefacts.files import sha256
 from dhox.artefacts.golden import GOLDEN_FILE, JPEG_TOLERANCE, Golden, GoldenResult
 from dhox.artefacts.manifest import Artefact
+from dhox.artefacts.rehearsal import REHEARSAL_FILE
 from dhox.data.frames import frame_input
 from dhox.errors import DhoxError
 from dhox.models.camera_files import AGAIN_CAMERA, CameraFile, camera_folders, golden_frames, open_camera
@@ -28,7 +29,7 @@ from dhox.runtimes.onnxruntime_session import OnnxSession
 EMULATED = "the CPU provider computes much of it in fp32"
 READERS: dict[str, Callable[[Export], object]] = {
     "heads.npz": Export.heads, "images.npz": Export.images, "val.npz": Export.validation, "ledger.json": Export.ledger,
-    EMBEDDINGS_FILE: Export.embeddings,
+    EMBEDDINGS_FILE: Export.embeddings, REHEARSAL_FILE: Export.rehearsal,
 }  # fmt: skip
 
 

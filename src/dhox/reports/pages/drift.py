@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dhox.artefacts.drift import BINS, ClassShift, Drift, FieldImage, ShiftTest
+from dhox.artefacts.drift import BINS, ClassShift, Drift, FieldImage, Method, ShiftTest
 from dhox.artefacts.files import DRIFT_FILE
 from dhox.artefacts.record import read_record
 from dhox.data.items import Item
@@ -109,6 +109,7 @@ def told(found: Drift) -> list[str]:
             f"Unknown (below the reject threshold of {rejected.threshold:.3f}): {share(rejected.field)} % "
             f"({100 * low:.1f}-{100 * high:.1f}) of the field answers, {share(rejected.reference)} % of validation."
         )
+    lines.append(RESTS[found.estimate.method])
     if found.estimate.reweighted:
         lines.append(
             "Other class shares alone explain the confidences, so validation was weighted to the shares of the field."
@@ -131,6 +132,10 @@ def told(found: Drift) -> list[str]:
     return [*lines, *found.notes]
 
 
+RESTS: dict[Method, str] = {
+    "atc-by-class": "The estimate rests on confidences: the thresholds that validation sets for each class.",
+    "rehearsed": "The estimate rests on what the export answered to altered validation images (its rehearsal).",
+}
 NO_EMBEDDING = (
     "Images unlike any seen were not looked for: that needs images and an export with an embedding (dhox export RUN "
     "--emit-embedding)."
@@ -252,6 +257,9 @@ def class_section(found: Drift) -> Section:
     return Section("By predicted class", tables=table(titles, rows, caption))
 
 
+HEADLINES: dict[Method, str] = {"atc-by-class": "ATC by class", "rehearsed": "by rehearsed shifts"}
+
+
 def estimate_table(found: Drift) -> Any:
     """The headline and the other ways to estimate."""
     held = found.estimate
@@ -260,7 +268,7 @@ def estimate_table(found: Drift) -> Any:
         return f"{100 * low:.1f}-{100 * high:.1f}"
 
     rows = [
-        cells("ATC by class (the headline)", share(held.accuracy), interval(*held.interval)),
+        cells(f"{HEADLINES[held.method]} (the headline)", share(held.accuracy), interval(*held.interval)),
         cells("the same, sampling alone", share(held.accuracy), interval(*held.sampling_interval)),
         cells("ATC", share(held.atc), ""),
         cells("DoC", share(held.doc), ""),
@@ -275,7 +283,13 @@ def estimate_table(found: Drift) -> Any:
 
 def method(found: Drift) -> list[str]:
     """How the numbers came about."""
+    rehearsed = (
+        "Rehearsed shifts: a Gaussian process of accuracy over altered validation images, by the share above ATC's "
+        "thresholds, the mean confidence and the shares of the predicted classes. The interval holds what it is off by "
+        "on kinds of alterations that it did not see."
+    )
     return [
+        *([rehearsed] if found.estimate.method == "rehearsed" else []),
         "ATC by class: the share of field answers of a class whose probability passes the threshold that as many of "
         "its validation answers pass as are right; classes with fewer than 20 share a threshold.",
         "Interval: bootstrap over validation and field images; where a test finds a shift, wider by what such "
