@@ -138,6 +138,7 @@ def test_one_function_preprocesses_for_bench_predict_and_ledger() -> None:
     assert resampling == {
         "src/dhox/data/images.py",
         "src/dhox/data/frames.py",  # pictures as a camera would film them, for proofs
+        "export/rehearsal/alterations.py",  # pictures as a field may show them, for rehearsals
         "export/integrations/example.py",
     }  # example.py carries its own copy, held to this one
     callers = {path.relative_to(root).as_posix() for path in files if "model_input(" in path.read_text("utf-8")}
