@@ -313,6 +313,13 @@ NO_LABELS: dict[str, Any] = {
     "balance_labels": False,
 }  # fmt: skip
 
+# ce has no teacher.
+NO_TEACHER: dict[str, Any] = {
+    "adapter": None, "top_k": None, "teacher_temperature": Teacher().teacher_temperature, "teacher_embeddings": None,
+    "class_embeddings": None, "teacher_logits": None, "teacher_scale": None, "online_teacher": False,
+}  # fmt: skip
+NOT_USED: dict[Method, dict[str, Any]] = {"kd": NO_LABELS, "ce": NO_TEACHER}
+
 
 def single(options: DistillOptions, method: Method, i: int = 0) -> DistillOptions:
     """The options of one training of a comparison.
@@ -323,7 +330,7 @@ def single(options: DistillOptions, method: Method, i: int = 0) -> DistillOption
     return replaced(
         options, method=method, seeds=None, seed=options.training.seed + i, split_seed=options.labels.split_seed + i,
         kd_head=options.student.kd_head if method == "dho" else "linear",  # of their one head
-        **(NO_LABELS if method == "kd" else {}),
+        **NOT_USED.get(method, {}),
     )  # fmt: skip
 
 

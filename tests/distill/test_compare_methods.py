@@ -17,7 +17,7 @@ from dhox.artefacts.run import read_run
 from dhox.cli.main import main
 from dhox.distill.compare_methods import compare
 from dhox.distill.dry_run import plan
-from dhox.distill.options import DistillOptions
+from dhox.distill.options import DistillOptions, check, single
 from dhox.distill.run import distill
 from dhox.evidence.statistics import mean_interval, student_t
 from dhox.options.declare import build, replaced
@@ -166,3 +166,23 @@ def test_one_seed_has_no_interval_and_says_none(seeds: int, caption: str) -> Non
     )  # fmt: skip
     (section,) = comparison_page(Path("c"), content).sections
     assert section.tables[0].caption == f"48 test images, {caption}."
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"top_k": 5},
+        {"teacher_temperature": 2.0},
+        {"online_teacher": True},
+        {"adapter": "probe"},
+        {"teacher_logits": Path("logits.npy")},
+        {"teacher_embeddings": Path("z.npy"), "class_embeddings": Path("w.npy"), "teacher_scale": 100.0},
+        {"kd_head": "cosine-paper", "tune_on": "held-out", "balance_labels": True},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_each_training_takes_what_its_comparison_takes(given: dict[str, object]) -> None:
+    options = build(DistillOptions, method="dho,sho,ce,kd", shots=16, seeds=2, **given)
+    check(options)
+    for method in options.training.methods:
+        check(single(options, method, 1))
