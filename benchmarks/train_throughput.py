@@ -356,7 +356,8 @@ def main() -> None:
     asked = vars(parser.parse_args())
 
     fabric, precision = create_fabric("auto", None)
-    sizes = Sizes(compiled=cuda and not asked.pop("no_compile"), **asked)
+    compiled = not asked.pop("no_compile") and cuda
+    sizes = Sizes(compiled=compiled, **asked)
     device_name = torch.cuda.get_device_name() if cuda else f"{platform.processor() or platform.machine()} CPU"
     print(f"{device_name}, {os.cpu_count()} cores, torch {torch.__version__}, {precision}, compiled: {sizes.compiled}")
     print(f"student {sizes.student} at {sizes.image_size} px, teacher {sizes.teacher}, {VIEWS} views")
