@@ -52,7 +52,7 @@ def main() -> None:
     arms = ["bare", "conditions"] + (["energy"] if meter else [])
     rounds = max(int(options.seconds / ROUND_S / len(arms)), 5)
     samples: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
-    costs_ms = []
+    costs_ms: list[float] = []
     loop(ROUND_S, matrix)
     for _ in range(rounds):
         for arm in random.Random(len(costs_ms)).sample(arms, len(arms)):
@@ -63,7 +63,9 @@ def main() -> None:
                     stack.enter_context(Sampler(meter))
                 samples[arm].append(loop(ROUND_S, matrix))
             if arm == "conditions":
-                costs_ms.append(conditions.summary().sample_ms)
+                cost = conditions.summary().sample_ms
+                assert cost is not None  # a round holds several readings
+                costs_ms.append(cost)
     bare = np.array([np.median(taken) for taken in samples["bare"]])
     for arm, taken in samples.items():
         calls = np.concatenate(taken)

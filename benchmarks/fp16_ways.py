@@ -78,7 +78,7 @@ def student(name: str, large: bool) -> Deployable:
         for _ in range(10):
             model(torch.randn(16, 3, SIZE, SIZE))
         if large:
-            block = model.backbone.layer2[0]
+            block = model.backbone.get_submodule("layer2.0")
             for parameter in block.bn1.parameters():
                 parameter.mul_(SCALE)
             block.conv2.weight.div_(SCALE)

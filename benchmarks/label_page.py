@@ -57,7 +57,7 @@ def write_pile(folder: Path, count: int) -> None:
 @contextmanager
 def labelling(folder: Path) -> Iterator[str]:
     """The address of `dhox label` there."""
-    command = [Path(sys.executable).with_name("dhox"), "label", "photos", "--suggestions", "suggestions.csv"]
+    command = [str(Path(sys.executable).with_name("dhox")), "label", "photos", "--suggestions", "suggestions.csv"]
     with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=folder) as server:
         assert server.stdout is not None
         try:

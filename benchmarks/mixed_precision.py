@@ -82,6 +82,7 @@ def gradients(student: Student, images: torch.Tensor, noise: float) -> None:
     """The KD gradient in the head's weights with rounded and with fp32 heads, both from one set of features."""
     assert student.kd_head is not None
     weight = student.kd_head.weight
+    assert isinstance(weight, torch.Tensor)
     with torch.no_grad(), autocast(True):
         z = student.backbone(images)
     with torch.no_grad():

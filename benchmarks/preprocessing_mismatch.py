@@ -311,7 +311,7 @@ def main() -> None:
     started = time.perf_counter()
     if options.export:
         model = load(options.export, "cpu")
-        session, contract, kind = model.session, model.preprocessing, model.entry["input"]
+        session, contract, kind = model.session, model.preprocessing, model.entry.input
         name, classes = str(options.export), model.classes
     else:
         session, contract, kind = timm_graph(options.student, options.weights, options.image_size)

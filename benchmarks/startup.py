@@ -34,8 +34,8 @@ def main() -> None:
             if round_number > 0:  # the first round warms the disk cache
                 samples[name].append(taken)
     print(f"{platform.platform()}, Python {platform.python_version()}, {RUNS} runs, interleaved")
-    for name, taken in samples.items():
-        print(f"{name:16} median {statistics.median(taken):.3f} s, min {min(taken):.3f}, max {max(taken):.3f}")
+    for name, found in samples.items():
+        print(f"{name:16} median {statistics.median(found):.3f} s, min {min(found):.3f}, max {max(found):.3f}")
     ratios = [slow / bare for bare, slow in zip(*samples.values(), strict=True)]
     print(f"ratio            median {statistics.median(ratios):.1f}")
 
