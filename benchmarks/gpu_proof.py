@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 if TYPE_CHECKING:
-    from proof.record import Part, Row, Status
+    from proof.record import Part, Row
 
 LIMIT = 540.0  # seconds of all parts
 FEWEST = 10.0  # seconds that are worth beginning a part
@@ -75,7 +75,7 @@ def run_here(name: str, tiny: bool, file: Path) -> None:
 def run_apart(name: str, question: Question, tiny: bool, seconds: float) -> Part:
     """Measure a part in a process of its own, for at most so many seconds."""
     import msgspec
-    from proof.record import Part, Row, Status
+    from proof.record import Part, Row
 
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder, "rows"), Path(folder, "log")
