@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 if TYPE_CHECKING:
-    from proof.record import Part, Row
+    from proof.record import Part, Row, Status
 
 LIMIT = 540.0  # seconds of all parts
 FEWEST = 10.0  # seconds that are worth beginning a part
