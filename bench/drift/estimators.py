@@ -92,13 +92,14 @@ def class_cuts(reference: Reference, weights: np.ndarray | None = None) -> list[
     """The threshold of each predicted class, [C]. Rare classes share one (see `with_rare`)."""
     right, rare = reference.right, with_rare(reference.counts)
     weight = np.ones(len(right)) if weights is None else weights[reference.labels] + 1e-9
-    among = rare[reference.predicted]
-    shared = cut(reference.confidence[among], right[among], weight[among]) if among.any() else Cut(np.inf, 0.0)
-    cuts = []
-    for place in range(reference.classes):
-        own = reference.predicted == place
-        cuts.append(shared if rare[place] else cut(reference.confidence[own], right[own], weight[own]))
-    return cuts
+
+    def of(images: np.ndarray) -> Cut:
+        return cut(reference.confidence[images], right[images], weight[images])
+
+    among = np.flatnonzero(rare[reference.predicted])
+    shared = of(among) if len(among) else Cut(np.inf, 0.0)
+    by_class = np.split(np.argsort(reference.predicted, kind="stable"), reference.counts.cumsum()[:-1])
+    return [shared if rare[place] else of(images) for place, images in enumerate(by_class)]
 
 
 def passed_each(cuts: list[Cut], answers: Answers) -> np.ndarray:
